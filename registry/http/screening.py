@@ -1,0 +1,170 @@
+"""What is refused before the application sees it: pure judgements over a request line and its headers.
+
+Each check returns nothing when it has no objection and raises `Refusal` otherwise. None of them touches a
+connection; `registry.http.channel` turns a refusal into bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
+
+METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+# A GET that takes a task away changes state whatever the books say about GET; popTasks begins the same way.
+TAKING = b"/api/poptask"
+
+_VERSION = re.compile(rb"HTTP/\d\.\d")
+_LABEL = rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})"
+_HOST = re.compile(
+    rb"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|" + _LABEL + rb"(?:\." + _LABEL + rb")*\.?)(?::(?P<port>\d{0,5}))?"
+)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+
+
+class Refusal(Exception):
+    """A request that goes no further: ``status``, ``code``, one sentence, more headers for the answer."""
+
+    def __init__(
+        self, status: int, code: str, sentence: str, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.code = code
+        self.sentence = sentence
+        self.headers = headers
+
+    def body(self) -> bytes:
+        return json.dumps({"error": self.sentence, "code": self.code}, ensure_ascii=False).encode("utf-8")
+
+    def answer(self, request_id: bytes, with_body: bool = True) -> bytes:
+        """The whole answer in bytes; it tells that the connection ends."""
+        body = self.body()
+        lines = [
+            b"HTTP/1.1 %d %s" % (self.status, HTTPStatus(self.status).phrase.encode("ascii")),
+            b"Content-Type: application/json",
+            b"Content-Length: %d" % len(body),
+            b"Cache-Control: no-store",
+            b"X-Request-Id: " + request_id,
+            b"Connection: close",
+            *(name + b": " + value for name, value in self.headers),
+        ]
+        return b"\r\n".join(lines) + b"\r\n\r\n" + (body if with_body else b"")
+
+
+def bad_request(sentence: str) -> Refusal:
+    return Refusal(400, "bad_request", sentence)
+
+
+def sane_request_id(values: Sequence[bytes]) -> bytes | None:
+    """The client's own X-Request-Id, when there is just one and it is safe in a log line."""
+    return values[0] if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]) else None
+
+
+def screen_request_line(line: bytes) -> tuple[bytes, bytes | None]:
+    """Judge ``line``; return it as it should be read on, and the authority of an absolute target or None.
+
+    The line returned is in origin form, pure ASCII: bytes past 127 in the target, which curl sends as they
+    were typed, are written as percent escapes.
+    """
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        raise bad_request("The request line is not of the form METHOD TARGET HTTP/1.1.")
+    method, target, version = parts
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if _VERSION.fullmatch(version):
+            raise Refusal(505, "http_version", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        raise bad_request("The request line does not end in an HTTP version.")
+    if method not in METHODS:
+        if method in (b"TRACE", b"CONNECT"):
+            sentence = f"The method {method.decode()} is not allowed here."
+            raise Refusal(405, "method_not_allowed", sentence, [(b"Allow", ALLOW)])
+        sentence = "The method is not known here; methods are written in capitals."
+        raise Refusal(501, "not_implemented", sentence, [(b"Allow", ALLOW)])
+    authority = None
+    if not target.startswith(b"/"):
+        scheme, mark, rest = target.partition(b"://")
+        if mark and scheme.lower() in (b"http", b"https"):
+            authority, slash, path = rest.partition(b"/")
+            if not slash:
+                authority, question, query = authority.partition(b"?")
+                path = question + query
+            target = b"/" + path
+        elif target != b"*" or method != b"OPTIONS":
+            raise bad_request("The request target is neither a path nor an http URL.")
+    for byte in target:
+        if byte <= 0x20 or byte == 0x7F:
+            raise bad_request("The request target holds a control character.")
+    if not target.isascii():
+        target = _NOT_ASCII.sub(lambda found: b"%%%02X" % found.group()[0], target)
+    if b"%" in target:
+        try:
+            unquote_to_bytes(target.partition(b"?")[0]).decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refusal(400, "bad_name", "The path is not UTF-8 after percent-decoding.") from None
+    return b" ".join((method, target, version)), authority
+
+
+def screen_host(values: Sequence[bytes], version: bytes) -> bytes | None:
+    """Judge the Host headers; return the name in lower case, without port or brackets, or None."""
+    if len(values) > 1:
+        raise bad_request("There is more than one Host header.")
+    if not values:
+        if version == b"HTTP/1.1":
+            raise bad_request("An HTTP/1.1 request needs a Host header.")
+        return None
+    found = _HOST.fullmatch(values[0])
+    if found is None or len(found["name"]) > 253 or int(found["port"] or 0) > 65535:
+        raise Refusal(400, "bad_host", "The Host header is not a host name.")
+    return found["name"].strip(b"[]").rstrip(b".").lower()
+
+
+def screen_length(values: Sequence[bytes], codings: Sequence[bytes], version: bytes) -> None:
+    """Judge how the body's end is told; two ways of telling it are a smuggler's tool."""
+    if len(values) > 1:
+        raise bad_request("There is more than one Content-Length header.")
+    if codings:
+        if values:
+            raise bad_request("Content-Length and Transfer-Encoding exclude each other.")
+        if version != b"HTTP/1.1":
+            raise bad_request("HTTP/1.0 knows no Transfer-Encoding.")
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise bad_request("The only Transfer-Encoding read here is chunked.")
+
+
+def screen_encoding(values: Sequence[bytes]) -> None:
+    for value in values:
+        if value.lower() not in (b"", b"identity"):
+            sentence = "Compressed bodies are not read here; send the body without a Content-Encoding."
+            raise Refusal(415, "unsupported_encoding", sentence, [(b"Accept-Encoding", b"identity")])
+
+
+def screen_site(
+    method: bytes, target: bytes, fetch_site: Sequence[bytes], origin: Sequence[bytes], host: Sequence[bytes]
+) -> None:
+    """Refuse what a page of another site makes a browser send, on whatever changes state.
+
+    ``Sec-Fetch-Site``, which no page can forge, decides when there is one, because a proxy may have rewritten
+    ``Host``; else ``Origin`` must name the host that was asked.
+    """
+    if not fetch_site and not origin:
+        return
+    if method in SAFE_METHODS:
+        path = unquote_to_bytes(target.partition(b"?")[0]) if method == b"GET" else b""
+        if not path.lower().startswith(TAKING):
+            return
+    if fetch_site:
+        foreign = any(value.lower() not in (b"same-origin", b"none") for value in fetch_site)
+    else:
+        foreign = any(_authority(value) not in map(bytes.lower, host) for value in origin)
+    if foreign:
+        raise Refusal(403, "foreign_origin", "A page of another site may not change anything here.")
+
+
+def _authority(origin: bytes) -> bytes:
+    return origin.partition(b"://")[2].lower()
