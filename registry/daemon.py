@@ -1,0 +1,229 @@
+"""The daemon as one service: what is started in which order, and stopped in which.
+
+start: (embedded Redis) -> links to Redis -> chores -> listening ports -> READY
+stop:  ports closed -> parked polls answered -> what is under way finished -> chores, links -> embedded Redis
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from registry import __version__
+from registry.config import Config, mask_url
+from registry.errors import RegistryError
+from registry.http.api import Api
+from registry.http.json_check import BadJson, check_json
+from registry.http.site import RegistrySite, make_site
+from registry.http.verbs import Verbs
+from registry.queue.queues import Queues
+from registry.queue.sweeper import Sweeper
+from registry.redis.address import RedisAddress, parse_redis_url
+from registry.redis.embedded import Embedded
+from registry.redis.link import Link, Pool
+from registry.redis.persistence import worth_of_a_200
+from registry.redis.store import NewerSchema, Store
+from registry.redis.subscriber import Subscriber
+from registry.systemd import Notifier, listen_fds
+
+log = Logger()
+
+# Requests under way get this long to finish when the daemon stops, s.
+DRAIN_SECONDS = 15.0
+BACKLOG = 4096
+
+
+class Daemon(Service):  # type: ignore[misc]
+    """Everything between the ports and Redis. ``reactor`` and ``environ`` come from the composition root."""
+
+    name = "registry"
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        environ: Mapping[str, str] = os.environ,
+        access_log: Callable[[Any], None] | None = None,
+        fail: Callable[[str], None] = lambda why: None,
+    ) -> None:
+        self.config = config
+        self._reactor = reactor
+        self._environ = environ
+        self._access_log = access_log
+        self._fail = fail
+        self._ports: list[IListeningPort] = []
+        self._embedded: Embedded | None = None
+        self._notifier = Notifier(reactor, environ)
+        self._stopping: Deferred[None] | None = None
+        self._built = False
+        self._ready_once = False
+
+    # Start
+
+    def startService(self) -> None:
+        super().startService()
+        self._start().addErrback(self._cannot_start)
+
+    @inlineCallbacks
+    def _start(self) -> Any:
+        config = self.config
+        log.info("registry {version} starts with {settings}", version=__version__, settings=config.describe())
+        if config.redis_url:
+            address = parse_redis_url(config.redis_url)
+            log.info("tasks are kept by the Redis at {url}", url=mask_url(config.redis_url))
+        else:
+            self._embedded = Embedded(self._reactor, config.data_dir, config.redis_fsync, config.redis_server)
+            address = yield self._embedded.start()
+        self._build(address)
+        self._link.start()
+        self._pool.start()
+        self._subscriber.start()
+        self._sweeper.start()
+        yield self._listen()
+        self._notifier.ready("serving")
+
+    def _build(self, address: RedisAddress) -> None:
+        reactor, config = self._reactor, self.config
+        self._link = Link(reactor, address, name="scripts", on_ready=self._redis_greets)
+        self._pool = Pool(lambda: Link(reactor, address, name="look-ups"), max(1, config.pool_max - 2))
+        self._store = Store(self._link, self._pool, config.key_prefix)
+        self.queues = Queues(self._store, reactor.callLater, _is_json)
+        self._subscriber = Subscriber(
+            reactor, address, [self._store.space + b"wake"], self._noticed, self.queues.wake_all
+        )
+        self._sweeper = Sweeper(self._store, self.queues, reactor)
+        self.verbs = Verbs(self.queues, config)
+        api = Api(self.verbs, self._redis_state, lambda: self._stopping is not None)
+        self.site: RegistrySite = make_site(
+            api.resource(),
+            reactor=reactor,
+            max_body=config.max_task_bytes,
+            access_log=self._access_log,
+            host_allowed=host_allowed(config.allowed_hosts),
+        )
+        self._built = True
+
+    @inlineCallbacks
+    def _redis_greets(self, link: Link) -> Any:
+        try:
+            yield self._store.greet()
+        except NewerSchema as e:
+            log.critical("{why}", why=str(e))
+            self._reactor.callLater(0, self._give_up, str(e))
+            raise
+        yield worth_of_a_200(link, first=not self._ready_once)
+        self._ready_once = True
+        # The link counts as ready once this has returned.
+        self._reactor.callLater(0, self.queues.redis_is_back)
+
+    def _noticed(self, channel: bytes, message: bytes) -> None:
+        sender, _, keys = message.partition(b"\n")
+        if sender == self._store.process:
+            return
+        lines = self.queues.waiting.lines
+        for key in keys.split(b"\n"):
+            name = self._store.name_of(key)
+            if name in lines:
+                self.queues.wake(name, relay=True)
+
+    def _redis_state(self) -> str:
+        return "" if self._store.ready else f"Redis cannot be used: {self._link.last_error}."
+
+    @inlineCallbacks
+    def _listen(self) -> Any:
+        config = self.config
+        strings = list(config.listen) or listen_fds(self._environ)
+        if not strings:
+            strings = [f"tcp:{config.port}:interface={config.host.replace(':', chr(92) + ':')}"]
+        for text in strings:
+            endpoint = serverFromString(self._reactor, text)
+            if getattr(endpoint, "_backlog", None) == 50:
+                endpoint._backlog = BACKLOG
+            port = yield endpoint.listen(self.site)
+            self._ports.append(port)
+            log.info("listening on {address}", address=_where(port.getHost()))
+
+    def _cannot_start(self, failure: Any) -> None:
+        self._give_up(failure.getErrorMessage(), failure)
+
+    def _give_up(self, why: str, failure: Any = None) -> None:
+        if failure is not None and not failure.check(RegistryError, CannotListenError, ValueError, OSError):
+            log.failure("the daemon cannot start", failure)
+        log.critical("registry stops: {why}", why=why)
+        self._fail(why)
+
+    # Stop
+
+    def stopService(self) -> Deferred[None]:
+        # A second SIGTERM must be harmless: it waits for the same end.
+        if self._stopping is None:
+            super().stopService()
+            self._stopping = Deferred()
+            self._stop().addBoth(self._stopped)
+        waiting: Deferred[None] = Deferred()
+        self._stopping.addBoth(lambda _: waiting.callback(None))
+        return waiting
+
+    def _stopped(self, result: Any) -> None:
+        if result is not None:
+            log.failure("the stop was not clean", result)
+        assert self._stopping is not None
+        self._stopping.callback(None)
+
+    @inlineCallbacks
+    def _stop(self) -> Any:
+        self._notifier.stopping()
+        log.info("registry stops: no new connections, parked polls are answered")
+        yield DeferredList([d for d in (port.stopListening() for port in self._ports) if d is not None])
+        if self._built:
+            self.queues.draining = True
+            self.queues.end_polls()
+            self.site.drain()
+            deadline = time.monotonic() + DRAIN_SECONDS
+            while (self.site.connections or not self.queues.settled) and time.monotonic() < deadline:
+                yield deferLater(self._reactor, 0.02)
+            self._sweeper.stop()
+            for part in (self._subscriber, self._pool, self._link):
+                yield part.stop()
+        if self._embedded is not None:
+            yield self._embedded.stop()
+        self._notifier.close()
+        log.info("registry has stopped")
+
+
+def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
+    """Whether a Host (lower case, no port) is ours: a loopback name, or one of ``allowed``; ``*`` allows any."""
+    names = {name.lower().encode() for name in allowed}
+
+    def check(host: bytes) -> bool:
+        if host in (b"localhost", b"::1") or host.endswith(b".localhost"):
+            return True
+        parts = host.split(b".")
+        if len(parts) == 4 and parts[0] == b"127" and all(p.isdigit() and int(p) < 256 for p in parts):
+            return True
+        return host in names or b"*" in names
+
+    return check
+
+
+def _is_json(payload: bytes) -> bool:
+    try:
+        check_json(payload)
+    except BadJson:
+        return False
+    return True
+
+
+def _where(address: Any) -> str:
+    port = getattr(address, "port", None)
+    return f"{address.host}:{port}" if port else str(getattr(address, "name", address))

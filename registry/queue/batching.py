@@ -1,0 +1,125 @@
+"""Group commit: all requests of one reactor turn with the same verb travel in one script call, whatever their queues.
+
+A lone request goes at the end of its own turn. At most two calls are under way; what comes meanwhile gathers behind
+them, so the groups grow with the load by themselves. An fsync per call is then an fsync for many requests.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from registry.errors import Overloaded, RedisUnavailable
+
+MAX_ENTRIES = 128
+MAX_BYTES = 1 << 20
+MAX_IN_FLIGHT = 2
+MAX_WAITING_BYTES = 64 << 20
+
+
+class Entry(Protocol):
+    """What a call carries of one request: its size in bytes and where its own reply goes."""
+
+    size: int
+    reply: Deferred[Any]
+
+
+Send = Callable[[str, Sequence[Any]], "Deferred[list[Any]]"]
+Later = Callable[..., Any]
+
+
+class Batching:
+    """Gathers entries by verb and sends them in groups.
+
+    ``send(verb, entries)`` carries one group; ``later(0, f)`` runs ``f`` at the end of this reactor turn.
+    """
+
+    def __init__(self, send: Send, later: Later) -> None:
+        self._send = send
+        self._later = later
+        self._waiting: dict[str, deque[Any]] = {}
+        self._turns: deque[str] = deque()
+        self._in_flight = 0
+        self._bytes = 0
+        self._scheduled = False
+        self.calls = 0
+        self.entries = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is under way."""
+        return not self._in_flight and not self._bytes
+
+    def add(self, verb: str, entry: Entry) -> Deferred[Any]:
+        """Put a request beside the others of its verb; fires with its own reply."""
+        if self._bytes > MAX_WAITING_BYTES:
+            raise Overloaded("Too much is waiting for Redis already; try again in a moment.")
+        waiting = self._waiting.get(verb)
+        if waiting is None:
+            waiting = self._waiting[verb] = deque()
+        if not waiting:
+            self._turns.append(verb)
+        waiting.append(entry)
+        self._bytes += entry.size
+        if not self._scheduled:
+            self._scheduled = True
+            self._later(0, self._turn_over)
+        return entry.reply
+
+    def _turn_over(self) -> None:
+        self._scheduled = False
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._turns and self._in_flight < MAX_IN_FLIGHT:
+            verb = self._turns.popleft()
+            waiting = self._waiting[verb]
+            if len(waiting) == 1:
+                entry = waiting.popleft()
+                group, size = [entry], entry.size
+            else:
+                group, size = _take(waiting)
+            if waiting:
+                self._turns.append(verb)
+            self._bytes -= size
+            self._in_flight += 1
+            self.calls += 1
+            self.entries += len(group)
+            self._send(verb, group).addCallbacks(
+                self._answered, self._failed, callbackArgs=(group,), errbackArgs=(group,)
+            )
+
+    def _answered(self, replies: list[Any], group: list[Any]) -> None:
+        self._in_flight -= 1
+        # The next group goes out before this one's answers are written: Redis need not wait for us.
+        if self._turns and not self._scheduled:
+            self._flush()
+        if len(replies) != len(group):
+            broken = RedisUnavailable("Redis answered in an unexpected way.", outcome="unknown")
+            for entry in group:
+                entry.reply.errback(broken)
+            return
+        for entry, reply in zip(group, replies, strict=True):
+            entry.reply.callback(reply)
+
+    def _failed(self, failure: Failure, group: list[Any]) -> None:
+        self._in_flight -= 1
+        for entry in group:
+            entry.reply.errback(Failure(failure.value))
+        if self._turns and not self._scheduled:
+            self._flush()
+
+
+def _take(waiting: deque[Any]) -> tuple[list[Any], int]:
+    """The first entries within the bounds; an entry larger than the bound in bytes travels alone."""
+    group = [waiting.popleft()]
+    size = group[0].size
+    while waiting and len(group) < MAX_ENTRIES and size + waiting[0].size <= MAX_BYTES:
+        entry = waiting.popleft()
+        size += entry.size
+        group.append(entry)
+    return group, size

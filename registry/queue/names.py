@@ -1,0 +1,66 @@
+"""Names of queues and ids of tasks and leases."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable
+
+from registry.errors import BadName
+
+MAX_NAME_BYTES = 255
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f/{}]")
+
+
+def check_name(name: bytes) -> bytes:
+    """The name itself, or `BadName`: UTF-8, 1 to 255 bytes, no control characters, ``/``, ``{``, ``}``, not ``.`` or ``..``.
+
+    A brace would let a name look like one of the registry's own keys.
+    """
+    if not 1 <= len(name) <= MAX_NAME_BYTES:
+        raise BadName(f"A queue's name has 1 to {MAX_NAME_BYTES} bytes; this one has {len(name)}.")
+    try:
+        text = name.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise BadName(f"A queue's name is UTF-8; byte {e.start} of this one is not.") from None
+    if _FORBIDDEN.search(text):
+        raise BadName("A queue's name holds no control character and none of / { }.")
+    if text in (".", ".."):
+        raise BadName('A queue cannot be named "." or "..".')
+    return name
+
+
+class Ids:
+    """Makes ids: letters and digits, unique across processes, in the order of time.
+
+    ``now_ms`` tells the time in ms; the first 11 characters of a task's id are that time in hexadecimal.
+    """
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        self._now_ms = now_ms
+        self._process = os.urandom(4).hex().encode()
+        self._count = itertools.count(int.from_bytes(os.urandom(2), "big"))
+        self._random = b""
+        self._at = 0
+
+    def task(self) -> bytes:
+        """A new task's id, 24 characters."""
+        return b"%011x%b%05x" % (self._now_ms(), self._process, next(self._count) & 0xFFFFF)
+
+    def nonce(self) -> bytes:
+        """128 random bits in hexadecimal: with the id of its task in front, the id of a lease."""
+        if self._at >= len(self._random):
+            # One call to the operating system for 256 of them.
+            self._random = os.urandom(4096).hex().encode()
+            self._at = 0
+        self._at += 32
+        return self._random[self._at - 32 : self._at]
+
+
+def pushed_at_ms(task_id: bytes) -> int | None:
+    """When a task was pushed, from its id; None for an id that was not made here."""
+    try:
+        return int(task_id[:11], 16)
+    except ValueError:
+        return None

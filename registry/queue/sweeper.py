@@ -1,0 +1,94 @@
+"""Chores on a clock: what time does to tasks, and what a lost notice would have told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from registry.errors import Unavailable
+from registry.queue.queues import Queues
+from registry.redis.store import Store
+
+log = Logger()
+
+SWEEP_SECONDS = 0.4
+RECHECK_SECONDS = 0.8
+# Queues a sweep at most, and moves a queue and kind: a sweep keeps other clients of Redis waiting for some ms at most.
+QUEUES_A_SWEEP = 100
+MOVES_A_QUEUE = 200
+# Names in one EXISTS; each stands for ten lists.
+NAMES_A_CHECK = 500
+
+
+class Sweeper:
+    """Sweeps the store, and looks once a second whether something waits where pollers are parked.
+
+    Every daemon does both; a sweep finds nothing when another one was there before.
+    """
+
+    def __init__(self, store: Store, queues: Queues, clock: IReactorTime) -> None:
+        self._store = store
+        self._queues = queues
+        self._clock = clock
+        self._calls: list[LoopingCall] = []
+
+    def start(self) -> None:
+        """Begin; the first sweep is at once."""
+        for seconds, chore in ((SWEEP_SECONDS, self.sweep), (RECHECK_SECONDS, self.recheck)):
+            call = LoopingCall(self._guarded, chore)
+            call.clock = self._clock
+            self._calls.append(call)
+            call.start(seconds, now=True)
+
+    def stop(self) -> None:
+        """End. A sweep under way is not waited for."""
+        for call in self._calls:
+            if call.running:
+                call.stop()
+        self._calls.clear()
+
+    def _guarded(self, chore: Any) -> Deferred[None]:
+        d: Deferred[None] = chore() if self._store.ready else Deferred()
+        if not self._store.ready:
+            d.callback(None)
+
+        def failed(failure: Any) -> None:
+            if not failure.check(Unavailable):
+                log.failure("a chore failed", failure)
+
+        return d.addErrback(failed)
+
+    def sweep(self) -> Deferred[None]:
+        """Sweep until nothing is due."""
+
+        def swept(reply: list[int]) -> Deferred[None] | None:
+            queues, moves = reply
+            if queues >= QUEUES_A_SWEEP or moves >= MOVES_A_QUEUE:
+                return self._store.sweep(QUEUES_A_SWEEP, MOVES_A_QUEUE).addCallback(swept)
+            return None
+
+        return self._store.sweep(QUEUES_A_SWEEP, MOVES_A_QUEUE).addCallback(swept)
+
+    def recheck(self) -> Deferred[None]:
+        """Wake a poller of each queue with parked pollers whose lists hold something."""
+        names = self._queues.waiting.names()
+        chunks = [names[at : at + NAMES_A_CHECK] for at in range(0, len(names), NAMES_A_CHECK)]
+        d = DeferredList([self._check(chunk) for chunk in chunks], consumeErrors=True)
+        return d.addCallback(lambda _: None)
+
+    def _check(self, names: list[bytes]) -> Deferred[None]:
+        def counted(count: int) -> Deferred[Any] | None:
+            if not count:
+                return None
+            if len(names) <= 8:
+                for name in names:
+                    self._queues.wake(name, relay=True)
+                return None
+            half = len(names) // 2
+            return DeferredList([self._check(names[:half]), self._check(names[half:])], consumeErrors=True)
+
+        return self._store.any_waiting(names).addCallback(counted)

@@ -1,0 +1,153 @@
+"""Parked pollers: who waits in this process for a task of which queue, and who is next.
+
+A parked poller costs memory, and nothing else: no connection to Redis and no command. A line is one queue's pollers,
+first come, first served.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+
+class Poller:
+    """One request that waits for a task; ``reply`` fires with a `Taken`, or None when its time is up.
+
+    ``asking``: its question is on the way to Redis. ``over``: it has been answered, or has hung up.
+    """
+
+    __slots__ = (
+        "asked",
+        "asking",
+        "expired",
+        "lease_ms",
+        "name",
+        "nonce",
+        "on_over",
+        "options",
+        "over",
+        "relay",
+        "reply",
+        "ticket",
+        "timer",
+    )
+
+    def __init__(
+        self, name: bytes, lease_ms: int, options: bytes, canceller: Callable[[Poller], None]
+    ) -> None:
+        self.name = name
+        self.lease_ms = lease_ms
+        self.options = options
+        self.nonce = b""
+        self.ticket = 0
+        self.asked = 0
+        self.asking = self.over = self.expired = self.relay = False
+        self.timer: Any = None
+        self.on_over: Callable[[], None] | None = None
+        self.reply: Deferred[Any] = Deferred(lambda _: canceller(self))
+
+
+class Line:
+    """The pollers of one queue: those parked in order, how many are asking, wakings that nobody parked could take."""
+
+    __slots__ = ("asking", "missed", "parked", "stale")
+
+    def __init__(self) -> None:
+        self.parked: deque[Poller] = deque()
+        self.asking = 0
+        self.missed = 0
+        self.stale = 0
+
+    def first(self) -> Poller | None:
+        """Take the first parked poller out of the line."""
+        while self.parked:
+            poller = self.parked.popleft()
+            if not poller.over:
+                return poller
+            self.stale -= 1
+        return None
+
+    def put(self, poller: Poller) -> None:
+        """Park by ticket: one that asked in vain returns to its old place, which is near the front."""
+        parked = self.parked
+        if not parked or parked[-1].ticket < poller.ticket:
+            parked.append(poller)
+            return
+        at = 0
+        while parked[at].ticket < poller.ticket:
+            at += 1
+        parked.insert(at, poller)
+
+    def forget_one(self) -> None:
+        """A parked poller is over; it leaves the deque now or when those that are over outnumber the rest."""
+        self.stale += 1
+        if self.stale * 2 > len(self.parked):
+            self.parked = deque(p for p in self.parked if not p.over)
+            self.stale = 0
+
+
+class Waiting:
+    """All lines of this process. ``parked`` counts the pollers in them."""
+
+    def __init__(self) -> None:
+        self.lines: dict[bytes, Line] = {}
+        self.parked = 0
+        self._tickets = 0
+
+    def line(self, name: bytes) -> Line:
+        """The line of this queue, made when there is none."""
+        line = self.lines.get(name)
+        if line is None:
+            line = self.lines[name] = Line()
+        return line
+
+    def ticket(self) -> int:
+        """The place of a newcomer."""
+        self._tickets += 1
+        return self._tickets
+
+    def park(self, poller: Poller) -> None:
+        """Put the poller in the line of its queue, at its place."""
+        self.line(poller.name).put(poller)
+        self.parked += 1
+
+    def leave(self, poller: Poller) -> None:
+        """A parked poller is over: its answer was written, or it hung up."""
+        self.parked -= 1
+        line = self.lines[poller.name]
+        line.forget_one()
+        self.tidy(poller.name, line)
+
+    def next(self, name: bytes) -> Poller | None:
+        """Take the next parked poller of this queue out of its line, or note that a waking found none."""
+        line = self.lines.get(name)
+        if line is None:
+            return None
+        poller = line.first()
+        if poller is None:
+            # Those asking now may have been answered "nothing" before what woke us came in: one of them asks again.
+            if line.asking:
+                line.missed += 1
+            self.tidy(name, line)
+            return None
+        self.parked -= 1
+        return poller
+
+    def tidy(self, name: bytes, line: Line) -> None:
+        """A line without pollers goes: a queue of one request must leave nothing behind."""
+        if not line.asking and not line.parked:
+            self.lines.pop(name, None)
+
+    def names(self) -> list[bytes]:
+        """Queues with parked pollers."""
+        return [name for name, line in self.lines.items() if line.parked]
+
+    def pollers(self) -> Iterator[Poller]:
+        """Every parked poller."""
+        for line in list(self.lines.values()):
+            for poller in list(line.parked):
+                if not poller.over:
+                    yield poller

@@ -1,0 +1,102 @@
+-- uses: base
+-- The moves between the states of a task. `m` is the unpacked entry of {Q}m, a table in any case after `known`.
+local DAY = 86400000
+
+local function known(g, id)
+  local packed = call('HGET', g .. 'm', id)
+  return packed and cmsgpack.unpack(packed) or nil
+end
+
+local function keep(g, id, m)
+  call('HSET', g .. 'm', id, cmsgpack.pack(m))
+end
+
+local function policy_of(g)
+  local packed = call('GET', g .. 'c')
+  return packed and cmsgpack.unpack(packed) or {}
+end
+
+local function ready_list(list, g, priority)
+  return (priority or 0) == 0 and list or g .. priority
+end
+
+local function element(id, m)
+  local generation = m and m.g or 0
+  return generation == 0 and '\1' .. id or '\1' .. id .. ':' .. generation
+end
+
+-- Into the ready list: at the head (right) or the tail (left) of its priority.
+local function make_ready(list, g, id, m, head)
+  call(head and 'RPUSH' or 'LPUSH', ready_list(list, g, m and m.p), element(id, m))
+  if m then
+    m.s, m.du = 'r', nil
+    keep(g, id, m)
+  end
+  due(list, m and m.x or FAR)
+  wake(list)
+end
+
+local function make_delayed(list, g, id, m, at)
+  call('ZADD', g .. 'd', at, id)
+  m.s, m.du = 'd', at
+  keep(g, id, m)
+  due(list, math.min(at, m.x or FAR))
+end
+
+-- The element of a ready task cannot be taken out of its list in O(1): it stays there as a tombstone of an old generation.
+local function leave_tombstone(list, g, m)
+  m.g = (m.g or 0) + 1
+  call('HINCRBY', g .. 'n', 's' .. (m.p or 0), 1)
+  due(list, now)
+end
+
+local function free_key(g, id, m)
+  if m.k and call('HGET', g .. 'k', m.k) == id then call('HDEL', g .. 'k', m.k) end
+end
+
+local function tell_ended(list, id, m)
+  if m.w then ended[#ended + 1] = list .. '\t' .. id end
+end
+
+-- The end of an attempt, as its history tells it; the newest twenty are kept.
+local function remember(m, reason, err)
+  local h = m.h or {}
+  local o = m.o or {}
+  h[#h + 1] = {a = m.a or 0, w = o.w, f = o.f, t = now, r = reason, e = err}
+  if #h > 20 then table.remove(h, 1) end
+  m.h, m.o = h, nil
+end
+
+local function bury(list, g, id, m, reason, err)
+  local retention = policy_of(g).retention or {}
+  local forget = now + (retention.dead or 2592000) * 1000
+  call('ZADD', g .. 'x', forget, id)
+  m.s, m.y, m.z, m.er, m.du = 'x', reason, now, err or m.er, nil
+  free_key(g, id, m)
+  keep(g, id, m)
+  tell_ended(list, id, m)
+  due(list, forget)
+end
+
+local function backoff_ms(g, m)
+  local base = m.b or (policy_of(g).backoff or 10) * 1000
+  local wait = math.min(base * 2 ^ math.min((m.a or 1) - 1, 20), 3600000)
+  return math.floor(wait * (0.9 + clock[2] % 1000 / 5000))
+end
+
+local function attempts_left(g, m)
+  return (m.a or 0) < (m.n or policy_of(g).attempts or 25)
+end
+
+-- A lease ran out or its holder was lost: counted, first time back to the head, later after the backoff.
+local function lapse(list, g, id, m, reason)
+  if not m.o then m.a = (m.a or 0) + 1 end
+  m.q = (m.q or 0) + 1
+  local lease = m.o and m.o.i
+  remember(m, reason)
+  m.ll = lease
+  if m.c then return bury(list, g, id, m, 'cancelled') end
+  if not attempts_left(g, m) then return bury(list, g, id, m, reason) end
+  if m.q == 1 then return make_ready(list, g, id, m, true) end
+  return make_delayed(list, g, id, m, now + backoff_ms(g, m))
+end

@@ -1,0 +1,108 @@
+-- uses: base, life, finishing
+-- Sweep: what time does to the queues that are due, oldest due first: leases lapse, delays end, expired tasks die, traces go.
+-- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind.
+-- Reply: {queues swept, moves made}.
+local moves, per_kind = 0, tonumber(ARGV[5])
+
+local function lapse_leases(list, g)
+  -- From the latest to the oldest: each goes in front, so those of one moment keep their order.
+  for _, lease in ipairs(call('ZREVRANGEBYSCORE', g .. 'l', now, '-inf', 'LIMIT', 0, per_kind)) do
+    call('ZREM', g .. 'l', lease)
+    local id = string.match(lease, '^[^-]*')
+    local m = known(g, id) or {}
+    local reason = (not m.o or m.o.h) and 'handover_expired' or 'lease_expired'
+    lapse(list, g, id, m, reason)
+    moves = moves + 1
+  end
+end
+
+local function end_delays(list, g)
+  for _, id in ipairs(call('ZRANGEBYSCORE', g .. 'd', '-inf', now, 'LIMIT', 0, per_kind)) do
+    call('ZREM', g .. 'd', id)
+    local m = known(g, id)
+    if m then make_ready(list, g, id, m, false) end
+    moves = moves + 1
+  end
+end
+
+local function expire(list, g)
+  for _, id in ipairs(call('ZRANGEBYSCORE', g .. 'o', '-inf', now, 'LIMIT', 0, per_kind)) do
+    call('ZREM', g .. 'o', id)
+    local m = known(g, id)
+    if m and m.s == 'r' then leave_tombstone(list, g, m) end
+    if m and m.s == 'd' then call('ZREM', g .. 'd', id) end
+    if m and (m.s == 'r' or m.s == 'd') then bury(list, g, id, m, 'expired') end
+    moves = moves + 1
+  end
+end
+
+local function forget_old(list, g)
+  for _, kind in ipairs({'x', 'e'}) do
+    for _, id in ipairs(call('ZRANGEBYSCORE', g .. kind, '-inf', now, 'LIMIT', 0, per_kind)) do
+      call('ZREM', g .. kind, id)
+      forget(list, g, id)
+      moves = moves + 1
+    end
+  end
+  call('ZREMRANGEBYSCORE', g .. 'a', '-inf', now)
+end
+
+-- Tombstones at the heads of the lists go; those further in go when they get there.
+local function clear_heads(list, g)
+  for p = 0, 9 do
+    local from = p == 0 and list or g .. p
+    for _ = 1, per_kind do
+      local e = call('LINDEX', from, -1)
+      if not e or string.byte(e) ~= 1 then break end
+      local id, generation = string.match(e, '^\1([^:]*):?(%d*)$')
+      local m = known(g, id)
+      local stale = call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= (tonumber(generation) or 0)))
+      if not stale then break end
+      call('RPOP', from)
+      moves = moves + 1
+      if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then
+        call('HDEL', g .. 'n', 's' .. p)
+      end
+    end
+  end
+end
+
+local function next_due(list, g)
+  local at = FAR
+  for _, kind in ipairs({'l', 'd', 'o', 'x', 'e', 'a'}) do
+    local first = call('ZRANGE', g .. kind, 0, 0, 'WITHSCORES')
+    if first[2] then at = math.min(at, tonumber(first[2])) end
+  end
+  local stale = call('HVALS', g .. 'n')
+  if #stale > 0 and at > now + 5000 then at = now + 5000 end
+  return at
+end
+
+local function sweep(list)
+  local g = '{' .. list .. '}'
+  expire(list, g)
+  lapse_leases(list, g)
+  end_delays(list, g)
+  forget_old(list, g)
+  clear_heads(list, g)
+  dues[list], drained[list] = nil, nil
+  if call('EXISTS', g .. 't', g .. 'c', g .. 'a', g .. 'n', list) == 0 then
+    call('ZREM', SPACE .. 'index', list)
+  else
+    call('ZADD', SPACE .. 'index', next_due(list, g), list)
+  end
+  -- A limited queue's window has moved on: its pollers look again.
+  local packed = call('GET', g .. 'c')
+  if packed and cmsgpack.unpack(packed).rate then wake(list) end
+end
+
+local queues = call('ZRANGEBYSCORE', SPACE .. 'index', '-inf', now, 'LIMIT', 0, ARGV[4])
+for _, list in ipairs(queues) do
+  local ok = pcall(sweep, list)
+  if not ok then
+    -- One queue in an unexpected state must not keep the others from being swept.
+    dues[list], drained[list] = nil, nil
+    call('ZADD', SPACE .. 'index', now + 10000, list)
+  end
+end
+return finish({#queues, moves})

@@ -1,0 +1,98 @@
+-- uses: base, life
+-- Taking one task out of ready. What a call learns of a queue it keeps for the call's other entries.
+local learnt = {}
+
+local function learn(list, g)
+  local q = {g = g}
+  if call('EXISTS', g .. 'm', g .. 'c', g .. 1, g .. 2, g .. 3, g .. 4, g .. 5, g .. 6, g .. 7, g .. 8, g .. 9) > 0 then
+    local packed = call('GET', g .. 'c')
+    q.rules = packed and cmsgpack.unpack(packed)
+    q.metas = true
+    q.ranked = call('EXISTS', g .. 1, g .. 2, g .. 3, g .. 4, g .. 5, g .. 6, g .. 7, g .. 8, g .. 9) > 0
+  end
+  learnt[list] = q
+  return q
+end
+
+-- What a queue's policy has against a start now, or nil.
+local function held_back(list, q, leased)
+  local rules, g = q.rules, q.g
+  if rules.paused then return {3, 'paused'} end
+  if rules.concurrency then
+    if not leased then return {4} end
+    if call('ZCARD', g .. 'l') >= rules.concurrency then return {3, 'concurrency_limited'} end
+  end
+  if rules.rate then
+    -- A bucket that holds a second's starts, at least one, and fills evenly.
+    local room = math.max(rules.rate, 1)
+    local state = call('HMGET', g .. 'n', 'tokens', 'filled')
+    local tokens = math.min(room, (tonumber(state[1]) or room) + math.max(0, now - (tonumber(state[2]) or now)) * rules.rate / 1000)
+    if tokens < 1 then
+      due(list, now + math.ceil((1 - tokens) * 1000 / rules.rate))
+      return {3, 'rate_limited'}
+    end
+    q.tokens = tokens - 1
+  end
+end
+
+local function next_element(list, q)
+  if q.ranked then
+    for p = 9, 1, -1 do
+      local e = call('RPOP', q.g .. p)
+      if e then return e, p end
+    end
+  end
+  return call('RPOP', list), 0
+end
+
+local function take(list, nonce, lease_ms, o)
+  local q = learnt[list] or learn(list, '{' .. list .. '}')
+  local g = q.g
+  local leased = o and o.l
+  local held = q.rules and held_back(list, q, leased)
+  if held then return held end
+  for _ = 1, 100 do
+    local e, p = next_element(list, q)
+    if not e then return {1} end
+    local id, payload, m, raw, stale = nil, nil, nil, 0, false
+    if string.byte(e) == 1 then
+      local generation
+      id, generation = string.match(e, '^\1([^:]*):?(%d*)$')
+      payload = id and call('HGET', g .. 't', id)
+      m = payload and q.metas and known(g, id) or nil
+      stale = not payload or (m and (m.s ~= 'r' or (m.g or 0) ~= (tonumber(generation) or 0)))
+    else
+      id, payload, raw = string.format('%011x', now) .. string.sub(nonce, 1, 10), e, 1
+      call('HSET', g .. 't', id, e)
+    end
+    if stale then
+      if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
+      drained[list] = true
+    elseif m and m.x and m.x <= now then
+      call('ZREM', g .. 'o', id)
+      bury(list, g, id, m, 'expired')
+    else
+      local lease = id .. '-' .. nonce
+      local rules = q.rules or {}
+      local length = lease_ms > 0 and lease_ms or (m and m.l) or (rules.lease or 60) * 1000
+      local attempt = (m and m.a or 0) + 1
+      call('ZADD', g .. 'l', now + length, lease)
+      if q.tokens then
+        call('HSET', g .. 'n', 'tokens', tostring(q.tokens))
+        call('HSET', g .. 'n', 'filled', now)
+      end
+      if m or leased then
+        m = m or {}
+        if m.x then call('ZREM', g .. 'o', id) end
+        m.s, m.a, m.x = 'l', attempt, nil
+        m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil}
+        m.pr, m.pm = nil, nil
+        keep(g, id, m)
+        q.metas = true
+      end
+      due(list, now + length)
+      return {0, id, payload, attempt, raw, length, m and m.tp or false}
+    end
+  end
+  return {2}
+end

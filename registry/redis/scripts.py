@@ -1,0 +1,50 @@
+"""The Lua scripts: found, joined with what they use, and known by their SHA-1.
+
+A file names the files it builds on in its first line, ``-- uses: base, life``. Redis 3.2 knows no ``require``, so
+they are joined in front of it at load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+
+_USES = re.compile(r"\A-- uses: ([a-z_, ]+)\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One verb: its whole text and the hash that EVALSHA takes."""
+
+    name: str
+    text: bytes
+    sha: bytes
+
+
+def load(name: str) -> Script:
+    """Read ``lua/<name>.lua`` with all it uses, each file once, in order of need."""
+    parts: list[str] = []
+    seen: set[str] = set()
+
+    def add(part: str) -> None:
+        if part in seen:
+            return
+        seen.add(part)
+        text = files("registry.redis").joinpath("lua", f"{part}.lua").read_text("utf-8")
+        uses = _USES.match(text)
+        for needed in uses.group(1).split(", ") if uses else []:
+            add(needed)
+        parts.append(_without_comments(text))
+
+    add(name)
+    whole = "\n".join(parts).encode()
+    return Script(name, whole, hashlib.sha1(whole).hexdigest().encode())
+
+
+def _without_comments(text: str) -> str:
+    # Whole-line comments only: the text travels to every Redis that does not know it yet.
+    return "\n".join(
+        line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("--")
+    )

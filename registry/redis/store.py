@@ -1,0 +1,252 @@
+"""Every key name and every script of the registry, typed. Whoever calls this needs to know no Redis.
+
+An entry is one request within a call: the key of its queue and its arguments, already encoded for the wire, because
+one call carries up to 128 of them. What a reply means is said at the top of each Lua file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import msgpack
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from txredisapi import ResponseError
+
+from registry.errors import RedisFull, RedisUnavailable
+from registry.redis.link import Link, Pool, pack
+from registry.redis.scripts import Script, load
+
+log = Logger()
+
+SCHEMA = b"1"
+CALL_SECONDS = 3.0
+
+
+def bulk(value: bytes) -> bytes:
+    """One RESP bulk string."""
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+class Entry:
+    """One request on its way into a script call; ``reply`` fires with its own element of the reply."""
+
+    __slots__ = ("args", "key", "reply", "size")
+
+    def __init__(self, key: bytes, args: bytes) -> None:
+        self.key = key
+        self.args = args
+        self.size = len(args) + len(key)
+        self.reply: Deferred[Any] = Deferred()
+
+
+class Store:
+    """The tasks in one Redis, as scripts over one ordered connection and look-ups over a few others.
+
+    ``key_prefix`` goes in front of every queue's list; registries with different prefixes share a Redis unseen.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        pool: Pool,
+        key_prefix: str = "",
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link = link
+        self._pool = pool
+        self.prefix = key_prefix.encode()
+        self.space = b"{%bregistry}" % self.prefix
+        self.process = os.urandom(6).hex().encode()
+        self._wall = wall
+        self._monotonic = monotonic
+        self._offset = 0.0
+        self._scripts: dict[str, Script] = {}
+        self._heads: dict[str, tuple[bytes, int]] = {}
+        self._common = bulk(self.space) + bulk(self.process)
+        for verb, stride in VERBS.items():
+            script = load(verb)
+            self._scripts[verb] = script
+            self._heads[verb] = (b"$7\r\nEVALSHA\r\n" + bulk(script.sha), stride)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call would be sent now."""
+        return self._link.ready
+
+    def now_ms(self) -> int:
+        """The time as Redis tells it, as nearly as this process knows, in ms."""
+        return int((self._wall() + self._offset) * 1000)
+
+    def list_key(self, name: bytes) -> bytes:
+        """The key of a queue's list."""
+        return self.prefix + name
+
+    def name_of(self, key: bytes) -> bytes:
+        """The queue whose list has this key."""
+        return key[len(self.prefix) :]
+
+    # What each verb takes, encoded. See the Lua file of the same name.
+
+    def push(self, name: bytes, task_id: bytes, payload: bytes, options: bytes) -> Entry:
+        """``options`` is empty or msgpack."""
+        return Entry(
+            bulk(self.prefix + name),
+            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+            % (len(task_id), task_id, len(payload), payload, len(options), options),
+        )
+
+    def pop(self, name: bytes, nonce: bytes, lease_ms: int, options: bytes) -> Entry:
+        """``lease_ms`` 0 asks for the task's own; ``options`` is empty or msgpack."""
+        length = b"%d" % lease_ms
+        return Entry(
+            bulk(self.prefix + name),
+            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+            % (len(nonce), nonce, len(length), length, len(options), options),
+        )
+
+    def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
+        """Confirm, put back, and every other verb whose first argument is a lease or a task's id."""
+        return Entry(bulk(self.prefix + name), bulk(lease) + b"".join(map(bulk, more)))
+
+    def call(self, verb: str, entries: Sequence[Entry], *, bounded: bool) -> Deferred[list[Any]]:
+        """Carry the entries in one call; fires with one reply element per entry, in order.
+
+        ``bounded``: a Redis that reads the call after its deadline must refuse it. Fails with `RedisUnavailable`.
+        """
+        deadline = self._monotonic() + CALL_SECONDS
+        head, stride = self._heads[verb]
+        keys = b"".join([e.key for e in entries])
+        args = b"".join([e.args for e in entries])
+        count = len(entries)
+        script = self._scripts[verb]
+
+        def send(command: bytes, parts: int) -> Deferred[Any]:
+            not_after = b"%d" % (
+                (self.now_ms() + int((deadline - self._monotonic()) * 1000)) if bounded else 0
+            )
+            return self._link.call(
+                b"*%d\r\n%b%b%b%b%b%b"
+                % (parts, command, bulk(b"%d" % count), keys, bulk(not_after), self._common, args)
+            )
+
+        parts = 6 + count + count * stride
+        d = send(head, parts)
+
+        def refused(failure: Any) -> Any:
+            error = failure.value
+            if isinstance(error, ResponseError) and str(error).startswith("NOSCRIPT"):
+                return send(b"$4\r\nEVAL\r\n" + bulk(script.text), parts)
+            return failure
+
+        def answered(reply: list[Any]) -> Any:
+            if count and reply and reply[0] == b"LATE":
+                self.set_clock(reply[1])
+                if self._monotonic() < deadline - 0.05:
+                    return send(head, parts).addCallback(still)
+                raise RedisUnavailable("Redis read the request too late, and did not carry it out.")
+            return reply
+
+        def still(reply: list[Any]) -> Any:
+            if reply and reply[0] == b"LATE":
+                raise RedisUnavailable("Redis read the request too late, and did not carry it out.")
+            return reply
+
+        d.addErrback(refused)
+        if bounded:
+            d.addCallback(answered)
+        d.addErrback(_as_domain)
+        return d
+
+    def set_clock(self, redis_ms: int) -> None:
+        """Take the time a reply of Redis told."""
+        self._offset = redis_ms / 1000 - self._wall()
+
+    def greet(self) -> Deferred[None]:
+        """On each new connection: learn the clock, check the schema, load the scripts. Fails when a newer daemon's keys are found."""
+        d = self._link.command(b"TIME")
+        d.addCallback(lambda t: self.set_clock(int(t[0]) * 1000 + int(t[1]) // 1000))
+        d.addCallback(lambda _: self._link.command(b"SET", self.space + b"schema", SCHEMA, b"NX"))
+        d.addCallback(lambda _: self._link.command(b"GET", self.space + b"schema"))
+        d.addCallback(self._check_schema)
+
+        def load_all(_: object) -> Deferred[Any]:
+            last: Deferred[Any] | None = None
+            for script in self._scripts.values():
+                last = self._link.command(b"SCRIPT", b"LOAD", script.text)
+                last.addErrback(
+                    lambda f: log.warn("Redis did not load a script: {why}", why=f.getErrorMessage())
+                )
+            assert last is not None
+            return last
+
+        return d.addCallback(load_all).addCallback(lambda _: None)
+
+    def _check_schema(self, found: bytes | None) -> None:
+        if found is not None and int(found) > int(SCHEMA):
+            raise NewerSchema(
+                f"The keys in this Redis are of version {found.decode()}, newer than this daemon's {SCHEMA.decode()}: "
+                "upgrade this daemon."
+            )
+
+    def sweep(self, queues: int, moves: int) -> Deferred[list[int]]:
+        """Let time do its work on the queues that are due; fires with [queues swept, moves made]."""
+        args = self._common + bulk(b"%d" % queues) + bulk(b"%d" % moves)
+        script = self._scripts["sweep"]
+
+        def send(head: bytes) -> Deferred[Any]:
+            return self._link.call(b"*8\r\n%b$1\r\n0\r\n$1\r\n0\r\n%b" % (head, args))
+
+        def refused(failure: Any) -> Any:
+            if isinstance(failure.value, ResponseError) and str(failure.value).startswith("NOSCRIPT"):
+                return send(b"$4\r\nEVAL\r\n" + bulk(script.text))
+            return failure
+
+        return send(self._heads["sweep"][0]).addErrback(refused)
+
+    def any_waiting(self, names: Sequence[bytes]) -> Deferred[int]:
+        """How many of the ready lists of these queues, of every priority, hold something. One command."""
+        keys: list[bytes] = []
+        for name in names:
+            key = self.prefix + name
+            keys.append(key)
+            keys.extend(b"{%b}%d" % (key, p) for p in range(1, 10))
+        return self._link.call(pack(b"EXISTS", *keys))
+
+    def lookup(self, *args: bytes | str | int) -> Deferred[Any]:
+        """A command that only reads, over one of the other connections."""
+        return self._pool.command(*args).addErrback(_as_domain)
+
+
+# Verb -> arguments per entry. The sweep has no entries.
+VERBS = {"push": 3, "pop": 3, "confirm": 1, "putback": 1, "bury": 2, "sweep": 0}
+
+
+class NewerSchema(Exception):
+    """The keys in this Redis were written by a newer registry."""
+
+
+def _as_domain(failure: Any) -> Any:
+    """Redis's own refusals of a whole call, as what they mean for a request."""
+    error = failure.value
+    if isinstance(error, ResponseError):
+        raise refusal(str(error)) from None
+    return failure
+
+
+def refusal(text: str) -> Exception:
+    """The domain's word for an error of Redis: what was refused was not applied."""
+    if "OOM command" in text:
+        return RedisFull("Redis is full and takes no more tasks; pops still work.")
+    word = text.split(" ", 1)[0]
+    return RedisUnavailable(f"Redis refused the request: {word}.", retry_after=5 if word == "MISCONF" else 1)
+
+
+def encode_options(options: dict[str, Any]) -> bytes:
+    """Options of an entry as the scripts read them; nothing at all for none."""
+    return msgpack.encode(options) if options else b""

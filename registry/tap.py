@@ -1,0 +1,93 @@
+"""``twistd registry``: options in, one service out. The only place that knows the reactor."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet import reactor
+from twisted.python import usage
+
+from registry import __version__
+from registry.config import ConfigError, load
+from registry.daemon import Daemon
+from registry.log import access_logger, install
+
+
+HELP = {
+    "HOST": "Address to listen on. [127.0.0.1]",
+    "PORT": "Port to listen on. [3000]",
+    "BROKER": "Where tasks are kept; only redis.",
+    "REDIS_URL": "redis://, rediss:// or unix:// URL of the Redis to use; without one a private Redis is run.",
+    "REDIS_FSYNC": "When the private Redis writes to its disk: always (before each answer) or everysec. [always]",
+    "REDIS_SERVER": "The redis-server or valkey-server binary to run as the private Redis.",
+    "DATA_DIR": "Folder of the private Redis.",
+    "QUEUE_TIMEOUT": "Seconds a pop waits for a task when it does not say. [10]",
+    "MAX_WAIT": "The most seconds that a pop may wait. [55]",
+    "POOL_MAX": "The most connections to Redis. [10]",
+    "MAX_TASK_BYTES": "The largest task, in bytes. [1048576]",
+    "KEY_PREFIX": "Put in front of every queue's key in Redis. []",
+    "ACCESS_LOG": "Log a line per request: yes or no. [yes]",
+    "LOG_LEVEL": "debug, info, warn, error or critical. [info]",
+    "ALLOWED_HOSTS": "Host names, comma separated, under which clients reach this daemon beside loopback; * for any.",
+    "PROCESSES": "Processes that share the work: a number, or auto for one per core. [1]",
+}
+
+
+class Options(usage.Options):  # type: ignore[misc]
+    """One option per setting; what is not given comes from the environment, then ``.env``, then the defaults."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "A task queue that any HTTP client can use. Every option can be given as a variable of the same name in "
+        "upper case, in the environment or in a file .env in the working directory."
+    )
+    optParameters = [[name.lower().replace("_", "-"), None, None, text] for name, text in HELP.items()]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """A Twisted endpoint string to listen on, such as tcp:8080 or unix:/run/registry.sock; may be given several times."""
+        self["listen"].append(endpoint)
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"registry {__version__}")
+        sys.exit(0)
+
+    def postOptions(self) -> None:
+        given = {key: value for key, value in self.items() if value not in (None, [])}
+        try:
+            self.config = load(given, os.environ)
+        except ConfigError as e:
+            raise usage.UsageError(str(e)) from None
+
+
+def makeService(options: Options) -> IService:
+    """The whole daemon as a service."""
+    # Timers must not follow the wall clock: set an hour forward, it would fire all of them at once.
+    reactor.seconds = time.monotonic  # type: ignore[attr-defined]
+    config = options.config
+    install(config, reactor)
+    return Daemon(config, reactor, os.environ, access_logger(config), _fail)
+
+
+def _fail(why: str) -> None:
+    """Stop with a non-zero exit: twistd itself knows none once the reactor runs."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    atexit.register(leave)
+    print(f"registry: {why}", file=sys.stderr)
+    stop: Callable[[], Any] = reactor.stop  # type: ignore[attr-defined]
+    reactor.callWhenRunning(stop)  # type: ignore[attr-defined]
