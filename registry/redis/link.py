@@ -1,0 +1,414 @@
+"""Connections to Redis that are supervised: ready or not, never dead for ever, never a queue without bound.
+
+A life: connect -> AUTH -> SELECT -> PING until it is neither loading nor busy -> ``on_ready`` -> ready -> lost -> wait -> connect.
+
+Only a ready link takes commands; each is written at once and answered in order. An answer that does not come
+within the deadline ends the connection, and what was in flight ends as ``unknown``: Redis may yet carry it out,
+a stopped Redis does so when it is continued.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    fail,
+    gatherResults,
+    inlineCallbacks,
+    maybeDeferred,
+    succeed,
+)
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from txredisapi import ResponseError
+
+from registry.errors import RedisUnavailable
+from registry.redis.address import RedisAddress, parse_redis_url
+from registry.redis.wire import Wire, keep_alive, pack
+
+__all__ = ["Link", "Pool", "RedisAddress", "pack", "parse_redis_url"]
+
+FIRST_RETRY, LAST_RETRY = 0.05, 1.0
+REFUSED_RETRY = 2.0  # a password is wrong for a while, not for ever: it may be rotated
+IDLE_PING = 1.0
+LOADING_PING = 0.2
+# A connection that was ready for less than this keeps the backoff it had, else a replica that greets well and
+# refuses every write would be reconnected to twenty times a second.
+STEADY = 1.0
+
+
+class Link:
+    """One supervised connection. ``on_ready(link)`` may return a Deferred; the link is ready when it has fired.
+
+    ``on_lost()`` is called once each time a ready link stops being ready, after what was in flight has failed.
+    ``ready`` is to be read only; ``last_error`` is one sentence, "" when all is well.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        address: RedisAddress,
+        *,
+        name: str = "redis",
+        on_ready: Callable[[Link], Any] | None = None,
+        on_lost: Callable[[], None] | None = None,
+        command_seconds: float = 3.0,
+        monotonic: Callable[[], float] = time.monotonic,
+        wire: Callable[[Link], Wire] = Wire,
+    ) -> None:
+        self.address = address
+        self.name = name
+        self.ready = False
+        self.last_error = "not connected to Redis yet"
+        self.command_seconds = command_seconds
+        self._reactor = reactor
+        self._on_ready = on_ready
+        self._on_lost = on_lost
+        self._monotonic = monotonic
+        self._make_wire = wire
+        self._wire: Wire | None = None
+        self._greeted = False
+        self._greeting: Deferred[Any] | None = None
+        self._connecting: Deferred[Any] | None = None
+        self._running = False
+        self._stopped: list[Deferred[None]] = []
+        self._retry: Any = None
+        self._delay = FIRST_RETRY
+        self._refused = False
+        self._ready_since = 0.0
+        self._said: dict[str, float] = {}
+        self._tick_every = max(0.02, min(0.25, command_seconds / 12))
+        self._tick: Any = None
+        self._ticked = 0.0
+        self._marks: deque[tuple[float, int]] = deque()
+        self._seen, self._quiet_since = 0, 0.0
+
+    # -- commands ------------------------------------------------------------------------------------------
+
+    def call(self, packed: bytes, seconds: float | None = None) -> Deferred[Any]:
+        """Send one command that ``pack()`` made; the reply is bytes, int, None or a list of these.
+
+        Fails with RedisUnavailable, ``not_applied`` at once when the link is not ready, ``unknown`` when the
+        connection is lost or the answer does not come in time; with ResponseError for an error reply.
+        ``seconds`` shortens the deadline for this Deferred alone. Cancelling drops the reply, not the command.
+        """
+        if not self.ready:
+            return fail(RedisUnavailable(self.last_error or "no connection to Redis"))
+        answer = self._send(packed)
+        if seconds is not None:
+            self._shorten(answer, seconds)
+        return answer
+
+    def command(self, *args: bytes | str | int) -> Deferred[Any]:
+        """Pack and send, as ``call``; works as well while ``on_ready`` runs, which is where it is needed."""
+        if not self._greeted:
+            return fail(RedisUnavailable(self.last_error or "no connection to Redis"))
+        return self._send(pack(*args))
+
+    @property
+    def in_flight(self) -> int:
+        """Commands written and not answered, our own PINGs included."""
+        return len(self._wire.waiting) if self._wire is not None else 0
+
+    @property
+    def wire(self) -> Wire | None:
+        """The txredisapi protocol while it can take commands, else None."""
+        return self._wire if self._greeted else None
+
+    def _send(self, packed: bytes) -> Deferred[Any]:  # rebound to the wire's own at each connection
+        return fail(RedisUnavailable(self.last_error or "no connection to Redis"))
+
+    def _shorten(self, answer: Deferred[Any], seconds: float) -> None:
+        def late() -> None:
+            if not answer.called:
+                answer.errback(RedisUnavailable(f"Redis did not answer within {seconds:g} s", "unknown"))
+
+        timer = self._reactor.callLater(seconds, late)
+
+        def done(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        answer.addBoth(done)
+
+    # -- start, stop, supervision ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect, and keep at it until ``stop``."""
+        if not self._running:
+            self._running = True
+            self._connect()
+
+    def stop(self) -> Deferred[None]:
+        """Take no more commands, let those in flight be answered (bounded by the deadline), close."""
+        self._running = False
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._wire is None:
+            return succeed(None)
+        stopped: Deferred[None] = Deferred()
+        self._stopped.append(stopped)
+        self.last_error = "the connection to Redis is closed"
+        if self._greeted:
+            self.retire("the connection to Redis is closed")
+        else:
+            self.abort("the connection to Redis is closed")
+        return stopped
+
+    def _connect(self) -> None:
+        self._retry = None
+        factory = Factory.forProtocol(lambda: self._make_wire(self))
+        factory.noisy = False
+
+        def attempt() -> Any:
+            return self.address.endpoint(self._reactor, self.command_seconds).connect(factory)
+
+        self._connecting = maybeDeferred(attempt)
+        self._connecting.addCallbacks(lambda wire: None, self._not_connected)
+
+    def _not_connected(self, failure: Failure) -> None:
+        self._connecting = None
+        if self._running:
+            self._failed(f"cannot connect: {failure.getErrorMessage() or failure.type.__name__}")
+            self._schedule()
+
+    def connected(self, wire: Wire) -> None:
+        """The wire has a transport (called by it)."""
+        self._connecting = None
+        if not self._running:
+            wire.transport.abortConnection()
+            return
+        self._wire = wire
+        self._refused = False
+        self._marks.clear()
+        self._seen, self._quiet_since = 0, self._monotonic()
+        keep_alive(wire.transport)
+        self._ticked = self._monotonic()
+        self._tick = self._reactor.callLater(self._tick_every, self._on_tick)
+        self._greeting = self._greet(wire)
+        self._greeting.addErrback(self._not_greeted, wire)
+
+    @inlineCallbacks
+    def _greet(self, wire: Wire) -> Any:
+        address = self.address
+        if address.password is not None:
+            try:
+                yield wire.auth(address.password, address.username)
+            except ResponseError as error:
+                if address.username is None or "wrong number of arguments" not in str(error):
+                    raise
+                # Before Redis 6 there are no users; old URLs name one all the same, and clients ignored it.
+                yield wire.auth(address.password)
+        if address.db:
+            yield wire.select(address.db)
+        while True:
+            try:
+                yield wire.execute_command("PING")
+                break
+            except ResponseError as error:
+                word = error_word(error)
+                if word == "MISCONF":  # its disk fails: reads still work, and writes have their own answer
+                    break
+                if word not in ("LOADING", "BUSY"):
+                    raise
+                self._failed(str(error))
+                yield deferLater(self._reactor, LOADING_PING)
+        self._greeted = True
+        self._send = wire.send  # type: ignore[method-assign]
+        if self._on_ready is not None:
+            yield maybeDeferred(self._on_ready, self)
+        if wire is self._wire and self._greeted:
+            self.ready = True
+            self._ready_since = self._monotonic()
+            self.last_error = ""
+            if self._said:
+                self._said.clear()
+                self._log.info(
+                    "{name}: Redis at {address} is ready", name=self.name, address=str(self.address)
+                )
+
+    def _not_greeted(self, failure: Failure, wire: Wire) -> None:
+        if wire is not self._wire or failure.check(CancelledError):
+            return
+        text = failure.getErrorMessage()
+        if failure.check(ResponseError):
+            # Too many clients passes soon; what else Redis has against us a person must put right.
+            self._refused = "max number of clients" not in text
+        elif not failure.check(RedisUnavailable):
+            self._log.failure("{name}: the first commands on a connection failed", failure, name=self.name)
+        if not wire.doomed:
+            self.abort(text)
+
+    def lost(self, wire: Wire, text: str) -> None:
+        """The wire's transport is gone (called by it)."""
+        if wire is not self._wire:
+            return
+        self._tick.cancel()
+        self._unready(text)
+        self._wire = None
+        if self._greeting is not None:
+            self._greeting.cancel()
+            self._greeting = None
+        if self._running:
+            self._failed(text)
+            self._schedule()
+        stopped, self._stopped = self._stopped, []
+        for waiting in stopped:
+            waiting.callback(None)
+
+    def abort(self, text: str) -> None:
+        """Give the connection up now: all in flight is unknown."""
+        wire = self._wire
+        if wire is not None:
+            wire.doomed = text
+            self._unready(text)
+            wire.transport.abortConnection()
+
+    def retire(self, text: str) -> None:
+        """Take no more commands; close as soon as those in flight are answered."""
+        wire = self._wire
+        if wire is None:
+            return
+        if not wire.waiting:
+            self.abort(text)
+        elif not wire.doomed:
+            wire.doomed = text
+            self._unready(text, forsake=False)
+
+    def _unready(self, text: str, forsake: bool = True) -> None:
+        was_ready, self.ready, self._greeted = self.ready, False, False
+        self.__dict__.pop("_send", None)
+        if was_ready:
+            if self._monotonic() - self._ready_since >= STEADY:
+                self._delay = FIRST_RETRY
+            if self._running:
+                self.last_error = self._scrub(text)
+        if forsake and self._wire is not None:
+            self._wire.forsake(text)
+        if was_ready and self._on_lost is not None:
+            try:
+                self._on_lost()
+            except Exception:
+                self._log.failure("{name}: on_lost failed", name=self.name)
+
+    def _schedule(self) -> None:
+        delay = REFUSED_RETRY if self._refused else self._delay
+        self._delay = min(LAST_RETRY, self._delay * 2)
+        self._retry = self._reactor.callLater(delay * random.uniform(0.75, 1.0), self._connect)
+
+    def _failed(self, text: str) -> None:
+        """Remember what is wrong; say each thing once a minute."""
+        self.last_error = text = self._scrub(text)
+        now = self._monotonic()
+        if now - self._said.get(text, now - 60.0) >= 60.0:
+            if len(self._said) > 50:
+                self._said.clear()
+            self._said[text] = now
+            address = str(self.address)
+            self._log.warn("{name}: Redis at {address}: {text}", name=self.name, address=address, text=text)
+
+    def _scrub(self, text: str) -> str:
+        # Some servers quote the arguments of a command that they do not know.
+        password = self.address.password
+        return text.replace(password, "***") if password else text
+
+    def answered_badly(self, error: ResponseError) -> None:
+        """An error reply came (called by the wire): some say that this connection is of no more use."""
+        if not self._greeted:
+            return
+        word = error_word(error)
+        # LOADING: a replica that takes a new copy; a fresh connection asks until that is done.
+        if word in ("READONLY", "MASTERDOWN", "NOAUTH", "LOADING"):
+            self.retire(str(error))
+
+    def _on_tick(self) -> None:
+        """Watch the oldest unanswered command without a timer or a timestamp per command.
+
+        A mark is (time, how many commands had been written by then): while fewer have been answered, the oldest
+        is at least as old as the mark.
+        """
+        now = self._monotonic()
+        held_up = now - self._ticked - self._tick_every
+        self._ticked = now
+        self._tick = self._reactor.callLater(self._tick_every, self._on_tick)
+        wire = self._wire
+        if wire is None:
+            return
+        marks = self._marks
+        if held_up > 0.5:  # this process stood still (SIGSTOP, suspend): answers may lie unread, blame nobody
+            self._marks = marks = deque((then + held_up, count) for then, count in marks)
+        while marks and marks[0][1] <= wire.answered:
+            marks.popleft()
+        if marks and now - marks[0][0] >= self.command_seconds:
+            self.abort(f"Redis did not answer within {self.command_seconds:g} s")
+            return
+        if wire.waiting:
+            written = wire.answered + len(wire.waiting)
+            if not marks or marks[-1][1] != written:
+                marks.append((now, written))
+        elif wire.answered != self._seen:
+            self._seen, self._quiet_since = wire.answered, now
+        elif self._greeted and now - self._quiet_since >= IDLE_PING:
+            wire.send(PING).addErrback(lambda failure: None)
+
+
+PING = pack(b"PING")
+
+
+def error_word(error: ResponseError) -> str:
+    """The first word of an error reply: READONLY, NOSCRIPT, OOM, …"""
+    return str(error).split(" ", 1)[0]
+
+
+class Pool:
+    """Up to ``size`` links, opened when those there are busy. For what need not stay in order."""
+
+    def __init__(self, make_link: Callable[[], Link], size: int) -> None:
+        self._make_link = make_link
+        self._size = max(1, size)
+        self._links: list[Link] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether a command would be sent now."""
+        return any(link.ready for link in self._links)
+
+    def start(self) -> None:
+        """Open the first link."""
+        if not self._links:
+            self._open()
+
+    def stop(self) -> Deferred[None]:
+        """Close all, as ``Link.stop``."""
+        links, self._links = self._links, []
+        return gatherResults([link.stop() for link in links]).addCallback(lambda _: None)
+
+    def command(self, *args: bytes | str | int) -> Deferred[Any]:
+        """As ``Link.command``, on the ready link with the least in flight."""
+        usable = [link for link in self._links if link.ready]
+        if not usable:
+            why = self._links[0].last_error if self._links else "no connection to Redis"
+            return fail(RedisUnavailable(why))
+        best = min(usable, key=lambda link: link.in_flight)
+        if best.in_flight and len(usable) == len(self._links) < self._size:
+            self._open()
+        return best.command(*args)
+
+    def _open(self) -> None:
+        link = self._make_link()
+        self._links.append(link)
+        link.start()

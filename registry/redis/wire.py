@@ -1,0 +1,121 @@
+"""The Redis protocol on one transport: txredisapi's, with a shorter way from bytes to Deferreds."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from txredisapi import ConnectionError, InvalidData, RedisProtocol, ResponseError
+
+from registry.errors import RedisUnavailable
+
+if TYPE_CHECKING:
+    from registry.redis.link import Link
+
+
+def pack(*args: bytes | str | int) -> bytes:
+    """One command as Redis reads it; str goes as UTF-8, int in decimal."""
+    parts = [b"*%d\r\n" % len(args)]
+    for arg in args:
+        if arg.__class__ is not bytes:
+            arg = arg.encode() if isinstance(arg, str) else b"%d" % arg  # type: ignore[str-bytes-safe]
+        parts.append(b"$%d\r\n%b\r\n" % (len(arg), arg))  # type: ignore[arg-type]
+    return b"".join(parts)
+
+
+class Wire(RedisProtocol):  # type: ignore[misc]
+    """One connection. Deferreds wait in a plain deque, in the order of the commands.
+
+    All simple commands of txredisapi work on it; its transactions and pipelines do not. Replies keep their
+    types: a payload ``007`` stays these three bytes.
+    """
+
+    # Takes what Redis says unasked and answers True for it; None where it has no reason to.
+    unasked: Callable[[Any], bool] | None = None
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(charset=None, convertNumbers=False)
+        self.waiting: deque[Deferred[Any]] = deque()
+        self.answered = 0
+        self.doomed = ""  # why this connection is being given up
+        self._link = link
+
+    def connectionMade(self) -> None:
+        self._link.connected(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.connected = 0
+        self._link.lost(self, self.doomed or f"the connection was lost: {reason.getErrorMessage()}")
+        self.forsake("the connection to Redis was lost")
+
+    def send(self, packed: bytes) -> Deferred[Any]:
+        """Write one packed command; the Deferred has its reply. Cancelling drops the reply when it comes."""
+        answer: Deferred[Any] = Deferred()
+        self.waiting.append(answer)
+        self.transport.write(packed)
+        return answer
+
+    def execute_command(self, *args: Any, **options: Any) -> Deferred[Any]:
+        """The way of all of txredisapi's commands."""
+        if not self.connected:
+            raise ConnectionError("Not connected")
+        answer = self.send(self._build_command(*args))
+        convert = options.get("post_proc")
+        return answer.addCallback(convert) if callable(convert) else answer
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        reader = self._reader
+        gets = reader.gets
+        popleft = self.waiting.popleft
+        unasked = self.unasked
+        try:
+            reader.feed(data)
+            reply = gets()
+            while reply is not False:
+                if unasked is not None and unasked(reply):
+                    reply = gets()
+                    continue
+                answer = popleft()
+                self.answered += 1
+                if reply.__class__ is ResponseError:
+                    if not answer.called:
+                        answer.errback(reply)
+                    self._link.answered_badly(reply)
+                elif not answer.called:  # a cancelled one stays in its place until now, and is dropped
+                    answer.callback(reply)
+                reply = gets()
+        except IndexError:  # said before we asked, as "max number of clients reached" may be
+            self._link.abort(str(reply) if isinstance(reply, ResponseError) else "Redis spoke out of turn")
+        except InvalidData as error:
+            self._link.abort(f"this is not the Redis protocol: {error}")
+        if self.doomed and not self.waiting:
+            self.transport.abortConnection()
+
+    def forsake(self, why: str) -> None:
+        """Fail all that waits: it was written, so nobody knows."""
+        waiting = self.waiting
+        while waiting:
+            answer = waiting.popleft()
+            if not answer.called:
+                answer.errback(RedisUnavailable(why, "unknown"))
+
+
+def keep_alive(transport: Any) -> None:
+    """Let the kernel notice a peer that has vanished; nothing to do on a unix socket."""
+    sock = getattr(transport, "transport", transport).getHandle()  # beneath TLS, if there is TLS
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    transport.setTcpNoDelay(True)
+    transport.setTcpKeepAlive(True)
+    for name, value in (
+        ("TCP_KEEPIDLE", 5),
+        ("TCP_KEEPINTVL", 2),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 8000),
+    ):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
