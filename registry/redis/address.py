@@ -18,7 +18,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """One Redis. ``kind`` is tcp, tls or unix; ``str()`` is for log lines and holds neither user nor password."""
+    """One Redis. ``kind`` is tcp, tls or unix; ``str()`` is for log lines: no user, no password."""
 
     kind: str = "tcp"
     host: str = "127.0.0.1"
@@ -89,9 +89,9 @@ def _unverified(host: str, options: Any) -> Any:
 def parse_redis_url(url: str) -> RedisAddress:
     """``redis://[user:password@]host[:port][/db]``, ``rediss://…`` the same over TLS, ``unix:///path?db=1``.
 
-    User, password and path are percent-decoded. Options after ``?``: ``db``, ``username``, ``password``; for
-    ``rediss`` also ``verify=0``, ``cafile``, ``certfile``, ``keyfile``. ValueError with one sentence that never
-    shows the password.
+    User, password and path are percent-decoded. Options after ``?``: ``db``, ``username``, ``password``;
+    for ``rediss`` also ``verify=0``, ``cafile``, ``certfile``, ``keyfile``. ValueError with one sentence that
+    never shows the password.
     """
     try:
         parts = urlsplit(url.strip())

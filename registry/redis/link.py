@@ -1,10 +1,11 @@
 """Connections to Redis that are supervised: ready or not, never dead for ever, never a queue without bound.
 
-A life: connect -> AUTH -> SELECT -> PING until it is neither loading nor busy -> ``on_ready`` -> ready -> lost -> wait -> connect.
+A life: connect, AUTH, SELECT, PING until Redis is neither loading nor busy, ``on_ready``, ready; then lost,
+a short wait, and again.
 
-Only a ready link takes commands; each is written at once and answered in order. An answer that does not come
-within the deadline ends the connection, and what was in flight ends as ``unknown``: Redis may yet carry it out,
-a stopped Redis does so when it is continued.
+Only a ready link takes commands; each is written at once and answered in order. An answer that does not
+come within the deadline ends the connection, and what was in flight ends as ``unknown``: Redis may yet carry
+it out, a stopped Redis does so when it is continued.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ STEADY = 1.0
 
 
 class Link:
-    """One supervised connection. ``on_ready(link)`` may return a Deferred; the link is ready when it has fired.
+    """One supervised connection; ready when the Deferred that ``on_ready(link)`` may return has fired.
 
-    ``on_lost()`` is called once each time a ready link stops being ready, after what was in flight has failed.
+    ``on_lost()`` is called once each time a ready link stops being ready: after what was in flight has
+    failed, except when a refusal (READONLY and such) ends the link while other answers are still coming.
     ``ready`` is to be read only; ``last_error`` is one sentence, "" when all is well.
     """
 
@@ -100,7 +102,8 @@ class Link:
 
         Fails with RedisUnavailable, ``not_applied`` at once when the link is not ready, ``unknown`` when the
         connection is lost or the answer does not come in time; with ResponseError for an error reply.
-        ``seconds`` shortens the deadline for this Deferred alone. Cancelling drops the reply, not the command.
+        ``seconds`` shortens the deadline for this Deferred alone. Cancelling drops the reply and never the
+        command.
         """
         if not self.ready:
             return fail(RedisUnavailable(self.last_error or "no connection to Redis"))
@@ -183,7 +186,7 @@ class Link:
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
         if self._running:
-            self._failed(f"cannot connect: {failure.getErrorMessage() or failure.type.__name__}")
+            self._failed(f"cannot connect: {failure.getErrorMessage() or type(failure.value).__name__}")
             self._schedule()
 
     def connected(self, wire: Wire) -> None:
@@ -247,7 +250,7 @@ class Link:
         text = failure.getErrorMessage()
         if failure.check(ResponseError):
             # Too many clients passes soon; what else Redis has against us a person must put right.
-            self._refused = "max number of clients" not in text
+            self._refused = "max number of clients" not in text and error_word(failure.value) != "MASTERDOWN"
         elif not failure.check(RedisUnavailable):
             self._log.failure("{name}: the first commands on a connection failed", failure, name=self.name)
         if not wire.doomed:
@@ -338,8 +341,8 @@ class Link:
     def _on_tick(self) -> None:
         """Watch the oldest unanswered command without a timer or a timestamp per command.
 
-        A mark is (time, how many commands had been written by then): while fewer have been answered, the oldest
-        is at least as old as the mark.
+        A mark is (time, how many commands had been written by then): while fewer have been answered, the
+        oldest is at least as old as the mark.
         """
         now = self._monotonic()
         held_up = now - self._ticked - self._tick_every

@@ -21,9 +21,8 @@ def pack(*args: bytes | str | int) -> bytes:
     """One command as Redis reads it; str goes as UTF-8, int in decimal."""
     parts = [b"*%d\r\n" % len(args)]
     for arg in args:
-        if arg.__class__ is not bytes:
-            arg = arg.encode() if isinstance(arg, str) else b"%d" % arg  # type: ignore[str-bytes-safe]
-        parts.append(b"$%d\r\n%b\r\n" % (len(arg), arg))  # type: ignore[arg-type]
+        data = arg if isinstance(arg, bytes) else arg.encode() if isinstance(arg, str) else b"%d" % arg
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(parts)
 
 
