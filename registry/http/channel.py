@@ -102,7 +102,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._discarded = 0
         self._ending: Any = None  # the delayed call that ends a connection for good
         self._closing = False
-        self._lost = False
+        self.lost = False
         self._held = False  # the transport asked us to pause
         self._drain: Drain | None = None
         self._waiting: list[Callable[[Exception | None], None]] = []
@@ -117,7 +117,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             _keep_alive(raw)
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
-        self._lost = True
+        self.lost = True
         self.site.connections.discard(self)
         if self._ending is not None:
             self._ending.cancel()
@@ -129,13 +129,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._closing = True
         super().loseConnection()
         drain = self._drain
-        if drain is not None and not self._lost and self._raw_transport().producer is not drain:
+        if drain is not None and not self.lost and self._raw_transport().producer is not drain:
             # The inherited method has unregistered what it took for the channel itself.
             self._listen_for_drain()
 
     def close(self) -> None:
         """End the connection in an orderly way, and by force when the client will not have it."""
-        if not self._lost and self._ending is None:
+        if not self.lost and self._ending is None:
             self._ending = self.callLater(self.limits.abort_seconds, self.abort)
         self.loseConnection()
 
@@ -144,8 +144,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if self._ending is not None and self._ending.active():
             self._ending.cancel()
         self._ending = None
-        if not self._lost and self.transport is not None:
-            self.transport.abortConnection()
+        transport: Any = self.transport
+        if not self.lost and transport is not None:
+            transport.abortConnection()
 
     def _consumer(self) -> Any:
         return self.transport
@@ -292,12 +293,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with ``refusal`` and end the connection; only the first refusal of a request counts."""
-        if self.phase in (REFUSED, BUSY) or self._closing or self._lost:
+        if self.phase in (REFUSED, BUSY) or self._closing or self.lost:
             return
         self.phase = REFUSED
         self.setTimeout(None)
         self.setRawMode()
-        request = self.requests.pop() if self.requests else self.site.requestFactory(self)
+        transport: Any = self.transport
+        request: Any = self.requests.pop() if self.requests else self.site.requestFactory(self)
         given = request.requestHeaders.getRawHeaders(b"x-request-id", ())
         request.request_id = sane_request_id(given) or new_request_id()
         request.method, request.uri, request.clientproto = self._line
@@ -305,9 +307,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         with_body = request.method != b"HEAD"
         request.code = refusal.status
         request.sentLength = len(refusal.body()) if with_body else 0
-        self.transport.write(refusal.answer(request.request_id, with_body))
+        transport.write(refusal.answer(request.request_id, with_body))
         raw = self._raw_transport()
-        if raw is self.transport and hasattr(raw, "loseWriteConnection"):
+        if raw is transport and hasattr(raw, "loseWriteConnection"):
             # Not over TLS, where the end of our side would have to be said in TLS as well.
             raw.loseWriteConnection()
         self._ending = self.callLater(self.limits.linger_seconds, self._stop_lingering)
@@ -327,10 +329,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._held = False
         super().resumeProducing()
 
-    def when_drained(self, callback: Callable[[Exception | None], None]) -> None:
-        """Call ``callback(None)`` once all that was written so far is in the kernel, else with the error."""
-        if self._lost or self.transport is None:
-            callback(ConnectionLost("The connection is lost."))
+    def when_drained(
+        self, callback: Callable[[Exception | None], None], error: Exception | None = None
+    ) -> None:
+        """Call ``callback(None)`` once all that was written so far is in the kernel, else with the error.
+
+        An ``error`` that is known already is told at once, as is a lost connection.
+        """
+        if error is None and (self.lost or self.transport is None):
+            error = ConnectionLost("The connection is lost.")
+        if error is not None:
+            self.site.guarded(callback, error)
             return
         self._waiting.append(callback)
         if len(self._waiting) > 1:
@@ -343,7 +352,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.callLater(0, self._listen_for_drain)
 
     def _listen_for_drain(self) -> None:
-        if self._lost or not self._waiting or self.transport is None:
+        if self.lost or not self._waiting or self.transport is None:
             return
         # The channel is the transport's producer all its life; it makes room for a moment.
         if not self._closing:
@@ -362,7 +371,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._drain = None
         raw = self._raw_transport()
         raw.unregisterProducer()
-        if not self._closing and not self._lost and self.transport is not None:
+        if not self._closing and not self.lost and self.transport is not None:
             self._consumer().registerProducer(self, True)
             if self._held:
                 self.resumeProducing()
@@ -386,8 +395,10 @@ def new_request_id() -> bytes:
 
 def _keep_alive(transport: Any) -> None:
     """Notice within a minute that a silent peer is gone, within half of one that it takes no bytes."""
-    transport.setTcpKeepAlive(True)
     handle = transport.getHandle()
+    if handle.family not in (socket.AF_INET, socket.AF_INET6):
+        return  # Twisted's unix sockets say that they provide ITCPTransport as well
+    transport.setTcpKeepAlive(True)
     for name, value in (
         ("TCP_KEEPIDLE", 30),
         ("TCP_KEEPINTVL", 10),

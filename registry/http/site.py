@@ -13,9 +13,12 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
@@ -206,12 +209,28 @@ def make_site(
     )
 
 
-def drained(request: RegistryRequest, callback: Callable[[Exception | None], None]) -> None:
-    """Call ``callback(None)`` when the answer has left the connection's own buffer for the kernel.
+def drained(request: IRequest, left: Callable[[], None], lost: Callable[[], None]) -> None:
+    """Call ``left()`` when the whole answer has left the connection's own buffer for the kernel.
 
-    To be called right after ``request.finish()``. ``callback(error)`` comes instead, with a ConnectionLost,
-    when the connection is lost first, also because 20 s went by and it was aborted. Exactly one call; at once
-    when the connection is lost already, else from a later turn of the reactor. Over TLS "the answer" is what
-    the TLS layer has encrypted by the next turn: one that waits for its peer may hold more.
+    May be called before the answer is written or right after ``request.finish()``. ``lost()`` comes instead
+    when the connection is lost first, also because 20 s went by after the finish and it was aborted. Exactly
+    one of them is called, once; ``lost`` at once when the connection is lost already. Over TLS "the answer"
+    is what the TLS layer has encrypted by the next turn of the reactor: one that waits for its peer may hold
+    more.
     """
-    request.connection.when_drained(callback)
+    asked: Any = request
+    channel: Channel = asked.connection
+
+    def tell(error: Exception | None) -> None:
+        if error is None:
+            left()
+        else:
+            lost()
+
+    if asked.finished or channel.lost:
+        channel.when_drained(tell)
+        return
+    finished: Deferred[None] = asked.notifyFinish()
+    finished.addCallbacks(
+        lambda _: channel.when_drained(tell), lambda _: channel.when_drained(tell, ConnectionLost())
+    )
