@@ -39,6 +39,7 @@ __all__ = ["Link", "Pool", "RedisAddress", "pack", "parse_redis_url"]
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0
 REFUSED_RETRY = 2.0  # a password is wrong for a while, not for ever: it may be rotated
+REFUSALS = {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED", "ERR"}
 IDLE_PING = 1.0
 LOADING_PING = 0.2
 # A connection that was ready for less than this keeps the backoff it had, else a replica that greets well and
@@ -151,7 +152,9 @@ class Link:
         """Connect, and keep at it until ``stop``."""
         if not self._running:
             self._running = True
-            self._connect()
+            self._delay = FIRST_RETRY
+            if self._wire is None:  # else it is still closing, and the next one follows
+                self._connect()
 
     def stop(self) -> Deferred[None]:
         """Take no more commands, let those in flight be answered (bounded by the deadline), close."""
@@ -249,8 +252,8 @@ class Link:
             return
         text = failure.getErrorMessage()
         if failure.check(ResponseError):
-            # Too many clients passes soon; what else Redis has against us a person must put right.
-            self._refused = "max number of clients" not in text and error_word(failure.value) != "MASTERDOWN"
+            # Too many clients passes soon, as a failover does; the rest a person must put right.
+            self._refused = error_word(failure.value) in REFUSALS and "max number of clients" not in text
         elif not failure.check(RedisUnavailable):
             self._log.failure("{name}: the first commands on a connection failed", failure, name=self.name)
         if not wire.doomed:
