@@ -1,0 +1,393 @@
+"""One event, one line, one priority: what the daemon logs and where the lines go.
+
+``install`` is called while options are parsed, before twistd or twist have built their logger, so that
+the first line is ours already: twistd takes an observer from its option ``--logger``, twist a factory of
+observers.
+
+    standard output   2026-11-24T06:43:00+0000 [registry.redis.link#warn] text
+    a log file        the same, rotated at 10 MB, ten files kept
+    journald          <4>registry.redis.link: text   (its mark of priority, when our output is its stream)
+    syslog            <28>Nov 24 06:43:00 registry[4711]: registry.redis.link: text   (one datagram a line)
+
+Access lines are in combined log format with the duration behind; they carry their own time, and no other
+prefix. A traceback follows its line with one tab in front of each of its lines; everything else that
+could break a line or colour a terminal is escaped, whoever logged it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Protocol
+
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, formatTime
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+from twisted.python.usage import Options
+from zope.interface import implementer
+
+from registry.config import LOG_LEVELS, Config, mask_url
+
+VALUE_LIMIT = 200  # characters of one value that a client chose
+LINE_LIMIT = 2000  # characters of one line: a syslog daemon may cut at 2048 bytes
+TRACEBACK_LIMIT = 100  # lines
+
+# The numbers of syslog(3), which journald's prefixes use too.
+PRIORITIES = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+_INFO = PRIORITIES["info"]
+_LOG_DAEMON = 3 << 3
+_SYSLOG_SOCKET = "/dev/log"
+
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def escape(value: str | bytes, limit: int = VALUE_LIMIT) -> str:
+    r"""A client's value, fit for quotes in a log line: at most ``limit`` characters, then ``...``.
+
+    Quotes and backslashes get a backslash; control characters, line separators, marks that turn the
+    direction of text and lone surrogates become ``\n``, ``\x1b``, ``\u202e``; bytes that are not UTF-8
+    become ``\xff``.
+    """
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+    if len(text) > limit:
+        text = text[:limit] + "..."
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return text
+    return "".join(_ESCAPES.get(char) or _visible(char) for char in text)
+
+
+def _visible(char: str) -> str:
+    if char.isprintable():
+        return char
+    if "\udc80" <= char <= "\udcff":  # how Python keeps a byte that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode-escape").decode("ascii")
+
+
+def one_line(text: str, limit: int = LINE_LIMIT) -> str:
+    """A whole message on one line; unlike ``escape`` it leaves quotes and backslashes alone."""
+    if len(text) > limit:
+        text = text[:limit] + "..."
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+_URL = re.compile(r"\b(?:rediss?|unix)://[^\s'\"]+")
+
+
+def mask(text: str, secrets: Iterable[str] = ()) -> str:
+    """Take passwords out of Redis URLs, and the given secrets out of any text.
+
+    A secret of less than four characters is looked for in URLs only: masking it would mask half of every
+    line.
+    """
+    if "://" in text:
+        text = _URL.sub(lambda match: mask_url(match[0]), text)
+    for secret in secrets:
+        if len(secret) >= 4:
+            text = text.replace(secret, "***")
+    return text
+
+
+# --- access lines ---
+
+_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+
+
+@lru_cache(maxsize=4)
+def _clf_time(second: int) -> str:
+    # Not strftime: its %b follows the locale.
+    t = time.gmtime(second)
+    return f"{t[2]:02d}/{_MONTHS[t[1] - 1]}/{t[0]}:{t[3]:02d}:{t[4]:02d}:{t[5]:02d} +0000"
+
+
+def access_line(
+    *,
+    client: str,
+    method: str | bytes,
+    uri: str | bytes,
+    protocol: str | bytes,
+    status: int,
+    sent: int,
+    referer: str | bytes | None,
+    user_agent: str | bytes | None,
+    seconds: float,
+    now: float,
+    user: str = "-",
+) -> str:
+    """One request in combined log format, with its duration in milliseconds behind.
+
+    ``client``: address, or "-" for a unix socket; ``uri``: as it came, query included (no secret ever
+    stands there); ``sent``: bytes of the body; ``seconds``: duration; ``now``: its end, as Unix time;
+    ``user``: the name of a token, never the token. No other header than Referer and User-Agent is ever
+    shown.
+    """
+    return (
+        f"{escape(client)} - {escape(user)} [{_clf_time(int(now))}] "
+        f'"{escape(method)} {escape(uri)} {escape(protocol)}" {status} {sent or "-"} '
+        f'"{escape(referer) if referer else "-"}" "{escape(user_agent) if user_agent else "-"}" '
+        f"{seconds * 1000:.1f}ms"
+    )
+
+
+# --- where lines go ---
+
+
+class Destination(Protocol):
+    """Takes finished lines. Never raises, never waits longer than a write to a file does."""
+
+    stamped: bool  # whether lines want a time and the level in front
+
+    def write(self, priority: int, lines: Iterable[str]) -> None: ...
+
+
+class StreamDestination:
+    """Standard output or a file; ``journal`` puts ``<priority>`` in front of each line instead of the time.
+
+    ``write_bytes`` takes all of a record at once, so that records of several processes do not mix.
+    """
+
+    def __init__(self, write_bytes: Callable[[bytes], object], journal: bool = False) -> None:
+        self._write_bytes = write_bytes
+        self._journal = journal
+        self.stamped = not journal
+
+    def write(self, priority: int, lines: Iterable[str]) -> None:
+        before = f"<{priority}>" if self._journal else ""
+        text = "".join(f"{before}{line}\n" for line in lines)
+        try:
+            self._write_bytes(text.encode("utf-8", "backslashreplace"))
+        except (OSError, ValueError):
+            pass  # a full disk, a closed terminal: the daemon goes on
+
+
+class SyslogDestination:
+    """Datagrams to the syslog socket, without ever waiting for its reader.
+
+    Not the ``syslog`` of the standard library: it blocks the whole reactor when the reader is stuck.
+    Lines that could not be sent are counted, and the count is sent as soon as something can be.
+    """
+
+    stamped = False
+
+    def __init__(self, prefix: str, path: str = _SYSLOG_SOCKET) -> None:
+        self._prefix = one_line(prefix, 32)
+        self._path = path
+        self._socket: socket.socket | None = None
+        self._lost = 0
+
+    def write(self, priority: int, lines: Iterable[str]) -> None:
+        for line in lines:
+            if self._lost and self._send(PRIORITIES["warn"], f"{self._lost} lines lost: syslog did not read"):
+                self._lost = 0
+            if not self._send(priority, line):
+                self._lost += 1
+
+    def _send(self, priority: int, line: str) -> bool:
+        t = time.localtime()
+        stamp = f"{_MONTHS[t[1] - 1]} {t[2]:2d} {t[3]:02d}:{t[4]:02d}:{t[5]:02d}"
+        # The process id is asked for each time: twistd forks after its logger is made.
+        text = f"<{_LOG_DAEMON | priority}>{stamp} {self._prefix}[{os.getpid()}]: {line}"
+        record = text.encode("utf-8", "backslashreplace")
+        for _ in range(2):  # once more on a new socket: the syslog daemon may have been restarted
+            try:
+                if self._socket is None:
+                    self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                    self._socket.setblocking(False)
+                    self._socket.connect(self._path)
+                self._socket.send(record)
+                return True
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.close()
+        return False
+
+    def close(self) -> None:
+        """Close the socket; the next line opens it again."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def is_journal(fd: int, environ: Mapping[str, str]) -> bool:
+    """Whether the descriptor is the stream that journald gave us: JOURNAL_STREAM is its ``device:inode``."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def stream(file: Any, environ: Mapping[str, str]) -> StreamDestination:
+    """The destination for a file object, such as ``sys.stdout``; by its descriptor when it has one."""
+    try:
+        fd = file.fileno()
+        file.flush()
+    except (AttributeError, OSError, ValueError):
+        return StreamDestination(lambda data: file.write(data.decode()))
+    return StreamDestination(lambda data: _write_all(fd, data), is_journal(fd, environ))
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+# --- events to lines ---
+
+
+@implementer(ILogObserver)
+class Observer:
+    """Sends the events of ``twisted.logger`` that are at least ``level`` to a destination."""
+
+    def __init__(self, destination: Destination, level: str, secrets: Iterable[str] = ()) -> None:
+        self._destination = destination
+        self._least = LOG_LEVELS.index(level)
+        self._secrets = tuple(secrets)
+
+    def __call__(self, event: LogEvent) -> None:
+        level = event.get("log_level") or LogLevel.info
+        if LOG_LEVELS.index(level.name) < self._least:
+            return
+        text, traceback = _text_of(event)
+        text = one_line(mask(text, self._secrets))
+        if not text and not traceback:
+            return
+        source = one_line(str(event.get("log_namespace") or "-"), VALUE_LIMIT)
+        if self._destination.stamped:
+            text = f"{formatTime(event.get('log_time'))} [{source}#{level.name}] {text}"
+        else:
+            text = f"{source}: {text}"
+        lines = [text]
+        if traceback:
+            masked = mask(traceback, self._secrets).splitlines()
+            if len(masked) > TRACEBACK_LIMIT:  # the end names the error, the start where it came from
+                half = TRACEBACK_LIMIT // 2
+                masked[half:-half] = [f"... {len(masked) - 2 * half} lines ..."]
+            lines += [f"\t{one_line(line)}" for line in masked]
+        self._destination.write(PRIORITIES[level.name], lines)
+
+    def access(self, line: str) -> None:
+        """An access line, which is complete and escaped already; its level is info."""
+        if self._least <= 1:
+            self._destination.write(_INFO, (line,))
+
+
+def _text_of(event: LogEvent) -> tuple[str, str]:
+    """The message of an event and its traceback, of the new logging as of ``twisted.python.log``."""
+    failure = event.get("log_failure")
+    if failure is None and event.get("isError") and isinstance(event.get("failure"), Failure):
+        # log.err: its text holds the traceback already
+        failure = event["failure"]
+        text = str(event.get("why") or "Unhandled Error")
+    else:
+        text = formatEvent(event)
+    if failure is None:
+        return text, ""
+    try:
+        return text, failure.getTraceback()
+    except Exception:  # an exception whose own text cannot be made
+        return text, f"(no traceback: {failure.type!r})"
+
+
+class AccessLog:
+    """Call it with an access line.
+
+    It goes straight to the destination: an event of Twisted costs several times more. Until logging has
+    begun, and under a logger of the user's own, lines are events of namespace ``registry.access``.
+    """
+
+    def __init__(self) -> None:
+        self._observer: Observer | None = None
+        self._log = Logger(namespace="registry.access")
+
+    def attach(self, observer: Observer) -> None:
+        """From now on lines go to this observer."""
+        self._observer = observer
+
+    def __call__(self, line: str) -> None:
+        if self._observer is None:
+            self._log.info("{line}", line=line)
+        else:
+            self._observer.access(line)
+
+
+# --- into twistd and twist ---
+
+
+def install(
+    options: Options, config: Config, environ: Mapping[str, str], syslog_socket: str = _SYSLOG_SOCKET
+) -> AccessLog:
+    """Make the program that parses ``options`` log through an Observer; to be called in ``postOptions``.
+
+    That is the one moment that is early enough: twistd reads its option ``--logger`` and twist its
+    factory of observers before they call ``makeService``. A ``--logger`` of the user wins. Without a
+    parent (a .tac file, a test) nothing is changed. Returns the log of requests.
+    """
+    access = AccessLog()
+    parent: Any = options.parent
+
+    def observe(destination: Destination) -> Observer:
+        observer = Observer(destination, config.log_level, config.secrets())
+        access.attach(observer)
+        return observer
+
+    if parent is None:
+        return access
+    if "fileLogObserverFactory" in parent:  # twist
+        parent["fileLogObserverFactory"] = lambda file: observe(stream(file, environ))
+        if (
+            parent["logLevel"] is LogLevel.info
+        ):  # else somebody chose it: twist filters before we see an event
+            parent["logLevel"] = LogLevel.levelWithName(config.log_level)
+    elif parent.get("logger") is None:  # twistd
+        global _make_observer
+        _make_observer = lambda: observe(_twistd_destination(parent, environ, syslog_socket))  # noqa: E731
+        parent["logger"] = f"{__name__}.{twistd_observer.__name__}"
+    return access
+
+
+# Set by install. twistd wants the dotted name of a callable without arguments, so there is no other way
+# to hand it the options it shall look at.
+_make_observer: Callable[[], Observer] | None = None
+
+
+def twistd_observer() -> Observer:
+    """What twistd's option ``--logger`` names once ``install`` has run."""
+    if _make_observer is None:
+        sys.exit("registry.log.twistd_observer serves the registry's own command only: leave out --logger.")
+    return _make_observer()
+
+
+def _twistd_destination(options: Any, environ: Mapping[str, str], syslog_socket: str) -> Destination:
+    """What twistd's options ask for, as in its own UnixAppLogger; called when logging starts."""
+    if options.get("syslog"):
+        prefix = options.get("prefix") or "twisted"
+        return SyslogDestination("registry" if prefix == "twisted" else prefix, syslog_socket)
+    name, foreground = options.get("logfile"), options.get("nodaemon")
+    if name == "-" and not foreground:
+        sys.exit("A daemon cannot log to standard output: give --logfile=PATH, --syslog, or -n to stay.")
+    if name == "-" or (foreground and not name):
+        return stream(sys.stdout, environ)
+    path = os.path.abspath(name or "twistd.log")
+    try:
+        file = LogFile.fromFullPath(path, rotateLength=10_000_000, maxRotatedFiles=10)
+    except OSError as error:
+        sys.exit(f"The log file {path} cannot be written: {error.strerror}.")
+    asked: list[int] = []
+
+    def write(data: bytes) -> None:
+        if asked:  # between two records, never in the middle of one
+            asked.clear()
+            file.rotate()
+        file.write(data)
+
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, lambda signum, frame: asked.append(signum))
+    return StreamDestination(write)
