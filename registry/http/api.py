@@ -103,7 +103,7 @@ class Api:
             return answer.body
         request.write(answer.body)
         request.finish()
-        drained(request, lambda error: self._verbs.lost(answer) if error else self._verbs.delivered(answer))
+        drained(request, lambda: self._verbs.delivered(answer), lambda: self._verbs.lost(answer))
         return NOT_DONE_YET
 
 
