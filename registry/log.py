@@ -342,9 +342,7 @@ def install(
         return access
     if "fileLogObserverFactory" in parent:  # twist
         parent["fileLogObserverFactory"] = lambda file: observe(stream(file, environ))
-        if (
-            parent["logLevel"] is LogLevel.info
-        ):  # else somebody chose it: twist filters before we see an event
+        if parent["logLevel"] is LogLevel.info:  # else somebody chose it, and twist filters before we do
             parent["logLevel"] = LogLevel.levelWithName(config.log_level)
     elif parent.get("logger") is None:  # twistd
         global _make_observer
