@@ -96,11 +96,12 @@ def mask(text: str, secrets: Iterable[str] = ()) -> str:
 
 # --- access lines ---
 
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
 @lru_cache(maxsize=4)
-def _clf_time(second: int) -> str:
+def clf_time(second: int) -> str:
+    """A Unix time as access lines tell it."""
     # Not strftime: its %b follows the locale.
     t = time.gmtime(second)
     return f"{t[2]:02d}/{_MONTHS[t[1] - 1]}/{t[0]}:{t[3]:02d}:{t[4]:02d}:{t[5]:02d} +0000"
@@ -116,23 +117,53 @@ def access_line(
     sent: int,
     referer: str | bytes | None,
     user_agent: str | bytes | None,
-    seconds: float,
+    seconds: float | None,
     now: float,
     user: str = "-",
 ) -> str:
     """One request in combined log format, with its duration in milliseconds behind.
 
     ``client``: address, or "-" for a unix socket; ``uri``: as it came, query included (no secret ever
-    stands there); ``sent``: bytes of the body; ``seconds``: duration; ``now``: its end, as Unix time;
-    ``user``: the name of a token, never the token. No other header than Referer and User-Agent is ever
-    shown.
+    stands there); ``sent``: bytes of the body; ``seconds``: duration, None for unknown; ``now``: its end, as
+    Unix time; ``user``: the name of a token, never the token. No other header than Referer and User-Agent is
+    ever shown.
     """
     return (
-        f"{escape(client)} - {escape(user)} [{_clf_time(int(now))}] "
+        f"{escape(client)} - {escape(user)} [{clf_time(int(now))}] "
         f'"{escape(method)} {escape(uri)} {escape(protocol)}" {status} {sent or "-"} '
         f'"{escape(referer) if referer else "-"}" "{escape(user_agent) if user_agent else "-"}" '
-        f"{seconds * 1000:.1f}ms"
+        f"{'-' if seconds is None else f'{seconds * 1000:.1f}ms'}"
     )
+
+
+def request_logger(
+    write: Callable[[str], None],
+    now: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Callable[[Any], None]:
+    """A function that logs an answered request of ``twisted.web``, or one that looks like it, with ``write``.
+
+    Its duration is known when the request has ``began``, a reading of ``monotonic``.
+    """
+
+    def log_request(request: Any) -> None:
+        began = getattr(request, "began", None)
+        write(
+            access_line(
+                client=getattr(request.getClientAddress(), "host", None) or "-",
+                method=request.method,
+                uri=request.uri,
+                protocol=request.clientproto,
+                status=request.code,
+                sent=request.sentLength,
+                referer=request.getHeader(b"referer"),
+                user_agent=request.getHeader(b"user-agent"),
+                seconds=None if began is None else monotonic() - began,
+                now=now(),
+            )
+        )
+
+    return log_request
 
 
 # --- where lines go ---
@@ -273,10 +304,10 @@ class Observer:
             lines += [f"\t{one_line(line)}" for line in masked]
         self._destination.write(PRIORITIES[level.name], lines)
 
-    def access(self, line: str) -> None:
-        """An access line, which is complete and escaped already; its level is info."""
+    def access(self, *lines: str) -> None:
+        """Access lines, which are complete and escaped already; their level is info."""
         if self._least <= 1:
-            self._destination.write(_INFO, (line,))
+            self._destination.write(_INFO, lines)
 
 
 def _text_of(event: LogEvent) -> tuple[str, str]:
@@ -297,7 +328,7 @@ def _text_of(event: LogEvent) -> tuple[str, str]:
 
 
 class AccessLog:
-    """Call it with an access line.
+    """Call it with access lines.
 
     It goes straight to the destination: an event of Twisted costs several times more. Until logging has
     begun, and under a logger of the user's own, lines are events of namespace ``registry.access``.
@@ -311,11 +342,12 @@ class AccessLog:
         """From now on lines go to this observer."""
         self._observer = observer
 
-    def __call__(self, line: str) -> None:
+    def __call__(self, *lines: str) -> None:
         if self._observer is None:
-            self._log.info("{line}", line=line)
+            for line in lines:
+                self._log.info("{line}", line=line)
         else:
-            self._observer.access(line)
+            self._observer.access(*lines)
 
 
 # --- into twistd and twist ---

@@ -97,6 +97,7 @@ def test_data_dir(environ: dict[str, str], expected: str) -> None:
         ("ACCESS_LOG", "1", True),
         ("LOG_LEVEL", "WARNING", "warn"),
         ("ALLOWED_HOSTS", "Tasks.example.org., 10.0.0.1,[::2]", ("tasks.example.org", "10.0.0.1", "::2")),
+        ("ALLOWED_HOSTS", "*", ("*",)),
         ("REDIS_SERVER", "/opt/redis-server", "/opt/redis-server"),
         ("PROCESSES", "4", 4),
     ],
@@ -142,7 +143,7 @@ def test_max_wait_is_never_less_than_queue_timeout() -> None:
         ("LOG_LEVEL", "loud"),
         ("ALLOWED_HOSTS", "http://a"),
         ("ALLOWED_HOSTS", "a:80"),
-        ("ALLOWED_HOSTS", "*"),
+        ("ALLOWED_HOSTS", "*.example.org"),
         ("PROCESSES", "0"),
     ],
 )

@@ -21,6 +21,8 @@ from twisted.logger import Logger, LogLevel
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
 from twisted.python.usage import Options
+from twisted.web.http import Request
+from twisted.web.test.requesthelper import DummyChannel
 
 from registry.config import Config
 from registry.log import (
@@ -33,6 +35,7 @@ from registry.log import (
     install,
     is_journal,
     mask,
+    request_logger,
     stream,
 )
 
@@ -100,18 +103,18 @@ def test_mask() -> None:
 
 
 def line(**changes: object) -> str:
-    values: dict[str, object] = dict(
-        client="10.0.0.7",
-        method=b"GET",
-        uri=b"/api/popTask/zoneCheck?wait=5",
-        protocol=b"HTTP/1.1",
-        status=200,
-        sent=27,
-        referer=None,
-        user_agent=b"axios/0.18",
-        seconds=0.0123,
-        now=1543042980.9,
-    )
+    values: dict[str, object] = {
+        "client": "10.0.0.7",
+        "method": b"GET",
+        "uri": b"/api/popTask/zoneCheck?wait=5",
+        "protocol": b"HTTP/1.1",
+        "status": 200,
+        "sent": 27,
+        "referer": None,
+        "user_agent": b"axios/0.18",
+        "seconds": 0.0123,
+        "now": 1543042980.9,
+    }
     return access_line(**{**values, **changes})  # type: ignore[arg-type]
 
 
@@ -136,6 +139,21 @@ def test_no_client_can_forge_an_access_line(uri: bytes, agent: bytes, method: by
     assert match and match[5] == "200" and match[8] == (escape(agent) or "-")
 
 
+def test_requests_of_twisted_web_become_access_lines() -> None:
+    request = Request(DummyChannel(), False)
+    request.method, request.uri, request.clientproto, request.code = b"PUT", b"/x?a=1", b"HTTP/1.1", 503
+    request.sentLength = 9
+    request.requestHeaders.setRawHeaders("user-agent", ["axios"])
+    request.requestHeaders.setRawHeaders("authorization", ["Bearer geheim"])
+    lines: list[str] = []
+    log_request = request_logger(lines.append, now=lambda: 0, monotonic=lambda: 7.5)
+    log_request(request)
+    request.began = 7.25  # type: ignore[attr-defined]
+    log_request(request)
+    expected = '192.168.1.1 - - [01/Jan/1970:00:00:00 +0000] "PUT /x?a=1 HTTP/1.1" 503 9 "-" "axios" '
+    assert lines == [expected + "-", expected + "250.0ms"]
+
+
 # --- events ---
 
 
@@ -150,13 +168,13 @@ def test_what_is_below_the_level_is_not_logged() -> None:
     kept, log = observed("warn")
     log.debug("no")
     log.info("no")
-    log.warn("yes")
+    log.emit(LogLevel.warn, "yes")
     assert [lines for _, lines in kept.records] == [["test: yes"]]
 
 
 def test_a_stamped_line_has_time_source_and_level() -> None:
     kept, log = observed(stamped=True)
-    log.warn("text")
+    log.emit(LogLevel.warn, "text")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} \[test#warn\] text", kept.records[0][1][0])
 
 
