@@ -39,8 +39,7 @@ def _fail(seconds: float, frame: FrameType | None) -> None:
         raise failed
     result = _waited_for(waiting.gr_frame)
     if result is not None:
-        result.callbacks.clear()  # its end is no longer anybody's
-        result.addErrback(lambda _: None)
+        result.pause()  # its end is no longer anybody's
         if result._chainedTo is not None:
             result._chainedTo.cancel()  # what the test has in "finally" still runs
     waiting.throw(failed)
