@@ -22,7 +22,9 @@ from twisted.logger import Logger
 from registry import __version__
 from registry.config import Config, mask_url
 from registry.errors import RegistryError
+from registry.http.access import Access
 from registry.http.api import Api
+from registry.http.door import FrontDoor
 from registry.http.json_check import BadJson, check_json
 from registry.http.site import RegistrySite, make_site
 from registry.http.verbs import Verbs
@@ -53,7 +55,7 @@ class Daemon(Service):  # type: ignore[misc]
         config: Config,
         reactor: Any,
         environ: Mapping[str, str] = os.environ,
-        access_log: Callable[[Any], None] | None = None,
+        access_log: Callable[..., None] | None = None,
         fail: Callable[[str], None] = lambda why: None,
     ) -> None:
         self.config = config
@@ -104,13 +106,16 @@ class Daemon(Service):  # type: ignore[misc]
         self._sweeper = Sweeper(self._store, self.queues, reactor)
         self.verbs = Verbs(self.queues, config)
         api = Api(self.verbs, self._redis_state, lambda: self._stopping is not None)
+        access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
+        self._access = access
         self.site: RegistrySite = make_site(
             api.resource(),
             reactor=reactor,
             max_body=config.max_task_bytes,
-            access_log=self._access_log,
+            access_log=access.request if access is not None else None,
             host_allowed=host_allowed(config.allowed_hosts),
         )
+        self.door = FrontDoor(self.verbs, self.site, reactor=reactor, access=access)
         self._built = True
 
     @inlineCallbacks
@@ -149,7 +154,7 @@ class Daemon(Service):  # type: ignore[misc]
             endpoint = serverFromString(self._reactor, text)
             if getattr(endpoint, "_backlog", None) == 50:
                 endpoint._backlog = BACKLOG
-            port = yield endpoint.listen(self.site)
+            port = yield endpoint.listen(self.door)
             self._ports.append(port)
             log.info("listening on {address}", address=_where(port.getHost()))
 
@@ -187,11 +192,15 @@ class Daemon(Service):  # type: ignore[misc]
         yield DeferredList([d for d in (port.stopListening() for port in self._ports) if d is not None])
         if self._built:
             self.queues.draining = True
+            self.door.drain()
             self.queues.end_polls()
             self.site.drain()
             deadline = time.monotonic() + DRAIN_SECONDS
-            while (self.site.connections or not self.queues.settled) and time.monotonic() < deadline:
+            open_ones = (self.door.connections, self.site.connections)
+            while (any(open_ones) or not self.queues.settled) and time.monotonic() < deadline:
                 yield deferLater(self._reactor, 0.02)
+            if self._access is not None:
+                self._access.flush()
             self._sweeper.stop()
             for part in (self._subscriber, self._pool, self._link):
                 yield part.stop()

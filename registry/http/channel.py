@@ -114,7 +114,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.site.connections.add(self)
         raw = self._raw_transport()
         if ITCPTransport.providedBy(raw):
-            _keep_alive(raw)
+            keep_alive(raw)
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self.lost = True
@@ -393,7 +393,7 @@ def new_request_id() -> bytes:
     return secrets.token_hex(8).encode("ascii")
 
 
-def _keep_alive(transport: Any) -> None:
+def keep_alive(transport: Any) -> None:
     """Notice within a minute that a silent peer is gone, within half of one that it takes no bytes."""
     handle = transport.getHandle()
     if handle.family not in (socket.AF_INET, socket.AF_INET6):

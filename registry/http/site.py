@@ -9,6 +9,7 @@ What is malformed, too large, too slow or sent by a page of another site ends in
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -42,6 +43,7 @@ class RegistryRequest(Request):  # type: ignore[misc]
 
     def __init__(self, channel: Channel, *args: Any, **kwargs: Any) -> None:
         super().__init__(channel, *args, **kwargs)
+        self.began = time.monotonic()
         self.connection = channel  # `channel` itself is taken away when the answer is finished
 
     def handleContentChunk(self, data: bytes) -> None:

@@ -1,0 +1,437 @@
+"""The front door: the busiest requests, answered on the bare transport; all others go to the site behind it.
+
+The door reads only what is certainly fine: a short list of paths, methods in capitals, headers of plain ASCII, each at
+most once, a Content-Length or no body. Whatever else comes, a connection is handed over to the site together with the
+bytes read so far, and stays there. The site has all the rules, so there is one place that says no to a request, and what
+a request means is said in `registry.http.verbs` for both.
+
+    READY -- a whole request --> BUSY -- its answer --> READY, or WRITING while the kernel takes no more bytes
+      |  75 s idle, 10 s head,    no deadline of ours           20 s
+      |  30 s + size/rate body
+      +-- anything unusual --> PASSED
+
+An answer is given to the kernel at once where it takes it. That saves two system calls and a turn of the reactor for
+each, and tells in the same moment that the bytes have left, which ends the hand-over of a task.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from email.utils import formatdate
+from http import HTTPStatus
+from socket import AF_UNIX
+from time import monotonic, time
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocol, IPullProducer
+from twisted.internet.protocol import Factory
+from twisted.internet.tcp import Server
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from registry.http.access import Access
+from registry.http.channel import keep_alive
+from registry.http.head import REQUEST_LINE, Head, read_head, sound_name
+from registry.http.site import RegistrySite
+from registry.http.verbs import ROUTES, Verbs
+from registry.http.wire import JSON, NO_STORE, Answer, failure_answer
+
+READY, BUSY, WRITING, PASSED, OVER = range(5)
+
+# The verbs that may wait for long, and are cancelled when their client hangs up. No other is: a push is carried
+# to its end, or nobody would wake the poller that waits for it.
+PARKING = frozenset(("pop", "pop_many"))
+# Of one head; a longer one is the site's to judge. Bytes.
+MAX_HEAD = 8192
+# Bytes that wait behind a request under way; above it nothing is read.
+MAX_BEHIND = 65_536
+# Clients send the same headers again and again: so many heads are remembered as they were understood.
+MAX_HEADS = 512
+MAX_HEAD_REMEMBERED = 2048
+
+
+class FrontDoor(Factory):  # type: ignore[misc]
+    """Makes the connections. ``connections``: those that are not the site's yet.
+
+    ``host_allowed``, limits and the longest body are the site's. ``access`` writes a line for each answer.
+    """
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self, verbs: Verbs, site: RegistrySite, *, reactor: Any, access: Access | None = None
+    ) -> None:
+        self.site = site
+        self.routes = {
+            word: (frozenset(route.methods), getattr(verbs, route.verb), route.segments, route.verb in PARKING)
+            for word, route in ROUTES.items()
+        }
+        self.delivered = verbs.delivered
+        self.lost = verbs.lost
+        self.limits = site.limits
+        self.access = access
+        self.connections: set[Door] = set()
+        self.draining = False
+        self.now = 0  # s, counted by ourselves: a clock that is set must not end every connection
+        self._heads: dict[bytes, Head] = {}
+        self._starts: dict[int, bytes] = {}
+        first = int.from_bytes(os.urandom(3), "big")
+        self._ids = map((os.urandom(4).hex().encode() + b"%08x").__mod__, itertools.count(first))
+        self._reactor = reactor
+        self._tick_call: Any = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        return Door(self)
+
+    def drain(self) -> None:
+        """From now on every answer closes its connection, and those without a request under way end now."""
+        self.draining = True
+        for door in list(self.connections):
+            if door.idle:
+                door.close()
+
+    # What all connections share.
+
+    def head(self, block: bytes) -> Head | None:
+        """A block of headers, understood; most were seen before."""
+        head = read_head(block, self.site.host_allowed)
+        if head is not None and len(block) <= MAX_HEAD_REMEMBERED:
+            if len(self._heads) >= MAX_HEADS:
+                self._heads.clear()
+            self._heads[block] = head
+        return head
+
+    def start(self, status: int) -> bytes:
+        """The beginning of an answer with this status, up to the value of X-Request-Id."""
+        start = b"HTTP/1.1 %d %b\r\n%b: %b\r\n%b: %b\r\nServer: registry\r\nDate: %b\r\nX-Request-Id: " % (
+            status,
+            HTTPStatus(status).phrase.encode(),
+            *JSON,
+            *NO_STORE,
+            formatdate(time(), usegmt=True).encode(),
+        )
+        self._starts[status] = start
+        return start
+
+    def opened(self, door: Door) -> None:
+        self.connections.add(door)
+        if self._tick_call is None:
+            self._starts.clear()
+            self._tick_call = self._reactor.callLater(1, self._tick)
+
+    def closed(self, door: Door) -> None:
+        self.connections.discard(door)
+        if not self.connections and self._tick_call is not None:
+            self._tick_call.cancel()
+            self._tick_call = None
+
+    def _tick(self) -> None:
+        """Once a second: the time in answers moves on, and whoever is late is told."""
+        self._tick_call = self._reactor.callLater(1, self._tick)
+        self._starts.clear()
+        self.now = now = self.now + 1
+        late = [door for door in self.connections if door.state != BUSY and door.due < now]
+        for door in late:
+            door.late()
+
+
+@implementer(IProtocol, IPullProducer)
+class Door:
+    """One connection. Its slots are few, because ten thousand of them may wait for a task."""
+
+    __slots__ = (
+        "_answer",
+        "_began",
+        "_behind",
+        "_call",
+        "_channel",
+        "_door",
+        "_head",
+        "_method",
+        "_need",
+        "_paused",
+        "_serving",
+        "_target",
+        "due",
+        "state",
+        "transport",
+    )
+
+    def __init__(self, door: FrontDoor) -> None:
+        self._door = door
+        self.transport: Any = None
+        self.state = READY
+        self.due = 0.0  # the tick after which it is late
+        self._behind: bytes | bytearray = b""  # read, and not understood or not its turn yet
+        self._need = 0  # so many bytes make the request whole that _behind begins with; 0: not known
+        self._paused = False
+        self._serving = False
+        self._channel: Any = None  # the site's, once the connection was handed over
+        self._call: Deferred[Any] | None = (
+            None  # what the request under way waits for, when it may be cancelled
+        )
+        self._answer: Answer | None = None  # what is on its way to the kernel
+        self._method = self._target = b""
+        self._head: Any = None
+        self._began = 0.0
+
+    # Coming and going
+
+    def makeConnection(self, transport: Any) -> None:
+        self.transport = transport
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        transport, door = self.transport, self._door
+        if not isinstance(transport, Server):
+            # Beneath TLS nobody can tell when bytes have left but the channel, which is the slow road anyway.
+            self._pass_on()
+            return
+        if transport.socket.family != AF_UNIX:
+            keep_alive(transport)
+            transport.setTcpNoDelay(True)
+        door.opened(self)
+        self.due = door.now + door.limits.idle_seconds
+
+    def connectionLost(self, reason: Failure) -> None:
+        state, self.state = self.state, OVER
+        call, self._call = self._call, None
+        channel, self._channel = self._channel, None
+        answer, self._answer = self._answer, None
+        self._behind = b""
+        self._door.closed(self)
+        self.transport = None
+        if channel is not None:
+            channel.connectionLost(reason)
+        elif state == BUSY and call is not None:
+            call.cancel()
+        elif answer is not None and answer.taken:
+            self._door.lost(answer)
+
+    def close(self) -> None:
+        """End the connection in an orderly way; by force when that takes long."""
+        self.state = OVER
+        self._behind = b""
+        self.due = self._door.now + self._door.limits.abort_seconds
+        self.transport.loseConnection()
+
+    @property
+    def idle(self) -> bool:
+        """Not a byte of a request has come."""
+        return self.state == READY and not self._behind
+
+    def late(self) -> None:
+        """The deadline of what it is about has passed."""
+        if self.idle:
+            self.close()
+        elif self.state == READY:
+            # It knows how to say so, and how to end a connection with bytes still coming.
+            self._pass_on()
+            self._channel.timeoutConnection()
+        else:
+            self.transport.abortConnection()
+
+    def _pass_on(self, data: bytes = b"") -> None:
+        """From here on the connection is the site's, and so are these bytes."""
+        transport = self.transport
+        self.state = PASSED
+        self._door.closed(self)
+        data, self._behind = bytes(self._behind) + data, b""
+        self._channel = channel = self._door.site.buildProtocol(transport.getPeer())  # type: ignore[no-untyped-call]
+        channel.makeConnection(transport)
+        if data:
+            channel.dataReceived(data)
+
+    # Reading
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.state == READY:
+            if self._behind:
+                self._behind += data
+                if len(self._behind) < self._need:
+                    return
+                data, self._behind = bytes(self._behind), b""
+            self._serve(data)
+        elif self.state == PASSED:
+            self._channel.dataReceived(data)
+        elif self.state != OVER:
+            self._behind = self._behind + data
+            if len(self._behind) > MAX_BEHIND and not self._paused:
+                self._paused = True
+                self.transport.pauseProducing()
+
+    def _serve(self, data: bytes) -> None:
+        """Begin what these bytes ask for; what is behind the first request waits for its answer."""
+        door = self._door
+        self._serving = True
+        while True:
+            line = REQUEST_LINE.match(data)
+            if line is None:
+                # Lines of other paths are the site's. One that may yet become ours is waited for.
+                if b"\r\n" in data or len(data) > MAX_HEAD or data[:1] not in (b"G", b"P"):
+                    self._pass_on(data)
+                else:
+                    self._wait_for_more(data, 0)
+                break
+            at = line.end()
+            end = data.find(b"\r\n\r\n", at - 2) + 4
+            if end < at + 2:
+                if end != 3 or len(data) - at > MAX_HEAD:
+                    self._pass_on(data)
+                else:
+                    self._wait_for_more(data, 0)
+                break
+            block = data[at : end - 2]
+            head = door._heads.get(block) or door.head(block)
+            method, target, word, name, rest, query = line.groups()
+            route = door.routes.get(word)
+            if head is None or route is None:
+                self._pass_on(data)
+                break
+            methods, call, segments, parks = route
+            if (
+                method not in methods
+                or (rest is None) == (segments == 2)
+                or ((b"%" in name or name[0] == 0x2E) and not sound_name(name))
+            ):
+                self._pass_on(data)
+                break
+            size = head.length
+            body = b""
+            if size:
+                whole = end + size
+                if len(data) < whole:
+                    if size > door.site.limit_of(target.partition(b"?")[0]):
+                        self._pass_on(data)
+                    else:
+                        self._wait_for_more(data, whole)
+                    break
+                body = data[end:whole]
+                end = whole
+            self._behind = data[end:]
+            self._method = method
+            self._target = target
+            self._head = head
+            self._began = monotonic()
+            self.state = BUSY
+            try:
+                if rest is None:
+                    called = call(name, query or b"", head.get, body)
+                else:
+                    called = call(name, rest, query or b"", head.get, body)
+            except Exception:
+                self._fail(Failure())
+            else:
+                if parks:
+                    self._call = called
+                called.addCallbacks(self._write, self._fail)
+            if self.state != READY or not self._behind:
+                break
+            data, self._behind = bytes(self._behind), b""
+        self._serving = False
+
+    def _wait_for_more(self, data: bytes, need: int) -> None:
+        """The request is not whole yet. Its deadline runs from its first byte, that of its body from the end of its head."""
+        limits, now = self._door.limits, self._door.now
+        if need:
+            self.due = now + limits.body_seconds + need / limits.body_rate
+        else:
+            self.due = min(self.due, now + limits.head_seconds)
+        self._need = need
+        self._behind = bytearray(data)
+
+    # Answering
+
+    def _fail(self, failure: Failure) -> None:
+        if self.state == BUSY:
+            self._write(failure_answer(failure))
+
+    def _write(self, answer: Answer) -> None:
+        """Give the answer to the kernel, whole if it takes it."""
+        door = self._door
+        if self.state != BUSY:
+            if answer.taken:
+                door.lost(answer)
+            return
+        self._call = None
+        try:
+            self._send(door, answer)
+        except Exception:
+            door._log.failure("The front door could not answer")
+            self.transport.abortConnection()
+
+    def _send(self, door: FrontDoor, answer: Answer) -> None:
+        status, body, head = answer.status, answer.body, self._head
+        more = b""
+        for pair in answer.headers:
+            more += b"%b: %b\r\n" % pair
+        if head.close or door.draining:
+            more += b"Connection: close\r\n"
+        request_id = head.request_id or next(door._ids)
+        data = b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
+            door._starts.get(status) or door.start(status),
+            request_id,
+            len(body),
+            more,
+            body,
+        )
+        transport = self.transport
+        try:
+            sent = transport.socket.send(data)
+        except OSError:
+            # Full, or broken: the transport finds out which.
+            sent = 0
+        if door.access is not None:
+            door.access.served(
+                transport.client[0] if transport.client else "-",
+                self._method,
+                self._target,
+                status,
+                len(body),
+                head.logged,
+                self._began,
+            )
+        if sent == len(data):
+            if answer.taken:
+                door.delivered(answer)
+            self._next()
+        else:
+            self.state = WRITING
+            self.due = door.now + door.limits.drain_seconds
+            transport.write(data[sent:])
+            transport.registerProducer(self, False)
+            self._answer = answer
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty. Registering calls it once too early: there is no answer to tell of yet."""
+        answer = self._answer
+        if answer is None:
+            return
+        self._answer = None
+        self.transport.unregisterProducer()
+        if answer.taken:
+            self._door.delivered(answer)
+        self._next()
+
+    def stopProducing(self) -> None:
+        """The connection is ending; `connectionLost` tells."""
+
+    def _next(self) -> None:
+        """The answer has left: the next request's turn."""
+        door = self._door
+        if self._head.close or door.draining:
+            self.close()
+            return
+        self.state = READY
+        self._need = 0
+        self.due = door.now + door.limits.idle_seconds
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+        if self._behind and not self._serving:
+            data, self._behind = bytes(self._behind), b""
+            self._serve(data)

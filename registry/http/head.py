@@ -1,0 +1,98 @@
+"""What the front door is sure of in the bytes of a request: its line, its headers, the queue's name in its path.
+
+Everything here has two answers, understood and not understood. It never judges: what is not understood is read again
+by the site, which knows every rule and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
+
+from registry.errors import BadName
+from registry.http.screening import Refusal, sane_request_id, screen_host
+from registry.log import escape
+from registry.queue.names import check_name
+
+# The characters of RFC 3986's pchar, an escape being looked at later.
+REQUEST_LINE = re.compile(
+    rb"(GET|POST|PUT) (/api/([A-Za-z]{1,20})/([A-Za-z0-9\-._~!$&'()*+,;=:@%]+)(?:/([A-Za-z0-9\-_]+))?"
+    rb"(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*))?) HTTP/1\.1\r\n"
+)
+_FIELD = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?)[ \t]*"
+)
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,8}")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_CONNECTION = {b"keep-alive": False, b"close": True}
+# Headers that change what a request is, or who may send it. The site knows what to do about them.
+UNUSUAL = frozenset(
+    (
+        b"content-encoding",
+        b"expect",
+        b"http2-settings",
+        b"origin",
+        b"proxy-connection",
+        b"sec-fetch-site",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+
+def named_agents(referer: bytes | None, user_agent: bytes | None) -> str:
+    """The two headers that an access line shows, as it shows them."""
+    return f'"{escape(referer) if referer else "-"}" "{escape(user_agent) if user_agent else "-"}"'
+
+
+class Head:
+    """A request's headers as they were understood; ``get(name)`` takes a name in lower case."""
+
+    __slots__ = ("close", "get", "length", "logged", "request_id")
+
+    def __init__(self, headers: dict[bytes, bytes], length: int, close: bool) -> None:
+        self.get = headers.get
+        self.length = length
+        self.close = close
+        self.request_id = sane_request_id([headers.get(b"x-request-id", b"")])
+        self.logged = named_agents(headers.get(b"referer"), headers.get(b"user-agent"))
+
+
+def read_head(block: bytes, host_allowed: Callable[[bytes], bool]) -> Head | None:
+    """Understand a block of header lines, each with its line end; None when it is not certainly fine."""
+    headers: dict[bytes, bytes] = {}
+    for line in block[:-2].split(b"\r\n"):
+        found = _FIELD.fullmatch(line)
+        if found is None:
+            return None
+        name, value = found.groups()
+        name = name.lower()
+        if name in headers or name in UNUSUAL:
+            return None
+        headers[name] = value
+    length = headers.get(b"content-length", b"0")
+    close = _CONNECTION.get(headers.get(b"connection", b"keep-alive").lower())
+    host = headers.get(b"host")
+    if close is None or host is None or not _LENGTH.fullmatch(length):
+        return None
+    try:
+        host = screen_host([host], b"HTTP/1.1")
+    except Refusal:
+        return None
+    if host is None or not host_allowed(host):
+        return None
+    return Head(headers, int(length), close)
+
+
+def sound_name(raw: bytes) -> bool:
+    """Whether a queue's name, as it stands in the path, is certainly fine once it is percent-decoded."""
+    if _BAD_ESCAPE.search(raw):
+        return False
+    try:
+        check_name(unquote_to_bytes(raw))
+    except BadName:
+        return False
+    return True
