@@ -1,7 +1,8 @@
 """A TCP proxy that misbehaves on demand, to stand between the daemon and Redis.
 
-In a test that runs the reactor: the fixture ``redis_proxy`` (import it), or ``RedisProxy(reactor, port)``, then
-``proxy.set("blackhole")`` and so on. In a test that blocks: ``ProxyProcess(port)``, the same in its own process.
+In a test that runs the reactor: the fixture ``redis_proxy`` (import it), or ``RedisProxy(reactor, port)``,
+then ``proxy.set("blackhole")`` and so on. In a test that blocks: ``ProxyProcess(port)``, the same in its own
+process.
 
 Modes, for connections there are and for those to come:
 
@@ -10,8 +11,8 @@ Modes, for connections there are and for those to come:
 - ``accept_then_close``: a connection is accepted and closed at once
 - ``blackhole``: bytes are read and dropped, connections stay open
 - ``rst``: as accept_then_close, with a reset
-- ``set("cut", up=10)``, ``set("cut", down=0)``: pass, and close a connection after that many bytes from now on
-  to Redis (up) or from Redis (down)
+- ``set("cut", up=10)``, ``set("cut", down=0)``: pass, and close a connection after that many bytes from now
+  on to Redis (up) or from Redis (down)
 """
 
 from __future__ import annotations
