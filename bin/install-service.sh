@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Installs the registry as a systemd service, or takes it away again. Safe to run twice: the second time upgrades.
+#
+#   bin/install-service.sh [--socket] [--no-start]     --socket: systemd holds the listening socket
+#   bin/install-service.sh --uninstall [--purge]       --purge: the tasks, the settings and the user too
+#
+# PYTHON: the Python for its virtual environment (python3). ROOT: another root folder than /, to look at the result;
+# nothing is started then.
+set -euo pipefail
+umask 022
+source=$(cd "$(dirname "$0")/.." && pwd)
+root=${ROOT:-}
+root=${root%/}
+app=$root/opt/registry
+units=$root/etc/systemd/system
+settings=$root/etc/registry
+data=$root/var/lib/registry
+user=registry
+
+start=yes socket=no action=install purge=no
+for option in "$@"; do
+    case $option in
+    --no-start) start=no ;;
+    --socket) socket=yes ;;
+    --uninstall) action=uninstall ;;
+    --purge) purge=yes ;;
+    -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+    *) echo "Unknown option $option; see $0 --help" >&2; exit 2 ;;
+    esac
+done
+[ "$purge" = no ] || [ "$action" = uninstall ] || { echo "--purge goes with --uninstall only." >&2; exit 2; }
+[ -n "$root" ] || [ "$(id -u)" = 0 ] || { echo "This needs root: sudo $0 $*" >&2; exit 1; }
+
+# systemctl, where there is a systemd to talk to.
+control() {
+    if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl "$@"; fi
+}
+has_user() { grep -q "^$user:" "$root/etc/passwd" 2>/dev/null; }
+with_root() { if [ -n "$root" ]; then echo "--prefix=$root"; fi; }
+
+if [ "$action" = uninstall ]; then
+    control disable --now registry.socket registry.service 2>/dev/null || true
+    rm -f "$units/registry.service" "$units/registry.socket"
+    control daemon-reload
+    rm -rf "$app"
+    if [ "$purge" = yes ]; then
+        rm -rf "$settings" "$data"
+        # shellcheck disable=SC2046
+        ! has_user || userdel $(with_root) "$user"
+        echo "The registry is gone, with its tasks, its settings and its user."
+    else
+        echo "The registry is gone. Kept: the tasks in $data, the settings in $settings and the user $user" \
+            "(--uninstall --purge removes them)."
+    fi
+    exit 0
+fi
+
+python=$(command -v "${PYTHON:-python3}") || { echo "There is no ${PYTHON:-python3}." >&2; exit 1; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "The registry needs Python 3.11 or newer; name one: PYTHON=python3.12 $0" >&2
+    exit 1
+}
+case $("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))') in
+/home/* | /root/*)
+    echo "$python lies in a home folder, which the service does not see. Name another: PYTHON=/usr/bin/python3 $0" >&2
+    exit 1
+    ;;
+esac
+
+if ! has_user; then
+    # shellcheck disable=SC2046
+    useradd $(with_root) --system --user-group --home-dir /var/lib/registry --no-create-home \
+        --shell /usr/sbin/nologin --comment "task queue" "$user"
+fi
+
+# A virtual environment of another Python release, or one that an upgrade of the system broke, is made anew.
+version=$("$python" -c 'import sys; print(sys.version_info[:2])')
+if [ "$("$app/bin/python" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null)" != "$version" ]; then
+    rm -rf "$app"
+    "$python" -m venv "$app" || { echo "On Debian: apt-get install python3-venv" >&2; exit 1; }
+fi
+# From a copy: a build in the checkout would leave files of root there, and pack what an older build left.
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+cp -R "$source/setup.py" "$source/pyproject.toml" "$source/LICENSE" "$source/registry" "$source/twisted" "$copy"
+[ ! -e "$source/README.md" ] || cp "$source/README.md" "$copy"
+# The service reads it as another user, whatever the umask of the checkout was.
+chmod -R a+rX "$copy"
+"$app/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
+"$app/bin/python" -m pip install --quiet --disable-pip-version-check "$copy[embedded]"
+# Twisted caches its plugins beside them, which the service's user may not: write the cache now.
+"$app/bin/twistd" --help | grep -q '^ *registry ' || { echo "twistd does not know the registry." >&2; exit 1; }
+
+mkdir -p "$units"
+install -d -m 0755 "$settings"
+if [ ! -e "$settings/registry.env" ]; then
+    # Root's alone: systemd reads it before it becomes the user, and it may hold a password.
+    install -m 0600 "$source/.env.sample" "$settings/registry.env"
+fi
+install -m 0644 "$source/registry.service" "$units/registry.service"
+if [ "$socket" = yes ]; then
+    # ListenStream of an earlier edit would be lost: systemctl edit registry.socket keeps one's own.
+    install -m 0644 "$source/registry.socket" "$units/registry.socket"
+fi
+control daemon-reload
+if [ "$socket" = yes ]; then control enable registry.socket; fi
+control enable registry.service
+
+if [ "$start" = no ] || [ -n "$root" ]; then
+    echo "Installed. Settings: $settings/registry.env. Start it with: service registry start"
+elif [ -d /run/systemd/system ]; then
+    # The socket is bound first, which the service would hold itself otherwise.
+    if [ "$socket" = yes ]; then
+        systemctl is-active --quiet registry.socket || systemctl stop registry.service
+        systemctl start registry.socket
+    fi
+    systemctl restart registry.service
+    systemctl --no-pager --lines=0 status registry.service
+else
+    echo "Installed, and not started: systemd does not run here. Settings: $settings/registry.env."
+fi

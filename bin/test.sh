@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Lints, type checks and tests, in a virtual environment of its own: .venv-test, or the one VENV names.
+# Arguments go to pytest: bin/test.sh -m 'not slow'
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+venv=${VENV:-.venv-test}
+bin/venv.sh "$venv" embedded,test,dev || exit 1
+failed=()
+step() {
+    local name=$1
+    shift
+    echo "== $name" >&2
+    "$@" || failed+=("$name")
+}
+python=$venv/bin/python
+step "ruff check" "$python" -m ruff check
+step "ruff format" "$python" -m ruff format --check
+step "mypy" "$python" -m mypy
+step "pytest" "$python" -m pytest "$@"
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'Failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Makes the virtual environment FOLDER with this checkout (editable) and its EXTRAS in it:
+#   bin/venv.sh FOLDER EXTRAS         for example: bin/venv.sh .venv embedded
+# Does nothing when that was done before and setup.py has not changed since. PYTHON names the Python to take.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+folder=$1 extras=$2
+python=${PYTHON:-python3}
+stamp=$folder/.registry-$extras
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "The registry needs Python 3.11 or newer; \"$python\" is not. Name another: PYTHON=python3.12 $0" >&2
+    exit 1
+}
+if [ -e "$stamp" ] && [ "$stamp" -nt "$root/setup.py" ] && "$folder/bin/python" -c 'import registry' 2>/dev/null; then
+    exit 0
+fi
+echo "Preparing $folder (once) …" >&2
+"$python" -m venv "$folder" || {
+    echo "No virtual environment could be made. On Debian: apt-get install python3-venv" >&2
+    exit 1
+}
+# The pip that comes with Python 3.11 is older than some wheels' metadata.
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extras]"
+touch "$stamp"
