@@ -23,12 +23,17 @@ from registry import __version__
 from registry.config import Config, mask_url
 from registry.errors import RegistryError
 from registry.http.access import Access
+from registry.http.admin import Admin
 from registry.http.api import Api
 from registry.http.door import FrontDoor
 from registry.http.json_check import BadJson, check_json
 from registry.http.site import RegistrySite, make_site
 from registry.http.verbs import Verbs
+from registry.queue.endings import Endings
+from registry.queue.looking import Looking
 from registry.queue.queues import Queues
+from registry.queue.schedules import Schedules
+from registry.queue.steering import Steering
 from registry.queue.sweeper import Sweeper
 from registry.redis.address import RedisAddress, parse_redis_url
 from registry.redis.embedded import Embedded
@@ -43,6 +48,7 @@ log = Logger()
 # Requests under way get this long to finish when the daemon stops, s.
 DRAIN_SECONDS = 15.0
 BACKLOG = 4096
+MAX_BATCH_BYTES = 16 << 20
 
 
 class Daemon(Service):  # type: ignore[misc]
@@ -100,18 +106,30 @@ class Daemon(Service):  # type: ignore[misc]
         self._pool = Pool(lambda: Link(reactor, address, name="look-ups"), max(1, config.pool_max - 2))
         self._store = Store(self._link, self._pool, config.key_prefix)
         self.queues = Queues(self._store, reactor.callLater, _is_json)
+        self._endings = Endings(reactor.callLater)
+        space = self._store.space
+        self._channels = {
+            space + b"wake": self._woken,
+            space + b"ended": self._ended,
+            space + b"worker": self._polled,
+        }
         self._subscriber = Subscriber(
-            reactor, address, [self._store.space + b"wake"], self._noticed, self.queues.wake_all
+            reactor, address, list(self._channels), self._noticed, self.queues.wake_all
         )
-        self._sweeper = Sweeper(self._store, self.queues, reactor)
-        self.verbs = Verbs(self.queues, config)
-        api = Api(self.verbs, self._redis_state, lambda: self._stopping is not None)
+        schedules = Schedules(self.queues)
+        self._sweeper = Sweeper(self._store, self.queues, schedules, reactor)
+        looking = Looking(self.queues)
+        steering = Steering(self.queues, looking)
+        self.verbs = Verbs(self.queues, looking, self._endings, config)
+        admin = Admin(self.queues, looking, steering, schedules, self._endings, config.max_wait)
+        api = Api(self.verbs, admin, self._redis_state, lambda: self._stopping is not None)
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
         self.site: RegistrySite = make_site(
             api.resource(),
             reactor=reactor,
             max_body=config.max_task_bytes,
+            big_bodies=_big_bodies,
             access_log=access.request if access is not None else None,
             host_allowed=host_allowed(config.allowed_hosts),
         )
@@ -132,9 +150,20 @@ class Daemon(Service):  # type: ignore[misc]
         self._reactor.callLater(0, self.queues.redis_is_back)
 
     def _noticed(self, channel: bytes, message: bytes) -> None:
-        sender, _, keys = message.partition(b"\n")
-        if sender == self._store.process:
-            return
+        sender, _, rest = message.partition(b"\n")
+        if sender != self._store.process:
+            self._channels[channel](rest)
+
+    def _ended(self, pairs: bytes) -> None:
+        for pair in pairs.split(b"\n"):
+            key, _, task_id = pair.rpartition(b"\t")
+            self._endings.ended(self._store.name_of(key), task_id)
+
+    def _polled(self, poll: bytes) -> None:
+        mark, _, worker = poll.partition(b"\n")
+        self.queues.workers.polls_elsewhere(mark.decode(), worker.decode())
+
+    def _woken(self, keys: bytes) -> None:
         lines = self.queues.waiting.lines
         for key in keys.split(b"\n"):
             name = self._store.name_of(key)
@@ -194,6 +223,7 @@ class Daemon(Service):  # type: ignore[misc]
             self.queues.draining = True
             self.door.drain()
             self.queues.end_polls()
+            self._endings.end_all()
             self.site.drain()
             deadline = time.monotonic() + DRAIN_SECONDS
             open_ones = (self.door.connections, self.site.connections)
@@ -208,6 +238,11 @@ class Daemon(Service):  # type: ignore[misc]
             yield self._embedded.stop()
         self._notifier.close()
         log.info("registry has stopped")
+
+
+def _big_bodies(path: bytes) -> int | None:
+    # A thousand tasks and a thousand results need more room than one.
+    return MAX_BATCH_BYTES if path.startswith((b"/api/pushTasks/", b"/api/ackTasks/")) else None
 
 
 def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:

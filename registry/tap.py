@@ -16,8 +16,8 @@ from twisted.python import usage
 from registry import __version__
 from registry.config import ConfigError, load
 from registry.daemon import Daemon
-from registry.log import access_logger, install
-
+from registry.log import install
+from registry.redis.address import parse_redis_url
 
 HELP = {
     "HOST": "Address to listen on. [127.0.0.1]",
@@ -66,8 +66,12 @@ class Options(usage.Options):  # type: ignore[misc]
         given = {key: value for key, value in self.items() if value not in (None, [])}
         try:
             self.config = load(given, os.environ)
-        except ConfigError as e:
-            raise usage.UsageError(str(e)) from None
+            if self.config.redis_url:
+                parse_redis_url(self.config.redis_url)
+        except (ConfigError, ValueError) as e:
+            # A UsageError would print the whole help in front of the one sentence that matters.
+            sys.exit(f"registry: {e}")
+        self.access = install(self, self.config, os.environ)
 
 
 def makeService(options: Options) -> IService:
@@ -75,8 +79,7 @@ def makeService(options: Options) -> IService:
     # Timers must not follow the wall clock: set an hour forward, it would fire all of them at once.
     reactor.seconds = time.monotonic  # type: ignore[attr-defined]
     config = options.config
-    install(config, reactor)
-    return Daemon(config, reactor, os.environ, access_logger(config), _fail)
+    return Daemon(config, reactor, os.environ, options.access if config.access_log else None, _fail)
 
 
 def _fail(why: str) -> None:

@@ -1,18 +1,25 @@
-"""The HTTP API, every route of it, as a Klein app.
+"""The HTTP API, every route of it, as a Klein app. What producers and workers ask for is told in ``verbs.py``.
 
-PUT|POST  /api/pushTask/{worker}    a task, any JSON value
-GET|POST  /api/popTask/{worker}     ?wait=
-GET       /healthz                  the process, with its version
-GET       /readyz                   Redis too
+GET               /api/queues                          ?cursor limit search sort family
+GET|PATCH|DELETE  /api/queues/{q}                      PATCH: rules of its policy, null resets · DELETE purges
+GET               /api/queues/{q}/tasks                ?state cursor limit search
+GET|DELETE        /api/queues/{q}/tasks/{id}           GET ?wait · DELETE cancels
+GET               /api/queues/{q}/tasks/{id}/why       why it is not running
+POST              /api/queues/{q}/tasks/{id}/run       a delayed task now
+POST              /api/queues/{q}/retry                ?state=dead id reason dry_run
+POST              /api/queues/{q}/move                 ?to state
+GET               /api/schedules                       all schedules
+GET|PUT|DELETE    /api/schedules/{name}                a task on a clock
+GET               /healthz /readyz                     the process, and Redis too
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -21,9 +28,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from registry import __version__
 from registry.errors import NotFound
+from registry.http.admin import Admin, Ask, WrongMethod
 from registry.http.site import drained
-from registry.http.verbs import Verbs
-from registry.http.wire import JSON, NO_STORE, Answer, error_answer, failure_answer, json_answer, name_from
+from registry.http.verbs import ROUTES, Verbs
+from registry.http.wire import JSON, NO_STORE, Answer, error_answer, failure_answer, json_answer
 
 log = Logger()
 
@@ -37,8 +45,11 @@ class Api:
     app.url_map.strict_slashes = True
     app.url_map.redirect_defaults = False
 
-    def __init__(self, verbs: Verbs, redis_state: Callable[[], str], stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, verbs: Verbs, admin: Admin, redis_state: Callable[[], str], stopping: Callable[[], bool]
+    ) -> None:
         self._verbs = verbs
+        self._admin = admin
         self._redis_state = redis_state
         self._stopping = stopping
 
@@ -46,13 +57,40 @@ class Api:
         """The resource that a site serves."""
         return self.app.resource()
 
-    @app.route("/api/pushTask/<path:worker>", methods=["PUT", "POST"])
-    def push_task(self, request: IRequest, worker: str) -> Deferred[bytes]:
-        return self._answer(request, self._verbs.push)
+    @app.route(
+        "/api/<any(pushTask, pushTasks, popTask, popTasks, ackTasks):word>/<path:rest>",
+        methods=["GET", "PUT", "POST"],
+    )
+    @app.route("/api/<any(ackTask, failTask, releaseTask, extendTask):word>/<path:rest>", methods=["POST"])
+    def work(self, request: IRequest, word: str, rest: str) -> Deferred[bytes]:
+        return self._answer(request, self._work)
 
-    @app.route("/api/popTask/<path:worker>", methods=["GET", "POST"])
-    def pop_task(self, request: IRequest, worker: str) -> Deferred[bytes]:
-        return self._answer(request, self._verbs.pop)
+    @app.route("/api/queues", methods=["GET"])
+    def queues(self, request: IRequest) -> Deferred[bytes]:
+        return self._answer(request, lambda ask: self._admin.queues(ask.query))
+
+    @app.route("/api/queues/<path:rest>", methods=["GET", "PATCH", "DELETE", "POST"])
+    def queue(self, request: IRequest, rest: str) -> Deferred[bytes]:
+        return self._answer(request, self._admin.queue_path)
+
+    @app.route("/api/schedules", methods=["GET"])
+    def schedules(self, request: IRequest) -> Deferred[bytes]:
+        return self._answer(request, lambda ask: self._admin.schedules(ask.query))
+
+    @app.route("/api/schedules/<path:rest>", methods=["GET", "PUT", "DELETE"])
+    def schedule(self, request: IRequest, rest: str) -> Deferred[bytes]:
+        return self._answer(request, self._admin.schedule_path)
+
+    def _work(self, ask: Ask) -> Deferred[Answer]:
+        """A route of the verbs, found by the path as it came."""
+        word, *segments = ask.segments[1:]
+        route = ROUTES[word]
+        if len(segments) != route.segments:
+            raise NotFound("There is nothing at this path.")
+        if ask.method not in route.methods:
+            raise WrongMethod(route.methods)
+        verb: Callable[..., Deferred[Answer]] = getattr(self._verbs, route.verb)
+        return verb(*segments, ask.query, ask.header, ask.body)
 
     @app.route("/healthz", methods=["GET"])
     def healthz(self, request: IRequest) -> Deferred[bytes]:
@@ -69,22 +107,19 @@ class Api:
     def http_error(self, request: IRequest, failure: Failure) -> Deferred[bytes]:
         error = failure.value
         if isinstance(error, MethodNotAllowed):
-            allow = ", ".join(sorted(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"}))
-            answer = error_answer(405, "method_not_allowed", f"This path takes {allow}.")
-            answer.headers += ((b"Allow", allow.encode()),)
+            answer = method_answer(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"})
         else:
             answer = error_answer(404, "not_found", "There is nothing at this path.")
         return self._say(request, answer)
 
-    def _answer(
-        self, request: IRequest, verb: Callable[..., Deferred[Answer]], *args: bytes
-    ) -> Deferred[bytes]:
+    def _answer(self, request: IRequest, verb: Callable[[Ask], Any]) -> Deferred[bytes]:
+        path, _, query = request.uri.partition(b"?")
+        if path[:1] != b"/":
+            path = request.path
         # Werkzeug runs a GET route for HEAD; it must never take a task.
-        if request.method == b"HEAD":
-            return self._say(request, _no_head(request))
-        _, _, query = request.uri.partition(b"?")
-        body = request.content.read()
-        d = maybeDeferred(lambda: verb(_segment(request, 3), query, request.getHeader, body))
+        method = b"" if request.method == b"HEAD" else request.method
+        ask = Ask(method, path.split(b"/")[1:], query, request.getHeader, request.content.read())
+        d = maybeDeferred(verb, ask) if method else fail(WrongMethod((b"GET",)))
         d.addErrback(_as_answer)
         return d.addCallback(lambda answer: self._say(request, answer))
 
@@ -107,25 +142,18 @@ class Api:
         return NOT_DONE_YET
 
 
-def _segment(request: IRequest, at: int) -> bytes:
-    """A segment of the path as it came, so that an encoded slash stays within it."""
-    path, _, _ = request.uri.partition(b"?")
-    if path[:1] != b"/":
-        path = request.path
-    segments = path.split(b"/")
-    if len(segments) != at + 1:
-        raise NotFound("There is nothing at this path.")
-    return name_from(segments[at])
-
-
-def _no_head(request: IRequest) -> Answer:
-    answer = error_answer(405, "method_not_allowed", "This path takes no HEAD.")
-    answer.headers += ((b"Allow", b"GET, POST"),)
-    return answer
-
-
 def _as_answer(failure: Failure) -> Any:
     # The client has gone: Klein throws the answer away.
     if failure.check(CancelledError):
         return failure
+    if failure.check(WrongMethod):
+        return method_answer(method.decode() for method in failure.value.allowed)
     return failure_answer(failure)
+
+
+def method_answer(methods: Iterable[str]) -> Answer:
+    """405, with what the path takes."""
+    allow = ", ".join(sorted(methods))
+    answer = error_answer(405, "method_not_allowed", f"This path takes {allow}.")
+    answer.headers += ((b"Allow", allow.encode()),)
+    return answer

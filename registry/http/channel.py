@@ -250,7 +250,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         tokens = b",".join(request.requestHeaders.getRawHeaders(b"connection", ())).lower().split(b",")
-        close = version != b"HTTP/1.1" or b"close" in map(bytes.strip, tokens) or self.site.draining
+        close = version != b"HTTP/1.1" or b"close" in map(bytes.strip, tokens)
         if close:
             request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         return not close
@@ -336,24 +336,25 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
         An ``error`` that is known already is told at once, as is a lost connection.
         """
-        if error is None and (self.lost or self.transport is None):
-            error = ConnectionLost("The connection is lost.")
         if error is not None:
             self.site.guarded(callback, error)
-            return
-        self._waiting.append(callback)
-        if len(self._waiting) > 1:
-            return  # the buffer is empty when the bytes of both answers have left
-        self.site.watch(self)
-        if self._raw_transport() is self.transport:
-            self._listen_for_drain()
+        elif self.lost or self._raw_transport() is self.transport:
+            self._wait(callback)
         else:
             # TLS gathers small writes until the next turn of the reactor, then hands them down.
-            self.callLater(0, self._listen_for_drain)
+            self.callLater(0, self._wait, callback)
+
+    def _wait(self, callback: Callable[[Exception | None], None]) -> None:
+        if self.lost:
+            self.site.guarded(callback, ConnectionLost("The connection is lost."))
+            return
+        self._waiting.append(callback)
+        if len(self._waiting) == 1:
+            self.site.watch(self)
+            self._listen_for_drain()
+        # Else the buffer is empty when the bytes of both answers have left.
 
     def _listen_for_drain(self) -> None:
-        if self.lost or not self._waiting or self.transport is None:
-            return
         # The channel is the transport's producer all its life; it makes room for a moment.
         if not self._closing:
             self._consumer().unregisterProducer()

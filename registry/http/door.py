@@ -67,7 +67,12 @@ class FrontDoor(Factory):  # type: ignore[misc]
     ) -> None:
         self.site = site
         self.routes = {
-            word: (frozenset(route.methods), getattr(verbs, route.verb), route.segments, route.verb in PARKING)
+            word: (
+                frozenset(route.methods),
+                getattr(verbs, route.verb),
+                route.segments,
+                route.verb in PARKING,
+            )
             for word, route in ROUTES.items()
         }
         self.delivered = verbs.delivered

@@ -1,70 +1,387 @@
-"""What the busiest requests mean, for both doors: bytes in, an `Answer` out. No transport in here.
+"""What the requests of producers and workers mean, for both doors: bytes in, an `Answer` out. No transport in here.
 
-PUT  /api/pushTask/{worker}   body: any JSON value          -> 200 {"success":true,"id":"…"}
-GET  /api/popTask/{worker}    ?wait=s                        -> 200 {"task":<payload>} · 202 {"error":"No tasks available"}
+PUT|POST  /api/pushTask/{worker}             any JSON value        -> 200 {"success":true,"id":"…"}
+PUT|POST  /api/pushTasks/{worker}            a JSON array, ndjson  -> 200 {"success":true,"ids":[…]}
+GET|POST  /api/popTask/{worker}              ?wait lease ack worker -> 200 {"task":<payload>} · 202 {"error":"No tasks available"}
+GET|POST  /api/popTasks/{a},{b}              ?count wait lease order worker -> 200 {"tasks":[…]} · 202 {"tasks":[]}
+POST      /api/ackTask/{worker}/{lease}      a result, or nothing  -> 200 {"success":true}
+POST      /api/failTask/{worker}/{lease}     {"error","delay","retry"} -> 200 {"success":true,"state":"…"}
+POST      /api/releaseTask/{worker}/{lease}  ?delay                -> 200 {"success":true}
+POST      /api/extendTask/{worker}/{lease}   ?lease, {"progress","message"} -> 200 {"expires_in":…,"cancel":false}
+POST      /api/ackTasks/{worker}             {"acks":[…],"fails":[…]} -> 200 {"results":[…]}
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from typing import Any, NamedTuple
+from urllib.parse import quote_from_bytes
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, gatherResults, inlineCallbacks
+from twisted.python.failure import Failure
 
 from registry.config import Config
+from registry.errors import BadBody, BadOption, Conflict
+from registry.http import asked
+from registry.http.asked import Header, lease_id, ms
 from registry.http.json_check import check_json
-from registry.http.wire import Answer, options, seconds
-from registry.queue.queues import HANDOVER_MS, Pushed, Queues, Taken
-
-Header = Callable[[bytes], "bytes | None"]
+from registry.http.wire import Answer, Raw, dumps, json_answer, name_from, options
+from registry.queue.endings import Endings
+from registry.queue.joining import Joining
+from registry.queue.leases import Leases
+from registry.queue.looking import Looking
+from registry.queue.many import ManyPoller
+from registry.queue.queues import HANDOVER_MS, Queues
+from registry.queue.taken import Pushed, Taken
 
 NOTHING = Answer(202, b'{"error":"No tasks available"}')
-# More than a day is certainly a mistake; what is above MAX_WAIT is capped to it.
-MAX_WAIT_ASKED = 86_400
+NOTHING_OF_MANY = Answer(202, b'{"tasks":[]}')
+SUCCESS = b'{"success":true}'
+# Acks and fails in one request.
+MOST_SETTLED = 1000
 
-POP_OPTIONS = {"wait": seconds(0, MAX_WAIT_ASKED)}
-PUSH_OPTIONS: dict[str, Any] = {}
+
+class Route(NamedTuple):
+    """A path ``/api/{word}/{segment}…``: methods, the verb's name, how many segments follow the word."""
+
+    methods: tuple[bytes, ...]
+    verb: str
+    segments: int
+
+
+ROUTES = {
+    b"pushTask": Route((b"PUT", b"POST"), "push", 1),
+    b"popTask": Route((b"GET", b"POST"), "pop", 1),
+    b"pushTasks": Route((b"PUT", b"POST"), "push_many", 1),
+    b"popTasks": Route((b"GET", b"POST"), "pop_many", 1),
+    b"ackTask": Route((b"POST",), "ack", 2),
+    b"failTask": Route((b"POST",), "fail", 2),
+    b"releaseTask": Route((b"POST",), "release", 2),
+    b"extendTask": Route((b"POST",), "extend", 2),
+    b"ackTasks": Route((b"POST",), "settle", 1),
+}
 
 
 class Verbs:
-    """The requests of producers and workers on these queues."""
+    """The requests of producers and workers. Every verb takes its raw segments of the path, query, headers and body."""
 
-    def __init__(self, queues: Queues, config: Config) -> None:
+    def __init__(self, queues: Queues, looking: Looking, endings: Endings, config: Config) -> None:
         self._queues = queues
+        self._leases = Leases(queues)
+        self._looking = looking
+        self._endings = endings
+        self._joining = Joining()
         self._wait = config.queue_timeout
         self._max_wait = max(config.max_wait, config.queue_timeout)
+        self._turn = 0
 
-    def push(self, name: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    # Pushing
+
+    def push(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """One task into a queue."""
-        if query:
-            options(query, PUSH_OPTIONS)
         check_json(body)
-        return self._queues.push(name, body).addCallback(_pushed)
+        name = name_from(raw)
+        said = asked.push_options(query, header, body)
+        if not said:
+            return self._queues.push(name, body).addCallback(_pushed)
+        if "w" in said:
+            return self._push_and_wait(
+                name, body, said, min(asked.prefer_wait(header) or 0.0, self._max_wait)
+            )
+        return self._queues.push(name, body, said).addCallback(_pushed)
 
-    def pop(self, name: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    @inlineCallbacks
+    def _push_and_wait(self, name: bytes, body: bytes, said: dict[str, Any], wait: float) -> Any:
+        pushed = yield self._queues.push(name, body, said)
+        ended = self._endings.wait(name, pushed.id, wait)
+        try:
+            # Asked for only now, so that an end before this line is seen here, and one after it by the line above.
+            view = yield self._looking.task(name, pushed.id)
+            if view.state not in ("done", "dead"):
+                yield ended
+                view = yield self._looking.task(name, pushed.id)
+        finally:
+            ended.addErrback(lambda _: None)
+            ended.cancel()
+        answer = {"success": True, "id": pushed.id}
+        headers = [(b"Preference-Applied", b"wait=%d" % math.floor(wait))]
+        if pushed.duplicate:
+            answer["duplicate"] = True
+        if pushed.replayed:
+            headers.append((b"Idempotency-Replayed", b"true"))
+        if view.state == "done":
+            return json_answer(200, {**answer, "state": "done", "result": result_of(view.known)}, headers)
+        if view.state == "dead":
+            return json_answer(200, {**answer, "state": "dead", "reason": view.known.get("y")}, headers)
+        where = b"/api/queues/%b/tasks/%b" % (quote_from_bytes(name, safe="").encode(), pushed.id)
+        return json_answer(202, {**answer, "state": view.state}, [*headers, (b"Location", where)])
+
+    def push_many(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+        """All tasks of the body, or none."""
+        found = asked.payloads(header, body)
+        said = asked.push_options(query, header, body, asked.PUSH_MANY_OPTIONS)
+        said.pop("w", None)
+
+        def stored(answered: tuple[list[bytes], bool]) -> Answer:
+            ids, replayed = answered
+            headers = ((b"Idempotency-Replayed", b"true"),) if replayed else ()
+            return Answer(200, b'{"success":true,"ids":["%b"]}' % b'","'.join(ids), headers)
+
+        return self._queues.push_many(name_from(raw), found, said).addCallback(stored)
+
+    # Popping
+
+    def pop(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """The next task of a queue. Cancel the Deferred when the client has gone."""
-        wait = self._wait
-        if query:
-            wait = min(options(query, POP_OPTIONS).get("wait", wait), self._max_wait)
-        return self._queues.pop(name, wait, HANDOVER_MS).addCallback(_popped)
+        name = name_from(raw)
+        if not query:
+            return self._queues.pop(name, self._wait).addCallback(_popped)
+        said = options(query, asked.POP_OPTIONS)
+        wait = min(said.get("wait", self._wait), self._max_wait)
+        leased = "lease" in said
+        packed: dict[str, Any] = {"l": True} if leased else {}
+        if "worker" in said:
+            packed["w"] = said["worker"]
+        acked = None
+        if "ack" in said:
+            # Sent before the pop, on the same connection: it is done before anything is parked.
+            acked = self._leases.ack(name, lease_id(said["ack"].encode())).addErrback(_lost)
+        key = asked.idempotency_key(header) if leased else None
+        if key is None:
+            length = ms(said["lease"]) if leased else HANDOVER_MS
+            popped = self._queues.pop(name, wait, length, packed)
+        else:
+            print_ = asked.fingerprint(query, body)
+            packed.update(ik=key, ih=print_)
+            length = ms(said["lease"])
+            popped = self._joining.join(
+                (b"pop", name, key, print_), lambda: self._queues.pop(name, wait, length, packed)
+            )
+        d = popped.addCallback(_popped)
+        return d if acked is None else _with_ack(d, acked)
+
+    def pop_many(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+        """Several tasks of several queues, always leased. Cancel the Deferred when the client has gone."""
+        names = [name_from(part) for part in raw.split(b",")]
+        if len(names) > 100:
+            raise BadOption("At most 100 queues can be popped at once.")
+        said = options(query, asked.POP_MANY_OPTIONS)
+        wait = min(said.get("wait", self._wait), self._max_wait)
+        packed: dict[str, Any] = {"c": said.get("count", 1)}
+        if said.get("order") == "fair":
+            self._turn += 1
+            packed["s"] = self._turn % len(names)
+        if "worker" in said:
+            packed["w"] = said["worker"]
+        length = ms(said.get("lease", 0.0))
+
+        def start() -> Deferred[list[Taken]]:
+            return ManyPoller(self._queues, names, wait, length, packed).reply
+
+        key = asked.idempotency_key(header)
+        if key is None:
+            return start().addCallback(_popped_many)
+        print_ = asked.fingerprint(query, raw, body)
+        packed.update(ik=key, ih=print_)
+        return self._joining.join((b"pops", raw, key, print_), start).addCallback(_popped_many)
+
+    # Working
+
+    def ack(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+        """The work is done; the body is its result."""
+        options(query, {})
+        if body:
+            check_json(body)
+        return self._leases.ack(name_from(raw), lease_id(lease), body).addCallback(_acked)
+
+    def fail(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+        """The attempt failed."""
+        options(query, {})
+        error, delay_ms, retry = asked.failing(asked.json_object(body, ("error", "delay", "retry")))
+        d = self._leases.fail(name_from(raw), lease_id(lease), error, delay_ms, retry)
+        return d.addCallback(lambda state: json_answer(200, {"success": True, "state": state}))
+
+    def release(
+        self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes
+    ) -> Deferred[Answer]:
+        """The task goes back, the attempt not counted."""
+        delay = options(query, asked.RELEASE_OPTIONS).get("delay", 0.0)
+        d = self._leases.release(name_from(raw), lease_id(lease), ms(delay))
+        return d.addCallback(lambda _: Answer(200, SUCCESS))
+
+    def extend(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+        """The holder is alive and needs more time."""
+        length = options(query, asked.EXTEND_OPTIONS).get("lease", 0.0)
+        said = asked.json_object(body, ("progress", "message"))
+        progress, message = said.get("progress"), said.get("message")
+        if progress is not None:
+            if (
+                isinstance(progress, bool)
+                or not isinstance(progress, int | float)
+                or not -1e15 < progress < 1e15
+            ):
+                raise BadOption("The field 'progress' is a number.")
+            progress = float(progress)
+        if message is not None and not isinstance(message, str):
+            raise BadOption("The field 'message' is text.")
+        text = None if message is None else message[:1000].encode("utf-8", "replace").decode()
+        d = self._leases.extend(name_from(raw), lease_id(lease), ms(length), progress, text)
+        return d.addCallback(
+            lambda told: json_answer(200, {"expires_in": _seconds(told[0]), "cancel": told[1]})
+        )
+
+    def settle(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+        """Many acks and fails, each answered by itself, in the order of the request."""
+        options(query, {})
+        name = name_from(raw)
+        said = asked.json_object(body, ("acks", "fails"))
+        acks, fails = said.get("acks", []), said.get("fails", [])
+        if not isinstance(acks, list) or not isinstance(fails, list):
+            raise BadOption("The fields 'acks' and 'fails' are arrays.")
+        if len(acks) + len(fails) > MOST_SETTLED:
+            raise BadBody(f"At most {MOST_SETTLED} leases can be settled at once.")
+        given = [_ack_entry(entry) for entry in acks]
+        failed = [_fail_entry(entry) for entry in fails]
+        asks: list[Deferred[str]] = []
+        for lease, result in given:
+            asks.append(self._leases.ack(name, lease, result).addErrback(_lost))
+        for lease, error in failed:
+            asks.append(self._leases.fail(name, lease, *error).addErrback(_lost))
+        leases = [entry[0] for entry in given] + [entry[0] for entry in failed]
+
+        def settled(statuses: list[str]) -> Answer:
+            results = b",".join(
+                b'{"lease":"%b","status":"%b"}' % (lease, status.encode())
+                for lease, status in zip(leases, statuses, strict=True)
+            )
+            return Answer(200, b'{"results":[%b]}' % results)
+
+        return gatherResults(asks, consumeErrors=True).addErrback(_first).addCallback(settled)
+
+    # Hand-over
 
     def delivered(self, answer: Answer) -> None:
         """The answer has left for the kernel: what it handed over without lease is done."""
         for taken in answer.taken:
-            self._queues.confirm(taken)
+            if not taken.leased:
+                self._queues.confirm(taken)
 
     def lost(self, answer: Answer) -> None:
         """The answer did not get out: what it handed over goes back."""
-        for taken in answer.taken:
+        # The last first: each goes to the head.
+        for taken in reversed(answer.taken):
             self._queues.put_back(taken)
 
 
 def _pushed(pushed: Pushed) -> Answer:
-    return Answer(200, b'{"success":true,"id":"%b"}' % pushed.id)
+    if pushed.duplicate:
+        return Answer(200, b'{"success":true,"id":"%b","duplicate":true}' % pushed.id)
+    headers = ((b"Idempotency-Replayed", b"true"),) if pushed.replayed else ()
+    return Answer(200, b'{"success":true,"id":"%b"}' % pushed.id, headers)
 
 
 def _popped(taken: Taken | None) -> Answer:
     if taken is None:
         return NOTHING
-    headers = ((b"Task-Id", taken.id), (b"Task-Attempt", b"%d" % taken.attempt))
-    return Answer(200, b'{"task":%b}' % taken.payload, headers, (taken,))
+    headers: tuple[tuple[bytes, bytes], ...] = (
+        (b"Task-Id", taken.id),
+        (b"Task-Attempt", b"%d" % taken.attempt),
+    )
+    if taken.traceparent:
+        headers += ((b"traceparent", taken.traceparent),)
+    if not taken.leased:
+        return Answer(200, b'{"task":%b}' % taken.payload, headers, (taken,))
+    if taken.replayed:
+        headers += ((b"Idempotency-Replayed", b"true"),)
+    body = b'{"task":%b,"id":"%b","lease":"%b","expires_in":%b,"attempt":%d}' % (
+        taken.payload,
+        taken.id,
+        taken.lease,
+        dumps(_seconds(taken.lease_ms)),
+        taken.attempt,
+    )
+    return Answer(200, body, headers, (taken,))
+
+
+def _popped_many(given: list[Taken]) -> Answer:
+    if not given:
+        return NOTHING_OF_MANY
+    tasks = b",".join(
+        b'{"queue":%b,"id":"%b","task":%b,"attempt":%d,"lease":"%b","expires_in":%b%b}'
+        % (
+            dumps(one.name),
+            one.id,
+            one.payload,
+            one.attempt,
+            one.lease,
+            dumps(_seconds(one.lease_ms)),
+            b',"traceparent":%b' % dumps(one.traceparent) if one.traceparent else b"",
+        )
+        for one in given
+    )
+    headers = ((b"Idempotency-Replayed", b"true"),) if given[0].replayed else ()
+    return Answer(200, b'{"tasks":[%b]}' % tasks, headers, tuple(given))
+
+
+def _acked(status: str) -> Answer:
+    return Answer(200, SUCCESS if status == "done" else b'{"success":true,"late":true}')
+
+
+def _lost(failure: Failure) -> str:
+    error = failure.value
+    if isinstance(error, Conflict) and error.code == "lease_lost":
+        return error.code
+    failure.raiseException()
+    raise AssertionError
+
+
+def _first(failure: Failure) -> Any:
+    # gatherResults wraps what went wrong.
+    return getattr(failure.value, "subFailure", failure)
+
+
+def _with_ack(popped: Deferred[Answer], acked: Deferred[str]) -> Deferred[Answer]:
+    """The pop's answer, told what came of the ack."""
+
+    def both(results: list[tuple[bool, Any]]) -> Any:
+        (pop_ok, answer), (ack_ok, status) = results
+        if not ack_ok:
+            return status
+        if not pop_ok:
+            return answer
+        headers = (*answer.headers, (b"Registry-Ack", status.encode()))
+        return Answer(answer.status, answer.body, headers, answer.taken)
+
+    return DeferredList([popped, acked], consumeErrors=True).addCallback(both)
+
+
+def _ack_entry(entry: Any) -> tuple[bytes, bytes]:
+    if isinstance(entry, str):
+        return lease_id(entry.encode("utf-8", "replace")), b""
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("lease"), str)
+        or set(entry) - {"lease", "result"}
+    ):
+        raise BadOption('An element of "acks" is a lease, or an object with lease and result.')
+    result = dumps(entry["result"]) if entry.get("result") is not None else b""
+    return lease_id(entry["lease"].encode("utf-8", "replace")), result
+
+
+def _fail_entry(entry: Any) -> tuple[bytes, tuple[dict[str, str] | None, int | None, bool]]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("lease"), str):
+        raise BadOption('An element of "fails" is an object with lease, error, delay and retry.')
+    if set(entry) - {"lease", "error", "delay", "retry"}:
+        raise BadOption('An element of "fails" is an object with lease, error, delay and retry.')
+    return lease_id(entry["lease"].encode("utf-8", "replace")), asked.failing(entry)
+
+
+def result_of(known: dict[str, Any]) -> Any:
+    """The result of a done task as the bytes that were sent, or None."""
+    value = known.get("v")
+    return Raw(value.encode() if isinstance(value, str) else value) if value else None
+
+
+def _seconds(duration_ms: int) -> float | int:
+    whole, rest = divmod(int(duration_ms), 1000)
+    return whole if not rest else duration_ms / 1000

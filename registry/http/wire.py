@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from registry import errors
-from registry.queue.queues import Taken
+from registry.queue.taken import Taken
 
 log = Logger()
 
@@ -64,6 +64,19 @@ class Raw(bytes):
     """Bytes that are JSON already and go into an answer as they are."""
 
 
+class ExactFloat(float):
+    """A number of a request that goes into an answer as it was written: ``1e999`` is JSON, and no float tells it."""
+
+    text = ""
+
+    @classmethod
+    def read(cls, text: str) -> ExactFloat:
+        """What ``json.loads`` takes as ``parse_float``."""
+        number = cls(text)
+        number.text = text
+        return number
+
+
 def dumps(value: Any) -> bytes:
     """JSON, in which `Raw` bytes stand untouched. Other bytes are text in UTF-8."""
     if isinstance(value, Raw):
@@ -72,6 +85,8 @@ def dumps(value: Any) -> bytes:
         return b"{" + b",".join(dumps(k) + b":" + dumps(v) for k, v in value.items()) + b"}"
     if isinstance(value, list | tuple):
         return b"[" + b",".join(dumps(v) for v in value) + b"]"
+    if isinstance(value, ExactFloat):
+        return value.text.encode()
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     return json.dumps(value).encode()

@@ -7,6 +7,7 @@ has gone, what comes back is put back.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,18 +16,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from registry.errors import (
-    BadOption,
-    Conflict,
-    KeyReused,
-    QueueFull,
     RedisUnavailable,
     RegistryError,
     ShuttingDown,
 )
 from registry.queue.batching import Batching
+from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name
+from registry.queue.taken import STATES, Pushed, Taken, denied
 from registry.queue.waiting import Poller, Waiting
-from registry.redis.store import Entry, Store, encode_options, refusal
+from registry.queue.workers import Workers
+from registry.redis.store import Entry, Store, encode_options
 
 log = Logger()
 
@@ -36,28 +36,10 @@ HANDOVER_MS = 30_000
 CONFIRM_SECONDS = 0.02
 # Confirms and put-backs that found no Redis are kept until the hand-over has lapsed by itself; how many at most.
 MAX_UNSETTLED = 100_000
-
-
-class Pushed:
-    """The answer to a push: ``id``, whether an equal ``key`` was there (duplicate), or the same request before (replayed)."""
-
-    __slots__ = ("duplicate", "id", "replayed")
-
-    def __init__(self, task_id: bytes, how: int = 0) -> None:
-        self.id = task_id
-        self.duplicate = how == 1
-        self.replayed = how == 2
-
-
-class Taken:
-    """A task under a lease: ``payload`` is the bytes that were pushed, ``lease_ms`` the length of the lease."""
-
-    __slots__ = ("attempt", "id", "lease", "lease_ms", "name", "payload", "raw", "traceparent")
-
-    def __init__(self, name: bytes, nonce: bytes, reply: list[Any]) -> None:
-        self.name = name
-        _, self.id, self.payload, self.attempt, self.raw, self.lease_ms, self.traceparent = reply
-        self.lease = self.id + b"-" + nonce
+# A Redis that was paused must not run these, minutes later, for clients that have long given up.
+# Queues of which the time of the last poll is remembered.
+MOST_REMEMBERED = 10_000
+BOUNDED = frozenset({"push", "pushmany", "pop", "popmany"})
 
 
 class Queues:
@@ -67,18 +49,21 @@ class Queues:
     """
 
     def __init__(self, store: Store, later: Callable[..., Any], is_json: Callable[[bytes], bool]) -> None:
-        self._store = store
-        self._later = later
+        self.store = store
+        self.later = later
         self._is_json = is_json
         self.ids = Ids(store.now_ms)
         self.waiting = Waiting()
         self.batching = Batching(self._send, later)
+        self.workers = Workers()
         self.draining = False
+        self._heartbeat = Heartbeat(store, self.waiting)
+        self._polled: dict[bytes, float] = {}
         self._confirming: list[Entry] = []
         self._unsettled: list[tuple[str, Entry]] = []
 
     def _send(self, verb: str, entries: Any) -> Deferred[list[Any]]:
-        return self._store.call(verb, entries, bounded=verb in ("push", "pop"))
+        return self.store.call(verb, entries, bounded=verb in BOUNDED)
 
     # Push
 
@@ -86,7 +71,7 @@ class Queues:
         """Store a task; fires with `Pushed` once Redis has it. ``payload`` is opaque, and kept as it is."""
         check_name(name)
         task_id = self.ids.task()
-        entry = self._store.push(name, task_id, payload, encode_options(options) if options else b"")
+        entry = self.store.push(name, task_id, payload, encode_options(options) if options else b"")
 
         def stored(reply: list[Any]) -> Pushed:
             if reply[0]:
@@ -97,10 +82,32 @@ class Queues:
                 self.wake(name)
             return Pushed(task_id)
 
-        return self._add("push", entry).addCallback(stored)
+        return self.ask("push", entry).addCallback(stored)
 
-    def _add(self, verb: str, entry: Entry) -> Deferred[Any]:
-        if self.draining and verb == "push":
+    def push_many(
+        self, name: bytes, payloads: list[bytes], options: dict[str, Any] | None = None
+    ) -> Deferred[tuple[list[bytes], bool]]:
+        """Store all of these, or none; fires with their ids, and whether the same request was answered before."""
+        check_name(name)
+        ids = [self.ids.task() for _ in payloads]
+        entry = self.store.push_many(name, ids, payloads, encode_options(options) if options else b"")
+
+        def stored(reply: list[Any]) -> tuple[list[bytes], bool]:
+            if reply[0]:
+                raise denied(reply)
+            if len(reply) > 1:
+                return reply[1].split(b","), True
+            for _ in payloads:
+                if name not in self.waiting.lines:
+                    break
+                self.wake(name)
+            return ids, False
+
+        return self.ask("pushmany", entry).addCallback(stored)
+
+    def ask(self, verb: str, entry: Entry) -> Deferred[Any]:
+        """Carry one entry of any verb in the next group; fires with its reply."""
+        if self.draining and verb in ("push", "pushmany"):
             return fail(ShuttingDown("The registry is stopping; try again in a moment."))
         try:
             return self.batching.add(verb, entry)
@@ -110,9 +117,11 @@ class Queues:
     # Pop
 
     def pop(
-        self, name: bytes, wait: float, lease_ms: int = HANDOVER_MS, options: bytes = b""
+        self, name: bytes, wait: float, lease_ms: int = HANDOVER_MS, options: dict[str, Any] | None = None
     ) -> Deferred[Taken | None]:
         """Take the next task, waiting up to ``wait`` seconds; fires with None when there was none.
+
+        ``options``: l leased, w worker, ik and ih its Idempotency-Key and fingerprint, as in ``pop.lua``.
 
         Cancel it when the client has gone: parked, it leaves the line; asking, what comes is put back.
         """
@@ -120,11 +129,16 @@ class Queues:
         if self.draining:
             return fail(ShuttingDown("The registry is stopping; try again in a moment."))
         poller = Poller(name, lease_ms, options, self._hang_up)
+        if options is not None and options.get("w"):
+            self.workers.polls(options["w"], poller.reply, lambda: self._end(poller))
         poller.ticket = self.waiting.ticket()
         if wait > 0:
-            poller.timer = self._later(wait, self._time_up, poller)
+            poller.timer = self.later(wait, self._time_up, poller)
+            self._polled[name] = time.monotonic()
+            if len(self._polled) > MOST_REMEMBERED:
+                del self._polled[next(iter(self._polled))]
             line = self.waiting.lines.get(name)
-            if line is not None and line.parked and self._store.ready:
+            if line is not None and line.parked and self.store.ready:
                 self.waiting.park(poller)
                 return poller.reply
         else:
@@ -137,10 +151,21 @@ class Queues:
         poller.asked += 1
         poller.nonce = self.ids.nonce()
         self.waiting.line(poller.name).asking += 1
-        entry = self._store.pop(poller.name, poller.nonce, poller.lease_ms, poller.options)
-        self._add("pop", entry).addCallbacks(
+        packed = b""
+        if poller.options:
+            packed = self._pop_options(poller)
+        entry = self.store.pop(poller.name, poller.nonce, poller.lease_ms, packed)
+        self.ask("pop", entry).addCallbacks(
             self._told, self._not_told, callbackArgs=(poller,), errbackArgs=(poller,)
         ).addErrback(lambda f: log.failure("a pop was told what it cannot take", f))
+
+    def _pop_options(self, poller: Poller) -> bytes:
+        options = dict(poller.options or ())
+        if "ik" in options:
+            options["k"] = poller.nonce.decode()
+        if "w" in options and poller.asked == 1:
+            options["n"] = self.workers.serial
+        return encode_options(options)
 
     def _told(self, reply: list[Any], poller: Poller) -> None:
         name, code = poller.name, reply[0]
@@ -148,9 +173,8 @@ class Queues:
         line.asking -= 1
         poller.asking = False
         if code == 0:
-            taken = Taken(name, poller.nonce, reply)
-            if taken.raw and not self._is_json(taken.payload):
-                self._bury_raw(taken)
+            taken = Taken(name, poller.nonce, poller.leased, reply)
+            if not self.is_sound(taken):
                 self._again(poller)
             elif poller.over:
                 self.put_back(taken)
@@ -191,7 +215,7 @@ class Queues:
         line = self.waiting.lines[poller.name]
         line.asking -= 1
         poller.asking = False
-        stays = failure.check(RedisUnavailable) and poller.asked > 1 and not poller.expired
+        stays = failure.check(RedisUnavailable) and poller.waited and not poller.expired
         if stays and not poller.over and not self.draining:
             # It was parked before; it stays parked until Redis is back or its time is up.
             self.waiting.park(poller)
@@ -224,6 +248,15 @@ class Queues:
             self._finish(poller, None)
             self.waiting.leave(poller)
 
+    def _end(self, poller: Poller) -> None:
+        """A newer poll of its worker takes over: this one is told that there is nothing."""
+        if poller.over:
+            return
+        asking = poller.asking
+        self._finish(poller, None)
+        if not asking:
+            self.waiting.leave(poller)
+
     def _hang_up(self, poller: Poller) -> None:
         if poller.over:
             return
@@ -234,20 +267,27 @@ class Queues:
         if not poller.asking:
             self.waiting.leave(poller)
 
-    def _bury_raw(self, taken: Taken) -> None:
-        """An element of another program that is not JSON must not block the queue: it is dead, with its reason."""
-        log.warn(
+    def is_sound(self, taken: Taken) -> bool:
+        """An element of another program that is not JSON must not block the queue: it is made dead, with its reason."""
+        if not taken.raw or self._is_json(taken.payload):
+            return True
+        log.warning(
             "an element that is not JSON was pushed to the list of {name!r} by another program",
             name=taken.name,
         )
-        self._settle("bury", self._store.of_lease(taken.name, taken.lease, b"not_json"))
+        self._settle("bury", self.store.of_lease(taken.name, taken.lease, b"not_json"))
+        return False
 
     # Waking
 
     def wake(self, name: bytes, relay: bool = False) -> None:
         """One parked poller of this queue looks again; with ``relay`` the next does too, until one finds nothing."""
         poller = self.waiting.next(name)
-        if poller is not None:
+        if poller is None:
+            return
+        if poller.owner is not None:
+            poller.owner.woken(poller)
+        else:
             poller.relay = relay
             self._ask(poller)
 
@@ -259,16 +299,21 @@ class Queues:
     def end_polls(self) -> None:
         """Answer every parked poller that there is nothing."""
         for poller in self.waiting.pollers():
-            self._finish(poller, None)
-            self.waiting.leave(poller)
+            if poller.over:
+                continue
+            if poller.owner is not None:
+                poller.owner.end()
+            else:
+                self._finish(poller, None)
+                self.waiting.leave(poller)
 
     # Hand-over
 
     def confirm(self, taken: Taken) -> None:
         """The answer with this task has been written: the task is done."""
-        self._confirming.append(self._store.of_lease(taken.name, taken.lease))
+        self._confirming.append(self.store.of_lease(taken.name, taken.lease))
         if len(self._confirming) == 1:
-            self._later(CONFIRM_SECONDS, self._send_confirms)
+            self.later(CONFIRM_SECONDS, self._send_confirms)
 
     def _send_confirms(self) -> None:
         entries, self._confirming = self._confirming, []
@@ -278,7 +323,10 @@ class Queues:
     def put_back(self, taken: Taken) -> None:
         """The client was lost before it had this task: back to the head, the attempt not counted."""
         name = taken.name
-        self._settle("putback", self._store.of_lease(name, taken.lease), lambda: self.wake(name))
+        taken.holders -= 1
+        if taken.holders <= 0:
+            entry = self.store.of_lease(name, taken.lease, taken.answer)
+            self._settle("putback", entry, lambda: self.wake(name))
 
     def _settle(self, verb: str, entry: Entry, then: Callable[[], None] | None = None) -> None:
         def settled(_: object) -> None:
@@ -293,7 +341,28 @@ class Queues:
             else:
                 log.failure("a {verb} was refused", failure, verb=verb)
 
-        self._add(verb, entry).addCallbacks(settled, failed)
+        self.ask(verb, entry).addCallbacks(settled, failed)
+
+    # Looking
+
+    def watch(self, name: bytes, task_id: bytes) -> Deferred[str | None]:
+        """Have the end of this task told to all daemons; fires with its state now, or None for no such task."""
+        check_name(name)
+        d = self.ask("watch", self.store.of_lease(name, task_id))
+        return d.addCallback(lambda reply: STATES[reply[1].decode()] if reply[0] == 0 else None)
+
+    def beat(self) -> Deferred[None]:
+        """Tell the other daemons who is parked here."""
+        return self._heartbeat.beat()
+
+    def pollers(self) -> Deferred[dict[bytes, int]]:
+        """Parked pollers by queue, over all daemons."""
+        return self._heartbeat.pollers()
+
+    def silent_seconds(self, name: bytes) -> float | None:
+        """How long ago this queue was last polled here; None when that is not known."""
+        at = self._polled.get(name)
+        return None if at is None else time.monotonic() - at
 
     @property
     def settled(self) -> bool:
@@ -306,19 +375,3 @@ class Queues:
         for verb, entry in unsettled:
             self._settle(verb, entry)
         self.wake_all()
-
-
-def denied(reply: list[Any]) -> Exception:
-    """What a script's code means; the codes are told at the top of each Lua file."""
-    code = reply[0]
-    if code == 4:
-        return Conflict("lease_required", "This queue limits how many run at once: pop with lease=.")
-    if code == 5:
-        return KeyReused("This Idempotency-Key came before with another body or other options.")
-    if code == 6:
-        return Conflict("wrong_type", "The key of this queue's name holds something else than a list.")
-    if code == 9:
-        return QueueFull(f"The queue is full: it may hold {reply[1]} tasks.")
-    if code in (7, 8):
-        return refusal(reply[1].decode("utf-8", "replace"))
-    return BadOption(f"The request was refused ({code}).")

@@ -11,12 +11,15 @@ from twisted.logger import Logger
 
 from registry.errors import Unavailable
 from registry.queue.queues import Queues
+from registry.queue.schedules import Schedules
 from registry.redis.store import Store
 
 log = Logger()
 
 SWEEP_SECONDS = 0.4
 RECHECK_SECONDS = 0.8
+BEAT_SECONDS = 2.0
+TICK_SECONDS = 1.0
 # Queues a sweep at most, and moves a queue and kind: a sweep keeps other clients of Redis waiting for some ms at most.
 QUEUES_A_SWEEP = 100
 MOVES_A_QUEUE = 200
@@ -30,7 +33,8 @@ class Sweeper:
     Every daemon does both; a sweep finds nothing when another one was there before.
     """
 
-    def __init__(self, store: Store, queues: Queues, clock: IReactorTime) -> None:
+    def __init__(self, store: Store, queues: Queues, schedules: Schedules, clock: IReactorTime) -> None:
+        self._schedules = schedules
         self._store = store
         self._queues = queues
         self._clock = clock
@@ -38,7 +42,13 @@ class Sweeper:
 
     def start(self) -> None:
         """Begin; the first sweep is at once."""
-        for seconds, chore in ((SWEEP_SECONDS, self.sweep), (RECHECK_SECONDS, self.recheck)):
+        chores = (
+            (SWEEP_SECONDS, self.sweep),
+            (RECHECK_SECONDS, self.recheck),
+            (BEAT_SECONDS, self._queues.beat),
+            (TICK_SECONDS, self._schedules.tick),
+        )
+        for seconds, chore in chores:
             call = LoopingCall(self._guarded, chore)
             call.clock = self._clock
             self._calls.append(call)

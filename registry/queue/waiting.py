@@ -16,7 +16,9 @@ from twisted.internet.defer import Deferred
 class Poller:
     """One request that waits for a task; ``reply`` fires with a `Taken`, or None when its time is up.
 
-    ``asking``: its question is on the way to Redis. ``over``: it has been answered, or has hung up.
+    ``asking``: its question is on the way to Redis. ``waited``: it was parked before.
+    ``over``: it has been answered, or has hung up.
+    ``owner``: the request for several queues that this is one place of; it does the asking.
     """
 
     __slots__ = (
@@ -24,29 +26,32 @@ class Poller:
         "asking",
         "expired",
         "lease_ms",
+        "leased",
         "name",
         "nonce",
-        "on_over",
         "options",
         "over",
+        "owner",
         "relay",
         "reply",
         "ticket",
         "timer",
+        "waited",
     )
 
     def __init__(
-        self, name: bytes, lease_ms: int, options: bytes, canceller: Callable[[Poller], None]
+        self, name: bytes, lease_ms: int, options: dict[str, Any] | None, canceller: Callable[[Poller], None]
     ) -> None:
         self.name = name
         self.lease_ms = lease_ms
         self.options = options
+        self.leased = options is not None and bool(options.get("l"))
+        self.owner: Any = None
         self.nonce = b""
         self.ticket = 0
         self.asked = 0
-        self.asking = self.over = self.expired = self.relay = False
+        self.asking = self.over = self.expired = self.relay = self.waited = False
         self.timer: Any = None
-        self.on_over: Callable[[], None] | None = None
         self.reply: Deferred[Any] = Deferred(lambda _: canceller(self))
 
 
@@ -112,6 +117,7 @@ class Waiting:
     def park(self, poller: Poller) -> None:
         """Put the poller in the line of its queue, at its place."""
         self.line(poller.name).put(poller)
+        poller.waited = True
         self.parked += 1
 
     def leave(self, poller: Poller) -> None:

@@ -7,6 +7,7 @@ one call carries up to 128 of them. What a reply means is said at the top of eac
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,10 @@ from registry.redis.scripts import Script, load
 log = Logger()
 
 SCHEMA = b"1"
+# What Redis says when its own state is in the way.
+_REFUSALS = re.compile(
+    r"\b(MISCONF|READONLY|LOADING|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|CROSSSLOT|NOAUTH|NOPERM|UNKILLABLE)\b"
+)
 CALL_SECONDS = 3.0
 
 
@@ -69,6 +74,8 @@ class Store:
         self._scripts: dict[str, Script] = {}
         self._heads: dict[str, tuple[bytes, int]] = {}
         self._common = bulk(self.space) + bulk(self.process)
+        # Notices of pushes are not for the daemon that made them, which has woken its own pollers already; all others are.
+        self._common_for_all = bulk(self.space) + bulk(b"-")
         for verb, stride in VERBS.items():
             script = load(verb)
             self._scripts[verb] = script
@@ -110,6 +117,16 @@ class Store:
             % (len(nonce), nonce, len(length), length, len(options), options),
         )
 
+    def push_many(self, name: bytes, ids: list[bytes], payloads: list[bytes], options: bytes) -> Entry:
+        """One entry for a whole batch."""
+        packed = b"\x92" + _texts(ids) + _texts(payloads)
+        return Entry(bulk(self.prefix + name), bulk(packed) + bulk(options))
+
+    def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: dict[str, Any]) -> Entry:
+        """``options`` as in ``popmany.lua`` without ``q``."""
+        packed = msgpack.encode({**options, "q": [(self.prefix + name).decode() for name in names]})
+        return Entry(bulk(self.prefix + names[0]), bulk(nonce) + bulk(b"%d" % lease_ms) + bulk(packed))
+
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
         """Confirm, put back, and every other verb whose first argument is a lease or a task's id."""
         return Entry(bulk(self.prefix + name), bulk(lease) + b"".join(map(bulk, more)))
@@ -125,6 +142,7 @@ class Store:
         args = b"".join([e.args for e in entries])
         count = len(entries)
         script = self._scripts[verb]
+        common = self._common if verb in ("push", "pushmany", "putback") else self._common_for_all
 
         def send(command: bytes, parts: int) -> Deferred[Any]:
             not_after = b"%d" % (
@@ -132,7 +150,7 @@ class Store:
             )
             return self._link.call(
                 b"*%d\r\n%b%b%b%b%b%b"
-                % (parts, command, bulk(b"%d" % count), keys, bulk(not_after), self._common, args)
+                % (parts, command, bulk(b"%d" % count), keys, bulk(not_after), common, args)
             )
 
         parts = 6 + count + count * stride
@@ -180,7 +198,7 @@ class Store:
             for script in self._scripts.values():
                 last = self._link.command(b"SCRIPT", b"LOAD", script.text)
                 last.addErrback(
-                    lambda f: log.warn("Redis did not load a script: {why}", why=f.getErrorMessage())
+                    lambda f: log.warning("Redis did not load a script: {why}", why=f.getErrorMessage())
                 )
             assert last is not None
             return last
@@ -196,7 +214,7 @@ class Store:
 
     def sweep(self, queues: int, moves: int) -> Deferred[list[int]]:
         """Let time do its work on the queues that are due; fires with [queues swept, moves made]."""
-        args = self._common + bulk(b"%d" % queues) + bulk(b"%d" % moves)
+        args = self._common_for_all + bulk(b"%d" % queues) + bulk(b"%d" % moves)
         script = self._scripts["sweep"]
 
         def send(head: bytes) -> Deferred[Any]:
@@ -208,6 +226,24 @@ class Store:
             return failure
 
         return send(self._heads["sweep"][0]).addErrback(refused)
+
+    def read(self, verb: str, names: Sequence[bytes]) -> Deferred[list[Any]]:
+        """Run a script that only reads, over one of the other connections; an element per name."""
+        script = self._scripts[verb]
+        keys = [self.prefix + name for name in names]
+        rest = (len(keys), *keys, 0, self.space, self.process)
+        d = self._pool.command(b"EVALSHA", script.sha, *rest)
+
+        def refused(failure: Any) -> Any:
+            if isinstance(failure.value, ResponseError) and str(failure.value).startswith("NOSCRIPT"):
+                return self._pool.command(b"EVAL", script.text, *rest)
+            return failure
+
+        return d.addErrback(refused).addErrback(_as_domain)
+
+    def tag(self, name: bytes) -> bytes:
+        """What all keys of a queue beside its list begin with."""
+        return b"{%b%b}" % (self.prefix, name)
 
     def any_waiting(self, names: Sequence[bytes]) -> Deferred[int]:
         """How many of the ready lists of these queues, of every priority, hold something. One command."""
@@ -224,7 +260,32 @@ class Store:
 
 
 # Verb -> arguments per entry. The sweep has no entries.
-VERBS = {"push": 3, "pop": 3, "confirm": 1, "putback": 1, "bury": 2, "sweep": 0}
+VERBS = {
+    "push": 3,
+    "pop": 3,
+    "confirm": 1,
+    "putback": 2,
+    "bury": 2,
+    "pushmany": 2,
+    "popmany": 3,
+    "ack": 2,
+    "fail": 2,
+    "release": 2,
+    "extend": 3,
+    "cancel": 1,
+    "retry": 1,
+    "run": 1,
+    "watch": 1,
+    "policy": 1,
+    "purge": 1,
+    "move": 4,
+    "counts": 0,
+    "sweep": 0,
+}
+
+
+class ScriptError(Exception):
+    """A script went wrong in a way that no state of Redis explains."""
 
 
 class NewerSchema(Exception):
@@ -243,8 +304,20 @@ def refusal(text: str) -> Exception:
     """The domain's word for an error of Redis: what was refused was not applied."""
     if "OOM command" in text:
         return RedisFull("Redis is full and takes no more tasks; pops still work.")
-    word = text.split(" ", 1)[0]
+    found = _REFUSALS.search(text)
+    if found is None:
+        # Not Redis's state but a fault of ours, or of the keys.
+        return ScriptError(text)
+    word = found[0]
     return RedisUnavailable(f"Redis refused the request: {word}.", retry_after=5 if word == "MISCONF" else 1)
+
+
+def _texts(values: Sequence[bytes]) -> bytes:
+    # msgpack's type for bytes is unknown to the scripts' decoder: an array of its type for text, written by hand.
+    parts = [b"\xdd", len(values).to_bytes(4, "big")]
+    for value in values:
+        parts.append(b"\xdb" + len(value).to_bytes(4, "big") + value)
+    return b"".join(parts)
 
 
 def encode_options(options: dict[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ end
 
 local function make_done(list, g, id, m, result, handed_over)
   free_key(g, id, m)
+  slot_freed(list, g)
   local retention = policy_of(g).retention or {}
   local stay = (m.r or 0)
   if not handed_over then stay = math.max(stay, (retention.done or 3600) * 1000) end

@@ -11,9 +11,20 @@ local function keep(g, id, m)
   call('HSET', g .. 'm', id, cmsgpack.pack(m))
 end
 
+local policies = {}
 local function policy_of(g)
-  local packed = call('GET', g .. 'c')
-  return packed and cmsgpack.unpack(packed) or {}
+  local rules = policies[g]
+  if not rules then
+    local packed = call('GET', g .. 'c')
+    rules = packed and cmsgpack.unpack(packed) or {}
+    policies[g] = rules
+  end
+  return rules
+end
+
+-- A lease has ended: where the queue limits how many there are, somebody may start now.
+local function slot_freed(list, g)
+  if policy_of(g).concurrency then wake(list) end
 end
 
 local function ready_list(list, g, priority)
@@ -40,6 +51,7 @@ local function make_delayed(list, g, id, m, at)
   call('ZADD', g .. 'd', at, id)
   m.s, m.du = 'd', at
   keep(g, id, m)
+  slot_freed(list, g)
   due(list, math.min(at, m.x or FAR))
 end
 
@@ -75,6 +87,7 @@ local function bury(list, g, id, m, reason, err)
   free_key(g, id, m)
   keep(g, id, m)
   tell_ended(list, id, m)
+  slot_freed(list, g)
   due(list, forget)
 end
 

@@ -1,4 +1,4 @@
--- uses: base, life
+-- uses: base, life, enter
 -- Push: a new task becomes ready, or delayed.
 -- KEYS: the list of each entry.
 -- ARGV per entry: id, payload, options ('' or msgpack: p d at x n b l k r ik ih tp w, see `queue/options.py`).
@@ -8,40 +8,24 @@ if too_late() then return {'LATE', now} end
 
 local function with_options(list, g, id, payload, o)
   local memory = o.ik and g .. 'i:push:' .. o.ik
-  local answered = memory and call('GET', memory)
-  if answered then
-    local first, print = string.match(answered, '^(%S+) (.*)$')
-    if print ~= o.ih then return {5} end
-    return {0, first, 2}
-  end
-  local kind = call('TYPE', list).ok
-  if kind ~= 'none' and kind ~= 'list' then return {6, 'WRONGTYPE'} end
+  local first = memory and remembered_as(memory, o.ih)
+  if first then return {0, first, 2} end
+  if first == false then return {5} end
+  if not is_list(list) then return {6, 'WRONGTYPE'} end
   if o.k then
     local other = call('HGET', g .. 'k', o.k)
     local m = other and known(g, other)
     if m and not (m.x and m.x <= now and (m.s == 'r' or m.s == 'd')) then
-      if o.w and not m.w then m.w = true; m.r = m.r or o.r; keep(g, other, m) end
+      if o.w and not m.w then
+        m.w, m.r = true, m.r or o.r
+        keep(g, other, m)
+      end
       return {0, other, 1}
     end
   end
-  local m = {p = o.p, n = o.n, b = o.b, l = o.l, k = o.k, r = o.r, tp = o.tp, w = o.w, x = o.x and now + o.x}
-  m.i = memory and true or nil
-  call('HSET', g .. 't', id, payload)
-  if o.k then call('HSET', g .. 'k', o.k, id) end
-  if m.x then call('ZADD', g .. 'o', m.x, id) end
-  local at = o.at or (o.d and now + o.d)
-  if at and at > now then make_delayed(list, g, id, m, at) else make_ready(list, g, id, m, false) end
+  enter(list, g, id, payload, o, memory and true)
   if memory then call('SET', memory, id .. ' ' .. o.ih, 'PX', DAY) end
   return {0}
-end
-
-local function length(list, g)
-  local n = call('ZCARD', g .. 'd') + call('LLEN', list)
-  for p = 1, 9 do n = n + call('LLEN', g .. p) end
-  for _, stale in ipairs(call('HMGET', g .. 'n', 's0', 's1', 's2', 's3', 's4', 's5', 's6', 's7', 's8', 's9')) do
-    n = n - (tonumber(stale) or 0)
-  end
-  return n
 end
 
 local has_policy = {}
@@ -58,8 +42,10 @@ local function push(list, id, payload, options)
     if rules.ttl and options == '' then options = cmsgpack.pack({x = rules.ttl * 1000}) end
   end
   if options ~= '' then return with_options(list, g, id, payload, cmsgpack.unpack(options)) end
-  if call('LPUSH', list, '\1' .. id) == 1 then due(list, FAR) end
+  local n = call('LPUSH', list, '\1' .. id)
   call('HSET', g .. 't', id, payload)
+  -- Others' raw elements are not in the index: our first task behind them enters the queue. One look per queue and call.
+  if n == 1 or (not is_woken[list] and call('HLEN', g .. 't') == 1) then due(list, FAR) end
   wake(list)
   return {0}
 end

@@ -1,11 +1,13 @@
 -- uses: base, life
 -- Put back: the taker was lost before its answer was out. To the head, the attempt not counted.
--- KEYS: the list of each entry, in the order they were taken. ARGV per entry: lease id. Reply per entry: {0} · {1} the lease was gone.
-local function put_back(list, lease)
+-- KEYS: the list of each entry, in the order they were taken. ARGV per entry: lease id,
+-- the answer it belongs to ('' for the only one). Reply per entry: {0} · {1} the lease was gone, or a later answer gave it again.
+local function put_back(list, lease, answer)
   local g = '{' .. list .. '}'
-  if call('ZREM', g .. 'l', lease) == 0 then return {1} end
   local id = string.match(lease, '^[^-]*')
   local m = known(g, id)
+  if m and m.o and m.o.k and m.o.k ~= answer then return {1} end
+  if call('ZREM', g .. 'l', lease) == 0 then return {1} end
   if m then
     m.a, m.o = math.max(0, (m.a or 1) - 1), nil
     if m.c then
@@ -20,7 +22,7 @@ end
 -- Last to first: each goes in front of the one before, so the first taken ends up first.
 local replies = {}
 for i = #KEYS, 1, -1 do
-  local ok, reply = pcall(put_back, KEYS[i], ARGV[3 + i])
+  local ok, reply = pcall(put_back, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
   replies[i] = ok and reply or refusal(reply)
 end
 return finish(replies)

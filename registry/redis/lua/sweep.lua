@@ -51,6 +51,7 @@ end
 local function clear_heads(list, g)
   for p = 0, 9 do
     local from = p == 0 and list or g .. p
+    if call('EXISTS', from) == 0 then call('HDEL', g .. 'n', 's' .. p) end
     for _ = 1, per_kind do
       local e = call('LINDEX', from, -1)
       if not e or string.byte(e) ~= 1 then break end

@@ -1,6 +1,6 @@
 -- uses: base, life
 -- Taking one task out of ready. What a call learns of a queue it keeps for the call's other entries.
-local learnt = {}
+local learnt, made = {}, 0
 
 local function learn(list, g)
   local q = {g = g}
@@ -62,7 +62,8 @@ local function take(list, nonce, lease_ms, o)
       m = payload and q.metas and known(g, id) or nil
       stale = not payload or (m and (m.s ~= 'r' or (m.g or 0) ~= (tonumber(generation) or 0)))
     else
-      id, payload, raw = string.format('%011x', now) .. string.sub(nonce, 1, 10), e, 1
+      made = made + 1
+      id, payload, raw = string.format('%011x%s%03x', now, string.sub(nonce, 1, 10), made), e, 1
       call('HSET', g .. 't', id, e)
     end
     if stale then
@@ -85,7 +86,7 @@ local function take(list, nonce, lease_ms, o)
         m = m or {}
         if m.x then call('ZREM', g .. 'o', id) end
         m.s, m.a, m.x = 'l', attempt, nil
-        m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil}
+        m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil, k = o and o.k, m = o and o.mk}
         m.pr, m.pm = nil, nil
         keep(g, id, m)
         q.metas = true

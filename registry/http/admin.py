@@ -1,0 +1,440 @@
+"""Looking and steering over HTTP: queues, their tasks, their rules, and schedules. Every answer is JSON."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import inlineCallbacks
+
+from registry.errors import BadBody, BadOption, NotFound, RegistryError
+from registry.http import asked
+from registry.http.asked import Header
+from registry.http.json_check import check_json
+from registry.http.verbs import result_of
+from registry.http.wire import Raw, json_answer, name_from, one_of, options, seconds, text, whole
+from registry.queue.endings import Endings
+from registry.queue.looking import FAR_ENOUGH, Looking, QueueView, TaskView
+from registry.queue.names import pushed_at_ms
+from registry.queue.queues import Queues
+from registry.queue.schedules import Schedules
+from registry.queue.steering import Steering
+
+PAGE, MOST_A_PAGE = 100, 1000
+COUNTED = ("ready", "delayed", "leased", "dead", "done")
+
+
+class Ask(NamedTuple):
+    """A request: the raw segments of its path, and what else it brought."""
+
+    method: bytes
+    segments: list[bytes]
+    query: bytes
+    header: Header
+    body: bytes
+
+
+class WrongMethod(RegistryError):
+    """This path is there, but not for this method."""
+
+    def __init__(self, allowed: tuple[bytes, ...]) -> None:
+        super().__init__("This path does not take this method.")
+        self.allowed = allowed
+
+
+_yes_no = one_of("1", "0", "true", "false")
+
+
+class Admin:
+    """What operators ask for. ``pollers()`` tells parked pollers by queue, over all daemons."""
+
+    def __init__(
+        self,
+        queues: Queues,
+        looking: Looking,
+        steering: Steering,
+        schedules: Schedules,
+        endings: Endings,
+        max_wait: float,
+    ) -> None:
+        self._queues = queues
+        self._looking = looking
+        self._steering = steering
+        self._schedules = schedules
+        self._endings = endings
+        self._max_wait = max_wait
+
+    # Queues
+
+    @inlineCallbacks
+    def queues(self, query: bytes) -> Any:
+        """The list of queues, a page at a time; ``family=:`` folds those with a colon into one row each."""
+        said = options(
+            query,
+            {
+                "cursor": text(1, 300),
+                "limit": whole(1, MOST_A_PAGE),
+                "search": text(0, 255),
+                "sort": one_of("name", "oldest", *COUNTED),
+                "family": one_of(":"),
+            },
+        )
+        names = yield self._looking.names()
+        needle = said.get("search", "").encode()
+        if needle:
+            names = [name for name in names if needle in name]
+        sort = said.get("sort", "name")
+        limit, at = said.get("limit", PAGE), 0
+        pollers = yield self._queues.pollers()
+        now = self._queues.store.now_ms()
+        if sort == "name" and "family" not in said:
+            if "cursor" in said:
+                after = asked.unquoted(said["cursor"])
+                names = [name for name in names if name > after]
+            views = yield self._looking.counts(names[:limit])
+            rows = [queue_row(view, now, pollers) for view in views]
+            cursor = asked.quoted(names[limit - 1]) if len(names) > limit else None
+            return json_answer(200, {"queues": rows, "cursor": cursor})
+        views = yield self._looking.counts(names)
+        rows = [queue_row(view, now, pollers) for view in views]
+        if "family" in said:
+            rows = fold(rows)
+        if sort == "name":
+            rows.sort(key=lambda row: row["name"])
+        elif sort == "oldest":
+            rows.sort(key=lambda row: (-(row["oldest_age"] or 0), row["name"]))
+        else:
+            rows.sort(key=lambda row: (-row[sort], row["name"]))
+        if "cursor" in said:
+            at = whole(0, 10**9)("cursor", said["cursor"])
+        more = len(rows) > at + limit
+        return json_answer(
+            200, {"queues": rows[at : at + limit], "cursor": str(at + limit) if more else None}
+        )
+
+    def queue_path(self, ask: Ask) -> Any:
+        """Everything below ``/api/queues/{q}``."""
+        name = name_from(ask.segments[2])
+        match (ask.method, *ask.segments[3:]):
+            case [b"GET"]:
+                return self._queue(name, ask.query)
+            case [b"PATCH"]:
+                return self._patch(name, ask)
+            case [b"DELETE"]:
+                return self._purge(name, ask.query)
+            case [b"GET", b"tasks"]:
+                return self._tasks(name, ask.query)
+            case [b"POST", b"retry"]:
+                return self._retry(name, ask.query)
+            case [b"POST", b"move"]:
+                return self._move(name, ask.query)
+            case [b"GET", b"tasks", task_id]:
+                return self._task(name, task_id, ask.query)
+            case [b"DELETE", b"tasks", task_id]:
+                return self._cancel(name, task_id, ask.query)
+            case [b"GET", b"tasks", task_id, b"why"]:
+                return self._why(name, task_id, ask.query)
+            case [b"POST", b"tasks", task_id, b"run"]:
+                return self._run(name, task_id, ask.query)
+        allowed = {
+            (): (b"GET", b"PATCH", b"DELETE"),
+            (b"tasks",): (b"GET",),
+            (b"retry",): (b"POST",),
+            (b"move",): (b"POST",),
+        }.get(tuple(ask.segments[3:]))
+        match ask.segments[3:]:
+            case [b"tasks", _]:
+                allowed = (b"GET", b"DELETE")
+            case [b"tasks", _, b"why"]:
+                allowed = (b"GET",)
+            case [b"tasks", _, b"run"]:
+                allowed = (b"POST",)
+        if allowed is None:
+            raise NotFound("There is nothing at this path.")
+        raise WrongMethod(allowed)
+
+    @inlineCallbacks
+    def _queue(self, name: bytes, query: bytes) -> Any:
+        options(query, {})
+        view = yield self._looking.queue(name)
+        pollers = yield self._queues.pollers()
+        return json_answer(200, queue_row(view, self._queues.store.now_ms(), pollers))
+
+    @inlineCallbacks
+    def _patch(self, name: bytes, ask: Ask) -> Any:
+        options(ask.query, {})
+        check_json(ask.body)
+        changes = json.loads(ask.body)
+        if not isinstance(changes, dict):
+            raise BadBody("The body is a JSON object of the rules to change.")
+        yield self._steering.set_policy(name, changes)
+        return (yield self._queue(name, b""))
+
+    @inlineCallbacks
+    def _purge(self, name: bytes, query: bytes) -> Any:
+        options(query, {})
+        count = yield self._steering.purge(name)
+        return json_answer(200, {"success": True, "count": count, "skipped": 0})
+
+    @inlineCallbacks
+    def _retry(self, name: bytes, query: bytes) -> Any:
+        said = options(
+            query, {"state": one_of("dead"), "id": text(1, 100), "reason": text(1, 100), "dry_run": _yes_no}
+        )
+        dry_run = said.get("dry_run") in ("1", "true")
+        if "id" not in said:
+            count, skipped = yield self._steering.retry_all(name, said.get("reason"), dry_run)
+            return json_answer(200, {"success": True, "count": count, "skipped": skipped})
+        if dry_run:
+            view = yield self._looking.task(name, said["id"].encode())
+            return json_answer(200, {"success": True, "count": int(view.state == "dead"), "skipped": 0})
+        yield self._steering.retry_one(name, said["id"].encode())
+        return json_answer(200, {"success": True, "count": 1, "skipped": 0})
+
+    @inlineCallbacks
+    def _move(self, name: bytes, query: bytes) -> Any:
+        said = options(query, {"to": text(1, 255), "state": one_of("ready", "delayed", "dead")})
+        if "to" not in said:
+            raise BadOption("The option 'to' is missing: the queue that the tasks move to.")
+        moved, skipped = yield self._steering.move(name, said["to"].encode(), said.get("state", "ready"))
+        return json_answer(200, {"success": True, "count": moved, "skipped": skipped})
+
+    # Tasks
+
+    @inlineCallbacks
+    def _tasks(self, name: bytes, query: bytes) -> Any:
+        said = options(
+            query,
+            {
+                "state": one_of(*COUNTED),
+                "cursor": text(1, 40),
+                "limit": whole(1, MOST_A_PAGE),
+                "search": text(0, 255),
+            },
+        )
+        views, cursor = yield self._looking.tasks(
+            name,
+            said.get("state", "ready"),
+            said.get("cursor", ""),
+            said.get("limit", PAGE),
+            said.get("search", "").encode(),
+        )
+        return json_answer(200, {"tasks": [task_row(view) for view in views], "cursor": cursor})
+
+    @inlineCallbacks
+    def _task(self, name: bytes, task_id: bytes, query: bytes) -> Any:
+        wait = min(
+            options(query, {"wait": seconds(0, asked.MAX_WAIT_ASKED)}).get("wait", 0.0), self._max_wait
+        )
+        if wait:
+            ended = self._endings.wait(name, task_id, wait)
+            try:
+                reply = yield self._queues.watch(name, task_id)
+                if reply not in ("done", "dead", None):
+                    yield ended
+            finally:
+                ended.addErrback(lambda _: None)
+                ended.cancel()
+        view = yield self._looking.task(name, task_id)
+        return json_answer(200, task_row(view))
+
+    @inlineCallbacks
+    def _cancel(self, name: bytes, task_id: bytes, query: bytes) -> Any:
+        options(query, {})
+        how = yield self._steering.cancel(name, task_id)
+        return json_answer(200, {"success": True, "how": how})
+
+    @inlineCallbacks
+    def _run(self, name: bytes, task_id: bytes, query: bytes) -> Any:
+        options(query, {})
+        yield self._steering.run(name, task_id)
+        return json_answer(200, {"success": True, "state": "ready"})
+
+    @inlineCallbacks
+    def _why(self, name: bytes, task_id: bytes, query: bytes) -> Any:
+        options(query, {})
+        view = yield self._looking.task(name, task_id)
+        queue = yield self._looking.queue(name)
+        position = (yield self._looking.position(view)) if view.state == "ready" else None
+        pollers = yield self._queues.pollers()
+        silent = self._queues.silent_seconds(name)
+        reasons = why(view, queue, position, pollers.get(name, 0), silent, self._queues.store.now_ms())
+        answer = {
+            "id": task_id,
+            "state": view.state,
+            "sentence": " ".join(reason["text"] for reason in reasons),
+            "reasons": reasons,
+        }
+        return json_answer(200, answer)
+
+    # Schedules
+
+    @inlineCallbacks
+    def schedules(self, query: bytes) -> Any:
+        """All schedules, by name."""
+        options(query, {})
+        found = yield self._schedules.all()
+        return json_answer(200, {"schedules": [schedule_row(name, known) for name, known in found]})
+
+    def schedule_path(self, ask: Ask) -> Any:
+        """One schedule."""
+        if len(ask.segments) != 3:
+            raise NotFound("There is nothing at this path.")
+        name = name_from(ask.segments[2])
+        options(ask.query, {})
+        return {b"GET": self._schedule, b"PUT": self._put_schedule, b"DELETE": self._drop_schedule}[
+            ask.method
+        ](name, ask)
+
+    @inlineCallbacks
+    def _schedule(self, name: bytes, ask: Ask) -> Any:
+        known = yield self._schedules.get(name)
+        return json_answer(200, schedule_row(name.decode(), known))
+
+    @inlineCallbacks
+    def _put_schedule(self, name: bytes, ask: Ask) -> Any:
+        said = asked.json_object(ask.body, ("cron", "timezone", "queue", "task", "options", "missed"))
+        said["task"] = asked.member(ask.body, "task")
+        said["packed"] = asked.schedule_options(said.get("options") or {})
+        known = yield self._schedules.put(name, said)
+        return json_answer(200, schedule_row(name.decode(), known))
+
+    @inlineCallbacks
+    def _drop_schedule(self, name: bytes, ask: Ask) -> Any:
+        yield self._schedules.drop(name)
+        return json_answer(200, {"success": True})
+
+
+def at(moment_ms: float | None) -> str | None:
+    """A time of day as RFC 3339 in UTC, with ms."""
+    if moment_ms is None:
+        return None
+    whole_seconds, rest = divmod(int(moment_ms), 1000)
+    return datetime.fromtimestamp(whole_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:03d}Z"
+
+
+def queue_row(view: QueueView, now_ms: int, pollers: dict[bytes, int]) -> dict[str, Any]:
+    """A queue as the API shows it."""
+    oldest = None if view.oldest_ms is None else max(0.0, (now_ms - view.oldest_ms) / 1000)
+    counts = {state: getattr(view, state) for state in COUNTED}
+    return {
+        "name": view.name.decode("utf-8", "replace"),
+        **counts,
+        "oldest_age": oldest,
+        "pollers": pollers.get(view.name, 0),
+        "rates": {},
+        "policy": view.policy,
+    }
+
+
+def fold(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One summed row ``family:*`` for the queues of each family; the others stay."""
+    folded: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        family, colon, _ = row["name"].partition(":")
+        name = f"{family}:*" if colon else row["name"]
+        known = folded.get(name)
+        if known is None:
+            folded[name] = {**row, "name": name, "queues": 1} if colon else row
+            if colon:
+                folded[name]["policy"] = {}
+            continue
+        for state in (*COUNTED, "pollers"):
+            known[state] += row[state]
+        known["queues"] = known.get("queues", 1) + 1
+        ages = [age for age in (known["oldest_age"], row["oldest_age"]) if age is not None]
+        known["oldest_age"] = max(ages) if ages else None
+    return list(folded.values())
+
+
+def task_row(view: TaskView) -> dict[str, Any]:
+    """A task as the API shows it."""
+    known = view.known
+    row: dict[str, Any] = {
+        "id": view.id,
+        "queue": view.queue,
+        "state": view.state,
+        "attempt": known.get("a", 0),
+        "priority": known.get("p", 0),
+        "pushed_at": at(pushed_at_ms(view.id)) if view.id else None,
+        "task": Raw(view.payload) if view.id or asked.is_json(view.payload) else view.payload,
+        "history": [
+            {
+                "attempt": h.get("a", 0),
+                "worker": h.get("w"),
+                "leased_at": at(h.get("f")),
+                "ended_at": at(h.get("t")),
+                "reason": h.get("r"),
+                "error": h.get("e"),
+            }
+            for h in known.get("h") or []
+        ],
+        "progress": known.get("pr"),
+        "result": result_of(known),
+    }
+    for name, short in (("key", "k"), ("message", "pm"), ("reason", "y"), ("traceparent", "tp")):
+        if known.get(short) is not None:
+            row[name] = known[short]
+    for name, short in (("due_at", "du"), ("expires_at", "x"), ("ended_at", "z")):
+        if known.get(short) is not None:
+            row[name] = at(known[short])
+    if known.get("c"):
+        row["cancelled"] = True
+    holder = known.get("o") or {}
+    if view.state == "leased" and holder:
+        row.update(
+            worker=holder.get("w"), leased_at=at(holder.get("f")), lease_ends_at=at(view.lease_ends_ms)
+        )
+    return row
+
+
+def schedule_row(name: str, known: dict[str, Any]) -> dict[str, Any]:
+    """A schedule as the API shows it."""
+    row = {"name": name, **known, "task": Raw(known["task"])}
+    row["next_at"], row["last_at"] = at(row.pop("next_ms")), at(row.pop("last_ms"))
+    return row
+
+
+def why(
+    view: TaskView, queue: QueueView, position: int | None, pollers: int, silent: float | None, now_ms: int
+) -> list[dict[str, Any]]:
+    """Why a task is not running: the gates that are shut for it, each with its code, a sentence and its numbers."""
+    rules, known = queue.policy, view.known
+    reasons: list[dict[str, Any]] = []
+
+    def say(code: str, sentence: str, **numbers: Any) -> None:
+        reasons.append({"code": code, "text": sentence, **numbers})
+
+    if view.state == "leased":
+        holder = (known.get("o") or {}).get("w")
+        say("leased", f"It is being worked on{' by ' + holder if holder else ''}.", worker=holder)
+        return reasons
+    if view.state == "dead":
+        say("dead", f"It is dead: {known.get('y', 'failed')}.", reason=known.get("y"))
+        return reasons
+    if view.state == "done":
+        say("done", "It is done.")
+        return reasons
+    if rules.get("paused"):
+        say("paused", "The queue is paused.")
+    if view.state == "delayed":
+        left = max(0.0, (known.get("du", now_ms) - now_ms) / 1000)
+        say("delayed", f"It is due in {left:.0f} s.", seconds=left, due_at=at(known.get("du")))
+    if rules.get("concurrency") and queue.leased >= rules["concurrency"]:
+        limit = rules["concurrency"]
+        say("concurrency_limited", f"The queue is at its limit: {queue.leased} of {limit} run.", limit=limit)
+    if rules.get("rate"):
+        say("rate_limited", f"The queue starts at most {rules['rate']:g} tasks a second.", rate=rules["rate"])
+    if not pollers:
+        pushed = pushed_at_ms(view.id) if view.id else None
+        quiet = silent if silent is not None else max(0.0, (now_ms - (pushed or now_ms)) / 1000)
+        say("nobody_polls", f"Nobody has polled this queue for {quiet:.0f} s.", seconds=round(quiet, 3))
+    if view.state == "ready":
+        if position == 0:
+            say("next", "It is the next of its queue.")
+        elif position is not None:
+            say("position", f"{position} tasks go before it.", position=position)
+        else:
+            say("position", f"More than {FAR_ENOUGH} tasks go before it.", position=None)
+    return reasons

@@ -1,0 +1,284 @@
+"""What a request may say about a task or a poll, and how it is read. Wrong values are `BadOption`, naming the option."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode
+
+import msgspec
+
+from registry.errors import BadBody, BadOption
+from registry.http.json_check import check_json
+from registry.http.wire import ExactFloat, moment, one_of, option_pairs, options, seconds, text, whole
+
+Header = Callable[[bytes], "bytes | None"]
+
+YEAR = 366 * 86_400
+WEEK = 7 * 86_400
+# More than a day is certainly a mistake; what is above MAX_WAIT is capped to it.
+MAX_WAIT_ASKED = 86_400
+RESULT_FOR_PREFER = 60
+MOST_AT_ONCE = 1000
+
+_LEASE = re.compile(rb"[A-Za-z0-9_]{1,80}-[A-Za-z0-9_-]{1,80}")
+_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6}(?:\.\d{1,3})?)\"?(?=$|[,;\s])", re.IGNORECASE)
+
+lease_length = seconds(0.1, 43_200)
+
+
+def _lease_or_default(name: str, value: str) -> float:
+    # Present but empty: leased, as long as the task or the queue says.
+    return lease_length(name, value) if value else 0.0
+
+
+PUSH_OPTIONS: dict[str, Callable[[str, str], Any]] = {
+    "delay": seconds(0, YEAR),
+    "at": moment,
+    "priority": whole(0, 9),
+    "ttl": seconds(0.001, YEAR),
+    "attempts": whole(1, 1000),
+    "backoff": seconds(0, 3600),
+    "lease": lease_length,
+    "key": text(1, 255),
+    "result": seconds(0, WEEK),
+}
+PUSH_MANY_OPTIONS = {name: read for name, read in PUSH_OPTIONS.items() if name != "key"}
+POP_OPTIONS: dict[str, Callable[[str, str], Any]] = {
+    "wait": seconds(0, MAX_WAIT_ASKED),
+    "lease": _lease_or_default,
+    "ack": text(1, 170),
+    "worker": text(1, 255),
+}
+POP_MANY_OPTIONS: dict[str, Callable[[str, str], Any]] = {
+    "count": whole(1, 100),
+    "wait": seconds(0, MAX_WAIT_ASKED),
+    "lease": _lease_or_default,
+    "order": one_of("strict", "fair"),
+    "worker": text(1, 255),
+}
+RELEASE_OPTIONS: dict[str, Callable[[str, str], Any]] = {"delay": seconds(0, YEAR)}
+EXTEND_OPTIONS: dict[str, Callable[[str, str], Any]] = {"lease": lease_length}
+
+
+def ms(duration: float) -> int:
+    """Seconds as whole ms, never rounded down to nothing."""
+    return max(1, round(duration * 1000)) if duration else 0
+
+
+def idempotency_key(header: Header) -> str | None:
+    """The request's Idempotency-Key, quotes of a structured field taken off."""
+    value = header(b"idempotency-key")
+    if value is None:
+        return None
+    key = value.decode("latin-1").strip()
+    if len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not _KEY.fullmatch(key):
+        raise BadOption("The header Idempotency-Key is 1 to 255 printable ASCII characters.")
+    return key
+
+
+def fingerprint(query: bytes, *more: bytes) -> str:
+    """What makes two requests the same: their options in any order, and their bodies."""
+    digest = hashlib.sha256()
+    for name, value in sorted(option_pairs(query)):
+        digest.update(b"%b=%b\n" % (name.encode(), value.encode()))
+    for part in more:
+        digest.update(b"%d:" % len(part) + part)
+    return digest.hexdigest()[:24]
+
+
+def prefer_wait(header: Header) -> float | None:
+    """The N of ``Prefer: wait=N``, seconds. A preference that cannot be read is no preference (RFC 7240)."""
+    value = header(b"prefer")
+    if value is None:
+        return None
+    found = _PREFER_WAIT.search(value.decode("latin-1"))
+    return float(found[1]) if found else None
+
+
+def push_options(
+    query: bytes, header: Header, body: bytes, known: dict[str, Callable[[str, str], Any]] = PUSH_OPTIONS
+) -> dict[str, Any]:
+    """The options of a push as ``push.lua`` reads them; empty for a plain one."""
+    said = options(query, known)
+    if "delay" in said and "at" in said:
+        raise BadOption("The options 'delay' and 'at' exclude each other.")
+    packed: dict[str, Any] = {}
+    if said.get("delay"):
+        packed["d"] = ms(said["delay"])
+    if "at" in said:
+        packed["at"] = int(said["at"] * 1000)
+    if said.get("priority"):
+        packed["p"] = said["priority"]
+    for name, short in (("ttl", "x"), ("lease", "l"), ("result", "r")):
+        if said.get(name):
+            packed[short] = ms(said[name])
+    if "backoff" in said:
+        packed["b"] = ms(said["backoff"])
+    if "attempts" in said:
+        packed["n"] = said["attempts"]
+    if "key" in said:
+        packed["k"] = said["key"]
+    trace = header(b"traceparent")
+    if trace is not None and re.fullmatch(rb"[\x20-\x7e]{1,512}", trace):
+        packed["tp"] = trace.decode()
+    if prefer_wait(header) is not None:
+        packed["w"] = True
+        packed["r"] = max(packed.get("r", 0), RESULT_FOR_PREFER * 1000)
+    key = idempotency_key(header)
+    if key is not None:
+        packed["ik"] = key
+        packed["ih"] = fingerprint(query, body, b"w" if "w" in packed else b"")
+    return packed
+
+
+def payloads(header: Header, body: bytes) -> list[bytes]:
+    """The payloads of a batch, each as its own bytes: a JSON array, or a value a line."""
+    kind = (header(b"content-type") or b"").split(b";")[0].strip().lower()
+    if kind in (b"application/x-ndjson", b"application/ndjson", b"application/jsonl"):
+        found = []
+        at = 0
+        for line in body.split(b"\n"):
+            if line.strip(b" \t\r"):
+                check_json(line)
+                found.append(line.strip(b" \t\r"))
+            at += len(line) + 1
+    else:
+        check_json(body)
+        found = split_array(body)
+    if not 1 <= len(found) <= MOST_AT_ONCE:
+        raise BadBody(f"A batch has 1 to {MOST_AT_ONCE} tasks; this one has {len(found)}.")
+    return found
+
+
+def split_array(body: bytes) -> list[bytes]:
+    """The elements of a JSON array as the bytes they are. ``body`` is known to be JSON."""
+    if body.lstrip(b" \t\r\n")[:1] != b"[":
+        raise BadBody("The body of a batch is a JSON array of tasks, or application/x-ndjson.")
+    try:
+        return [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])]
+    except (msgspec.DecodeError, RecursionError):
+        return _split_slowly(body)
+
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+
+
+def _split_slowly(body: bytes) -> list[bytes]:
+    # For what msgspec refuses although it is JSON, such as a lone surrogate: cut at the commas of the first level.
+    depth, start, found = 0, 0, []
+    for token in _TOKEN.finditer(body):
+        char = token[0]
+        if char in b"[{":
+            depth += 1
+            if depth == 1:
+                start = token.end()
+        elif char in b"]}" or (char == b"," and depth == 1):
+            if depth == 1:
+                element = body[start : token.start()].strip(b" \t\r\n")
+                if element:
+                    found.append(element)
+                start = token.end()
+            depth -= char in b"]}"
+    return found
+
+
+def json_object(body: bytes, known: tuple[str, ...]) -> dict[str, Any]:
+    """A body that is empty or a JSON object with these members only."""
+    if not body.strip(b" \t\r\n"):
+        return {}
+    check_json(body)
+    value = json.loads(body, parse_int=_number, parse_float=ExactFloat.read)
+    if not isinstance(value, dict):
+        raise BadBody("The body of this request is a JSON object.")
+    for name in value:
+        if name not in known:
+            raise BadOption(f"There is no field {name[:80]!r} here; this request takes: {', '.join(known)}.")
+    return value
+
+
+def _number(digits: str) -> int | float:
+    # The interpreter refuses to read an integer of thousands of digits.
+    return int(digits) if len(digits) < 300 else ExactFloat.read(digits)
+
+
+def lease_id(raw: bytes) -> bytes:
+    """A lease id, or `BadOption` for what certainly is none."""
+    if not _LEASE.fullmatch(raw):
+        raise BadOption("That is not a lease id: it is the text that a pop gave as lease.")
+    return raw
+
+
+# Limits of an error's fields, in characters; a trace keeps its end, where the cause stands.
+ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACE = 100, 1000, 8000
+
+
+def failing(said: dict[str, Any]) -> tuple[dict[str, str] | None, int | None, bool]:
+    """``error``, ``delay`` and ``retry`` of a fail, checked; the error's fields are cut to their limits."""
+    error = said.get("error")
+    if error is not None:
+        if isinstance(error, str):
+            error = {"message": error}
+        if not isinstance(error, dict) or not all(
+            k in ("type", "message", "trace") and (v is None or isinstance(v, str)) for k, v in error.items()
+        ):
+            raise BadOption("The field 'error' is an object with the texts type, message and trace.")
+        cut = {
+            "type": (error.get("type") or "")[:ERROR_TYPE],
+            "message": (error.get("message") or "")[:ERROR_MESSAGE],
+            "trace": (error.get("trace") or "")[-ERROR_TRACE:],
+        }
+        error = {k: v.encode("utf-8", "replace").decode() for k, v in cut.items() if v}
+    delay = said.get("delay")
+    if delay is not None and (
+        isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= YEAR
+    ):
+        raise BadOption(f"The field 'delay' is a number of seconds from 0 to {YEAR}.")
+    retry = said.get("retry", True)
+    if not isinstance(retry, bool):
+        raise BadOption("The field 'retry' is true or false.")
+    return error or None, None if delay is None else ms(delay), retry
+
+
+def is_json(body: bytes) -> bool:
+    """Whether these bytes are JSON."""
+    try:
+        check_json(body)
+    except BadBody:
+        return False
+    return True
+
+
+def quoted(name: bytes) -> str:
+    """A name as a cursor: any byte of it survives the way through a query."""
+    return quote_from_bytes(name, safe="")
+
+
+def unquoted(cursor: str) -> bytes:
+    """The name that `quoted` made a cursor of."""
+    return unquote_to_bytes(cursor)
+
+
+def member(body: bytes, name: str) -> bytes | None:
+    """The bytes of one member of a JSON object, as they are; None when it is not there."""
+    try:
+        found = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get(name)
+    except (msgspec.DecodeError, RecursionError):
+        raise BadOption(f"The field {name!r} could not be read.") from None
+    return None if found is None else bytes(found)
+
+
+def schedule_options(said: Any) -> dict[str, Any]:
+    """The push options of a schedule: those of a push, as members of an object."""
+    if not isinstance(said, dict):
+        raise BadOption("The field 'options' is an object.")
+    if "at" in said:
+        raise BadOption("The option 'at' makes no sense on a schedule.")
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in said.items()}
+    return push_options(urlencode(texts).encode(), lambda _: None, b"")

@@ -1,0 +1,52 @@
+"""Equal requests at the same time are one: a poll that is repeated while its first is still open joins it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+
+class Joining:
+    """Open polls with an Idempotency-Key, by what makes them equal."""
+
+    def __init__(self) -> None:
+        self._open: dict[Hashable, tuple[Deferred[Any], list[Deferred[Any]]]] = {}
+
+    def join(self, key: Hashable, start: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+        """The answer of the open poll with this key, or of one started now; cancelled only when all who joined have gone."""
+        found = self._open.get(key)
+        if found is None:
+            members: list[Deferred[Any]] = []
+            shared = start()
+            if shared.called:
+                return shared
+            found = self._open[key] = (shared, members)
+            shared.addBoth(self._answered, key, members)
+        shared, members = found
+        mine: Deferred[Any] = Deferred(lambda d: self._leave(key, d))
+        members.append(mine)
+        return mine
+
+    def _answered(self, result: Any, key: Hashable, members: list[Deferred[Any]]) -> None:
+        self._open.pop(key, None)
+        if isinstance(result, Failure):
+            for member in members:
+                member.errback(Failure(result.value))
+            return
+        # One task for all of them: it is put back only when none of the answers gets out.
+        for taken in result if isinstance(result, list) else [result] if result is not None else []:
+            taken.holders = len(members)
+        for member in members:
+            member.callback(result)
+
+    def _leave(self, key: Hashable, mine: Deferred[Any]) -> None:
+        shared, members = self._open[key]
+        members[:] = [member for member in members if member is not mine]
+        if not members:
+            del self._open[key]
+            # What still comes is put back by the poll itself; nobody is left to be told.
+            shared.addErrback(lambda _: None)
+            shared.cancel()

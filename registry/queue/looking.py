@@ -1,0 +1,238 @@
+"""Looking at queues and tasks. Reads only, over the other connections; never O(n) in what a queue holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import msgpack
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
+
+from registry.errors import BadOption, NotFound
+from registry.queue.names import check_name, pushed_at_ms
+from registry.queue.queues import Queues
+from registry.queue.taken import STATES, denied
+
+COUNTS_A_CALL = 500
+# How far a search and a position look, elements.
+FAR_ENOUGH = 1000
+
+
+@dataclass(slots=True)
+class QueueView:
+    """What a queue holds. ``oldest_ms`` is when its oldest ready task was pushed, None for none or a raw element."""
+
+    name: bytes
+    ready: int = 0
+    delayed: int = 0
+    leased: int = 0
+    dead: int = 0
+    done: int = 0
+    oldest_ms: int | None = None
+    policy: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class TaskView:
+    """A task as it is. ``known`` is what the scripts keep of it beyond the payload; empty for a plain one."""
+
+    queue: bytes
+    id: bytes | None
+    payload: bytes
+    known: dict[str, Any]
+    state: str
+    lease_ends_ms: int | None = None
+
+
+class Looking:
+    """The reading side of the queues."""
+
+    def __init__(self, queues: Queues) -> None:
+        self._queues = queues
+        self._store = queues.store
+
+    @inlineCallbacks
+    def queue(self, name: bytes) -> Any:
+        """Fires with the `QueueView`; all zeros for a name that holds nothing."""
+        check_name(name)
+        views = yield self._counts([name])
+        return views[0]
+
+    def names(self) -> Deferred[list[bytes]]:
+        """Fires with the names of all queues with tasks in any state, a policy or, in this process, a parked poller."""
+        d = self._store.lookup(b"ZRANGE", self._store.space + b"index", 0, -1)
+
+        def merged(keys: list[bytes]) -> list[bytes]:
+            found = {self._store.name_of(key) for key in keys}
+            found.update(self._queues.waiting.names())
+            return sorted(found)
+
+        return d.addCallback(merged)
+
+    @inlineCallbacks
+    def counts(self, names: Sequence[bytes]) -> Any:
+        """Fires with a `QueueView` for each name, in order."""
+        views: list[QueueView] = []
+        for at in range(0, len(names), COUNTS_A_CALL):
+            views.extend((yield self._counts(names[at : at + COUNTS_A_CALL])))
+        return views
+
+    def _counts(self, names: Sequence[bytes]) -> Deferred[list[QueueView]]:
+        def counted(replies: list[Any]) -> list[QueueView]:
+            views = []
+            for name, reply in zip(names, replies, strict=True):
+                if reply[0] == 6:
+                    raise denied(reply)
+                if reply[0]:
+                    raise denied(reply)
+                head = reply[6]
+                policy = msgpack.decode(reply[7]) if reply[7] else {}
+                oldest = pushed_at_ms(head[1:]) if head else None
+                views.append(QueueView(name, *reply[1:6], oldest, policy))
+            return views
+
+        return self._store.read("counts", list(names)).addCallback(counted)
+
+    @inlineCallbacks
+    def task(self, name: bytes, task_id: bytes) -> Any:
+        """Fires with the `TaskView`, or fails with `NotFound`."""
+        check_name(name)
+        tag = self._store.tag(name)
+        payload, packed = yield gatherResults(
+            [
+                self._store.lookup(b"HGET", tag + b"t", task_id),
+                self._store.lookup(b"HGET", tag + b"m", task_id),
+            ]
+        )
+        if payload is None:
+            raise NotFound("There is no such task here: it never was, or it was done and has been forgotten.")
+        view = self._view(name, task_id, payload, packed)
+        if view.state == "leased":
+            ends = yield self._store.lookup(b"ZSCORE", tag + b"l", view.known.get("o", {}).get("i", ""))
+            view.lease_ends_ms = int(float(ends)) if ends else None
+        return view
+
+    def _view(self, name: bytes, task_id: bytes | None, payload: bytes, packed: bytes | None) -> TaskView:
+        known = msgpack.decode(packed) if packed else {}
+        return TaskView(name, task_id, payload, known, STATES[known.get("s", "r")])
+
+    @inlineCallbacks
+    def tasks(self, name: bytes, state: str, cursor: str, limit: int, search: bytes = b"") -> Any:
+        """Fires with (tasks, cursor of the next page or None). ``cursor`` is empty for the first page.
+
+        The order is that of delivery for ready, of due times for delayed and leased, newest first for dead and done.
+        """
+        check_name(name)
+        if state == "ready":
+            return (yield self._ready_tasks(name, cursor, limit, search))
+        at = _offset(cursor)
+        tag = self._store.tag(name)
+        key = tag + {"delayed": b"d", "leased": b"l", "dead": b"x", "done": b"e"}[state]
+        command = b"ZREVRANGE" if state in ("dead", "done") else b"ZRANGE"
+        most = FAR_ENOUGH if search else limit
+        members = yield self._store.lookup(command, key, at, at + most - 1)
+        ids = [member.split(b"-")[0] for member in members] if state == "leased" else members
+        views, used = yield self._fetch(name, ids, limit, search)
+        for view in views:
+            view.state = state
+        more = used < len(members) or len(members) == most
+        return views, str(at + used) if more and members else None
+
+    @inlineCallbacks
+    def _ready_tasks(self, name: bytes, cursor: str, limit: int, search: bytes) -> Any:
+        # A cursor is the priority and how many of its list were shown, from its head on.
+        priority, _, offset = cursor.partition(".")
+        p, at = (9, 0) if not cursor else (_offset(priority), _offset(offset))
+        if p > 9:
+            raise BadOption("The option 'cursor' is what the page before gave as cursor.")
+        tag = self._store.tag(name)
+        views: list[TaskView] = []
+        looked = 0
+        while p >= 0 and len(views) < limit and looked < FAR_ENOUGH:
+            key = tag + b"%d" % p if p else self._store.list_key(name)
+            most = FAR_ENOUGH if search else limit - len(views)
+            elements = yield self._store.lookup(b"LRANGE", key, -(at + most), -(at + 1))
+            elements.reverse()
+            looked += len(elements)
+            found, used = yield self._fetch_elements(name, elements, limit - len(views), search)
+            views.extend(found)
+            at += used
+            if used == len(elements) and len(elements) < most:
+                p, at = p - 1, 0
+        return views, f"{p}.{at}" if p >= 0 else None
+
+    @inlineCallbacks
+    def _fetch_elements(self, name: bytes, elements: list[bytes], limit: int, search: bytes) -> Any:
+        ids = [e[1:].split(b":")[0] for e in elements if e[:1] == b"\1"]
+        payloads, metas = yield self._fields(name, ids)
+        views: list[TaskView] = []
+        for used, element in enumerate(elements):
+            if len(views) == limit:
+                return views, used
+            if element[:1] != b"\1":
+                view = TaskView(name, None, element, {}, "ready")
+            else:
+                task_id, _, generation = element[1:].partition(b":")
+                if payloads[task_id] is None:
+                    continue
+                view = self._view(name, task_id, payloads[task_id], metas[task_id])
+                if view.state != "ready" or view.known.get("g", 0) != int(generation or 0):
+                    continue
+            if not search or search in view.payload or search in (view.id or b""):
+                views.append(view)
+        return views, len(elements)
+
+    @inlineCallbacks
+    def _fetch(self, name: bytes, ids: list[bytes], limit: int, search: bytes) -> Any:
+        payloads, metas = yield self._fields(name, ids)
+        views: list[TaskView] = []
+        for used, task_id in enumerate(ids):
+            if len(views) == limit:
+                return views, used
+            payload = payloads[task_id]
+            if payload is None:
+                continue
+            view = self._view(name, task_id, payload, metas[task_id])
+            texts = (
+                payload,
+                task_id,
+                str(view.known.get("er") or "").encode(),
+                str(view.known.get("y") or "").encode(),
+            )
+            if not search or any(search in text for text in texts):
+                views.append(view)
+        return views, len(ids)
+
+    @inlineCallbacks
+    def _fields(self, name: bytes, ids: list[bytes]) -> Any:
+        if not ids:
+            return {}, {}
+        tag = self._store.tag(name)
+        payloads, metas = yield gatherResults(
+            [self._store.lookup(b"HMGET", tag + b"t", *ids), self._store.lookup(b"HMGET", tag + b"m", *ids)]
+        )
+        return dict(zip(ids, payloads, strict=True)), dict(zip(ids, metas, strict=True))
+
+    @inlineCallbacks
+    def position(self, view: TaskView) -> Any:
+        """How many ready tasks of its queue go before this one; None when it is further back than we look."""
+        tag = self._store.tag(view.queue)
+        mine = view.known.get("p", 0)
+        before = 0
+        for p in range(9, mine, -1):
+            before += yield self._store.lookup(b"LLEN", tag + b"%d" % p)
+        key = tag + b"%d" % mine if mine else self._store.list_key(view.queue)
+        elements = yield self._store.lookup(b"LRANGE", key, -FAR_ENOUGH, -1)
+        generation = view.known.get("g", 0)
+        element = b"\1" + (view.id or b"") + (b":%d" % generation if generation else b"")
+        elements.reverse()
+        return before + elements.index(element) if element in elements else None
+
+
+def _offset(cursor: str) -> int:
+    if not cursor:
+        return 0
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 12:
+        raise BadOption("The option 'cursor' is what the page before gave as cursor.")
+    return int(cursor)

@@ -1,0 +1,154 @@
+"""A poller for several queues and several tasks: it stands in the line of each queue, and asks for all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from registry.errors import RedisUnavailable, ShuttingDown
+from registry.queue.names import check_name
+from registry.queue.taken import Taken, denied
+from registry.queue.waiting import Poller
+
+if TYPE_CHECKING:
+    from registry.queue.queues import Queues
+
+
+class ManyPoller:
+    """One request for up to ``count`` tasks of these queues; ``reply`` fires with a list of `Taken`, empty for none."""
+
+    def __init__(
+        self, queues: Queues, names: Sequence[bytes], wait: float, lease_ms: int, options: dict[str, Any]
+    ) -> None:
+        self._queues = queues
+        self._names = [check_name(name) for name in dict.fromkeys(names)]
+        self._lease_ms = lease_ms
+        self._options = options
+        self._places: list[Poller] = []
+        self._ticket = queues.waiting.ticket()
+        self._nonce = b""
+        self._asked = 0
+        self._missed = False
+        self._asking = self._over = False
+        self._expired = wait <= 0
+        self.reply: Deferred[list[Taken]] = Deferred(lambda _: self._hang_up())
+        self._timer = queues.later(wait, self._time_up) if wait > 0 else None
+        if queues.draining:
+            self._close()
+            self.reply.errback(ShuttingDown("The registry is stopping; try again in a moment."))
+            return
+        if options.get("w"):
+            queues.workers.polls(options["w"], self.reply, self.end)
+        self._stand_in_lines()
+        self._ask()
+
+    def _stand_in_lines(self) -> None:
+        """A place in every line, from before the question on: what is pushed meanwhile is then noticed."""
+        for name in self._names:
+            place = Poller(name, 0, None, lambda _: None)
+            place.owner = self
+            place.ticket = self._ticket
+            self._queues.waiting.park(place)
+            self._places.append(place)
+
+    def _leave_lines(self) -> None:
+        places, self._places = self._places, []
+        for place in places:
+            if not place.over:
+                place.over = True
+                self._queues.waiting.leave(place)
+
+    def woken(self, place: Poller) -> None:
+        """The line of one of our queues has called this place, and taken it out."""
+        self._places.remove(place)
+        place.over = True
+        if self._asking:
+            self._missed = True
+        else:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._asking, self._missed = True, False
+        self._asked += 1
+        self._nonce = self._queues.ids.nonce()
+        options = dict(self._options)
+        if "ik" in options:
+            options["k"] = self._nonce.decode()
+        if "w" in options and self._asked == 1:
+            options["n"] = self._queues.workers.serial
+        entry = self._queues.store.pop_many(self._names, self._nonce, self._lease_ms, options)
+        self._queues.ask("popmany", entry).addCallbacks(self._told, self._not_told)
+
+    def _told(self, reply: list[Any]) -> None:
+        self._asking = False
+        code = reply[0]
+        if code == 0:
+            name_of = self._queues.store.name_of
+            taken = [Taken(name_of(one[8]), self._nonce, True, one) for one in reply[1:]]
+            good = [one for one in taken if self._queues.is_sound(one)]
+            if self._over:
+                for one in reversed(good):
+                    self._queues.put_back(one)
+            elif good:
+                self._finish(good)
+            else:
+                self._ask()
+            # Others may have parked behind this place while it asked.
+            for name in self._names:
+                self._queues.wake(name, relay=True)
+        elif self._over:
+            return
+        elif code == 2 or (code in (1, 3) and self._missed):
+            self._leave_lines()
+            self._stand_in_lines()
+            self._ask()
+        elif code in (1, 3):
+            if self._expired or self._queues.draining:
+                self._finish([])
+            else:
+                self._leave_lines()
+                self._stand_in_lines()
+        else:
+            self._fail(Failure(denied(reply)))
+
+    def _not_told(self, failure: Failure) -> None:
+        self._asking = False
+        if self._over:
+            return
+        if failure.check(RedisUnavailable) and self._asked > 1 and not self._expired:
+            self._leave_lines()
+            self._stand_in_lines()
+        else:
+            self._fail(failure)
+
+    def _close(self) -> None:
+        self._over = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._leave_lines()
+
+    def _finish(self, taken: list[Taken]) -> None:
+        self._close()
+        self.reply.callback(taken)
+
+    def _fail(self, failure: Failure) -> None:
+        self._close()
+        self.reply.errback(failure)
+
+    def _time_up(self) -> None:
+        if self._asking:
+            self._expired = True
+        elif not self._over:
+            self._finish([])
+
+    def end(self) -> None:
+        """Answer that there is nothing: the daemon stops, or a newer poll of the worker came."""
+        if not self._over:
+            self._finish([])
+
+    def _hang_up(self) -> None:
+        if not self._over:
+            self._close()

@@ -1,0 +1,172 @@
+"""Tasks on a clock. Whichever daemon sees that a tick is due pushes it; the tick's own Idempotency-Key makes it one.
+
+The push comes first and the advance after: a crash in between repeats the push, and the key swallows the repeat.
+Keys: SPACE schedules, hash, name -> msgpack of what is known; SPACE ticks, zset, name -> next tick, ms.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from msgspec import msgpack
+from twisted.internet.defer import inlineCallbacks
+from twisted.logger import Logger
+
+from registry.errors import BadOption, NotFound, RegistryError
+from registry.queue.names import check_name
+from registry.queue.queues import Queues
+
+log = Logger()
+
+# A tick this late counts as missed, s: no daemon was there when it was due.
+LATE_SECONDS = 60
+MISSED = ("skip", "once")
+# Missed ticks are counted up to this many.
+MOST_COUNTED = 1000
+
+
+def ticks(cron: str, timezone: str, after_ms: int) -> Any:
+    """The times of a cron expression after a moment, as ms, without end."""
+    start = datetime.fromtimestamp(after_ms / 1000, UTC).astimezone(ZoneInfo(timezone))
+    for tick in CronSim(cron, start):
+        yield int(tick.timestamp() * 1000)
+
+
+def check(said: dict[str, Any]) -> dict[str, Any]:
+    """A schedule as it is kept, from what a request said of it, or `BadOption` naming the field."""
+    for name in ("cron", "queue"):
+        if not isinstance(said.get(name), str):
+            raise BadOption(f"The field {name!r} is missing, or is no text.")
+    if said.get("task") is None:
+        raise BadOption("The field 'task' is missing.")
+    timezone = said.get("timezone", "UTC")
+    missed = said.get("missed", "skip")
+    if missed not in MISSED:
+        raise BadOption("The field 'missed' is skip or once.")
+    try:
+        ZoneInfo(timezone)
+    except Exception:
+        raise BadOption(
+            f"The field 'timezone' is a name like Europe/Vienna, not {str(timezone)[:60]!r}."
+        ) from None
+    try:
+        next(CronSim(said["cron"], datetime.now(UTC)))
+    except (CronSimError, StopIteration):
+        raise BadOption("The field 'cron' is an expression of five fields, like */5 * * * *.") from None
+    check_name(said["queue"].encode())
+    return {
+        "cron": said["cron"],
+        "timezone": timezone,
+        "queue": said["queue"],
+        "task": said["task"],
+        "options": said.get("options") or {},
+        "packed": said.get("packed") or {},
+        "missed": missed,
+        "missed_count": 0,
+        "last": None,
+    }
+
+
+class Schedules:
+    """All schedules of one store."""
+
+    def __init__(self, queues: Queues) -> None:
+        self._queues = queues
+        self._store = queues.store
+        self._known = self._store.space + b"schedules"
+        self._ticks = self._store.space + b"ticks"
+
+    @inlineCallbacks
+    def put(self, name: bytes, said: dict[str, Any]) -> Any:
+        """Keep a schedule, replacing one of that name; its first tick is the next one from now."""
+        check_name(name)
+        known = check(said)
+        first = next(ticks(known["cron"], known["timezone"], self._store.now_ms()))
+        yield self._store.lookup(b"HSET", self._known, name, msgpack.encode(known))
+        yield self._store.lookup(b"ZADD", self._ticks, first, name)
+        return shown(known, first)
+
+    @inlineCallbacks
+    def get(self, name: bytes) -> Any:
+        """One schedule, or `NotFound`."""
+        packed = yield self._store.lookup(b"HGET", self._known, name)
+        if packed is None:
+            raise NotFound("There is no schedule of this name.")
+        at = yield self._store.lookup(b"ZSCORE", self._ticks, name)
+        return shown(msgpack.decode(packed), at)
+
+    @inlineCallbacks
+    def all(self) -> Any:
+        """[(name, schedule)], by name."""
+        flat = yield self._store.lookup(b"HGETALL", self._known)
+        due = yield self._store.lookup(b"ZRANGE", self._ticks, 0, -1, b"WITHSCORES")
+        at = dict(zip(due[::2], due[1::2], strict=True))
+        pairs = sorted(zip(flat[::2], flat[1::2], strict=True))
+        return [(name.decode(), shown(msgpack.decode(packed), at.get(name))) for name, packed in pairs]
+
+    @inlineCallbacks
+    def drop(self, name: bytes) -> Any:
+        """Forget a schedule; what it pushed stays."""
+        yield self._store.lookup(b"ZREM", self._ticks, name)
+        gone = yield self._store.lookup(b"HDEL", self._known, name)
+        if not gone:
+            raise NotFound("There is no schedule of this name.")
+
+    @inlineCallbacks
+    def tick(self) -> Any:
+        """Push what is due. Every daemon may do this at the same time."""
+        now = self._store.now_ms()
+        due = yield self._store.lookup(
+            b"ZRANGEBYSCORE", self._ticks, b"-inf", now, b"WITHSCORES", b"LIMIT", 0, 100
+        )
+        for name, score in zip(due[::2], due[1::2], strict=True):
+            try:
+                yield self._tick_one(name, int(float(score)), now)
+            except RegistryError as e:
+                # It stays due, and is tried again with the next chore.
+                log.warning("the schedule {name!r} could not push: {why}", name=name, why=str(e))
+
+    @inlineCallbacks
+    def _tick_one(self, name: bytes, at: int, now: int) -> Any:
+        packed = yield self._store.lookup(b"HGET", self._known, name)
+        if packed is None:
+            yield self._store.lookup(b"ZREM", self._ticks, name)
+            return
+        known = msgpack.decode(packed)
+        passed = [at]
+        for following in ticks(known["cron"], known["timezone"], at):
+            if following > now or len(passed) > MOST_COUNTED:
+                break
+            passed.append(following)
+        last = passed[-1]
+        missed = [tick for tick in passed if now - tick > LATE_SECONDS * 1000]
+        push = [tick for tick in passed if tick not in missed]
+        if missed and not push and known["missed"] == "once":
+            push = [missed.pop()]
+        for tick in push:
+            options = {**known["packed"], "ik": f"{name.decode()}@{tick}", "ih": "tick"}
+            yield self._queues.push(known["queue"].encode(), known["task"], options)
+        if missed:
+            log.warning("the schedule {name!r} missed {count} ticks", name=name, count=len(missed))
+        known["missed_count"] += len(missed)
+        known["last"] = push[-1] if push else known["last"]
+        following = next(
+            ticks(known["cron"], known["timezone"], max(last, now if len(passed) > MOST_COUNTED else last))
+        )
+        # Changed by a request meanwhile: that one stands.
+        current = yield self._store.lookup(b"HGET", self._known, name)
+        if current == packed:
+            yield self._store.lookup(b"HSET", self._known, name, msgpack.encode(known))
+        if current is not None:
+            yield self._store.lookup(b"ZADD", self._ticks, following, name)
+
+
+def shown(known: dict[str, Any], next_ms: Any) -> dict[str, Any]:
+    """A schedule as others see it; times in ms, ``task`` as its bytes."""
+    row = {key: known[key] for key in ("cron", "timezone", "queue", "task", "options", "missed")}
+    row.update(next_ms=None if next_ms is None else int(float(next_ms)), last_ms=known["last"])
+    row["missed_count"] = known["missed_count"]
+    return row

@@ -1,0 +1,191 @@
+"""What an operator can do to tasks and queues. Each move is a script; bulk moves are many of them, a bounded piece at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import msgpack
+from twisted.internet.defer import Deferred, inlineCallbacks
+
+from registry.errors import BadOption, Conflict, NotFound
+from registry.queue.looking import Looking
+from registry.queue.names import check_name
+from registry.queue.queues import Queues
+from registry.queue.taken import STATES, denied
+
+MOVES_A_CALL = 200
+IDS_A_PAGE = 500
+# A bulk retry leaves these alone unless it names them: nobody wants what was cancelled to run after all.
+LEFT_ALONE = ("cancelled", "expired")
+
+RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
+    "paused": (bool, 0, 1),
+    "max_length": (int, 0, 1e12),
+    "lease": ((int, float), 0.1, 43_200),
+    "attempts": (int, 1, 1000),
+    "backoff": ((int, float), 0, 3600),
+    "ttl": ((int, float), 0.001, 366 * 86_400),
+    "rate": ((int, float), 0.001, 1e6),
+    "concurrency": (int, 1, 1e6),
+    "max_run": ((int, float), 0.1, 366 * 86_400),
+}
+RETENTION = {"done": 30 * 86_400, "done_max": 1_000_000, "dead": 366 * 86_400}
+
+
+class Steering:
+    """Cancel, retry, run, move, purge, and the rules of a queue."""
+
+    def __init__(self, queues: Queues, looking: Looking) -> None:
+        self._queues = queues
+        self._looking = looking
+        self._store = queues.store
+
+    def _one(self, verb: str, name: bytes, *args: bytes) -> Deferred[list[Any]]:
+        check_name(name)
+        return self._queues.ask(verb, self._store.of_lease(name, *args)).addCallback(_checked)
+
+    @inlineCallbacks
+    def cancel(self, name: bytes, task_id: bytes) -> Any:
+        """Fires with ``cancelled`` (it waited, and is dead), ``marked`` (its holder is told) or ``removed`` (it had ended)."""
+        reply = yield self._one("cancel", name, task_id)
+        if reply[0]:
+            raise NotFound("There is no such task here.")
+        return reply[1].decode()
+
+    @inlineCallbacks
+    def run(self, name: bytes, task_id: bytes) -> Any:
+        """A delayed task is ready now."""
+        reply = yield self._one("run", name, task_id)
+        if reply[0] == 1:
+            raise NotFound("There is no such task here.")
+        if reply[0] == 2:
+            raise Conflict("not_delayed", f"This task is {STATES[reply[1].decode()]}, not delayed.")
+
+    @inlineCallbacks
+    def retry_one(self, name: bytes, task_id: bytes) -> Any:
+        """A dead task is ready again."""
+        reply = yield self._one("retry", name, task_id)
+        if reply[0] == 10:
+            raise Conflict("key_taken", "Another task with this key is waiting or running.")
+        if reply[0]:
+            yield self._looking.task(name, task_id)
+            raise Conflict("not_dead", "This task is not dead.")
+
+    @inlineCallbacks
+    def retry_all(self, name: bytes, reason: str | None, dry_run: bool) -> Any:
+        """The dead of a queue are ready again, oldest first; fires with (retried, skipped). ``dry_run`` only counts."""
+        check_name(name)
+        key = self._store.tag(name) + b"x"
+        at = count = skipped = 0
+        while True:
+            ids = yield self._store.lookup(b"ZRANGE", key, at, at + IDS_A_PAGE - 1)
+            if not ids:
+                return count, skipped
+            metas = yield self._store.lookup(b"HMGET", self._store.tag(name) + b"m", *ids)
+            chosen = [i for i, packed in zip(ids, metas, strict=True) if _wanted(packed, reason)]
+            if dry_run:
+                count += len(chosen)
+                at += len(ids)
+                continue
+            replies = yield self._each("retry", name, chosen)
+            done = sum(1 for reply in replies if reply[0] == 0)
+            skipped += sum(1 for reply in replies if reply[0] == 10)
+            count += done
+            at += len(ids) - done
+
+    @inlineCallbacks
+    def _each(self, verb: str, name: bytes, ids: Iterable[bytes]) -> Any:
+        from twisted.internet.defer import gatherResults
+
+        entries = [self._store.of_lease(name, task_id) for task_id in ids]
+        return (yield gatherResults([self._queues.ask(verb, entry) for entry in entries], consumeErrors=True))
+
+    @inlineCallbacks
+    def move(self, name: bytes, to: bytes, state: str) -> Any:
+        """All tasks of a state go to the tail of another queue; fires with (moved, skipped)."""
+        check_name(name)
+        check_name(to)
+        if name == to:
+            raise BadOption("The option 'to' names another queue.")
+        moved = skipped = 0
+        while True:
+            args = (self._store.list_key(to), state.encode(), b"%d" % MOVES_A_CALL, b"%d" % skipped)
+            reply = yield self._one("move", name, *args)
+            moved += reply[1]
+            # The ready that could not go are met again by the next call, the others are passed over.
+            skipped = reply[2] if state == "ready" else skipped + reply[2]
+            if not reply[3]:
+                return moved, skipped
+
+    @inlineCallbacks
+    def purge(self, name: bytes) -> Any:
+        """Ready and delayed tasks are forgotten; fires with how many."""
+        count = 0
+        while True:
+            reply = yield self._one("purge", name, b"%d" % MOVES_A_CALL)
+            count += reply[1]
+            if not reply[2]:
+                return count
+
+    def set_policy(self, name: bytes, changes: dict[str, Any]) -> Deferred[dict[str, Any]]:
+        """Change rules; None resets one. Fires with all rules of the queue."""
+        given: dict[str, Any] = {}
+        reset: list[str] = []
+        for rule, value in changes.items():
+            if value is None and (rule in RULES or rule == "retention"):
+                reset.append(rule)
+            else:
+                given[rule] = _rule(rule, value)
+        if given.get("paused") is False:
+            del given["paused"]
+            reset.append("paused")
+        packed = msgpack.encode({"set": given, "reset": reset})
+        d = self._one("policy", name, packed)
+        return d.addCallback(lambda reply: msgpack.decode(reply[1]) or {})
+
+
+def _checked(reply: list[Any]) -> list[Any]:
+    if reply[0] in (4, 5, 6, 7, 8, 9):
+        raise denied(reply)
+    return reply
+
+
+def _wanted(packed: bytes | None, reason: str | None) -> bool:
+    why = msgpack.decode(packed).get("y") if packed else None
+    return why == reason if reason is not None else why not in LEFT_ALONE
+
+
+def _rule(rule: str, value: Any) -> Any:
+    if rule == "retention":
+        return _retention(value)
+    if rule not in RULES:
+        raise BadOption(
+            f"There is no field {rule[:80]!r} in a policy; it has: {', '.join([*RULES, 'retention'])}."
+        )
+    kind, low, high = RULES[rule]
+    if (
+        not isinstance(value, kind)
+        or (isinstance(value, bool) and kind is not bool)
+        or not low <= value <= high
+    ):
+        if kind is bool:
+            raise BadOption(f"The field {rule!r} is true or false.")
+        what = "a whole number" if kind is int else "a number"
+        raise BadOption(f"The field {rule!r} is {what} from {low:g} to {high:g}.")
+    return value
+
+
+def _retention(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadOption("The field 'retention' is an object with done, done_max and dead.")
+    for name, number in value.items():
+        if name not in RETENTION:
+            raise BadOption(f"There is no field {name[:80]!r} in retention; it has: {', '.join(RETENTION)}.")
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, int | float)
+            or not 0 <= number <= RETENTION[name]
+        ):
+            raise BadOption(f"The field 'retention.{name}' is a number from 0 to {RETENTION[name]}.")
+    return dict(value)

@@ -1,0 +1,33 @@
+-- uses: base, life
+-- Extend: the holder is alive and needs more time; the queue's max_run bounds the whole.
+-- KEYS: the list of each entry. ARGV per entry: lease id, length ms from now (0: the task's or the queue's own), msgpack {p progress, m message}.
+-- Reply per entry: {0, length ms, cancel} · {1} the lease is lost · {8, text}.
+local function extend(list, lease, length, packed)
+  local g = '{' .. list .. '}'
+  local ends = call('ZSCORE', g .. 'l', lease)
+  if not ends or tonumber(ends) <= now then return {1} end
+  local id = string.match(lease, '^[^-]*')
+  local m = known(g, id)
+  if not m or not m.o then return {1} end
+  local rules = policy_of(g)
+  if length == 0 then length = m.l or (rules.lease or 60) * 1000 end
+  if rules.max_run then length = math.min(length, m.o.f + rules.max_run * 1000 - now) end
+  if length <= 0 then return {1} end
+  call('ZADD', g .. 'l', now + length, lease)
+  if m.o.m then call('PEXPIRE', m.o.m, math.max(length, call('PTTL', m.o.m))) end
+  if packed ~= '' then
+    local o = cmsgpack.unpack(packed)
+    m.pr, m.pm = o.p or m.pr, o.m or m.pm
+    keep(g, id, m)
+  end
+  due(list, now + length)
+  return {0, length, m.c and 1 or 0}
+end
+
+local replies = {}
+for i = 1, #KEYS do
+  local at = 1 + i * 3
+  local ok, reply = pcall(extend, KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2])
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)

@@ -1,0 +1,31 @@
+-- uses: base, life
+-- Fail: the attempt went wrong; again after the backoff or the given delay, or dead.
+-- KEYS: the list of each entry. ARGV per entry: lease id, msgpack {e error, d delay ms, n no retry}.
+-- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}.
+local function fail(list, lease, packed)
+  local g = '{' .. list .. '}'
+  if call('ZREM', g .. 'l', lease) == 0 then return {1} end
+  local id = string.match(lease, '^[^-]*')
+  local o = cmsgpack.unpack(packed)
+  local m = known(g, id) or {a = 1}
+  remember(m, 'failed', o.e)
+  m.er, m.ll = o.e, nil
+  if m.c or o.n or not attempts_left(g, m) then
+    bury(list, g, id, m, m.c and 'cancelled' or 'failed', o.e)
+    return {0, 'dead'}
+  end
+  local wait = o.d or backoff_ms(g, m)
+  if wait > 0 then
+    make_delayed(list, g, id, m, now + wait)
+    return {0, 'delayed'}
+  end
+  make_ready(list, g, id, m, false)
+  return {0, 'ready'}
+end
+
+local replies = {}
+for i = 1, #KEYS do
+  local ok, reply = pcall(fail, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)

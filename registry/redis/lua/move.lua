@@ -1,0 +1,95 @@
+-- uses: base, life, finishing
+-- Move: tasks of one state go to the tail of another queue, order and ids kept, so many at a time.
+-- KEYS: the list they leave. ARGV per entry: the list they join, state (ready delayed dead), moves at most, how many were skipped before.
+-- Reply per entry: {0, moved, skipped, 1 when there is more} · {6, text} the target is no list · {8, text}.
+local function carry(list, g, to, h, id, m)
+  if m and m.k and m.s ~= 'x' then
+    if call('HEXISTS', h .. 'k', m.k) == 1 then return false end
+    free_key(g, id, m)
+    call('HSET', h .. 'k', m.k, id)
+  end
+  call('HSET', h .. 't', id, call('HGET', g .. 't', id))
+  if m then
+    keep(h, id, m)
+    if m.x then
+      call('ZREM', g .. 'o', id)
+      call('ZADD', h .. 'o', m.x, id)
+    end
+  end
+  forget(list, g, id)
+  return true
+end
+
+local function move_ready(list, g, to, h, most)
+  local moved, skipped, left, kept = 0, 0, most, {}
+  for p = 0, 9 do
+    local from = p == 0 and list or g .. p
+    local into = p == 0 and to or h .. p
+    for _ = 1, math.min(left, call('LLEN', from)) do
+      local e = call('RPOP', from)
+      left = left - 1
+      if string.byte(e) ~= 1 then
+        call('LPUSH', into, e)
+        moved = moved + 1
+      else
+        local id, generation = string.match(e, '^\1([^:]*):?(%d*)$')
+        local m = known(g, id)
+        if call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= (tonumber(generation) or 0))) then
+          if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
+        elseif carry(list, g, to, h, id, m) then
+          call('LPUSH', into, e)
+          moved = moved + 1
+        else
+          kept[#kept + 1] = {from, e}
+          skipped = skipped + 1
+        end
+      end
+    end
+  end
+  -- What could not go keeps its place at the head.
+  for i = #kept, 1, -1 do call('RPUSH', kept[i][1], kept[i][2]) end
+  return moved, skipped, left <= 0
+end
+
+local function move_set(list, g, to, h, kind, most, passed)
+  local moved, skipped = 0, 0
+  local pairs_ = call('ZRANGE', g .. kind, passed, passed + most - 1, 'WITHSCORES')
+  for i = 1, #pairs_, 2 do
+    local id, at = pairs_[i], pairs_[i + 1]
+    if carry(list, g, to, h, id, known(g, id)) then
+      call('ZREM', g .. kind, id)
+      call('ZADD', h .. kind, at, id)
+      due(to, tonumber(at))
+      moved = moved + 1
+    else
+      skipped = skipped + 1
+    end
+  end
+  return moved, skipped, #pairs_ >= 2 * most
+end
+
+local function move(list, to, state, most, passed)
+  local g, h = '{' .. list .. '}', '{' .. to .. '}'
+  local kind = call('TYPE', to).ok
+  if kind ~= 'none' and kind ~= 'list' then return {6, 'WRONGTYPE'} end
+  local moved, skipped, more
+  if state == 'ready' then
+    moved, skipped, more = move_ready(list, g, to, h, most)
+  else
+    moved, skipped, more = move_set(list, g, to, h, state == 'delayed' and 'd' or 'x', most, passed)
+  end
+  if moved > 0 then
+    due(to, call('EXISTS', h .. 'o') == 1 and now or FAR)
+    wake(to)
+  end
+  drained[list] = true
+  return {0, moved, skipped, more and skipped < most and 1 or 0}
+end
+
+local replies = {}
+for i = 1, #KEYS do
+  local at = i * 4
+  local ok, reply = pcall(move, KEYS[i], ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]))
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)

@@ -1,0 +1,27 @@
+-- uses: base, life
+-- Policy: change some of a queue's rules.
+-- KEYS: the list of each entry. ARGV per entry: msgpack {set {rule -> value}, reset {rule, …}}. Reply per entry: {0, msgpack of all rules} · {8, text}.
+local function change(list, packed)
+  local g = '{' .. list .. '}'
+  local o = cmsgpack.unpack(packed)
+  local rules = policy_of(g)
+  for rule, value in pairs(o.set or {}) do rules[rule] = value end
+  for _, rule in ipairs(o.reset or {}) do rules[rule] = nil end
+  if next(rules) == nil then
+    call('DEL', g .. 'c')
+    call('HDEL', g .. 'n', 'tokens', 'filled')
+    drained[list] = true
+  else
+    call('SET', g .. 'c', cmsgpack.pack(rules))
+    due(list, FAR)
+  end
+  wake(list)
+  return {0, cmsgpack.pack(rules)}
+end
+
+local replies = {}
+for i = 1, #KEYS do
+  local ok, reply = pcall(change, KEYS[i], ARGV[3 + i])
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)

@@ -1,0 +1,51 @@
+-- uses: base, life, take, replay
+-- Pop many: up to so many tasks from several queues at once, always leased.
+-- KEYS: the first list of each entry.
+-- ARGV per entry: nonce, length of the lease in ms (0: each task's own), msgpack {q all lists in order, c count, s 0 strict or
+--   the start of a fair round, w n ik ih k as for pop}.
+-- Reply per entry: {0, {0, id, payload, attempt, raw, lease ms, traceparent, replayed, list, nonce}, …} · {1} · {2} · {3, code} · {5} · {6|8, text}.
+if too_late() then return {'LATE', now} end
+local MOST_BYTES = 8388608
+
+local function pop_many(first, nonce, lease_ms, packed)
+  local o = cmsgpack.unpack(packed)
+  o.l = true
+  if o.n then call('PUBLISH', SPACE .. 'worker', PROCESS .. '\n' .. o.n .. '\n' .. o.w) end
+  local memory = o.ik and '{' .. first .. '}i:pops:' .. o.ik
+  o.mk = memory
+  local held = memory and replay(memory, o.ih, o.k)
+  if held then return {0, unpack(held)} end
+  if held == false then return {5} end
+  local given, bytes, nothing, turn, over = {}, 0, {1}, o.s or 0, {}
+  local open = #o.q
+  local fair, at = o.s ~= nil, 0
+  while open > 0 and #given < o.c and bytes < MOST_BYTES do
+    local list = o.q[(turn + at) % #o.q + 1]
+    if over[list] then
+      at = at + 1
+    else
+      local reply = take(list, nonce, lease_ms, o)
+      if reply[1] == 0 then
+        reply[8], reply[9], reply[10] = 0, list, nonce
+        given[#given + 1] = reply
+        bytes = bytes + #reply[3]
+        if fair then at = at + 1 end
+      else
+        if reply[1] ~= 1 then nothing = reply end
+        over[list] = true
+        open = open - 1
+      end
+    end
+  end
+  if #given == 0 then return nothing end
+  if memory then remember_pop(memory, o.ih, given) end
+  return {0, unpack(given)}
+end
+
+local replies = {}
+for i = 1, #KEYS do
+  local at = 1 + i * 3
+  local ok, reply = pcall(pop_many, KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2])
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)

@@ -1,0 +1,51 @@
+-- uses: base, life, finishing
+-- Purge: forget what is ready and delayed, so many at a time; leases, the dead, the done and the policy stay.
+-- KEYS: the list of each entry. ARGV per entry: moves at most. Reply per entry: {0, purged, 1 when there is more} · {8, text}.
+local function drop(list, g, id)
+  local m = known(g, id)
+  if m then
+    free_key(g, id, m)
+    call('ZREM', g .. 'o', id)
+  end
+  forget(list, g, id)
+end
+
+local function purge(list, most)
+  local g = '{' .. list .. '}'
+  local count, left = 0, most
+  for p = 0, 9 do
+    local from = p == 0 and list or g .. p
+    while left > 0 do
+      local e = call('RPOP', from)
+      if not e then break end
+      left = left - 1
+      if string.byte(e) == 1 then
+        local id, generation = string.match(e, '^\1([^:]*):?(%d*)$')
+        local m = known(g, id)
+        if call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= (tonumber(generation) or 0))) then
+          if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
+        else
+          drop(list, g, id)
+          count = count + 1
+        end
+      else
+        count = count + 1
+      end
+    end
+  end
+  for _, id in ipairs(call('ZRANGE', g .. 'd', 0, left - 1)) do
+    if left <= 0 then break end
+    call('ZREM', g .. 'd', id)
+    drop(list, g, id)
+    count, left = count + 1, left - 1
+  end
+  drained[list] = true
+  return {0, count, left <= 0 and 1 or 0}
+end
+
+local replies = {}
+for i = 1, #KEYS do
+  local ok, reply = pcall(purge, KEYS[i], tonumber(ARGV[3 + i]))
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)

@@ -1,0 +1,43 @@
+-- uses: base, life, enter
+-- Push many: all of a batch, or none.
+-- KEYS: the list of each entry. ARGV per entry: msgpack {ids, payloads}, options ('' or msgpack, as for push).
+-- Reply per entry: {0} stored · {0, ids with commas, 2} replayed · {5} {6, text} {7, text} {8, text} {9, n} as for push.
+local function push_many(list, packed, options)
+  local g = '{' .. list .. '}'
+  local o = options ~= '' and cmsgpack.unpack(options) or {}
+  local memory = o.ik and g .. 'i:pushes:' .. o.ik
+  local first = memory and remembered_as(memory, o.ih)
+  if first then return {0, first, 2} end
+  if first == false then return {5} end
+  if not is_list(list) then return {6, 'WRONGTYPE'} end
+  local batch = cmsgpack.unpack(packed)
+  local ids, payloads = batch[1], batch[2]
+  local rules = policy_of(g)
+  if rules.max_length and length(list, g) + #ids > rules.max_length then return {9, rules.max_length} end
+  if rules.ttl and not o.x then o.x = rules.ttl * 1000 end
+  if options == '' and not o.x then
+    for from = 1, #ids, 500 do
+      local elements, fields = {}, {}
+      for i = from, math.min(from + 499, #ids) do
+        elements[#elements + 1] = '\1' .. ids[i]
+        fields[#fields + 1], fields[#fields + 2] = ids[i], payloads[i]
+      end
+      call('LPUSH', list, unpack(elements))
+      call('HMSET', g .. 't', unpack(fields))
+    end
+    due(list, FAR)
+    wake(list)
+  else
+    for i = 1, #ids do enter(list, g, ids[i], payloads[i], o, memory and true) end
+  end
+  if memory then call('SET', memory, table.concat(ids, ',') .. ' ' .. o.ih, 'PX', DAY) end
+  return {0}
+end
+
+if too_late() then return {'LATE', now} end
+local replies = {}
+for i = 1, #KEYS do
+  local ok, reply = pcall(push_many, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)

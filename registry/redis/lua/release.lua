@@ -1,0 +1,26 @@
+-- uses: base, life
+-- Release: the holder gives the task back, the attempt not counted; to the head, or after a delay.
+-- KEYS: the list of each entry. ARGV per entry: lease id, delay ms. Reply per entry: {0} · {1} the lease is lost · {8, text}.
+local function release(list, lease, wait)
+  local g = '{' .. list .. '}'
+  if call('ZREM', g .. 'l', lease) == 0 then return {1} end
+  local id = string.match(lease, '^[^-]*')
+  local m = known(g, id) or {a = 1}
+  remember(m, 'released')
+  m.a, m.ll = math.max(0, m.a - 1), nil
+  if m.c then
+    bury(list, g, id, m, 'cancelled')
+  elseif wait > 0 then
+    make_delayed(list, g, id, m, now + wait)
+  else
+    make_ready(list, g, id, m, true)
+  end
+  return {0}
+end
+
+local replies = {}
+for i = #KEYS, 1, -1 do
+  local ok, reply = pcall(release, KEYS[i], ARGV[2 + i * 2], tonumber(ARGV[3 + i * 2]))
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)

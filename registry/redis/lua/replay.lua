@@ -1,0 +1,32 @@
+-- uses: base, life, take
+-- A pop whose Idempotency-Key came before gets again what it was given then, as far as it is still held.
+local function remember_pop(memory, print, given)
+  local longest, leases = 0, {}
+  for _, one in ipairs(given) do
+    longest = math.max(longest, one[6])
+    leases[#leases + 1] = {one[9], one[2] .. '-' .. one[10]}
+  end
+  call('SET', memory, cmsgpack.pack({p = print, l = leases}), 'PX', longest)
+end
+
+-- nil: never seen, or nothing of it is held any more; false: another request had this key; else the tasks.
+local function replay(memory, print, answer)
+  local packed = call('GET', memory)
+  if not packed then return nil end
+  local seen = cmsgpack.unpack(packed)
+  if seen.p ~= print then return false end
+  local held = {}
+  for _, pair in ipairs(seen.l) do
+    local list, lease = pair[1], pair[2]
+    local g = '{' .. list .. '}'
+    local ends = call('ZSCORE', g .. 'l', lease)
+    if ends and tonumber(ends) > now then
+      local id, nonce = string.match(lease, '^([^-]*)-(.*)$')
+      local m = known(g, id)
+      m.o.k = answer
+      keep(g, id, m)
+      held[#held + 1] = {0, id, call('HGET', g .. 't', id), m.a, 0, tonumber(ends) - now, m.tp or false, 1, list, nonce}
+    end
+  end
+  return #held > 0 and held or nil
+end

@@ -1,0 +1,26 @@
+-- uses: base, life
+-- Retry: a dead task is ready again, with as many attempts more as it was granted at first.
+-- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0} · {1} not dead · {10} its key is taken · {8, text}.
+local function retry(list, id)
+  local g = '{' .. list .. '}'
+  local m = known(g, id)
+  if not m or m.s ~= 'x' then return {1} end
+  if m.k then
+    local other = call('HGET', g .. 'k', m.k)
+    if other and other ~= id then return {10} end
+  end
+  call('ZREM', g .. 'x', id)
+  if m.k then call('HSET', g .. 'k', m.k, id) end
+  m.nn = m.nn or m.n or policy_of(g).attempts or 25
+  m.n = (m.a or 0) + m.nn
+  m.x, m.c, m.q, m.y, m.z, m.ll = nil, nil, nil, nil, nil, nil
+  make_ready(list, g, id, m, false)
+  return {0}
+end
+
+local replies = {}
+for i = 1, #KEYS do
+  local ok, reply = pcall(retry, KEYS[i], ARGV[3 + i])
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)

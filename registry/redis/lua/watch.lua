@@ -1,0 +1,22 @@
+-- uses: base, life
+-- Watch: somebody waits for the end of this task, which is then told to every daemon.
+-- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0, state} · {1} no such task · {8, text}.
+local function watch(list, id)
+  local g = '{' .. list .. '}'
+  if call('HEXISTS', g .. 't', id) == 0 then return {1} end
+  local m = known(g, id) or {s = 'r'}
+  if m.s ~= 'x' and m.s ~= 'e' and not m.w then
+    m.w = true
+    -- Long enough for the one who waits to read how it ended.
+    m.r = m.r or 60000
+    keep(g, id, m)
+  end
+  return {0, m.s}
+end
+
+local replies = {}
+for i = 1, #KEYS do
+  local ok, reply = pcall(watch, KEYS[i], ARGV[3 + i])
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)
