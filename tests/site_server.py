@@ -133,7 +133,8 @@ def split(answer: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 def serve() -> Iterator[Server]:
-    running = Server()
+    # Lingering longer than any client waits: it ends because our side of the connection does.
+    running = Server(Limits(linger_seconds=30))
     yield running
     pytest_twisted.blockon(Deferred.fromCoroutine(running.stop()))
 

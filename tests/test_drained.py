@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -238,3 +239,69 @@ async def test_an_error_in_the_drained_callback_harms_nobody(
     answer = await server.talk(ask("GET /a HTTP/1.1") + ask("GET /last HTTP/1.1"))
     assert answer.count(b"HTTP/1.1 200 OK") == 2
     assert len(logged_errors.flush(RuntimeError)) == 2
+
+
+@pytest.mark.parametrize("after_drain", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_back_pressure_outlives_a_drain(server: Server, after_drain: bool) -> None:
+    """Reading pauses for a client that pipelines without end; the channel hears when the buffer is full."""
+    outcome = Outcome(server)
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.settimeout(0.5)
+    if after_drain:
+        connection.sendall(ask("GET /large HTTP/1.1"))
+        await until(lambda: server.logged)
+        (channel,) = server.site.connections
+        got = 0
+        while got < server.root.size:
+            got += len(await deferToThread(connection.recv, 1 << 20))
+        await until(lambda: outcome.told)
+        assert channel.transport.producer is channel  # type: ignore[union-attr]
+    connection.sendall(ask("GET /park HTTP/1.1"))
+    await until(lambda: server.root.parked)
+
+    def flood() -> int:
+        sent = 0
+        try:
+            while sent < 64 * KIB * KIB:
+                sent += connection.send(b"a" * 65536)
+        except TimeoutError:
+            pass
+        return sent
+
+    assert await deferToThread(flood) < 64 * KIB * KIB
+    connection.close()
+    for channel in list(server.site.connections):
+        channel.abort()
+    await until(lambda: not server.site.connections)
+
+
+@KINDS
+@pytest_twisted.ensureDeferred
+async def test_the_bytes_are_in_the_kernel_when_an_answer_from_a_timer_is_told(
+    server: Server, kind: str, tmp_path: Path
+) -> None:
+    """TLS keeps small writes for a turn, those of a timer past the next look at the sockets."""
+    listening, dial = connect(server, kind, tmp_path)
+    connection = await deferToThread(dial)
+    connection.sendall(ask("GET /park HTTP/1.1"))
+    await until(lambda: server.root.parked)
+    below = socket.socket(connection.family, fileno=os.dup(connection.fileno()))
+    arrived: list[int] = []
+
+    def look() -> None:
+        try:
+            arrived.append(len(below.recv(100_000, socket.MSG_PEEK | socket.MSG_DONTWAIT)))
+        except BlockingIOError:
+            arrived.append(0)
+
+    request = server.root.parked[0]
+    server.root.on_finish = lambda request: drained(request, look, lambda: arrived.append(-1))
+    reactor.callLater(0.01, server.root.reply, request, b"x" * 40_000)
+    await until(lambda: arrived)
+    assert arrived[0] > 40_000
+    below.close()
+    connection.close()
+    await until(lambda: not server.site.connections)
+    if listening is not None:
+        await listening.stopListening()

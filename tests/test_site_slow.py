@@ -81,6 +81,8 @@ async def test_lingering_ends_after_enough_bytes() -> None:
 # -- deadlines
 
 
+# The deadlines of a head and of a body alone, then those of an idle connection as well.
+STRICT = Limits(head_seconds=0.3, body_seconds=0.3, body_rate=1e6, linger_seconds=0.2)
 QUICK = Limits(idle_seconds=0.6, head_seconds=0.3, body_seconds=0.3, body_rate=1e6, linger_seconds=0.2)
 SLOW = {
     "nothing at all": ((), None),
@@ -100,7 +102,7 @@ SLOW = {
 @pytest.mark.parametrize(("pieces", "status"), SLOW.values(), ids=SLOW)
 @pytest_twisted.ensureDeferred
 async def test_slow_clients_end(pieces: tuple[bytes | float, ...], status: int | None) -> None:
-    server = Server(QUICK)
+    server = Server(STRICT if status == 408 else QUICK)
     try:
         answer = await server.talk(*pieces)
         if status is None:
@@ -163,3 +165,15 @@ async def test_draining_ends_idle_connections_and_closes_the_others_after_their_
     server.root.reply(server.root.parked[0], b"{}")
     status, headers, body = split(await busy)
     assert (status, headers["connection"], body) == (200, "close", b"{}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_request_leaves_the_next_one_its_time() -> None:
+    """The deadline of one request's head is not kept for the pause after its answer."""
+    server = Server(Limits(idle_seconds=30, head_seconds=0.3))
+    try:
+        halves = ask("GET /a HTTP/1.1")
+        answer = await server.talk(halves[:9], 0.1, halves[9:], 0.6, ask("GET /last HTTP/1.1"))
+        assert answer.count(b"HTTP/1.1 200 OK") == 2
+    finally:
+        await server.stop()

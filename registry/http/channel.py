@@ -342,7 +342,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self._wait(callback)
         else:
             # TLS gathers small writes until the next turn of the reactor, then hands them down.
-            self.callLater(0, self._wait, callback)
+            self.callLater(0, lambda: self._wait(callback))
 
     def _wait(self, callback: Callable[[Exception | None], None]) -> None:
         if self.lost:
