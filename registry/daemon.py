@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
@@ -79,7 +79,7 @@ class Daemon(Service):  # type: ignore[misc]
     # Start
 
     def startService(self) -> None:
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         self._start().addErrback(self._cannot_start)
 
     @inlineCallbacks
@@ -90,7 +90,9 @@ class Daemon(Service):  # type: ignore[misc]
             address = parse_redis_url(config.redis_url)
             log.info("tasks are kept by the Redis at {url}", url=mask_url(config.redis_url))
         else:
-            self._embedded = Embedded(self._reactor, config.data_dir, config.redis_fsync, config.redis_server)
+            self._embedded = Embedded(
+                self._reactor, config.data_dir, _fsync(config.redis_fsync), config.redis_server
+            )
             address = yield self._embedded.start()
         self._build(address)
         self._link.start()
@@ -201,7 +203,7 @@ class Daemon(Service):  # type: ignore[misc]
     def stopService(self) -> Deferred[None]:
         # A second SIGTERM must be harmless: it waits for the same end.
         if self._stopping is None:
-            super().stopService()
+            super().stopService()  # type: ignore[no-untyped-call]
             self._stopping = Deferred()
             self._stop().addBoth(self._stopped)
         waiting: Deferred[None] = Deferred()
@@ -258,6 +260,10 @@ def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
         return host in names or b"*" in names
 
     return check
+
+
+def _fsync(word: str) -> Literal["always", "everysec"]:
+    return "everysec" if word == "everysec" else "always"
 
 
 def _is_json(payload: bytes) -> bool:

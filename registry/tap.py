@@ -50,7 +50,7 @@ class Options(usage.Options):  # type: ignore[misc]
     optParameters = [[name.lower().replace("_", "-"), None, None, text] for name, text in HELP.items()]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self["listen"] = []
 
     def opt_listen(self, endpoint: str) -> None:
@@ -77,7 +77,7 @@ class Options(usage.Options):  # type: ignore[misc]
 def makeService(options: Options) -> IService:
     """The whole daemon as a service."""
     # Timers must not follow the wall clock: set an hour forward, it would fire all of them at once.
-    reactor.seconds = time.monotonic  # type: ignore[attr-defined]
+    reactor.seconds = time.monotonic  # type: ignore[attr-defined,method-assign]
     config = options.config
     return Daemon(config, reactor, os.environ, options.access if config.access_log else None, _fail)
 

@@ -62,23 +62,23 @@ class Api:
         methods=["GET", "PUT", "POST"],
     )
     @app.route("/api/<any(ackTask, failTask, releaseTask, extendTask):word>/<path:rest>", methods=["POST"])
-    def work(self, request: IRequest, word: str, rest: str) -> Deferred[bytes]:
+    def work(self, request: IRequest, word: str, rest: str) -> Any:
         return self._answer(request, self._work)
 
     @app.route("/api/queues", methods=["GET"])
-    def queues(self, request: IRequest) -> Deferred[bytes]:
+    def queues(self, request: IRequest) -> Any:
         return self._answer(request, lambda ask: self._admin.queues(ask.query))
 
     @app.route("/api/queues/<path:rest>", methods=["GET", "PATCH", "DELETE", "POST"])
-    def queue(self, request: IRequest, rest: str) -> Deferred[bytes]:
+    def queue(self, request: IRequest, rest: str) -> Any:
         return self._answer(request, self._admin.queue_path)
 
     @app.route("/api/schedules", methods=["GET"])
-    def schedules(self, request: IRequest) -> Deferred[bytes]:
+    def schedules(self, request: IRequest) -> Any:
         return self._answer(request, lambda ask: self._admin.schedules(ask.query))
 
     @app.route("/api/schedules/<path:rest>", methods=["GET", "PUT", "DELETE"])
-    def schedule(self, request: IRequest, rest: str) -> Deferred[bytes]:
+    def schedule(self, request: IRequest, rest: str) -> Any:
         return self._answer(request, self._admin.schedule_path)
 
     def _work(self, ask: Ask) -> Deferred[Answer]:
@@ -93,18 +93,18 @@ class Api:
         return verb(*segments, ask.query, ask.header, ask.body)
 
     @app.route("/healthz", methods=["GET"])
-    def healthz(self, request: IRequest) -> Deferred[bytes]:
+    def healthz(self, request: IRequest) -> Any:
         return self._say(request, json_answer(200, {"status": "ok", "version": __version__}))
 
     @app.route("/readyz", methods=["GET"])
-    def readyz(self, request: IRequest) -> Deferred[bytes]:
+    def readyz(self, request: IRequest) -> Any:
         why = "The registry is stopping." if self._stopping() else self._redis_state()
         if why:
             return self._say(request, error_answer(503, "not_ready", why, 2))
         return self._say(request, json_answer(200, {"status": "ready", "version": __version__}))
 
     @app.handle_errors(HTTPException)
-    def http_error(self, request: IRequest, failure: Failure) -> Deferred[bytes]:
+    def http_error(self, request: IRequest, failure: Failure) -> Any:
         error = failure.value
         if isinstance(error, MethodNotAllowed):
             answer = method_answer(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"})
@@ -112,7 +112,7 @@ class Api:
             answer = error_answer(404, "not_found", "There is nothing at this path.")
         return self._say(request, answer)
 
-    def _answer(self, request: IRequest, verb: Callable[[Ask], Any]) -> Deferred[bytes]:
+    def _answer(self, request: IRequest, verb: Callable[[Ask], Any]) -> Any:
         path, _, query = request.uri.partition(b"?")
         if path[:1] != b"/":
             path = request.path
@@ -146,8 +146,9 @@ def _as_answer(failure: Failure) -> Any:
     # The client has gone: Klein throws the answer away.
     if failure.check(CancelledError):
         return failure
-    if failure.check(WrongMethod):
-        return method_answer(method.decode() for method in failure.value.allowed)
+    error = failure.value
+    if isinstance(error, WrongMethod):
+        return method_answer(method.decode() for method in error.allowed)
     return failure_answer(failure)
 
 

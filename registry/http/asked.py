@@ -106,6 +106,9 @@ def push_options(
     query: bytes, header: Header, body: bytes, known: dict[str, Callable[[str, str], Any]] = PUSH_OPTIONS
 ) -> dict[str, Any]:
     """The options of a push as ``push.lua`` reads them; empty for a plain one."""
+    trace = header(b"traceparent")
+    if not query and trace is None and header(b"prefer") is None and header(b"idempotency-key") is None:
+        return {}
     said = options(query, known)
     if "delay" in said and "at" in said:
         raise BadOption("The options 'delay' and 'at' exclude each other.")
@@ -125,7 +128,6 @@ def push_options(
         packed["n"] = said["attempts"]
     if "key" in said:
         packed["k"] = said["key"]
-    trace = header(b"traceparent")
     if trace is not None and re.fullmatch(rb"[\x20-\x7e]{1,512}", trace):
         packed["tp"] = trace.decode()
     if prefer_wait(header) is not None:

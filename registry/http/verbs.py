@@ -158,7 +158,24 @@ class Verbs:
                 (b"pop", name, key, print_), lambda: self._queues.pop(name, wait, length, packed)
             )
         d = popped.addCallback(_popped)
-        return d if acked is None else _with_ack(d, acked)
+        return d if acked is None else self._with_ack(d, acked)
+
+    def _with_ack(self, popped: Deferred[Answer], acked: Deferred[str]) -> Deferred[Answer]:
+        """The pop's answer, told what came of the ack."""
+
+        def both(results: list[tuple[bool, Any]]) -> Any:
+            (pop_ok, answer), (ack_ok, status) = results
+            if not pop_ok:
+                return answer
+            if not ack_ok:
+                # Nobody knows whether the ack was carried out; the task taken meanwhile must not wait for its lease to end.
+                self.lost(answer)
+                return status
+            headers = (*answer.headers, (b"Registry-Ack", status.encode()))
+            return Answer(answer.status, answer.body, headers, answer.taken)
+
+        asks: list[Deferred[Any]] = [popped, acked]
+        return DeferredList(asks, consumeErrors=True).addCallback(both)
 
     def pop_many(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """Several tasks of several queues, always leased. Cancel the Deferred when the client has gone."""
@@ -242,7 +259,7 @@ class Verbs:
             raise BadBody(f"At most {MOST_SETTLED} leases can be settled at once.")
         given = [_ack_entry(entry) for entry in acks]
         failed = [_fail_entry(entry) for entry in fails]
-        asks: list[Deferred[str]] = []
+        asks: list[Deferred[Any]] = []
         for lease, result in given:
             asks.append(self._leases.ack(name, lease, result).addErrback(_lost))
         for lease, error in failed:
@@ -338,21 +355,6 @@ def _lost(failure: Failure) -> str:
 def _first(failure: Failure) -> Any:
     # gatherResults wraps what went wrong.
     return getattr(failure.value, "subFailure", failure)
-
-
-def _with_ack(popped: Deferred[Answer], acked: Deferred[str]) -> Deferred[Answer]:
-    """The pop's answer, told what came of the ack."""
-
-    def both(results: list[tuple[bool, Any]]) -> Any:
-        (pop_ok, answer), (ack_ok, status) = results
-        if not ack_ok:
-            return status
-        if not pop_ok:
-            return answer
-        headers = (*answer.headers, (b"Registry-Ack", status.encode()))
-        return Answer(answer.status, answer.body, headers, answer.taken)
-
-    return DeferredList([popped, acked], consumeErrors=True).addCallback(both)
 
 
 def _ack_entry(entry: Any) -> tuple[bytes, bytes]:

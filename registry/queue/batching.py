@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from registry.errors import Overloaded, RedisUnavailable
+
+log = Logger()
 
 MAX_ENTRIES = 128
 MAX_BYTES = 1 << 20
@@ -22,10 +25,10 @@ MAX_WAITING_BYTES = 64 << 20
 
 
 class Entry(Protocol):
-    """What a call carries of one request: its size in bytes and where its own reply goes."""
+    """What a call carries of one request: its size in bytes, and what has ``callback`` and ``errback`` for its own reply."""
 
     size: int
-    reply: Deferred[Any]
+    reply: Any
 
 
 Send = Callable[[str, Sequence[Any]], "Deferred[list[Any]]"]
@@ -54,10 +57,12 @@ class Batching:
         """Nothing waits and nothing is under way."""
         return not self._in_flight and not self._bytes
 
-    def add(self, verb: str, entry: Entry) -> Deferred[Any]:
-        """Put a request beside the others of its verb; fires with its own reply."""
+    def add(self, verb: str, entry: Entry) -> Any:
+        """Put a request beside the others of its verb; what is returned is told its own reply."""
         if self._bytes > MAX_WAITING_BYTES:
             raise Overloaded("Too much is waiting for Redis already; try again in a moment.")
+        if entry.reply is None:
+            entry.reply = Deferred()
         waiting = self._waiting.get(verb)
         if waiting is None:
             waiting = self._waiting[verb] = deque()
@@ -104,12 +109,18 @@ class Batching:
                 entry.reply.errback(broken)
             return
         for entry, reply in zip(group, replies, strict=True):
-            entry.reply.callback(reply)
+            try:
+                entry.reply.callback(reply)
+            except Exception:  # a fault of one request is not the others'
+                log.failure("a reply could not be taken")
 
     def _failed(self, failure: Failure, group: list[Any]) -> None:
         self._in_flight -= 1
         for entry in group:
-            entry.reply.errback(Failure(failure.value))
+            try:
+                entry.reply.errback(Failure(failure.value))
+            except Exception:
+                log.failure("a failure could not be taken")
         if self._turns and not self._scheduled:
             self._flush()
 

@@ -18,7 +18,7 @@ class Endings:
     def wait(self, name: bytes, task_id: bytes, seconds: float) -> Deferred[bool]:
         """Fires with True when the task has ended, with False when the time is up. May be cancelled."""
         key = (name, task_id)
-        d: Deferred[bool] = Deferred(lambda d: self._drop(key, d))
+        d: Deferred[bool] = Deferred(lambda d: self._leave(key, d))
         self._waiting.setdefault(key, []).append(d)
         timer = self._later(seconds, self._time_up, key, d)
 
@@ -38,6 +38,9 @@ class Endings:
         else:
             self._waiting.pop(key, None)
         return len(left) < len(waiting)
+
+    def _leave(self, key: tuple[bytes, bytes], d: Deferred[bool]) -> None:
+        self._drop(key, d)
 
     def _time_up(self, key: tuple[bytes, bytes], d: Deferred[bool]) -> None:
         if self._drop(key, d):

@@ -89,7 +89,7 @@ class Looking:
                 head = reply[6]
                 policy = msgpack.decode(reply[7]) if reply[7] else {}
                 oldest = pushed_at_ms(head[1:]) if head else None
-                views.append(QueueView(name, *reply[1:6], oldest, policy))
+                views.append(QueueView(name, *reply[1:6], oldest, policy)  # type: ignore[call-arg])
             return views
 
         return self._store.read("counts", list(names)).addCallback(counted)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from registry.errors import BadName
 
 MAX_NAME_BYTES = 255
+# What most names look like, and no forbidden one: told apart in one step.
+_PLAIN = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_:.@+-]{0,254}")
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f/{}]")
 
 
@@ -18,6 +20,8 @@ def check_name(name: bytes) -> bytes:
 
     A brace would let a name look like one of the registry's own keys.
     """
+    if _PLAIN.fullmatch(name):
+        return name
     if not 1 <= len(name) <= MAX_NAME_BYTES:
         raise BadName(f"A queue's name has 1 to {MAX_NAME_BYTES} bytes; this one has {len(name)}.")
     try:

@@ -42,6 +42,67 @@ MOST_REMEMBERED = 10_000
 BOUNDED = frozenset({"push", "pushmany", "pop", "popmany"})
 
 
+class Storing:
+    """A push on its way. Cancelling its ``answer`` stops nothing: whoever waits for the task is woken."""
+
+    __slots__ = ("answer", "name", "queues", "task_id")
+
+    def __init__(self, queues: Queues, name: bytes, task_id: bytes) -> None:
+        self.queues = queues
+        self.name = name
+        self.task_id = task_id
+        self.answer: Deferred[Pushed] = Deferred()
+
+    def callback(self, reply: list[Any]) -> None:
+        if reply[0]:
+            self.answer.errback(Failure(denied(reply)))
+        elif len(reply) > 1:
+            self.answer.callback(Pushed(reply[1], reply[2]))
+        else:
+            queues, name = self.queues, self.name
+            if name in queues.waiting.lines:
+                queues.wake(name)
+            self.answer.callback(Pushed(self.task_id))
+
+    def errback(self, failure: Failure) -> None:
+        self.answer.errback(failure)
+
+
+class Asking:
+    """A pop's question on its way."""
+
+    __slots__ = ("poller", "queues")
+
+    def __init__(self, queues: Queues, poller: Poller) -> None:
+        self.queues = queues
+        self.poller = poller
+
+    def callback(self, reply: list[Any]) -> None:
+        self.queues._told(reply, self.poller)
+
+    def errback(self, failure: Failure) -> None:
+        self.queues._not_told(failure, self.poller)
+
+
+class Settling:
+    """A confirm, a put-back or a burial on its way."""
+
+    __slots__ = ("again", "queues", "then", "verb")
+
+    def __init__(self, queues: Queues, verb: str, entry: Entry, then: Callable[[], None] | None) -> None:
+        self.queues = queues
+        self.verb = verb
+        self.again = (entry.key, entry.args)
+        self.then = then
+
+    def callback(self, reply: list[Any]) -> None:
+        if self.then is not None:
+            self.then()
+
+    def errback(self, failure: Failure) -> None:
+        self.queues._not_settled(self.verb, self.again, failure)
+
+
 class Queues:
     """The queues of one store, as this process serves them.
 
@@ -72,17 +133,9 @@ class Queues:
         check_name(name)
         task_id = self.ids.task()
         entry = self.store.push(name, task_id, payload, encode_options(options) if options else b"")
-
-        def stored(reply: list[Any]) -> Pushed:
-            if reply[0]:
-                raise denied(reply)
-            if len(reply) > 1:
-                return Pushed(reply[1], reply[2])
-            if name in self.waiting.lines:
-                self.wake(name)
-            return Pushed(task_id)
-
-        return self.ask("push", entry).addCallback(stored)
+        entry.reply = storing = Storing(self, name, task_id)
+        self._carry("push", entry)
+        return storing.answer
 
     def push_many(
         self, name: bytes, payloads: list[bytes], options: dict[str, Any] | None = None
@@ -110,9 +163,19 @@ class Queues:
         if self.draining and verb in ("push", "pushmany"):
             return fail(ShuttingDown("The registry is stopping; try again in a moment."))
         try:
-            return self.batching.add(verb, entry)
+            reply: Deferred[Any] = self.batching.add(verb, entry)
         except RegistryError:
             return fail()
+        return reply
+
+    def _carry(self, verb: str, entry: Entry) -> None:
+        """As `ask`, for an entry that has its own ``reply``: no Deferred is needed in between."""
+        try:
+            if self.draining and verb == "push":
+                raise ShuttingDown("The registry is stopping; try again in a moment.")
+            self.batching.add(verb, entry)
+        except RegistryError:
+            entry.reply.errback(Failure())
 
     # Pop
 
@@ -133,18 +196,25 @@ class Queues:
             self.workers.polls(options["w"], poller.reply, lambda: self._end(poller))
         poller.ticket = self.waiting.ticket()
         if wait > 0:
-            poller.timer = self.later(wait, self._time_up, poller)
+            poller.until = time.monotonic() + wait
             self._polled[name] = time.monotonic()
             if len(self._polled) > MOST_REMEMBERED:
                 del self._polled[next(iter(self._polled))]
             line = self.waiting.lines.get(name)
             if line is not None and line.parked and self.store.ready:
-                self.waiting.park(poller)
+                self._park(poller)
                 return poller.reply
         else:
             poller.expired = True
         self._ask(poller)
         return poller.reply
+
+    def _park(self, poller: Poller) -> None:
+        if poller.timer is None:
+            # Not before: most pops are answered at once, and a timer costs as much as the rest of them.
+            left = max(0.0, poller.until - time.monotonic())
+            poller.timer = self.later(left, self._time_up, poller)
+        self.waiting.park(poller)
 
     def _ask(self, poller: Poller) -> None:
         poller.asking = True
@@ -155,9 +225,8 @@ class Queues:
         if poller.options:
             packed = self._pop_options(poller)
         entry = self.store.pop(poller.name, poller.nonce, poller.lease_ms, packed)
-        self.ask("pop", entry).addCallbacks(
-            self._told, self._not_told, callbackArgs=(poller,), errbackArgs=(poller,)
-        ).addErrback(lambda f: log.failure("a pop was told what it cannot take", f))
+        entry.reply = Asking(self, poller)
+        self._carry("pop", entry)
 
     def _pop_options(self, poller: Poller) -> bytes:
         options = dict(poller.options or ())
@@ -197,7 +266,7 @@ class Queues:
                 self.waiting.tidy(name, line)
             else:
                 poller.relay = False
-                self.waiting.park(poller)
+                self._park(poller)
         else:
             self.waiting.tidy(name, line)
             self._fail(poller, Failure(denied(reply)))
@@ -218,7 +287,7 @@ class Queues:
         stays = failure.check(RedisUnavailable) and poller.waited and not poller.expired
         if stays and not poller.over and not self.draining:
             # It was parked before; it stays parked until Redis is back or its time is up.
-            self.waiting.park(poller)
+            self._park(poller)
             return
         self.waiting.tidy(poller.name, line)
         self._fail(poller, failure)
@@ -271,7 +340,7 @@ class Queues:
         """An element of another program that is not JSON must not block the queue: it is made dead, with its reason."""
         if not taken.raw or self._is_json(taken.payload):
             return True
-        log.warning(
+        log.warn(
             "an element that is not JSON was pushed to the list of {name!r} by another program",
             name=taken.name,
         )
@@ -329,19 +398,15 @@ class Queues:
             self._settle("putback", entry, lambda: self.wake(name))
 
     def _settle(self, verb: str, entry: Entry, then: Callable[[], None] | None = None) -> None:
-        def settled(_: object) -> None:
-            if then is not None:
-                then()
+        entry.reply = Settling(self, verb, entry, then)
+        self._carry(verb, entry)
 
-        def failed(failure: Failure) -> None:
-            # The entry names its own record, and finds it gone when it was carried out after all: it may be sent again.
-            if failure.check(RedisUnavailable, ShuttingDown) and len(self._unsettled) < MAX_UNSETTLED:
-                again = Entry(entry.key, entry.args)
-                self._unsettled.append((verb, again))
-            else:
-                log.failure("a {verb} was refused", failure, verb=verb)
-
-        self.ask(verb, entry).addCallbacks(settled, failed)
+    def _not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
+        # The entry names its own record, and finds it gone when it was carried out after all: it may be sent again.
+        if failure.check(RedisUnavailable, ShuttingDown) and len(self._unsettled) < MAX_UNSETTLED:
+            self._unsettled.append((verb, Entry(*again)))
+        else:
+            log.failure("a {verb} was refused", failure, verb=verb)
 
     # Looking
 

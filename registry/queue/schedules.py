@@ -127,7 +127,7 @@ class Schedules:
                 yield self._tick_one(name, int(float(score)), now)
             except RegistryError as e:
                 # It stays due, and is tried again with the next chore.
-                log.warning("the schedule {name!r} could not push: {why}", name=name, why=str(e))
+                log.warn("the schedule {name!r} could not push: {why}", name=name, why=str(e))
 
     @inlineCallbacks
     def _tick_one(self, name: bytes, at: int, now: int) -> Any:
@@ -150,7 +150,7 @@ class Schedules:
             options = {**known["packed"], "ik": f"{name.decode()}@{tick}", "ih": "tick"}
             yield self._queues.push(known["queue"].encode(), known["task"], options)
         if missed:
-            log.warning("the schedule {name!r} missed {count} ticks", name=name, count=len(missed))
+            log.warn("the schedule {name!r} missed {count} ticks", name=name, count=len(missed))
         known["missed_count"] += len(missed)
         known["last"] = push[-1] if push else known["last"]
         following = next(

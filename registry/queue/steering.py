@@ -163,6 +163,7 @@ def _rule(rule: str, value: Any) -> Any:
         raise BadOption(
             f"There is no field {rule[:80]!r} in a policy; it has: {', '.join([*RULES, 'retention'])}."
         )
+    kind: Any
     kind, low, high = RULES[rule]
     if (
         not isinstance(value, kind)

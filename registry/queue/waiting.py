@@ -36,6 +36,7 @@ class Poller:
         "reply",
         "ticket",
         "timer",
+        "until",
         "waited",
     )
 
@@ -52,6 +53,7 @@ class Poller:
         self.asked = 0
         self.asking = self.over = self.expired = self.relay = self.waited = False
         self.timer: Any = None
+        self.until = 0.0
         self.reply: Deferred[Any] = Deferred(lambda _: canceller(self))
 
 

@@ -43,7 +43,7 @@ def worth_of_a_200(link: Link, *, first: bool) -> Any:
         return
     save = yield _setting(link, b"save")
     if save:
-        log.warning(
+        log.warn(
             "Redis {version} keeps snapshots only ({save}): tasks answered 200 since the last one are lost when it ends.",
             version=version,
             save=save,

@@ -40,7 +40,7 @@ def load(name: str) -> Script:
 
     add(name)
     whole = "\n".join(parts).encode()
-    return Script(name, whole, hashlib.sha1(whole).hexdigest().encode())
+    return Script(name, whole, hashlib.sha1(whole, usedforsecurity=False).hexdigest().encode())
 
 
 def _without_comments(text: str) -> str:

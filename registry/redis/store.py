@@ -37,7 +37,11 @@ def bulk(value: bytes) -> bytes:
 
 
 class Entry:
-    """One request on its way into a script call; ``reply`` fires with its own element of the reply."""
+    """One request on its way into a script call.
+
+    ``reply`` is told its own element of the reply: whatever has ``callback`` and ``errback``; without one, a Deferred is
+    made where somebody asks for it.
+    """
 
     __slots__ = ("args", "key", "reply", "size")
 
@@ -45,7 +49,7 @@ class Entry:
         self.key = key
         self.args = args
         self.size = len(args) + len(key)
-        self.reply: Deferred[Any] = Deferred()
+        self.reply: Any = None
 
 
 class Store:
@@ -198,7 +202,7 @@ class Store:
             for script in self._scripts.values():
                 last = self._link.command(b"SCRIPT", b"LOAD", script.text)
                 last.addErrback(
-                    lambda f: log.warning("Redis did not load a script: {why}", why=f.getErrorMessage())
+                    lambda f: log.warn("Redis did not load a script: {why}", why=f.getErrorMessage())
                 )
             assert last is not None
             return last
@@ -231,7 +235,7 @@ class Store:
         """Run a script that only reads, over one of the other connections; an element per name."""
         script = self._scripts[verb]
         keys = [self.prefix + name for name in names]
-        rest = (len(keys), *keys, 0, self.space, self.process)
+        rest: tuple[bytes | int, ...] = (len(keys), *keys, 0, self.space, self.process)
         d = self._pool.command(b"EVALSHA", script.sha, *rest)
 
         def refused(failure: Any) -> Any:
