@@ -120,7 +120,12 @@ class World:
     def __init__(self) -> None:
         self.clock = Clock()
         self.store = Memory()
-        self.queues = Queues(self.store, self.clock.callLater, lambda b: b[:1] != b"?")  # type: ignore[arg-type]
+        self.queues = Queues(
+            self.store,  # type: ignore[arg-type]
+            self.clock.callLater,
+            lambda b: b[:1] != b"?",
+            self.clock.seconds,
+        )
 
     def turn(self, seconds: float = 0.0) -> None:
         self.clock.advance(seconds)

@@ -107,12 +107,20 @@ class Queues:
     """The queues of one store, as this process serves them.
 
     ``later(seconds, f, *args)`` calls back in time. ``is_json(bytes)`` judges what other programs put into a list.
+    ``now`` tells a time in seconds that never jumps.
     """
 
-    def __init__(self, store: Store, later: Callable[..., Any], is_json: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        later: Callable[..., Any],
+        is_json: Callable[[bytes], bool],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.store = store
         self.later = later
         self._is_json = is_json
+        self._now = now
         self.ids = Ids(store.now_ms)
         self.waiting = Waiting()
         self.batching = Batching(self._send, later)
@@ -196,8 +204,8 @@ class Queues:
             self.workers.polls(options["w"], poller.reply, lambda: self._end(poller))
         poller.ticket = self.waiting.ticket()
         if wait > 0:
-            poller.until = time.monotonic() + wait
-            self._polled[name] = time.monotonic()
+            now = self._polled[name] = self._now()
+            poller.until = now + wait
             if len(self._polled) > MOST_REMEMBERED:
                 del self._polled[next(iter(self._polled))]
             line = self.waiting.lines.get(name)
@@ -212,7 +220,7 @@ class Queues:
     def _park(self, poller: Poller) -> None:
         if poller.timer is None:
             # Not before: most pops are answered at once, and a timer costs as much as the rest of them.
-            left = max(0.0, poller.until - time.monotonic())
+            left = max(0.0, poller.until - self._now())
             poller.timer = self.later(left, self._time_up, poller)
         self.waiting.park(poller)
 
@@ -427,7 +435,7 @@ class Queues:
     def silent_seconds(self, name: bytes) -> float | None:
         """How long ago this queue was last polled here; None when that is not known."""
         at = self._polled.get(name)
-        return None if at is None else time.monotonic() - at
+        return None if at is None else self._now() - at
 
     @property
     def settled(self) -> bool:
