@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Runs the daemon and restarts it on every change of its source or of .env. Options are those of the daemon.
+# TWISTD names a twistd of your own, with watchfiles beside it, instead of the one in .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bin/venv.sh .venv embedded,test,dev
+[ -n "${TWISTD:-}" ] || bin/venv.sh .venv embedded,test,dev
+twistd=${TWISTD:-.venv/bin/twistd}
 watched=(registry twisted/plugins/registry_plugin.py)
 [ ! -e .env ] || watched+=(.env)
 # Longer than the daemon takes to finish what is under way; after that it is killed.
-exec .venv/bin/watchfiles --sigint-timeout 20 "$(printf '%q ' .venv/bin/twistd -n --pidfile= registry "$@")" "${watched[@]}"
+command=$(printf '%q ' "$twistd" -n --pidfile= registry "$@")
+exec "$(dirname "$twistd")/watchfiles" --sigint-timeout 20 "$command" "${watched[@]}"

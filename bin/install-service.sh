@@ -4,7 +4,7 @@
 #   bin/install-service.sh [--socket] [--no-start]     --socket: systemd holds the listening socket
 #   bin/install-service.sh --uninstall [--purge]       --purge: the tasks, the settings and the user too
 #
-# PYTHON: the Python for its virtual environment (python3). ROOT: another root folder than /, to look at the result;
+# PYTHON: the Python for its virtual environment (/usr/bin/python3, else python3). ROOT: another root folder than /, to look at the result;
 # nothing is started then.
 set -euo pipefail
 umask 022
@@ -35,11 +35,19 @@ done
 control() {
     if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl "$@"; fi
 }
+# What starts at boot is a matter of links, which need no running systemd.
+enabled() {
+    if command -v systemctl >/dev/null; then systemctl --quiet ${root:+--root="$root"} "$@"; fi
+}
 has_user() { grep -q "^$user:" "$root/etc/passwd" 2>/dev/null; }
 with_root() { if [ -n "$root" ]; then echo "--prefix=$root"; fi; }
 
 if [ "$action" = uninstall ]; then
-    control disable --now registry.socket registry.service 2>/dev/null || true
+    for unit in registry.socket registry.service; do # one by one: the first may never have been installed
+        [ -e "$units/$unit" ] || continue
+        control stop "$unit"
+        enabled disable "$unit"
+    done
     rm -f "$units/registry.service" "$units/registry.socket"
     control daemon-reload
     rm -rf "$app"
@@ -55,18 +63,27 @@ if [ "$action" = uninstall ]; then
     exit 0
 fi
 
-python=$(command -v "${PYTHON:-python3}") || { echo "There is no ${PYTHON:-python3}." >&2; exit 1; }
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "The registry needs Python 3.11 or newer; name one: PYTHON=python3.12 $0" >&2
+# The system's own Python first: one in a home folder is out of the service's sight.
+python=${PYTHON:-/usr/bin/python3}
+recent='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
+if [ -z "${PYTHON:-}" ] && ! "$python" -c "$recent" 2>/dev/null; then python=python3; fi
+python=$(command -v "$python") || { echo "There is no ${PYTHON:-python3}." >&2; exit 1; }
+"$python" -c "$recent" || {
+    echo "The registry needs Python 3.11 or newer with venv (on Debian: apt-get install python3-venv);" \
+        "name one: PYTHON=python3.12 $0" >&2
     exit 1
 }
-case $("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))') in
+case $root$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))') in
 /home/* | /root/*)
-    echo "$python lies in a home folder, which the service does not see. Name another: PYTHON=/usr/bin/python3 $0" >&2
+    echo "$python lies in a home folder, out of the service's sight. Name another: PYTHON=/usr/bin/python3 $0" >&2
     exit 1
     ;;
 esac
 
+if [ -n "$root" ]; then # useradd wants files to write to, in an empty ROOT as well
+    mkdir -p "$root/etc"
+    touch -a "$root/etc/passwd" "$root/etc/group"
+fi
 if ! has_user; then
     # shellcheck disable=SC2046
     useradd $(with_root) --system --user-group --home-dir /var/lib/registry --no-create-home \
@@ -77,7 +94,7 @@ fi
 version=$("$python" -c 'import sys; print(sys.version_info[:2])')
 if [ "$("$app/bin/python" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null)" != "$version" ]; then
     rm -rf "$app"
-    "$python" -m venv "$app" || { echo "On Debian: apt-get install python3-venv" >&2; exit 1; }
+    "$python" -m venv "$app"
 fi
 # From a copy: a build in the checkout would leave files of root there, and pack what an older build left.
 copy=$(mktemp -d)
@@ -103,8 +120,8 @@ if [ "$socket" = yes ]; then
     install -m 0644 "$source/registry.socket" "$units/registry.socket"
 fi
 control daemon-reload
-if [ "$socket" = yes ]; then control enable registry.socket; fi
-control enable registry.service
+if [ "$socket" = yes ]; then enabled enable registry.socket; fi
+enabled enable registry.service
 
 if [ "$start" = no ] || [ -n "$root" ]; then
     echo "Installed. Settings: $settings/registry.env. Start it with: service registry start"

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Keeps the daemon in a detached screen, with everything it prints in a file:
 #   bin/run.sh [start] [options of the daemon]     bin/run.sh stop | status | attach
-# LOG names the file (registry.log in this folder), SCREEN_NAME the screen (registry).
+# LOG names the file (registry.log in this folder), SCREEN_NAME the screen (registry), TWISTD a twistd of your own
+# instead of the one in .venv.
 # Detach from an attached screen with Ctrl-A d.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 log=${LOG:-$PWD/registry.log}
 name=${SCREEN_NAME:-registry}
-pidfile=$PWD/.run-$name.pid
+pidfile=$log.pid
 
 command -v screen >/dev/null || { echo "screen is not installed. On Debian: apt-get install screen" >&2; exit 1; }
 
@@ -41,12 +42,12 @@ attach)
         echo "The registry runs already (pid $pid)." >&2
         exit 1
     fi
-    bin/venv.sh "${VENV:-.venv}" embedded
+    [ -n "${TWISTD:-}" ] || bin/venv.sh .venv embedded
     # tee and not screen's own log, which is up to ten seconds late; exec keeps the pid.
     # shellcheck disable=SC2016
     screen -dmS "$name" bash -c '
         echo $$ >"$1"; exec > >(trap "" INT TERM HUP; exec tee -a "$2") 2>&1; shift 2; exec "$@"
-    ' bash "$pidfile" "$log" "${VENV:-.venv}/bin/twistd" -n --pidfile= registry "$@"
+    ' bash "$pidfile" "$log" "${TWISTD:-.venv/bin/twistd}" -n --pidfile= registry "$@"
     for _ in $(seq 50); do
         sleep 0.1
         if running; then

@@ -5,6 +5,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 venv=${VENV:-.venv-test}
 bin/venv.sh "$venv" embedded,test,dev || exit 1
+# Tests that install from the package index are run too: what came this far reached it.
+export REGISTRY_TEST_NETWORK=${REGISTRY_TEST_NETWORK-1}
 failed=()
 step() {
     local name=$1

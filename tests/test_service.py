@@ -1,0 +1,198 @@
+"""The service, its installation, and the scripts that run the daemon without one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.live import ROOT, bare_environment, free_port, wait_until
+
+EXPOSURE = 20  # tenths: an exposure of 2.0 by systemd's own count
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+def verify(folder: Path, unit: str) -> str:
+    """What systemd complains about; it exits with 0 also when it does. Its programs are taken to exist."""
+    for name in ("registry.service", "registry.socket"):
+        text = unit if name == "registry.service" else (ROOT / name).read_text("utf-8")
+        (folder / name).write_text(text.replace("/opt/registry/bin/twistd", sys.executable), "utf-8")
+    command = ["systemd-analyze", "verify", *(f"{folder}/registry.{kind}" for kind in ("service", "socket"))]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
+@needs("systemd-analyze")
+def test_systemd_understands_every_line(tmp_path: Path) -> None:
+    unit = (ROOT / "registry.service").read_text("utf-8")
+    assert verify(tmp_path, unit) == ""
+    # The question is one that can be answered with no:
+    assert "Unknown key" in verify(tmp_path, unit.replace("WatchdogSec=", "WatchdogSeconds="))
+
+
+@needs("systemd-analyze")
+def test_the_service_is_hardened() -> None:
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}"]
+    judged = subprocess.run(
+        [*command, ROOT / "registry.service"], capture_output=True, text=True, check=False
+    )
+    assert judged.returncode == 0, judged.stdout[-500:] + judged.stderr
+
+
+def install(root: Path, *options: str) -> str:
+    env = {**os.environ, "ROOT": str(root), "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", ROOT / "bin" / "install-service.sh", *options],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@needs("useradd")
+@pytest.mark.skipif(os.geteuid() != 0, reason="creating a user needs root, also below another root folder")
+@pytest.mark.skipif(
+    not os.environ.get("REGISTRY_TEST_NETWORK"), reason="set REGISTRY_TEST_NETWORK=1: installs"
+)
+def test_install_twice_and_undo(short_dir: Path) -> None:
+    settings = short_dir / "etc" / "registry" / "registry.env"
+    units = short_dir / "etc" / "systemd" / "system"
+    app = short_dir / "opt" / "registry"
+
+    install(short_dir)
+    assert (settings.stat().st_mode & 0o777) == 0o600
+    assert (units / "registry.service").exists()
+    assert not (units / "registry.socket").exists()
+    assert list(app.glob("lib/*/site-packages/twisted/plugins/dropin.cache"))
+    assert "registry" in subprocess.check_output([app / "bin" / "twistd", "--help"], text=True)
+    users = (short_dir / "etc" / "passwd").read_text("utf-8")
+    assert [line.split(":")[0] for line in users.splitlines()] == ["registry"]
+
+    settings.write_text("PORT=3001\n", "utf-8")
+    data = short_dir / "var" / "lib" / "registry"
+    data.mkdir(parents=True)
+    install(short_dir, "--socket", "--no-start")
+    assert settings.read_text("utf-8") == "PORT=3001\n"
+    assert (units / "registry.socket").exists()
+    assert (short_dir / "etc" / "passwd").read_text("utf-8") == users
+
+    install(short_dir, "--uninstall")
+    assert not app.exists()
+    assert not list(units.rglob("registry*"))
+    assert settings.exists() and data.exists()
+    install(short_dir, "--uninstall", "--purge")
+    assert not settings.exists() and not data.exists()
+    assert "registry" not in (short_dir / "etc" / "passwd").read_text("utf-8")
+    install(short_dir, "--uninstall", "--purge")  # nothing left to do, and no reason to complain
+
+
+def test_install_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    command = ["bash", f"{ROOT}/bin/install-service.sh", "--frobnicate"]
+    done = subprocess.run(
+        command, env={**os.environ, "ROOT": str(tmp_path)}, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert b"--frobnicate" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def run_environment(short_dir: Path, redis_binary: str) -> dict[str, str]:
+    """For run.sh and dev.sh: everything they write lies in ``short_dir``."""
+    (short_dir / "screens").mkdir(mode=0o700)
+    twistd = Path(sys.executable).parent / "twistd"
+    return {
+        **bare_environment(short_dir),
+        "TWISTD": str(twistd),
+        "LOG": str(short_dir / "log"),
+        "SCREENDIR": str(short_dir / "screens"),
+        "SCREEN_NAME": short_dir.name,
+        "DATA_DIR": str(short_dir / "data"),
+        "REDIS_SERVER": redis_binary,
+        "PORT": str(free_port()),
+    }
+
+
+def healthy(port: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@needs("screen")
+def test_run_keeps_it_in_screen(run_environment: dict[str, str], short_dir: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(ROOT / "bin" / "run.sh"), *words]
+        # Not through pipes: a screen that stays open would keep them open.
+        with open(short_dir / "out", "w+", encoding="utf-8") as out:
+            done = subprocess.run(
+                command, env=run_environment, stdout=out, stderr=out, timeout=50, check=False
+            )
+            out.seek(0)
+            return subprocess.CompletedProcess(command, done.returncode, out.read())
+
+    assert run("status").returncode == 3
+    started = run()
+    try:
+        assert started.returncode == 0, started.stdout
+        wait_until(lambda: healthy(run_environment["PORT"]), 20, "an answer of the daemon in screen")
+        assert run("status").returncode == 0
+        assert run("start").returncode == 1, "a second one was started"
+        assert "listening" in (short_dir / "log").read_text("utf-8")
+    finally:
+        stopped = run("stop")
+    assert stopped.returncode == 0, stopped.stdout
+    assert not healthy(run_environment["PORT"])
+    assert run("stop").returncode == 0
+
+
+@needs("screen")
+def test_run_shows_why_it_did_not_start(run_environment: dict[str, str], short_dir: Path) -> None:
+    with open(short_dir / "out", "w+", encoding="utf-8") as out:
+        command = ["bash", str(ROOT / "bin" / "run.sh"), "start", "--port=nonsense"]
+        done = subprocess.run(command, env=run_environment, stdout=out, stderr=out, timeout=50, check=False)
+        out.seek(0)
+        assert done.returncode == 1
+        assert "nonsense" in out.read()
+
+
+def test_dev_restarts_on_a_change(run_environment: dict[str, str], short_dir: Path) -> None:
+    if not (Path(sys.executable).parent / "watchfiles").exists():
+        pytest.skip("watchfiles is not installed: the extra [dev]")
+    source = short_dir / "source"
+    for name in ("registry", "twisted", "bin"):
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache")
+        )
+    env = {**run_environment, "PYTHONPATH": str(source)}
+    with open(short_dir / "log", "wb") as log:
+        process = subprocess.Popen(["bash", source / "bin" / "dev.sh"], env=env, stdout=log, stderr=log)
+
+    def starts() -> int:
+        assert process.poll() is None, (short_dir / "log").read_text("utf-8")
+        return (short_dir / "log").read_text("utf-8").count("listening on")
+
+    try:
+        wait_until(lambda: starts() == 1, 20, "the first start")
+        script = next(source.glob("registry/redis/lua/*.lua"))
+        script.write_text(script.read_text("utf-8") + "\n", "utf-8")
+        wait_until(lambda: starts() == 2, 30, "the start after a change")
+        wait_until(lambda: healthy(env["PORT"]), 10, "an answer of the restarted daemon")
+    finally:
+        process.terminate()
+        process.wait(40)
+    assert not healthy(env["PORT"])
