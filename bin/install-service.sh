@@ -106,7 +106,7 @@ chmod -R a+rX "$copy"
 "$app/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
 "$app/bin/python" -m pip install --quiet --disable-pip-version-check "$copy[embedded]"
 # Twisted caches its plugins beside them, which the service's user may not: write the cache now.
-"$app/bin/twistd" --help | grep -q '^ *registry ' || { echo "twistd does not know the registry." >&2; exit 1; }
+"$app/bin/twistd" --help | grep '^ *registry ' >/dev/null || { echo "twistd does not know the registry." >&2; exit 1; }
 
 mkdir -p "$units"
 install -d -m 0755 "$settings"

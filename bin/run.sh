@@ -43,20 +43,26 @@ attach)
         exit 1
     fi
     [ -n "${TWISTD:-}" ] || bin/venv.sh .venv embedded
+    rm -f "$pidfile"
+    before=$(stat -c %s "$log" 2>/dev/null || echo 0)
     # tee and not screen's own log, which is up to ten seconds late; exec keeps the pid.
     # shellcheck disable=SC2016
     screen -dmS "$name" bash -c '
         echo $$ >"$1"; exec > >(trap "" INT TERM HUP; exec tee -a "$2") 2>&1; shift 2; exec "$@"
     ' bash "$pidfile" "$log" "${TWISTD:-.venv/bin/twistd}" -n --pidfile= registry "$@"
-    for _ in $(seq 50); do
+    # Until it says that it listens, or has ended; a daemon that logs less than that is believed after ten seconds.
+    for turn in $(seq 100); do
         sleep 0.1
         if running; then
-            sleep 1 # a wrong setting ends it within this time
-            running || break
-            echo "The registry runs (pid $pid, screen $name, log $log)."
-            exit 0
+            if [ "$turn" = 100 ] || tail -c "+$((before + 1))" "$log" 2>/dev/null | grep 'listening on' >/dev/null; then
+                echo "The registry runs (pid $pid, screen $name, log $log)."
+                exit 0
+            fi
+        elif [ -e "$pidfile" ] && [ ! -e "/proc/$(cat "$pidfile")" ]; then
+            break
         fi
     done
+    sleep 0.2 # tee writes the last lines
     echo "The registry did not start; the end of $log:" >&2
     tail -n 5 "$log" >&2 || true
     exit 1
