@@ -75,6 +75,7 @@ class Daemon(Service):  # type: ignore[misc]
         self._stopping: Deferred[None] | None = None
         self._built = False
         self._ready_once = False
+        self._warnings: list[str] = []
 
     # Start
 
@@ -124,7 +125,9 @@ class Daemon(Service):  # type: ignore[misc]
         steering = Steering(self.queues, looking)
         self.verbs = Verbs(self.queues, looking, self._endings, config)
         admin = Admin(self.queues, looking, steering, schedules, self._endings, config.max_wait)
-        api = Api(self.verbs, admin, self._redis_state, lambda: self._stopping is not None)
+        api = Api(
+            self.verbs, admin, self._redis_state, lambda: self._stopping is not None, lambda: self._warnings
+        )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
         self.site: RegistrySite = make_site(
@@ -136,6 +139,7 @@ class Daemon(Service):  # type: ignore[misc]
             host_allowed=host_allowed(config.allowed_hosts),
         )
         self.door = FrontDoor(self.verbs, self.site, reactor=reactor, access=access)
+        self.queues.batching.on_group = self.door.gather
         self._built = True
 
     @inlineCallbacks
@@ -146,7 +150,7 @@ class Daemon(Service):  # type: ignore[misc]
             log.critical("{why}", why=str(e))
             self._reactor.callLater(0, self._give_up, str(e))
             raise
-        yield worth_of_a_200(link, first=not self._ready_once)
+        self._warnings = yield worth_of_a_200(link, first=not self._ready_once)
         self._ready_once = True
         # The link counts as ready once this has returned.
         self._reactor.callLater(0, self.queues.redis_is_back)

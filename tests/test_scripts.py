@@ -393,7 +393,7 @@ async def test_the_buried_are_dead_with_their_reason_until_they_are_forgotten(be
 
 @pytest_twisted.ensureDeferred
 async def test_an_element_whose_task_is_gone_is_skipped(bench: Bench) -> None:
-    bench.redis("LPUSH", "q", b"\x01ended", b"\x01endedtoo:1")
+    bench.redis("LPUSH", "q", b"\x01" + b"e" * 24, b"\x01" + b"f" * 24 + b":1")
     await bench.push((b"q", b"1"))
     [(lease, payload, *_)] = await bench.pop(b"q")
     assert payload == b"1"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -31,7 +31,7 @@ from registry.errors import NotFound
 from registry.http.admin import Admin, Ask, WrongMethod
 from registry.http.site import drained
 from registry.http.verbs import ROUTES, Verbs
-from registry.http.wire import JSON, NO_STORE, Answer, error_answer, failure_answer, json_answer
+from registry.http.wire import JSON, NO_STORE, Answer, error_answer, failure_answer, json_answer, options
 
 log = Logger()
 
@@ -46,23 +46,34 @@ class Api:
     app.url_map.redirect_defaults = False
 
     def __init__(
-        self, verbs: Verbs, admin: Admin, redis_state: Callable[[], str], stopping: Callable[[], bool]
+        self,
+        verbs: Verbs,
+        admin: Admin,
+        redis_state: Callable[[], str],
+        stopping: Callable[[], bool],
+        warnings: Callable[[], list[str]],
     ) -> None:
         self._verbs = verbs
         self._admin = admin
         self._redis_state = redis_state
         self._stopping = stopping
+        self._warnings = warnings
 
     def resource(self) -> Any:
         """The resource that a site serves."""
         return self.app.resource()
 
+    @app.route("/api/<any(pushTask, pushTasks):word>/<path:rest>", methods=["PUT", "POST"])
+    @app.route("/api/<any(popTask, popTasks):word>/<path:rest>", methods=["GET", "POST"])
     @app.route(
-        "/api/<any(pushTask, pushTasks, popTask, popTasks, ackTasks):word>/<path:rest>",
-        methods=["GET", "PUT", "POST"],
+        "/api/<any(ackTask, failTask, releaseTask, extendTask, ackTasks):word>/<path:rest>", methods=["POST"]
     )
-    @app.route("/api/<any(ackTask, failTask, releaseTask, extendTask):word>/<path:rest>", methods=["POST"])
     def work(self, request: IRequest, word: str, rest: str) -> Any:
+        return self._answer(request, self._work)
+
+    @app.route("/api/<any(pushTask, pushTasks, ackTasks):word>/", methods=["PUT", "POST"])
+    @app.route("/api/<any(popTask, popTasks):word>/", methods=["GET", "POST"])
+    def nameless(self, request: IRequest, word: str) -> Any:
         return self._answer(request, self._work)
 
     @app.route("/api/queues", methods=["GET"])
@@ -87,6 +98,7 @@ class Api:
         route = ROUTES[word]
         if len(segments) != route.segments:
             raise NotFound("There is nothing at this path.")
+        # Werkzeug runs a GET route for HEAD; it must never take a task.
         if ask.method not in route.methods:
             raise WrongMethod(route.methods)
         verb: Callable[..., Deferred[Answer]] = getattr(self._verbs, route.verb)
@@ -94,14 +106,22 @@ class Api:
 
     @app.route("/healthz", methods=["GET"])
     def healthz(self, request: IRequest) -> Any:
-        return self._say(request, json_answer(200, {"status": "ok", "version": __version__}))
+        return self._answer(request, self._health)
 
     @app.route("/readyz", methods=["GET"])
     def readyz(self, request: IRequest) -> Any:
+        return self._answer(request, self._readiness)
+
+    def _health(self, ask: Ask) -> Answer:
+        options(ask.query, {})
+        return json_answer(200, {"status": "ok", "version": __version__})
+
+    def _readiness(self, ask: Ask) -> Answer:
+        options(ask.query, {})
         why = "The registry is stopping." if self._stopping() else self._redis_state()
         if why:
-            return self._say(request, error_answer(503, "not_ready", why, 2))
-        return self._say(request, json_answer(200, {"status": "ready", "version": __version__}))
+            return error_answer(503, "not_ready", why, 2)
+        return json_answer(200, {"status": "ready", "version": __version__, "warnings": self._warnings()})
 
     @app.handle_errors(HTTPException)
     def http_error(self, request: IRequest, failure: Failure) -> Any:
@@ -116,10 +136,8 @@ class Api:
         path, _, query = request.uri.partition(b"?")
         if path[:1] != b"/":
             path = request.path
-        # Werkzeug runs a GET route for HEAD; it must never take a task.
-        method = b"" if request.method == b"HEAD" else request.method
-        ask = Ask(method, path.split(b"/")[1:], query, request.getHeader, request.content.read())
-        d = maybeDeferred(verb, ask) if method else fail(WrongMethod((b"GET",)))
+        ask = Ask(request.method, path.split(b"/")[1:], query, request.getHeader, request.content.read())
+        d = maybeDeferred(verb, ask)
         d.addErrback(_as_answer)
         return d.addCallback(lambda answer: self._say(request, answer))
 

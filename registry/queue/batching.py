@@ -49,6 +49,8 @@ class Batching:
         self._in_flight = 0
         self._bytes = 0
         self._scheduled = False
+        # Told True before the replies of a group are given out, and False after: answers may leave together.
+        self.on_group: Callable[[bool], None] = lambda begins: None
         self.calls = 0
         self.entries = 0
 
@@ -108,11 +110,13 @@ class Batching:
             for entry in group:
                 entry.reply.errback(broken)
             return
+        self.on_group(True)
         for entry, reply in zip(group, replies, strict=True):
             try:
                 entry.reply.callback(reply)
             except Exception:  # a fault of one request is not the others'
                 log.failure("a reply could not be taken")
+        self.on_group(False)
 
     def _failed(self, failure: Failure, group: list[Any]) -> None:
         self._in_flight -= 1

@@ -56,7 +56,7 @@ class Looking:
     def queue(self, name: bytes) -> Any:
         """Fires with the `QueueView`; all zeros for a name that holds nothing."""
         check_name(name)
-        views = yield self._counts([name])
+        views = yield self._counts([name], strict=True)
         return views[0]
 
     def names(self) -> Deferred[list[bytes]]:
@@ -78,18 +78,21 @@ class Looking:
             views.extend((yield self._counts(names[at : at + COUNTS_A_CALL])))
         return views
 
-    def _counts(self, names: Sequence[bytes]) -> Deferred[list[QueueView]]:
+    def _counts(self, names: Sequence[bytes], strict: bool = False) -> Deferred[list[QueueView]]:
         def counted(replies: list[Any]) -> list[QueueView]:
             views = []
             for name, reply in zip(names, replies, strict=True):
-                if reply[0] == 6:
-                    raise denied(reply)
+                if reply[0] == 6 and not strict:
+                    # One queue whose key was taken by something else must not hide all others.
+                    views.append(QueueView(name))
+                    continue
                 if reply[0]:
                     raise denied(reply)
                 head = reply[6]
                 policy = msgpack.decode(reply[7]) if reply[7] else {}
                 oldest = pushed_at_ms(head[1:]) if head else None
-                views.append(QueueView(name, *reply[1:6], oldest, policy)  # type: ignore[call-arg])
+                ready, delayed, leased, dead, done = reply[1:6]
+                views.append(QueueView(name, ready, delayed, leased, dead, done, oldest, policy))
             return views
 
         return self._store.read("counts", list(names)).addCallback(counted)

@@ -112,7 +112,7 @@ class _Server(ProcessProtocol):
             return  # the logo
         self.lines.append(text)
         if mark == "# " and "WARNING" in text:
-            log.warn("redis-server: {text}", text=text)  # noqa: G010 - twisted.logger has no other name
+            log.warn("redis-server: {text}", text=text)
         elif mark == "# ":
             log.info("redis-server: {text}", text=text)
         else:
@@ -437,7 +437,7 @@ class Embedded:
             pids = data_folder.end_leftovers(self.folder, kill=late)
             if pids and not told:
                 told = True
-                log.warn("A redis-server of an earlier daemon (process {pids}) is being ended", pids=pids)  # noqa: G010 - twisted.logger has no other name
+                log.warn("A redis-server of an earlier daemon (process {pids}) is being ended", pids=pids)
             await self._sleep(POLL_SECONDS)
         return lock
 

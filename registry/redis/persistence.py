@@ -12,47 +12,50 @@ from registry.redis.link import Link
 
 log = Logger()
 
+WORTH = {
+    "always": "a task answered 200 is on Redis's disk",
+    "everysec": "a task answered 200 survives the end of Redis, but the last two seconds may be lost with its machine",
+}
+
 
 @inlineCallbacks
 def worth_of_a_200(link: Link, *, first: bool) -> Any:
-    """Ask Redis how it keeps what it acknowledged, and log it; warnings on every new connection, the rest on the first."""
+    """Ask Redis how it keeps what it acknowledged, and log it: warnings on every new connection, the rest on the first.
+
+    Fires with the warnings, a sentence each.
+    """
     answer = yield _ask(link, b"INFO", b"server")
     version = _field(answer, b"redis_version")
     persistence = yield _ask(link, b"INFO", b"persistence")
     memory = yield _ask(link, b"INFO", b"memory")
     policy = _field(memory, b"maxmemory_policy") or (yield _setting(link, b"maxmemory-policy"))
-    maxmemory = _field(memory, b"maxmemory") or (yield _setting(link, b"maxmemory"))
-    if policy not in ("", "noeviction") and maxmemory != "0":
-        log.critical(
-            "Redis may throw tasks away: its maxmemory-policy is {policy}. Set it to noeviction, or tasks answered 200 can be lost.",
-            policy=policy,
+    warnings = []
+    if policy not in ("", "noeviction"):
+        warnings.append(
+            f"Redis may throw tasks away: its maxmemory-policy is {policy}. "
+            "Set it to noeviction, or tasks answered 200 can be lost."
         )
     fsync = yield _setting(link, b"appendfsync")
     if _field(persistence, b"aof_enabled") == "1":
-        worth = {
-            "always": "a task answered 200 is on Redis's disk",
-            "everysec": "a task answered 200 survives the end of Redis, but the last two seconds may be lost with its machine",
-        }.get(fsync, "a task answered 200 is on Redis's disk some time later")
         if first:
+            worth = WORTH.get(fsync, "a task answered 200 is on Redis's disk some time later")
             log.info(
                 "Redis {version}, append-only file with fsync {fsync}: {worth}",
                 version=version,
-                fsync=fsync or "unknown",
+                fsync=fsync,
                 worth=worth,
             )
-        return
-    save = yield _setting(link, b"save")
-    if save:
-        log.warn(
-            "Redis {version} keeps snapshots only ({save}): tasks answered 200 since the last one are lost when it ends.",
-            version=version,
-            save=save,
+    elif save := (yield _setting(link, b"save")):
+        warnings.append(
+            f"Redis {version} keeps snapshots only ({save}): tasks answered 200 since the last one are lost when it ends."
         )
     else:
-        log.critical(
-            "Redis {version} keeps nothing on disk: every task is lost when it ends. Set appendonly yes.",
-            version=version,
+        warnings.append(
+            f"Redis {version} keeps nothing on disk: every task is lost when it ends. Set appendonly yes."
         )
+    for warning in warnings:
+        log.critical("{warning}", warning=warning)
+    return warnings
 
 
 def _ask(link: Link, *args: bytes) -> Deferred[bytes]:

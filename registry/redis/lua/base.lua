@@ -1,7 +1,7 @@
 -- What every verb shares. Joined in front of each script at load: Redis 3.2 knows no `require`.
 --
 -- Keys of a queue whose list is Q (the name with the prefix); a name holds no brace, so none of these is a queue's list:
---   Q, {Q}1 … {Q}9   ready, newest left; "\1" .. id [ ":" .. generation ], anything else is raw (another program's)
+--   Q, {Q}1 … {Q}9   ready, newest left; "\1" .. id (24 hex digits) [ ":" .. generation ], anything else is raw (another program's)
 --   {Q}t  hash  id -> payload, in every state        {Q}m  hash  id -> what is known of it beyond the payload (below)
 --   {Q}l  zset  lease id -> end of the lease, ms     {Q}d  zset  id -> due, ms
 --   {Q}x  zset  id -> forgotten at, ms (dead)        {Q}e  zset  id -> forgotten at, ms (done)
@@ -62,6 +62,12 @@ local function finish(replies)
     call('PUBLISH', SPACE .. 'ended', PROCESS .. '\n' .. table.concat(ended, '\n'))
   end
   return replies
+end
+
+-- A ready element of ours: its id and generation; nothing for what another program pushed.
+local function ours(e)
+  local id, generation = string.match(e, '^\1(%x+):?(%d*)$')
+  if id and #id == 24 then return id, tonumber(generation) or 0 end
 end
 
 -- A call that reaches Redis after its clients have given up must change nothing; the answer carries the right time.

@@ -13,6 +13,8 @@ local function extend(list, lease, length, packed)
   if length == 0 then length = m.l or (rules.lease or 60) * 1000 end
   if rules.max_run then length = math.min(length, m.o.f + rules.max_run * 1000 - now) end
   if length <= 0 then return {1} end
+  -- Taken out first: a full Redis lets a script that began by freeing go on.
+  call('ZREM', g .. 'l', lease)
   call('ZADD', g .. 'l', now + length, lease)
   if m.o.m then call('PEXPIRE', m.o.m, math.max(length, call('PTTL', m.o.m))) end
   if packed ~= '' then

@@ -28,13 +28,13 @@ local function move_ready(list, g, to, h, most)
     for _ = 1, math.min(left, call('LLEN', from)) do
       local e = call('RPOP', from)
       left = left - 1
-      if string.byte(e) ~= 1 then
+      local id, generation = ours(e)
+      if not id then
         call('LPUSH', into, e)
         moved = moved + 1
       else
-        local id, generation = string.match(e, '^\1([^:]*):?(%d*)$')
         local m = known(g, id)
-        if call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= (tonumber(generation) or 0))) then
+        if call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= generation)) then
           if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
         elseif carry(list, g, to, h, id, m) then
           call('LPUSH', into, e)

@@ -19,10 +19,10 @@ local function purge(list, most)
       local e = call('RPOP', from)
       if not e then break end
       left = left - 1
-      if string.byte(e) == 1 then
-        local id, generation = string.match(e, '^\1([^:]*):?(%d*)$')
+      local id, generation = ours(e)
+      if id then
         local m = known(g, id)
-        if call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= (tonumber(generation) or 0))) then
+        if call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= generation)) then
           if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
         else
           drop(list, g, id)

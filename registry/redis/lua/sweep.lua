@@ -54,10 +54,11 @@ local function clear_heads(list, g)
     if call('EXISTS', from) == 0 then call('HDEL', g .. 'n', 's' .. p) end
     for _ = 1, per_kind do
       local e = call('LINDEX', from, -1)
-      if not e or string.byte(e) ~= 1 then break end
-      local id, generation = string.match(e, '^\1([^:]*):?(%d*)$')
+      local id, generation
+      if e then id, generation = ours(e) end
+      if not id then break end
       local m = known(g, id)
-      local stale = call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= (tonumber(generation) or 0)))
+      local stale = call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= generation))
       if not stale then break end
       call('RPOP', from)
       moves = moves + 1
@@ -90,7 +91,9 @@ local function sweep(list)
   if call('EXISTS', g .. 't', g .. 'c', g .. 'a', g .. 'n', list) == 0 then
     call('ZREM', SPACE .. 'index', list)
   else
-    call('ZADD', SPACE .. 'index', next_due(list, g), list)
+    local at = next_due(list, g)
+    call('ZREM', SPACE .. 'index', list)
+    call('ZADD', SPACE .. 'index', at, list)
   end
   -- A limited queue's window has moved on: its pollers look again.
   local packed = call('GET', g .. 'c')
@@ -103,6 +106,7 @@ for _, list in ipairs(queues) do
   if not ok then
     -- One queue in an unexpected state must not keep the others from being swept.
     dues[list], drained[list] = nil, nil
+    call('ZREM', SPACE .. 'index', list)
     call('ZADD', SPACE .. 'index', now + 10000, list)
   end
 end

@@ -54,13 +54,12 @@ local function take(list, nonce, lease_ms, o)
   for _ = 1, 100 do
     local e, p = next_element(list, q)
     if not e then return {1} end
-    local id, payload, m, raw, stale = nil, nil, nil, 0, false
-    if string.byte(e) == 1 then
-      local generation
-      id, generation = string.match(e, '^\1([^:]*):?(%d*)$')
-      payload = id and call('HGET', g .. 't', id)
+    local id, generation = ours(e)
+    local payload, m, raw, stale = nil, nil, 0, false
+    if id then
+      payload = call('HGET', g .. 't', id)
       m = payload and q.metas and known(g, id) or nil
-      stale = not payload or (m and (m.s ~= 'r' or (m.g or 0) ~= (tonumber(generation) or 0)))
+      stale = not payload or (m and (m.s ~= 'r' or (m.g or 0) ~= generation))
     else
       made = made + 1
       id, payload, raw = string.format('%011x%s%03x', now, string.sub(nonce, 1, 10), made), e, 1
