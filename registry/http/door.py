@@ -82,6 +82,8 @@ class FrontDoor(Factory):  # type: ignore[misc]
         self.connections: set[Door] = set()
         self.draining = False
         self.now = 0  # s, counted by ourselves: a clock that is set must not end every connection
+        self._ready: list[tuple[Door, bytes]] = []
+        self._gathers = False
         self._heads: dict[bytes, Head] = {}
         self._starts: dict[int, bytes] = {}
         first = int.from_bytes(os.urandom(3), "big")
@@ -109,6 +111,36 @@ class FrontDoor(Factory):  # type: ignore[misc]
                 self._heads.clear()
             self._heads[block] = head
         return head
+
+    def gather(self, begins: bool) -> None:
+        """Answers that become ready between ``gather(True)`` and ``gather(False)`` leave together, at its end.
+
+        A client that is woken by each of fifty answers, one after the other, costs more than the answers do.
+        """
+        self._gathers = begins
+        if not begins and self._ready:
+            self.send()
+
+    def send(self) -> None:
+        """Give the answers that are ready to the kernel, and then see to what that means for each."""
+        ready, self._ready = self._ready, []
+        counts = []
+        for door, data in ready:
+            count = -1
+            if door.state == BUSY:
+                try:
+                    count = door.transport.socket.send(data)
+                except OSError:
+                    # Full, or broken: the transport finds out which.
+                    count = 0
+            counts.append(count)
+        for (door, data), count in zip(ready, counts, strict=True):
+            if door.state == BUSY and count >= 0:
+                try:
+                    door.sent(data, count)
+                except Exception:
+                    self._log.failure("The front door could not go on")
+                    door.transport.abortConnection()
 
     def start(self, status: int) -> bytes:
         """The beginning of an answer with this status, up to the value of X-Request-Id."""
@@ -363,14 +395,7 @@ class Door:
                 door.lost(answer)
             return
         self._call = None
-        try:
-            self._send(door, answer)
-        except Exception:
-            door._log.failure("The front door could not answer")
-            self.transport.abortConnection()
-
-    def _send(self, door: FrontDoor, answer: Answer) -> None:
-        status, body, head = answer.status, answer.body, self._head
+        body, head = answer.body, self._head
         more = b""
         for pair in answer.headers:
             more += b"%b: %b\r\n" % pair
@@ -378,36 +403,41 @@ class Door:
             more += b"Connection: close\r\n"
         request_id = head.request_id or next(door._ids)
         data = b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
-            door._starts.get(status) or door.start(status),
+            door._starts.get(answer.status) or door.start(answer.status),
             request_id,
             len(body),
             more,
             body,
         )
-        transport = self.transport
-        try:
-            sent = transport.socket.send(data)
-        except OSError:
-            # Full, or broken: the transport finds out which.
-            sent = 0
+        self._answer = answer
+        door._ready.append((self, data))
+        if not door._gathers:
+            door.send()
+
+    def sent(self, data: bytes, count: int) -> None:
+        """The kernel has taken ``count`` bytes of the answer."""
+        door, answer, transport = self._door, self._answer, self.transport
         if door.access is not None:
             door.access.served(
                 transport.client[0] if transport.client else "-",
                 self._method,
                 self._target,
-                status,
-                len(body),
-                head.logged,
+                answer.status,
+                len(answer.body),
+                self._head.logged,
                 self._began,
             )
-        if sent == len(data):
+        if count == len(data):
+            self._answer = None
             if answer.taken:
                 door.delivered(answer)
             self._next()
         else:
+            # `resumeProducing` looks for an answer, and registering calls it at once.
+            self._answer = None
             self.state = WRITING
             self.due = door.now + door.limits.drain_seconds
-            transport.write(data[sent:])
+            transport.write(data[count:])
             transport.registerProducer(self, False)
             self._answer = answer
 
