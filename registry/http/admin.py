@@ -19,7 +19,7 @@ from registry.queue.looking import FAR_ENOUGH, Looking, QueueView, TaskView
 from registry.queue.names import pushed_at_ms
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
-from registry.queue.steering import Steering
+from registry.queue.steering import NOT_JSON, Steering
 
 PAGE, MOST_A_PAGE = 100, 1000
 COUNTED = ("ready", "delayed", "leased", "dead", "done")
@@ -358,7 +358,8 @@ def task_row(view: TaskView) -> dict[str, Any]:
         "attempt": known.get("a", 0),
         "priority": known.get("p", 0),
         "pushed_at": at(pushed_at_ms(view.id)) if view.id else None,
-        "task": Raw(view.payload) if view.id or asked.is_json(view.payload) else view.payload,
+        # What another program pushed may be no JSON, and would make none of the whole answer: it is shown as text.
+        "task": Raw(view.payload) if _is_json(view) else view.payload,
         "history": [
             {
                 "attempt": h.get("a", 0),
@@ -387,6 +388,10 @@ def task_row(view: TaskView) -> dict[str, Any]:
             worker=holder.get("w"), leased_at=at(holder.get("f")), lease_ends_at=at(view.lease_ends_ms)
         )
     return row
+
+
+def _is_json(view: TaskView) -> bool:
+    return view.known.get("y") != NOT_JSON if view.id else asked.is_json(view.payload)
 
 
 def schedule_row(name: str, known: dict[str, Any]) -> dict[str, Any]:

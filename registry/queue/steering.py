@@ -17,7 +17,8 @@ from registry.queue.taken import STATES, denied
 MOVES_A_CALL = 200
 IDS_A_PAGE = 500
 # A bulk retry leaves these alone unless it names them: nobody wants what was cancelled to run after all.
-LEFT_ALONE = ("cancelled", "expired")
+NOT_JSON = "not_json"
+LEFT_ALONE = ("cancelled", "expired", NOT_JSON)
 
 RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
     "paused": (bool, 0, 1),
@@ -66,6 +67,10 @@ class Steering:
     def retry_one(self, name: bytes, task_id: bytes) -> Any:
         """A dead task is ready again."""
         reply = yield self._one("retry", name, task_id)
+        if reply[0] == 11:
+            raise Conflict(
+                "not_json", "This element of another program is not JSON, and can never be served."
+            )
         if reply[0] == 10:
             raise Conflict("key_taken", "Another task with this key is waiting or running.")
         if reply[0]:
@@ -90,7 +95,7 @@ class Steering:
                 continue
             replies = yield self._each("retry", name, chosen)
             done = sum(1 for reply in replies if reply[0] == 0)
-            skipped += sum(1 for reply in replies if reply[0] == 10)
+            skipped += sum(1 for reply in replies if reply[0] in (10, 11))
             count += done
             at += len(ids) - done
 

@@ -31,7 +31,7 @@ end
 local has_policy = {}
 local function push(list, id, payload, options)
   local g = '{' .. list .. '}'
-  local packed = has_policy[list]
+  local packed, ttl = has_policy[list], nil
   if packed == nil then
     packed = call('GET', g .. 'c')
     has_policy[list] = packed
@@ -39,9 +39,13 @@ local function push(list, id, payload, options)
   if packed then
     local rules = cmsgpack.unpack(packed)
     if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
-    if rules.ttl and options == '' then options = cmsgpack.pack({x = rules.ttl * 1000}) end
+    ttl = rules.ttl and rules.ttl * 1000
   end
-  if options ~= '' then return with_options(list, g, id, payload, cmsgpack.unpack(options)) end
+  if options ~= '' or ttl then
+    local o = options ~= '' and cmsgpack.unpack(options) or {}
+    o.x = o.x or ttl
+    return with_options(list, g, id, payload, o)
+  end
   local n = call('LPUSH', list, '\1' .. id)
   call('HSET', g .. 't', id, payload)
   -- Others' raw elements are not in the index: our first task behind them enters the queue. One look per queue and call.

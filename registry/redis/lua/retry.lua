@@ -1,10 +1,11 @@
 -- uses: base, life
 -- Retry: a dead task is ready again, with as many attempts more as it was granted at first.
--- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0} · {1} not dead · {10} its key is taken · {8, text}.
+-- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0} · {1} not dead · {10} its key is taken · {11} it is not JSON · {8, text}.
 local function retry(list, id)
   local g = '{' .. list .. '}'
   local m = known(g, id)
   if not m or m.s ~= 'x' then return {1} end
+  if m.y == 'not_json' then return {11} end
   if m.k then
     local other = call('HGET', g .. 'k', m.k)
     if other and other ~= id then return {10} end
