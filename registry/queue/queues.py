@@ -209,7 +209,9 @@ class Queues:
             if len(self._polled) > MOST_REMEMBERED:
                 del self._polled[next(iter(self._polled))]
             line = self.waiting.lines.get(name)
-            if line is not None and line.parked and self.store.ready:
+            # One with a key may have been given its lease already, and one with a worker is told to the other daemons.
+            asks = options is not None and ("ik" in options or "w" in options)
+            if line is not None and line.parked and self.store.ready and not asks:
                 self._park(poller)
                 return poller.reply
         else:
