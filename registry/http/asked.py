@@ -210,10 +210,10 @@ def _number(digits: str) -> int | float:
     return int(digits) if len(digits) < 300 else ExactFloat.read(digits)
 
 
-def lease_id(raw: bytes) -> bytes:
-    """A lease id, or `BadOption` for what certainly is none."""
+def lease_id(raw: bytes, what: str = "The last part of the path") -> bytes:
+    """A lease id, or `BadOption` for what certainly is none; ``what`` is where it stands."""
     if not _LEASE.fullmatch(raw):
-        raise BadOption("That is not a lease id: it is the text that a pop gave as lease.")
+        raise BadOption(f"{what} is no lease id: that is the text which a pop gave as lease.")
     return raw
 
 

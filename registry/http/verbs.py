@@ -145,7 +145,9 @@ class Verbs:
         acked = None
         if "ack" in said:
             # Sent before the pop, on the same connection: it is done before anything is parked.
-            acked = self._leases.ack(name, lease_id(said["ack"].encode())).addErrback(_lost)
+            acked = self._leases.ack(name, lease_id(said["ack"].encode(), "The option 'ack'")).addErrback(
+                _lost
+            )
         key = asked.idempotency_key(header) if leased else None
         if key is None:
             length = ms(said["lease"]) if leased else HANDOVER_MS
@@ -359,7 +361,7 @@ def _first(failure: Failure) -> Any:
 
 def _ack_entry(entry: Any) -> tuple[bytes, bytes]:
     if isinstance(entry, str):
-        return lease_id(entry.encode("utf-8", "replace")), b""
+        return lease_id(entry.encode("utf-8", "replace"), "An element of 'acks'"), b""
     if (
         not isinstance(entry, dict)
         or not isinstance(entry.get("lease"), str)
@@ -367,7 +369,7 @@ def _ack_entry(entry: Any) -> tuple[bytes, bytes]:
     ):
         raise BadOption('An element of "acks" is a lease, or an object with lease and result.')
     result = dumps(entry["result"]) if entry.get("result") is not None else b""
-    return lease_id(entry["lease"].encode("utf-8", "replace")), result
+    return lease_id(entry["lease"].encode("utf-8", "replace"), "A lease in 'acks'"), result
 
 
 def _fail_entry(entry: Any) -> tuple[bytes, tuple[dict[str, str] | None, int | None, bool]]:
@@ -375,7 +377,7 @@ def _fail_entry(entry: Any) -> tuple[bytes, tuple[dict[str, str] | None, int | N
         raise BadOption('An element of "fails" is an object with lease, error, delay and retry.')
     if set(entry) - {"lease", "error", "delay", "retry"}:
         raise BadOption('An element of "fails" is an object with lease, error, delay and retry.')
-    return lease_id(entry["lease"].encode("utf-8", "replace")), asked.failing(entry)
+    return lease_id(entry["lease"].encode("utf-8", "replace"), "A lease in 'fails'"), asked.failing(entry)
 
 
 def result_of(known: dict[str, Any]) -> Any:
