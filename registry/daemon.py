@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from registry import __version__
+from registry.child import Parent
 from registry.config import Config, mask_url
 from registry.errors import RegistryError
 from registry.http.access import Access
@@ -29,6 +30,7 @@ from registry.http.door import FrontDoor
 from registry.http.json_check import BadJson, check_json
 from registry.http.site import RegistrySite, make_site
 from registry.http.verbs import Verbs
+from registry.listening import BACKLOG, raise_file_limit
 from registry.queue.endings import Endings
 from registry.queue.looking import Looking
 from registry.queue.queues import Queues
@@ -47,7 +49,6 @@ log = Logger()
 
 # Requests under way get this long to finish when the daemon stops, s.
 DRAIN_SECONDS = 15.0
-BACKLOG = 4096
 MAX_BATCH_BYTES = 16 << 20
 
 
@@ -71,7 +72,8 @@ class Daemon(Service):  # type: ignore[misc]
         self._fail = fail
         self._ports: list[IListeningPort] = []
         self._embedded: Embedded | None = None
-        self._notifier = Notifier(reactor, environ)
+        self._parent = Parent.of(reactor, environ)
+        self._notifier = self._parent or Notifier(reactor, environ)
         self._stopping: Deferred[None] | None = None
         self._built = False
         self._ready_once = False
@@ -86,6 +88,7 @@ class Daemon(Service):  # type: ignore[misc]
     @inlineCallbacks
     def _start(self) -> Any:
         config = self.config
+        self._connections_most = raise_file_limit()
         log.info("registry {version} starts with {settings}", version=__version__, settings=config.describe())
         if config.redis_url:
             address = parse_redis_url(config.redis_url)
@@ -182,6 +185,9 @@ class Daemon(Service):  # type: ignore[misc]
     @inlineCallbacks
     def _listen(self) -> Any:
         config = self.config
+        if self._parent is not None:
+            self._parent.listen(self.door, self._ports)
+            return
         strings = list(config.listen) or listen_fds(self._environ)
         if not strings:
             strings = [f"tcp:{config.port}:interface={config.host.replace(':', chr(92) + ':')}"]

@@ -17,6 +17,8 @@ from registry import __version__
 from registry.config import ConfigError, load
 from registry.daemon import Daemon
 from registry.log import install
+from registry.output import output_of
+from registry.processes import Processes
 from registry.redis.address import parse_redis_url
 
 HELP = {
@@ -79,7 +81,10 @@ def makeService(options: Options) -> IService:
     # Timers must not follow the wall clock: set an hour forward, it would fire all of them at once.
     reactor.seconds = time.monotonic  # type: ignore[attr-defined,method-assign]
     config = options.config
-    return Daemon(config, reactor, os.environ, options.access if config.access_log else None, _fail)
+    access = options.access if config.access_log else None
+    if config.processes > 1:
+        return Processes(config, reactor, os.environ, output_of(options.parent, access), _fail)
+    return Daemon(config, reactor, os.environ, access, _fail)
 
 
 def _fail(why: str) -> None:

@@ -1,0 +1,150 @@
+"""What a child of ``twistd registry --processes N`` has to do with its parent: inherited sockets, and a link.
+
+The link is a socket pair; each message is a line.
+
+    child -> parent   ready       it serves
+                      alive       its reactor turns; every ten seconds from then on
+    parent -> child   cover 2     accept also what comes to the sockets of seat 2, whose child is being replaced
+                      uncover 2   no more
+
+The parent's end is closed with the parent, however it ends, and then the child stops as after SIGTERM: it answers
+parked polls and finishes what is under way. There is nothing to be lost with it: all it has is in Redis.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+
+from registry.listening import Bound, adopt
+
+log = Logger()
+
+# The variable that makes a process a child: JSON, {"seat": 0, "bound": [[fd, seat, endpoint], …]}.
+VARIABLE = "REGISTRY_CHILD"
+LINK = 3  # the descriptor of the link
+ALIVE_SECONDS = 10.0
+# A child without a parent that has not ended by then is ended by the kernel, s.
+ORPHAN_SECONDS = 20
+
+
+class LineLink(LineOnlyReceiver):
+    """One end of the link: ``said(word, number)`` for each line, ``gone()`` when the other end is closed."""
+
+    delimiter = b"\n"
+
+    def __init__(self, said: Callable[[str, int], None], gone: Callable[[], None]) -> None:
+        self._said = said
+        self._gone = gone
+
+    def lineReceived(self, line: bytes) -> None:
+        word, _, number = line.decode("ascii", "replace").partition(" ")
+        self._said(word, int(number or -1))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._gone()
+
+    def say(self, words: str) -> None:
+        """Send a line; nothing happens when the other end is closed."""
+        self.sendLine(words.encode("ascii"))  # type: ignore[no-untyped-call]
+
+
+def line_link(reactor: Any, fd: int, said: Callable[[str, int], None], gone: Callable[[], None]) -> LineLink:
+    """A link on the connected socket ``fd``, which may be closed afterwards."""
+    os.set_blocking(fd, False)
+    link = LineLink(said, gone)
+    factory = Factory.forProtocol(lambda: link)
+    factory.noisy = False
+    reactor.adoptStreamConnection(fd, socket.AF_UNIX, factory)
+    return link
+
+
+class Parent:
+    """The parent, as the daemon in its child sees it; told the same things as systemd (`registry.systemd.Notifier`)."""
+
+    def __init__(self, reactor: Any, told: str) -> None:
+        self._reactor = reactor
+        read = json.loads(told)
+        self._seat: int = read["seat"]
+        self._bound = [Bound(*one) for one in read["bound"]]
+        self._covered: dict[int, list[Any]] = {}
+        self._ports: list[Any] = []
+        self._factory: Any = None
+        self._closed = False
+        self._alive = LoopingCall(self._say, "alive")
+        self._alive.clock = reactor
+        self._link = line_link(reactor, LINK, self._said, self._gone)
+        os.close(LINK)
+
+    @classmethod
+    def of(cls, reactor: Any, environ: Mapping[str, str]) -> Parent | None:
+        """None in a process that is nobody's child."""
+        told = environ.get(VARIABLE)
+        return cls(reactor, told) if told else None
+
+    def listen(self, factory: Any, ports: list[Any]) -> None:
+        """Accept on the sockets of this seat and on those that all share; ``ports`` is kept up to date."""
+        self._factory, self._ports = factory, ports
+        ports += self._adopt(None) + self._adopt(self._seat)
+
+    def _adopt(self, seat: int | None) -> list[Any]:
+        return [
+            adopt(self._reactor, one.fd, one.endpoint, self._factory)
+            for one in self._bound
+            if one.seat == seat
+        ]
+
+    def _said(self, word: str, seat: int) -> None:
+        if word == "cover" and self._factory is not None and seat not in self._covered:
+            self._covered[seat] = self._adopt(seat)
+            self._ports += self._covered[seat]
+        elif word == "uncover":
+            for port in self._covered.pop(seat, ()):
+                self._ports.remove(port)
+                port.stopListening()
+
+    def _gone(self) -> None:
+        if self._closed:
+            return
+        log.warn("the parent process is gone: stopping")
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(ORPHAN_SECONDS)
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            pass  # it stops already
+
+    def _say(self, words: str) -> None:
+        self._link.say(words)
+
+    def ready(self, status: str) -> None:
+        """The daemon serves; from now on its life is watched."""
+        self._say("ready")
+        if not self._alive.running:
+            self._alive.start(ALIVE_SECONDS, now=False)
+
+    def stopping(self) -> None:
+        """The daemon stops. Sockets that nobody in this process accepts on would let connections wait in vain."""
+        self._factory = None
+        bound, self._bound = self._bound, []
+        for one in bound:
+            os.close(one.fd)
+
+    def close(self) -> None:
+        """No more messages."""
+        self._closed = True
+        if self._alive.running:
+            self._alive.stop()
+        assert self._link.transport is not None
+        self._link.transport.loseConnection()

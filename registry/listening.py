@@ -1,0 +1,209 @@
+"""Listening sockets that several processes share: the parent binds them, its children accept.
+
+    TCP (also below TLS)   one socket a child, bound with SO_REUSEPORT: the kernel spreads connections evenly, which
+                           matters because they are kept alive; on one shared socket the quickest child takes them all
+    unix, systemd's        one socket, on which all children accept
+
+The parent keeps all of them open for as long as it serves, so that no connection is refused while a child is being
+replaced: what comes to its socket waits, or another child covers for it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import stat
+from typing import Any, NamedTuple
+
+from twisted.internet import tcp, unix
+from twisted.internet.abstract import isIPv6Address
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+log = Logger()
+
+BACKLOG = 4096
+# More than any daemon needs; where the hard limit is "unlimited", tables of that size would be made.
+MOST_FILES = 1 << 20
+# Kept free of clients' connections: Redis, logs, the listening sockets, look-ups of names.
+FILES_KEPT_FREE = 200
+
+
+class Bound(NamedTuple):
+    """A listening socket. ``seat``: the child it belongs to, None when all accept on it; ``endpoint``: the string
+    that says how its connections are served, such as ``ssl:443:…``; empty for plain ones."""
+
+    fd: int
+    seat: int | None
+    endpoint: str
+
+
+class Binder:
+    """Binds what endpoint strings say, for ``seats`` children, and accepts nothing itself.
+
+    It stands in for the reactor while an endpoint listens, so that every kind of string works that ends in TCP, TLS
+    or a unix socket. ``bound``: what the children are to inherit; ``where``: for the log.
+    """
+
+    def __init__(self, reactor: Any, seats: int) -> None:
+        self.bound: list[Bound] = []
+        self.where: list[str] = []
+        self._reactor = reactor
+        self._seats = seats
+        self._text = ""
+        self._sockets: list[socket.socket] = []
+        self._ports: list[Any] = []
+
+    def listen(self, text: str) -> Deferred[Any]:
+        """Fires when the sockets are there; CannotListenError, or ValueError with one sentence."""
+        self._text = text
+        endpoint: Any = serverFromString(self, text)  # type: ignore[arg-type]
+        listening: Deferred[Any] = endpoint.listen(_quiet())
+        return listening.addErrback(self._unknown)
+
+    def _unknown(self, failure: Any) -> Any:
+        if failure.check(AttributeError):
+            raise ValueError(f"{self._text!r} cannot be listened on by several processes: set PROCESSES=1.")
+        return failure
+
+    def close(self) -> Deferred[Any]:
+        """Close them; unix sockets of ours leave the file system."""
+        for one in self._sockets:
+            one.close()
+        self._sockets.clear()
+        ports, self._ports = self._ports, []
+        return DeferredList([d for d in (port.stopListening() for port in ports) if d is not None])
+
+    # What endpoints ask of a reactor.
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> None:
+        family = socket.AF_INET6 if isIPv6Address(interface) else socket.AF_INET
+        try:
+            if port:
+                # SO_REUSEPORT would let a second daemon of this user take half of the connections.
+                self._socket(family, interface, port, reuse_port=False).close()
+            for seat in range(self._seats):
+                one = self._socket(family, interface, port)
+                self._sockets.append(one)
+                one.listen(max(backlog, BACKLOG))
+                port = one.getsockname()[1]
+                self.bound.append(Bound(one.fileno(), seat, self._text))
+        except OSError as error:
+            raise CannotListenError(interface, port, error) from None
+        self.where.append(f"{interface}:{port}")
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> None:
+        self.listenTCP(port, factory, backlog, interface)
+
+    def listenUNIX(
+        self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
+    ) -> None:
+        backlog = max(backlog, BACKLOG)
+        self._share(self._reactor.listenUNIX(address, factory, backlog, mode, wantPID), address)
+
+    def adoptStreamPort(self, fd: int, family: int, factory: Any) -> None:
+        self._share(adopt(self._reactor, fd, "", factory), _address(fd))
+
+    def _share(self, port: Any, where: str) -> None:
+        port.stopReading()
+        self._ports.append(port)
+        self.bound.append(Bound(port.fileno(), None, ""))
+        self.where.append(where)
+
+    @staticmethod
+    def _socket(
+        family: socket.AddressFamily, interface: str, port: int, reuse_port: bool = True
+    ) -> socket.socket:
+        address: Any = (interface, port)
+        if family == socket.AF_INET6:  # with the number of the scope of fe80::1%eth0
+            address = socket.getaddrinfo(interface, port, family, socket.SOCK_STREAM)[0][4]
+        one = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            one.setblocking(False)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            one.bind(address)
+        except BaseException:
+            one.close()
+            raise
+        return one
+
+
+class _UnixPort(unix.Port):
+    """Twisted's own, for a socket that others use too: its file stays when this port closes."""
+
+    def connectionLost(self, reason: Any) -> None:
+        tcp.Port.connectionLost(self, reason)
+
+
+def adopt(reactor: Any, fd: int, endpoint: str, factory: Any) -> Any:
+    """A port that accepts on the listening socket ``fd``, which stays open too, and serves as ``endpoint`` says."""
+    if endpoint:
+        ports: list[Any] = []
+        served: Any = serverFromString(_Adopts(reactor, fd), endpoint)  # type: ignore[arg-type]
+        served.listen(factory).addCallback(ports.append)
+        return ports[0]
+    with socket.socket(fileno=os.dup(fd)) as one:
+        one.setblocking(False)
+        family, name = one.family, one.getsockname()
+    if family != socket.AF_UNIX:
+        return reactor.adoptStreamPort(fd, family, factory)
+    port = _UnixPort._fromListeningDescriptor(reactor, fd, factory)  # type: ignore[no-untyped-call]
+    # It sets both anew when it starts.
+    port.backlog = BACKLOG
+    if isinstance(name, str) and name:
+        port.mode = stat.S_IMODE(os.stat(name).st_mode)
+    port.startListening()  # type: ignore[no-untyped-call]
+    return port
+
+
+class _Adopts:
+    """Stands in for the reactor while the endpoint of an inherited TCP socket listens."""
+
+    def __init__(self, reactor: Any, fd: int) -> None:
+        self._reactor = reactor
+        self._fd = fd
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        return adopt(self._reactor, self._fd, "", factory)
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> Any:
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # pyOpenSSL is needed for TLS only
+
+        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory))
+
+
+def _quiet() -> Factory:
+    factory = Factory()
+    factory.noisy = False
+    return factory
+
+
+def _address(fd: int) -> str:
+    with socket.socket(fileno=os.dup(fd)) as one:
+        name = one.getsockname()
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else os.fsdecode(name)
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; how many connections clients may then have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            log.debug("the limit of open files is raised from {soft} to {wanted}", soft=soft, wanted=wanted)
+            soft = wanted
+        except (OSError, ValueError) as error:
+            log.warn("the limit of open files stays {soft}: {error}", soft=soft, error=error)
+    files = MOST_FILES if soft == resource.RLIM_INFINITY else soft
+    return max(files - FILES_KEPT_FREE, files // 2)

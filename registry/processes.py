@@ -1,0 +1,363 @@
+"""``twistd registry --processes N``: a parent that serves nothing itself, and N children that do.
+
+    parent   binds the listening sockets, runs the embedded Redis, starts the children and watches them
+    child    the same daemon with PROCESSES=1, its settings in its environment (`registry.child`)
+
+    start:  (embedded Redis) -> sockets -> children -> READY when all of them serve
+    stop:   sockets, SIGTERM to the children -> they drain; SIGKILL after 20 s -> embedded Redis
+
+A child that ends, or whose reactor has not turned for half a minute, is replaced; until its successor serves, another
+child accepts its connections. Each fills one *seat*, numbered from 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.error import CannotListenError, ProcessDone, ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from registry import __version__
+from registry.child import LINK, VARIABLE, LineLink, line_link
+from registry.config import REDIS_URL_FILE, Config
+from registry.errors import RegistryError
+from registry.listening import Binder, raise_file_limit
+from registry.output import Output, reader
+from registry.redis.embedded import Embedded
+from registry.systemd import Notifier, listen_fds
+
+log = Logger()
+
+DRAIN_SECONDS = 20.0
+BACKOFF_SECONDS = (0.1, 5.0)
+LASTED_SECONDS = 10.0  # a child that ran this long starts the backoff anew
+# Seconds without a word after which a child is taken to hang; before its first one it has to start.
+SILENT_SECONDS = 30
+STARTING_SECONDS = 120
+
+_INHERITED = Output(pipe=False)
+# A session of its own: Ctrl-C in a terminal reaches the parent alone, which knows the order of a stop.
+_PROGRAM = "import os; os.setsid(); from twisted.scripts.twistd import run; run()"
+# What is said to the parent, by systemd or by whoever started it.
+_NOT_INHERITED = frozenset(
+    ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+)
+
+
+class Processes(Service):  # type: ignore[misc]
+    """The parent as a service; the same arguments as `registry.daemon.Daemon`, and where children's lines go."""
+
+    name = "registry"
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        environ: Mapping[str, str] = os.environ,
+        output: Output = _INHERITED,
+        fail: Callable[[str], None] = lambda why: None,
+    ) -> None:
+        self.config = config
+        self.reactor = reactor
+        self.output = output
+        self._environ = environ
+        self._fail = fail
+        self._notifier = Notifier(reactor, environ)
+        self._embedded: Embedded | None = None
+        self.binder = Binder(reactor, config.processes)
+        self.seats = [Seat(self, index) for index in range(config.processes)]
+        self._watch = LoopingCall(self._look)
+        self._watch.clock = reactor
+        self._redis_url = config.redis_url or ""
+        self.was_ready = self._given_up = False
+        self._stopping: Deferred[None] | None = None
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping is not None
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._start().addErrback(self._cannot_start)
+
+    @inlineCallbacks
+    def _start(self) -> Any:
+        config = self.config
+        log.info("registry {version} starts with {settings}", version=__version__, settings=config.describe())
+        raise_file_limit()
+        if not self._redis_url:
+            fsync: Any = config.redis_fsync
+            self._embedded = Embedded(self.reactor, config.data_dir, fsync, config.redis_server)
+            address = yield self._embedded.start()
+            self._redis_url = f"unix://{quote(address.path)}"
+        strings = list(config.listen) or listen_fds(self._environ)
+        for text in strings or [f"tcp:{config.port}:interface={config.host.replace(':', chr(92) + ':')}"]:
+            yield self.binder.listen(text)
+        if self.stopping:
+            return
+        for where in self.binder.where:
+            log.info("listening on {where}, with {n} processes", where=where, n=config.processes)
+        for seat in self.seats:
+            seat.spawn()
+        self._watch.start(1, now=False)
+
+    def _cannot_start(self, failure: Failure) -> None:
+        if self.stopping:
+            return
+        if not failure.check(RegistryError, CannotListenError, ValueError, OSError):
+            log.failure("the daemon cannot start", failure)
+        self.give_up(failure.getErrorMessage())
+
+    def give_up(self, why: str) -> None:
+        """Stop with a non-zero exit."""
+        if not self._given_up:
+            self._given_up = True
+            log.critical("registry stops: {why}", why=why)
+            self._fail(why)
+
+    def environment(self, seat: int) -> dict[str, str]:
+        """A child's environment, in which every setting is given: neither .env nor a default can change one."""
+        config = self.config
+        settings = dataclasses.replace(config, processes=1, listen=()).describe()
+        settings["REDIS_URL"] = self._redis_url  # describe() hides its password
+        inherited = {
+            name: value
+            for name, value in self._environ.items()
+            if name not in _NOT_INHERITED and name != REDIS_URL_FILE
+        }
+        bound = [[fd, one.seat, one.endpoint] for fd, one in enumerate(self.binder.bound, LINK + 1)]
+        return {
+            **inherited,
+            **settings,
+            # As twistd found this package: from where it was started, if need be.
+            "PYTHONPATH": os.pathsep.join(
+                os.path.abspath(path) for path in sys.path if os.pathsep not in path
+            ),
+            VARIABLE: json.dumps({"seat": seat, "bound": bound}),
+        }
+
+    # What the seats tell
+
+    def changed(self) -> None:
+        """A child began to serve, or is gone and to be replaced."""
+        if self.stopping:
+            return
+        ready = [seat for seat in self.seats if seat.ready]
+        if self.was_ready:
+            for seat in ready:
+                if seat.covers is not None and self.seats[seat.covers].ready:
+                    seat.cover(None)
+            covered = {seat.covers for seat in ready}
+            free = [seat for seat in ready if seat.covers is None]
+            left = [seat.index for seat in self.seats if not seat.ready and seat.index not in covered]
+            for seat, index in zip(free, left, strict=False):
+                seat.cover(index)
+            self._notifier.status(f"serving with {len(ready)} of {len(self.seats)} processes")
+        elif len(ready) == len(self.seats):
+            self.was_ready = True
+            self._notifier.ready(f"serving with {len(ready)} processes")
+
+    def _look(self) -> None:
+        for seat in self.seats:
+            seat.look()
+
+    # Stop
+
+    def stopService(self) -> Deferred[None]:
+        # A second SIGTERM must be harmless: it waits for the same end.
+        if self._stopping is None:
+            super().stopService()  # type: ignore[no-untyped-call]
+            self._stopping = Deferred()
+            self._stop().addBoth(self._stopped)
+        waiting: Deferred[None] = Deferred()
+        self._stopping.addBoth(lambda _: waiting.callback(None))
+        return waiting
+
+    def _stopped(self, result: Any) -> None:
+        if result is not None:
+            log.failure("the stop was not clean", result)
+        assert self._stopping is not None
+        self._stopping.callback(None)
+
+    @inlineCallbacks
+    def _stop(self) -> Any:
+        self._notifier.stopping()
+        if self._watch.running:
+            self._watch.stop()
+        log.info("registry stops: its {n} processes finish what is under way", n=len(self.seats))
+        closing = self.binder.close()
+        yield DeferredList([seat.end() for seat in self.seats])
+        yield closing
+        if self._embedded is not None:
+            yield self._embedded.stop()
+        self._notifier.close()
+        log.info("registry has stopped")
+
+
+class Seat(ProcessProtocol):
+    """The place of one child, and of its successors."""
+
+    def __init__(self, processes: Processes, index: int) -> None:
+        self.index = index
+        self.ready = False
+        self.covers: int | None = None  # the seat whose connections this child accepts too
+        self._processes = processes
+        self._link: LineLink | None = None
+        self._runs = False
+        self._silent = 0
+        self._since = 0.0
+        self._pause = BACKOFF_SECONDS[0]
+        self._again: Any = None
+        self._ended: Deferred[None] | None = None
+
+    def spawn(self) -> None:
+        """Start a child; a failure to do so counts as its end."""
+        processes = self._processes
+        self._again = None
+        self._silent = 0
+        self._since = time.monotonic()
+        opened: list[Any] = []
+        try:
+            ours, theirs = socket.socketpair()
+            opened += ours, theirs
+            null = open(os.devnull, "rb")  # noqa: SIM115 - closed below, with the others
+            opened.append(null)
+            fds = {0: null.fileno(), 1: 1, 2: 2, LINK: theirs.fileno()}
+            environment = processes.environment(self.index)
+            if processes.output.pipe:
+                out, of_it = reader(processes.reactor, processes.output)
+                opened.append(out)
+                fds[1] = fds[2] = out.fileno()
+                environment |= of_it
+            fds |= {fd: one.fd for fd, one in enumerate(processes.binder.bound, LINK + 1)}
+            twistd = ["twistd", "-n", "--pidfile=", *processes.output.arguments, "registry"]
+            arguments = [sys.executable, "-P", "-c", _PROGRAM, *twistd[1:]]
+            processes.reactor.spawnProcess(self, sys.executable, arguments, env=environment, childFDs=fds)
+            self._runs = True
+            self._link = line_link(processes.reactor, ours.fileno(), self._said, lambda: None)
+        except OSError as error:
+            if self._runs:
+                self._signal("KILL")
+            else:
+                self._gone(f"could not be started: {error}", None)
+        finally:
+            for one in opened:
+                one.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the child, None while there is none."""
+        return self.transport.pid if self._runs and self.transport is not None else None
+
+    def _said(self, word: str, number: int) -> None:
+        self._silent = 0
+        if word == "ready" and not self.ready:
+            self.ready = True
+            self._processes.changed()
+
+    def cover(self, seat: int | None) -> None:
+        """Accept the connections of another seat too; None: no more."""
+        assert self._link is not None
+        if self.covers is not None:
+            self._link.say(f"uncover {self.covers}")
+        if seat is not None:
+            self._link.say(f"cover {seat}")
+        self.covers = seat
+
+    def look(self) -> None:
+        """Called every second. Seconds are counted, so that a parent that was suspended kills nobody."""
+        self._silent += 1
+        if self._runs and self._silent == (SILENT_SECONDS if self.ready else STARTING_SECONDS):
+            log.critical(
+                "process {seat} (pid {pid}) has not been heard of for {n} s and is killed",
+                seat=self.index,
+                pid=self.pid,
+                n=self._silent,
+            )
+            self._signal("KILL")
+
+    def _signal(self, name: str) -> None:
+        assert self.transport is not None
+        try:
+            self.transport.signalProcess(name)
+        except ProcessExitedAlready:
+            pass
+
+    def processEnded(self, reason: Failure) -> None:
+        value: Any = reason.value
+        if isinstance(value, ProcessDone):
+            self._gone("exited with status 0", 0)
+        elif value.signal is not None:
+            self._gone(f"was ended by {signal.Signals(value.signal).name}", None)
+        else:
+            self._gone(f"exited with status {value.exitCode}", value.exitCode)
+
+    def _gone(self, how: str, status: int | None) -> None:
+        processes, pid = self._processes, self.pid
+        self._runs = self.ready = False
+        self.covers = None
+        link, self._link = self._link, None
+        if link is not None and link.transport is not None:
+            link.transport.loseConnection()
+        if processes.stopping:
+            if self._ended is not None:
+                self._ended.callback(None)
+            return
+        if status and not processes.was_ready:
+            # What keeps it from starting keeps the others too, and starting it again would not help.
+            processes.give_up(f"process {self.index} could not start, it {how}; its own lines say why.")
+            return
+        if time.monotonic() - self._since > LASTED_SECONDS:
+            self._pause = BACKOFF_SECONDS[0]
+        log.critical(
+            "process {seat} (pid {pid}) {how}; starting it again in {pause:.1f} s",
+            seat=self.index,
+            pid=pid,
+            how=how,
+            pause=self._pause,
+        )
+        self._again = processes.reactor.callLater(self._pause, self.spawn)
+        self._pause = min(self._pause * 2, BACKOFF_SECONDS[1])
+        processes.changed()
+
+    def end(self) -> Deferred[None]:
+        """SIGTERM, SIGKILL after 20 s; fires when no child is left."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        ended: Deferred[None] = Deferred()
+        if not self._runs:
+            ended.callback(None)
+            return ended
+        self._ended = ended
+        self._signal("TERM")
+        kill = self._processes.reactor.callLater(DRAIN_SECONDS, self._kill)
+
+        def over(result: None) -> None:
+            if kill.active():
+                kill.cancel()
+
+        return ended.addCallback(over)
+
+    def _kill(self) -> None:
+        log.critical(
+            "process {seat} (pid {pid}) did not end within {n:.0f} s and is killed",
+            seat=self.index,
+            pid=self.pid,
+            n=DRAIN_SECONDS,
+        )
+        self._signal("KILL")
