@@ -164,7 +164,7 @@ def options(query: bytes, known: Mapping[str, Callable[[str, str], Any]]) -> dic
     return values
 
 
-_NUMBER = re.compile(r"\d{1,12}(\.\d{1,9})?|\.\d{1,9}")
+_NUMBER = re.compile(r"\d{1,12}(\.\d{1,9})?|\.\d{1,9}", re.ASCII)
 
 
 def seconds(low: float, high: float) -> Callable[[str, str], float]:
