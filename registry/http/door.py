@@ -341,11 +341,11 @@ class Door:
             body = b""
             if size:
                 whole = end + size
+                if size > door.site.max_body and size > door.site.limit_of(target.partition(b"?")[0]):
+                    self._pass_on(data)
+                    break
                 if len(data) < whole:
-                    if size > door.site.limit_of(target.partition(b"?")[0]):
-                        self._pass_on(data)
-                    else:
-                        self._wait_for_more(data, whole)
+                    self._wait_for_more(data, whole)
                     break
                 body = data[end:whole]
                 end = whole
