@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import PathConverter
 
 from registry import __version__
 from registry.errors import NotFound
@@ -36,6 +37,12 @@ from registry.http.wire import JSON, NO_STORE, Answer, error_answer, failure_ans
 log = Logger()
 
 
+class AnyPath(PathConverter):  # type: ignore[misc]
+    """The rest of a path, line ends too: what a name may hold is said in one place, and not by a 404."""
+
+    regex = r"(?s:[^/].*?)"
+
+
 class Api:
     """Routes to verbs. ``redis_state()`` tells whether Redis can be used, and a sentence when not."""
 
@@ -44,6 +51,7 @@ class Api:
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     app.url_map.redirect_defaults = False
+    app.url_map.converters["path"] = AnyPath
 
     def __init__(
         self,
@@ -136,6 +144,9 @@ class Api:
         path, _, query = request.uri.partition(b"?")
         if path[:1] != b"/":
             path = request.path
+        # Werkzeug reads several slashes at the front as one.
+        if path[:2] == b"//":
+            return self._say(request, error_answer(404, "not_found", "There is nothing at this path."))
         ask = Ask(request.method, path.split(b"/")[1:], query, request.getHeader, request.content.read())
         d = maybeDeferred(verb, ask)
         d.addErrback(_as_answer)
