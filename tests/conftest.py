@@ -31,6 +31,13 @@ __all__ = ["pytest_timeout_set_timer"]  # a hook: pytest finds it in this module
 SETTLE_SECONDS = 1.0  # for the far end of a closed connection to be noticed
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long, and how, the test of the history runs."""
+    group = parser.getgroup("registry")
+    group.addoption("--history-seconds", type=float, default=60.0, help="length of the history test's run")
+    group.addoption("--history-seed", type=int, default=None, help="its seed; a random one, printed, by default")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One run per redis-server for tests that ask for it."""
     if "redis_binary" in metafunc.fixturenames:
