@@ -41,7 +41,7 @@ def settle(
 
 def history(*records: Any, left_behind: tuple[str, ...] = ()) -> History:
     made = History(left_behind=list(left_behind))
-    places = {
+    places: dict[type, list[Any]] = {
         Push: made.pushes,
         Pop: made.pops,
         Settle: made.settles,

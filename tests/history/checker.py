@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tests.history.record import Given, History, Pop, Push, Settle
 
@@ -224,7 +225,7 @@ class Checker:
             ones.append(delivery)
         # Attempts never go down, so they tell the order on the server better than our clock does.
         ones.sort(key=lambda one: (one.given.attempt, one.received))
-        for before, after in zip(ones, ones[1:], strict=False):
+        for before, after in pairwise(ones):
             reason = self._reason(life, before, after)
             if reason is None:
                 self._bad(f"task {life.value} was delivered again without a reason: {self._story(life)}")
@@ -303,7 +304,7 @@ class Checker:
                 self._bad(f"a push with key {push.key} was told of task {owner.value}, which was done before")
         for (_, key), lives in keyed.items():
             spans = sorted(((self._alive(life), life.value) for life in lives), key=lambda one: one[0][0])
-            for ((_, until), value), ((since, _), other) in zip(spans, spans[1:], strict=False):
+            for ((_, until), value), ((since, _), other) in pairwise(spans):
                 if value != other and since < until:
                     self._bad(f"tasks {value} and {other} held the key {key} at the same time")
 

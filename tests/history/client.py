@@ -111,7 +111,7 @@ class Clients:
         while not (self.draining or self.stopped):
             await asyncio.sleep(choose.expovariate(1 / 0.15) if self._waiting < MOST_WAITING else 0.3)
             values = [self.number() for _ in range(choose.randrange(1, 9))]
-            options = {"delay": 0.5} if choose.random() < 0.1 else {}
+            options: dict[str, Any] = {"delay": 0.5} if choose.random() < 0.1 else {}
             idempotency = str(uuid.UUID(int=choose.getrandbits(128))) if choose.random() < 0.5 else None
             await client.push(queue, values, options, None, idempotency, batch=True)
 
@@ -125,7 +125,7 @@ class Clients:
             stored = await client.push(queue, [self.number()], {}, None, None)
             got = await waiting
             # A hand-over that was not confirmed may bring it again: the drain looks at these queues too.
-            for _ in range(5):
+            for _again in range(5):
                 if got or not stored:
                     break
                 got = await other.pop(queue, wait=0.5)
