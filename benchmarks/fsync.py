@@ -1,0 +1,92 @@
+"""What `appendfsync always` costs 50 pushers in CPU, beside `everysec`, and how many pushes share an fsync.
+
+python benchmarks/fsync.py [--rounds 7] [--seconds 4] [--connections 50]
+
+The fsyncs are counted in a run of their own by strace, which slows the Redis down: without strace (Debian: apt-get
+install strace), or without the right to trace, they are not counted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from rig import load
+from rig.programs import Registry
+from rig.rounds import Costs, Row, measure, options, parse, tell
+
+PUSH = "/api/pushTask/zoneCheck"
+
+
+def counted(server: Registry, connections: int, seconds: float) -> tuple[int, int] | str:
+    """Pushes and fsyncs in the same window; or why they cannot be counted."""
+    strace = shutil.which("strace")
+    if strace is None:
+        return "strace is not installed: the fsyncs are not counted."
+    assert server.redis is not None
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "counts"
+        watcher = subprocess.Popen(
+            [strace, "-f", "-c", "-e", "trace=fsync,fdatasync", "-o", str(out), "-p", str(server.redis.pid)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        time.sleep(0.5)
+        done = load.fixed(server.port, "PUT", PUSH, load.task(), connections, seconds)
+        if watcher.poll() is None:
+            os.killpg(watcher.pid, signal.SIGINT)
+        _, told = watcher.communicate(timeout=20)
+        lines = out.read_text().splitlines() if out.exists() else []
+    calls = sum(int(line.split()[3]) for line in lines if line.split()[-1:] in (["fsync"], ["fdatasync"]))
+    if not calls:
+        return f"strace counted nothing: {told.decode('utf-8', 'replace').strip()}"
+    return done.requests, calls
+
+
+def main() -> None:
+    given = parse(options(str(__doc__)))
+    servers = {"always": Registry(fsync="always"), "everysec": Registry(fsync="everysec")}
+    costs = Costs()
+    speeds: dict[str, list[float]] = {name: [] for name in servers}
+    try:
+        for _ in range(given.rounds):
+            for name, server in servers.items():
+
+                def work(name=name, server=server) -> int:  # type: ignore[no-untyped-def]
+                    done = load.fixed(server.port, "PUT", PUSH, load.task(), given.connections, given.seconds)
+                    speeds[name].append(done.requests / done.seconds)
+                    return done.requests
+
+                costs.add(name, "push", measure(server.roots, work))
+                server.trim_log()
+        found = counted(servers["always"], given.connections, given.seconds)
+    finally:
+        for server in servers.values():
+            server.close()
+    rows = [
+        costs.row(
+            "appendfsync always, CPU of a push against everysec",
+            ("always", "push"),
+            ("everysec", "push"),
+            1.5,
+        )
+    ]
+    if isinstance(found, str):
+        print(found)
+    else:
+        pushes, calls = found
+        rows.append(
+            Row("pushes an fsync", pushes / calls, 2, "", True, f"{calls} fsyncs for {pushes} pushes")
+        )
+    tell(rows)
+
+
+if __name__ == "__main__":
+    main()

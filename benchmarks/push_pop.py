@@ -1,0 +1,75 @@
+"""CPU of a push and of a pop, daemon and Redis together, beside webdis (one Redis command a request) and the program of 2018.
+
+python benchmarks/push_pop.py [--rounds 7] [--seconds 4] [--connections 50]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+
+from rig import load
+from rig.programs import Express, Registry, Server, Webdis, start
+from rig.rounds import Costs, Row, measure, options, parse, tell
+from rig.sockets import Line
+
+PATHS = {
+    "registry": ("/api/pushTask/zoneCheck", "/api/popTask/zoneCheck?wait=0"),
+    "webdis": ("/LPUSH/zoneCheck", "/RPOP/zoneCheck"),
+    "2018": ("/api/pushTask/zoneCheck", "/api/popTask/zoneCheck"),
+}
+
+
+def one_round(server: Server, costs: Costs, given: argparse.Namespace) -> None:
+    """Push for the whole time, pop for half of it from what was pushed."""
+    assert server.redis is not None
+    push, pop = PATHS[server.name]
+
+    def work(method: str, path: str, body: bytes, seconds: float) -> int:
+        done = load.fixed(server.port, method, path, body, given.connections, seconds)
+        if done.failed:
+            raise RuntimeError(f"{server.name}: {done.failed} of {done.requests} requests failed")
+        return done.requests
+
+    costs.add(
+        server.name, "push", measure(server.roots, lambda: work("PUT", push, load.task(), given.seconds))
+    )
+    costs.add(server.name, "pop", measure(server.roots, lambda: work("GET", pop, b"", given.seconds / 2)))
+    if not server.redis.command("LLEN", "zoneCheck"):
+        print(f"The queue of {server.name} ran empty: some of its pops had nothing to do.")
+    if server.name == "registry":
+        with contextlib.closing(Line(server.port)) as line:
+            line.ask("DELETE", "/api/queues/zoneCheck")
+    else:
+        server.redis.command("DEL", "zoneCheck")
+    server.trim_log()
+
+
+def main() -> None:
+    given = parse(options(str(__doc__)))
+    servers = start(Registry, Webdis, Express)
+    costs = Costs()
+    try:
+        for _ in range(given.rounds):
+            for server in servers:
+                one_round(server, costs, given)
+    finally:
+        for server in servers:
+            server.close()
+    rows: list[Row] = []
+    mine = "registry"
+    for what, goal in (("push", 1.0), ("pop", 1.2)):
+        if costs.has("webdis", what):
+            rows.append(costs.row(f"{what} against webdis", (mine, what), ("webdis", what), goal))
+        if costs.has("2018", what):
+            times = 12.0 if what == "push" else None
+            rows.append(
+                costs.row(f"{what}: how much less than in 2018", ("2018", what), (mine, what), times, True)
+            )
+        if not costs.has("webdis", what) and not costs.has("2018", what):
+            print(f"{what}: {costs.told(mine, what)}, with no peer to compare it to")
+    tell(rows)
+
+
+if __name__ == "__main__":
+    main()

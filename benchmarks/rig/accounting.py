@@ -1,0 +1,56 @@
+"""What the kernel says that processes have used: CPU from ``/proc/<pid>/stat``, memory from ``smaps_rollup``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    # The name may hold blanks and parentheses; what is read starts behind its last one: state, ppid, …
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that descend from it and live."""
+    parents: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                parents.setdefault(int(_stat(int(entry))[1]), []).append(int(entry))
+            except OSError:
+                pass
+    found = [pid]
+    for one in found:
+        found += parents.get(one, ())
+    return found
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU, user and system, of a process, its children and those it has already reaped."""
+    total = 0
+    for one in family(pid):
+        try:
+            total += sum(map(int, _stat(one)[11:15]))
+        except OSError:
+            pass
+    return total / TICK
+
+
+def cpus(roots: Mapping[str, int]) -> dict[str, float]:
+    return {name: cpu(pid) for name, pid in roots.items()}
+
+
+def memory(pid: int, field: str = "Pss") -> int:
+    """Bytes of memory, proportional (``Pss``) or resident (``Rss``), of a process and its children."""
+    total = 0
+    for one in family(pid):
+        try:
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    return total * 1024

@@ -1,0 +1,67 @@
+"""What the seed's real workload costs: one short-lived queue a task, beside the same pushes and pops on one queue.
+
+python benchmarks/short_queues.py [--rounds 7] [--seconds 4] [--connections 50]
+"""
+
+from __future__ import annotations
+
+from rig import load
+from rig.programs import Registry, Webdis, start
+from rig.rounds import Costs, measure, options, parse, tell
+
+# Of what was pushed, so many are still to be popped when wrk stops; with each round's number they are new queues.
+LEFT = 64 + 64
+PATHS = {
+    ("registry", "one queue"): ("/api/pushTask/zoneCheck", "/api/popTask/zoneCheck?wait=0"),
+    ("registry", "a queue a task"): (
+        "/api/pushTask/queue_results:b5ccf1d2-%d",
+        "/api/popTask/queue_results:b5ccf1d2-%d?wait=0",
+    ),
+    ("webdis", "one queue"): ("/LPUSH/zoneCheck", "/RPOP/zoneCheck"),
+    ("webdis", "a queue a task"): ("/LPUSH/queue_results:b5ccf1d2-%d", "/RPOP/queue_results:b5ccf1d2-%d"),
+}
+
+
+def main() -> None:
+    given = parse(options(str(__doc__)))
+    servers = {server.name: server for server in start(Registry, Webdis)}
+    costs = Costs()
+    try:
+        for _ in range(given.rounds):
+            for (who, what), (push, pop) in PATHS.items():
+                server = servers.get(who)
+                if server is None:
+                    continue
+
+                def work(server=server, push=push, pop=pop) -> int:  # type: ignore[no-untyped-def]
+                    done = load.turns(server.port, push, pop, load.task(), given.connections, given.seconds)
+                    if done.failed:
+                        raise RuntimeError(f"{who}: {done.failed} requests failed")
+                    return done.requests
+
+                costs.add(who, what, measure(server.roots, work))
+                assert server.redis is not None
+                left = server.redis.command("DBSIZE")
+                if who == "registry" and what == "a queue a task" and left > 4 * given.rounds * LEFT:
+                    print(f"{left} keys are left in Redis: drained queues leave something behind.")
+                server.trim_log()
+    finally:
+        for server in servers.values():
+            server.close()
+    rows = [
+        costs.row(
+            "one short-lived queue a task, against one queue",
+            ("registry", "a queue a task"),
+            ("registry", "one queue"),
+            1.3,
+        )
+    ]
+    if "webdis" in servers:
+        for what in ("one queue", "a queue a task"):
+            work = f"push and pop in turn, {what}, against webdis"
+            rows.append(costs.row(work, ("registry", what), ("webdis", what), None))
+    tell(rows)
+
+
+if __name__ == "__main__":
+    main()
