@@ -16,10 +16,10 @@ from registry.http.verbs import result_of
 from registry.http.wire import Raw, json_answer, name_from, one_of, options, seconds, text, whole
 from registry.queue.endings import Endings
 from registry.queue.looking import FAR_ENOUGH, Looking, QueueView, TaskView
-from registry.queue.names import pushed_at_ms
+from registry.queue.names import is_foreign, pushed_at_ms
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
-from registry.queue.steering import NOT_JSON, Steering
+from registry.queue.steering import Steering
 
 PAGE, MOST_A_PAGE = 100, 1000
 COUNTED = ("ready", "delayed", "leased", "dead", "done")
@@ -391,7 +391,7 @@ def task_row(view: TaskView) -> dict[str, Any]:
 
 
 def _is_json(view: TaskView) -> bool:
-    return view.known.get("y") != NOT_JSON if view.id else asked.is_json(view.payload)
+    return (view.id is not None and not is_foreign(view.id)) or asked.is_json(view.payload)
 
 
 def schedule_row(name: str, known: dict[str, Any]) -> dict[str, Any]:

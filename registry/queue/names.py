@@ -62,6 +62,11 @@ class Ids:
         return self._random[self._at - 32 : self._at]
 
 
+def is_foreign(task_id: bytes) -> bool:
+    """Whether another program pushed this task, so that nobody has checked that its payload is JSON."""
+    return task_id[11:12] == b"A"
+
+
 def pushed_at_ms(task_id: bytes) -> int | None:
     """When a task was pushed, from its id; None for an id that was not made here."""
     try:

@@ -22,7 +22,7 @@ from registry.errors import (
 )
 from registry.queue.batching import Batching
 from registry.queue.heartbeat import Heartbeat
-from registry.queue.names import Ids, check_name
+from registry.queue.names import Ids, check_name, is_foreign
 from registry.queue.taken import STATES, Pushed, Taken, denied
 from registry.queue.waiting import Poller, Waiting
 from registry.queue.workers import Workers
@@ -348,7 +348,7 @@ class Queues:
 
     def is_sound(self, taken: Taken) -> bool:
         """An element of another program that is not JSON must not block the queue: it is made dead, with its reason."""
-        if not taken.raw or self._is_json(taken.payload):
+        if not is_foreign(taken.id) or self._is_json(taken.payload):
             return True
         log.warn(
             "an element that is not JSON was pushed to the list of {name!r} by another program",

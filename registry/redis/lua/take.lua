@@ -62,7 +62,8 @@ local function take(list, nonce, lease_ms, o)
       stale = not payload or (m and (m.s ~= 'r' or (m.g or 0) ~= generation))
     else
       made = made + 1
-      id, payload, raw = string.format('%011x%s%03x', now, string.sub(nonce, 1, 10), made), e, 1
+      -- The capital A tells for good that nobody has checked this payload; no id made by a push has one.
+      id, payload, raw = string.format('%011xA%s%03x', now, string.sub(nonce, 1, 9), made), e, 1
       call('HSET', g .. 't', id, e)
     end
     if stale then
