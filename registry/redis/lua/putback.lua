@@ -1,12 +1,27 @@
 -- uses: base, life
 -- Put back: the taker was lost before its answer was out. To the head, the attempt not counted.
 -- KEYS: the list of each entry, in the order they were taken. ARGV per entry: lease id,
--- the answer it belongs to ('' for the only one). Reply per entry: {0} · {1} the lease was gone, or a later answer gave it again.
+-- the answer it belongs to ('' for the only one). Reply per entry: {0} · {1} the lease was gone, or another answer gave it too.
+-- A repeat of the request, maybe at another daemon, may have been given the same lease before this answer or after it:
+-- it goes back when the last of the answers is lost. One that got out without being read is among them until the lease ends.
+local function last_answer(g, id, m, answer)
+  local others = {}
+  for _, one in ipairs(m.o.k) do
+    if one ~= answer then others[#others + 1] = one end
+  end
+  if #others == 0 then return #m.o.k > 0 end
+  if #others < #m.o.k then
+    m.o.k = others
+    keep(g, id, m)
+  end
+  return false
+end
+
 local function put_back(list, lease, answer)
   local g = '{' .. list .. '}'
   local id = string.match(lease, '^[^-]*')
   local m = known(g, id)
-  if m and m.o and m.o.k and m.o.k ~= answer then return {1} end
+  if m and m.o and m.o.k and not last_answer(g, id, m, answer) then return {1} end
   if call('ZREM', g .. 'l', lease) == 0 then return {1} end
   if m then
     m.a, m.o = math.max(0, (m.a or 1) - 1), nil

@@ -1,4 +1,7 @@
 -- uses: base, life, take
+-- Answers that a lease remembers it was given in.
+local MOST_ANSWERS = 20
+
 -- A pop whose Idempotency-Key came before gets again what it was given then, as far as it is still held.
 local function remember_pop(memory, print, given)
   local longest, leases = 0, {}
@@ -23,7 +26,8 @@ local function replay(memory, print, answer)
     if ends and tonumber(ends) > now then
       local id, nonce = string.match(lease, '^([^-]*)-(.*)$')
       local m = known(g, id)
-      m.o.k = answer
+      m.o.k[#m.o.k + 1] = answer
+      if #m.o.k > MOST_ANSWERS then table.remove(m.o.k, 1) end
       keep(g, id, m)
       held[#held + 1] = {0, id, call('HGET', g .. 't', id), m.a, 0, tonumber(ends) - now, m.tp or false, 1, list, nonce}
     end

@@ -86,7 +86,7 @@ local function take(list, nonce, lease_ms, o)
         m = m or {}
         if m.x then call('ZREM', g .. 'o', id) end
         m.s, m.a, m.x = 'l', attempt, nil
-        m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil, k = o and o.k, m = o and o.mk}
+        m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
         m.pr, m.pm = nil, nil
         keep(g, id, m)
         q.metas = true
