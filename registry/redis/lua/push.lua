@@ -6,7 +6,7 @@
 --   {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length.
 if too_late() then return {'LATE', now} end
 
-local function with_options(list, g, id, payload, o)
+local function with_options(list, g, id, payload, o, rules)
   local memory = o.ik and g .. 'i:push:' .. o.ik
   local first = memory and remembered_as(memory, o.ih)
   if first then return {0, first, 2} end
@@ -23,6 +23,9 @@ local function with_options(list, g, id, payload, o)
       return {0, other, 1}
     end
   end
+  -- What was answered before is answered again in a full queue too.
+  if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
+  if rules.ttl and not o.x then o.x = rules.ttl * 1000 end
   enter(list, g, id, payload, o, memory and true)
   if memory then call('SET', memory, id .. ' ' .. o.ih, 'PX', DAY) end
   return {0}
@@ -31,21 +34,16 @@ end
 local has_policy = {}
 local function push(list, id, payload, options)
   local g = '{' .. list .. '}'
-  local packed, ttl = has_policy[list], nil
+  local packed, rules = has_policy[list], {}
   if packed == nil then
     packed = call('GET', g .. 'c')
     has_policy[list] = packed
   end
-  if packed then
-    local rules = cmsgpack.unpack(packed)
-    if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
-    ttl = rules.ttl and rules.ttl * 1000
+  if packed then rules = cmsgpack.unpack(packed) end
+  if options ~= '' or rules.ttl then
+    return with_options(list, g, id, payload, options ~= '' and cmsgpack.unpack(options) or {}, rules)
   end
-  if options ~= '' or ttl then
-    local o = options ~= '' and cmsgpack.unpack(options) or {}
-    o.x = o.x or ttl
-    return with_options(list, g, id, payload, o)
-  end
+  if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
   local n = call('LPUSH', list, '\1' .. id)
   call('HSET', g .. 't', id, payload)
   -- Others' raw elements are not in the index: our first task behind them enters the queue. One look per queue and call.
