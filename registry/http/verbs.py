@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults, inline
 from twisted.python.failure import Failure
 
 from registry.config import Config
-from registry.errors import BadBody, BadOption, Conflict
+from registry.errors import BadBody, BadOption, Conflict, NotFound
 from registry.http import asked
 from registry.http.asked import Header, lease_id, ms
 from registry.http.json_check import check_json
@@ -93,22 +93,28 @@ class Verbs:
     @inlineCallbacks
     def _push_and_wait(self, name: bytes, body: bytes, said: dict[str, Any], wait: float) -> Any:
         pushed = yield self._queues.push(name, body, said)
-        ended = self._endings.wait(name, pushed.id, wait)
-        try:
-            # Asked for only now, so that an end before this line is seen here, and one after it by the line above.
-            view = yield self._looking.task(name, pushed.id)
-            if view.state not in ("done", "dead"):
-                yield ended
-                view = yield self._looking.task(name, pushed.id)
-        finally:
-            ended.addErrback(lambda _: None)
-            ended.cancel()
         answer = {"success": True, "id": pushed.id}
         headers = [(b"Preference-Applied", b"wait=%d" % math.floor(wait))]
         if pushed.duplicate:
             answer["duplicate"] = True
         if pushed.replayed:
             headers.append((b"Idempotency-Replayed", b"true"))
+        ended = self._endings.wait(name, pushed.id, wait)
+        told = False
+        try:
+            # Asked for only now, so that an end before this line is seen here, and one after it by the line above.
+            view = yield self._looking.task(name, pushed.id)
+            if view.state not in ("done", "dead"):
+                told = yield ended
+                view = yield self._looking.task(name, pushed.id)
+        except NotFound:
+            # The push was carried out all the same: the task was purged since, or has moved to another queue.
+            if told:
+                return json_answer(200, {**answer, "state": "dead", "reason": "purged"}, headers)
+            return json_answer(202, {**answer, "state": "moved"}, headers)
+        finally:
+            ended.addErrback(lambda _: None)
+            ended.cancel()
         if view.state == "done":
             return json_answer(200, {**answer, "state": "done", "result": result_of(view.known)}, headers)
         if view.state == "dead":

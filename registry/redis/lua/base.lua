@@ -59,7 +59,8 @@ local function finish(replies)
     call('PUBLISH', SPACE .. 'wake', PROCESS .. '\n' .. table.concat(woken, '\n'))
   end
   if #ended > 0 then
-    call('PUBLISH', SPACE .. 'ended', PROCESS .. '\n' .. table.concat(ended, '\n'))
+    -- To the daemon that did it too: it has told nobody yet.
+    call('PUBLISH', SPACE .. 'ended', '-\n' .. table.concat(ended, '\n'))
   end
   return replies
 end

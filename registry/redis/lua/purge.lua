@@ -5,6 +5,7 @@ local function drop(list, g, id)
   local m = known(g, id)
   if m then
     free_key(g, id, m)
+    tell_ended(list, id, m)
     call('ZREM', g .. 'o', id)
   end
   forget(list, g, id)
