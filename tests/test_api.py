@@ -1,0 +1,559 @@
+"""The seed's two endpoints and every error, over real HTTP against the daemon in this process and a real Redis.
+
+Each test runs twice: the front door answers plain requests, the site behind it all others, and a client must
+not be able to tell which of them it met.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import Any
+
+import pytest
+import pytest_twisted
+import treq
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.logger import formatEvent
+from twisted.web.client import Agent, FileBodyProducer
+from twisted.web.http_headers import Headers
+
+from registry.config import Config
+from registry.daemon import Daemon
+from registry.queue import batching
+from tests.conftest import LoggedErrors
+from tests.live import RedisServer
+
+QUEUE_TIMEOUT, MAX_WAIT, MAX_TASK = 0.3, 0.6, 20_000
+# A header that comes twice is for the site to judge.
+ODD = [(b"X-Odd", b"1"), (b"X-Odd", b"2")]
+
+
+class Answer:
+    """An answer that was read whole."""
+
+    def __init__(self, response: Any, body: bytes) -> None:
+        self.status: int = response.code
+        self.body = body
+        self.length: Any = response.length  # a number when there is a Content-Length
+        self._headers = response.headers
+
+    def header(self, name: bytes) -> bytes | None:
+        values = self._headers.getRawHeaders(name, [None])
+        assert len(values) == 1, (name, values)
+        found: bytes | None = values[0]
+        return found
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class World:
+    """A daemon in this process, and a client of it."""
+
+    def __init__(self, redis: RedisServer, odd: bool, tmp: str) -> None:
+        self.redis = redis.command
+        self.odd = odd
+        self.daemon = Daemon(
+            Config(
+                listen=("tcp:0:interface=127.0.0.1",),
+                redis_url=redis.unix_url,
+                data_dir=tmp,
+                queue_timeout=QUEUE_TIMEOUT,
+                max_wait=MAX_WAIT,
+                max_task_bytes=MAX_TASK,
+            ),
+            reactor,
+            environ={},
+        )
+        self.agent = Agent(reactor)  # no connection outlives its request
+
+    async def start(self) -> None:
+        self.daemon.startService()
+        await until(lambda: self.daemon._ports and self.daemon._store.ready)
+        self.port = self.daemon._ports[0].getHost().port  # type: ignore[attr-defined]
+
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Deferred[Any]:
+        """The path goes out as it is. Cancel the Deferred to hang up."""
+        sent = Headers({"Host": [f"localhost:{self.port}"]})
+        for name, value in headers.items():
+            sent.setRawHeaders(name.replace("_", "-"), [value])
+        for odd, what in ODD if self.odd else ():
+            sent.addRawHeader(odd, what)
+        url = f"http://127.0.0.1:{self.port}{path}".encode()
+        producer = None if body is None else FileBodyProducer(BytesIO(body))
+        asked: Deferred[Any] = self.agent.request(method.encode(), url, sent, producer)
+        return asked
+
+    async def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+        """An answer of the API; what holds for all of them is checked here."""
+        response = await self.request(method, path, body, **headers)
+        answer = Answer(response, await treq.content(response))
+        assert answer.header(b"Cache-Control") == b"no-store"
+        assert (answer.header(b"Content-Type") or b"").startswith(b"application/json")
+        assert re.fullmatch(rb"[\x21-\x7e]{1,128}", answer.header(b"X-Request-Id") or b"")
+        if method != "HEAD":
+            assert answer.length == len(answer.body)
+        return answer
+
+    async def push(self, payload: bytes, name: str = "q", method: str = "PUT") -> Answer:
+        return await self.ask(method, f"/api/pushTask/{name}", payload)
+
+    async def pop(self, name: str = "q", query: str = "?wait=0", method: str = "GET") -> Answer:
+        return await self.ask(method, f"/api/popTask/{name}{query}")
+
+    def stored(self) -> set[bytes]:
+        """Every key of tasks and queues; not what the daemon keeps about itself."""
+        return {k for k in self.redis("KEYS", "*") if not k.startswith(b"{registry}")} | {
+            b"index of " + name for name in self.redis("ZRANGE", "{registry}index", 0, -1)
+        }
+
+    async def nothing_is_left(self) -> None:
+        await until(lambda: not self.stored())
+
+
+def pause(seconds: float) -> Deferred[None]:
+    waited: Deferred[None] = deferLater(reactor, seconds, lambda: None)  # type: ignore[arg-type]
+    return waited
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        await pause(0.01)
+
+
+def refused(answer: Answer, status: int, code: str) -> str:
+    """The sentence of a refusal, which has the shape of all refusals."""
+    assert (answer.status, answer.json.get("code")) == (status, code), answer.body
+    sentence: str = answer.json["error"]
+    assert len(sentence) > 10
+    assert sentence[0].isupper()
+    assert sentence.endswith((".", ".)", "!"))
+    return sentence
+
+
+@pytest.fixture(params=[False, True], ids=["door", "site"])
+def world(
+    request: pytest.FixtureRequest, module_redis: RedisServer, tmp_path: Any, logged_errors: LoggedErrors
+) -> Iterator[World]:
+    one = World(module_redis, request.param, str(tmp_path))
+    pytest_twisted.blockon(ensureDeferred(one.start()))
+    [event] = logged_errors.flush()
+    assert "keeps nothing on disk" in formatEvent(event)
+    try:
+        yield one
+    finally:
+        pytest_twisted.blockon(one.daemon.stopService())
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+@pytest_twisted.ensureDeferred
+async def test_a_push_answers_with_its_id(world: World, method: str) -> None:
+    answer = await world.push(b'{"a": 1}', method=method)
+    assert answer.status == 200
+    assert re.fullmatch(rb'\{"success":true,"id":"[A-Za-z0-9_-]+"\}', answer.body)
+    assert world.redis("HGETALL", "{q}t") == [answer.json["id"].encode(), b'{"a": 1}']
+    assert world.redis("LLEN", "q") == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest_twisted.ensureDeferred
+async def test_a_pop_answers_with_the_task_and_no_other_key(world: World, method: str) -> None:
+    pushed = await world.push(b'{"a": 1}')
+    answer = await world.pop(method=method)
+    assert (answer.status, answer.body) == (200, b'{"task":{"a": 1}}')
+    assert answer.header(b"Task-Id") == pushed.json["id"].encode()
+    assert answer.header(b"Task-Attempt") == b"1"
+    await world.nothing_is_left()  # it was confirmed once its answer was written
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_to_do_is_202_with_exactly_this_body(world: World) -> None:
+    for query in ("?wait=0", "", "?wait=0.1", "?wait=.1", "?wait=5000"):  # the last is capped to MAX_WAIT
+        answer = await world.pop(query=query)
+        assert (answer.status, answer.body) == (202, b'{"error":"No tasks available"}')
+    assert world.stored() == set()
+    assert world.daemon.queues.waiting.lines == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_parked_poller_is_answered_by_a_push(world: World) -> None:
+    parked = world.request("GET", "/api/popTask/q?wait=0.6")
+    await until(lambda: world.daemon.queues.waiting.parked == 1)
+    await world.push(b"1")
+    response = await parked
+    assert (response.code, await treq.content(response)) == (200, b'{"task":1}')
+    await world.nothing_is_left()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_poller_that_hangs_up_leaves_its_line(world: World) -> None:
+    parked = [world.request("GET", "/api/popTask/q?wait=0.6") for _ in range(3)]
+    await until(lambda: world.daemon.queues.waiting.parked == 3)
+    for one in parked:
+        one.addErrback(lambda failure: None)
+        one.cancel()
+    await until(lambda: not world.daemon.queues.waiting.lines)
+    assert world.daemon.queues.waiting.parked == 0
+    await world.push(b"1")
+    assert (await world.pop()).body == b'{"task":1}'
+
+
+PAYLOADS = {
+    "spaces": b' \t{"a" :\r\n [ 1 ,2 ] }\n',
+    "order and duplicate keys": b'{"b":1,"a":2,"b":3}',
+    "numbers as they were written": b"[1e5,1E+5,-0,0.10,1e999,3.141592653589793238462643383279]",
+    "a big integer": b"9" * 5000,
+    "a lone surrogate": b'"\\ud800"',
+    "escapes": b'"\\u00fc\\/\\n\\u0000"',
+    "utf-8": '["ü","✓","😀","\x7f","\u2028"]'.encode(),
+    "html": b'"<script>alert(1)</script>"',
+    "a string": b'""',
+    "zero": b"0",
+    "null": b"null",
+    "false": b"false",
+    "500 deep": b"[" * 500 + b"]" * 500,
+    "as large as it may be": b'"' + b"x" * (MAX_TASK - 2) + b'"',
+}
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+@pytest_twisted.ensureDeferred
+async def test_the_bytes_of_a_payload_are_not_touched(world: World, payload: bytes) -> None:
+    assert (await world.push(payload)).status == 200
+    assert world.redis("HVALS", "{q}t") == [payload]
+    assert (await world.pop()).body == b'{"task":' + payload + b"}"
+
+
+NOT_JSON = {
+    # what: (bytes, where)
+    "empty": (b"", None),
+    "blank": (b" \n", None),
+    "NaN": (b'{"a":NaN}', 5),
+    "Infinity": (b"[1,Infinity]", 3),
+    "minus Infinity": (b"[-Infinity]", None),
+    "trailing garbage": (b'{"a":1} x', 8),
+    "two values": (b"1 2", 2),
+    "a trailing comma": (b"[1,]", 3),
+    "single quotes": (b"{'a':1}", 1),
+    "a leading zero": (b"[01]", None),
+    "cut off": (b'{"a":', 5),
+    "an open string": (b'"abc', None),
+    "a control character in a string": (b'"a\x01b"', 2),
+    "invalid utf-8": (b'["\xff"]', 2),
+    "an overlong encoding": (b'"\xc0\xaf"', 1),
+    "a surrogate in utf-8": (b'"\xed\xa0\x80"', 1),
+    "a byte order mark": (b"\xef\xbb\xbf{}", 0),
+    "utf-16": ("{}".encode("utf-16"), 0),
+    "501 deep": (b"[" * 501 + b"]" * 501, None),
+    "thousands deep": (b"[" * 10_000, None),
+    "a form": (b"a=1&b=2", 0),
+    "a comment": (b"[1/*one*/]", 2),
+}
+
+
+@pytest.mark.parametrize(("body", "where"), NOT_JSON.values(), ids=NOT_JSON)
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_json_is_refused_with_its_position(
+    world: World, body: bytes, where: int | None
+) -> None:
+    answer = await world.push(body)
+    assert answer.status == 400
+    sentence = refused(answer, 400, answer.json["code"])
+    assert re.search(r"\d", sentence) or not body.strip()
+    if where is not None:
+        assert re.search(rf"\b{where}\b", sentence), sentence
+    assert world.stored() == set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_content_type_is_not_looked_at(world: World) -> None:
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", "?"):
+        answer = await world.ask("POST", "/api/pushTask/q", b'{"a":1}', Content_Type=kind)
+        assert answer.status == 200
+    assert world.redis("LLEN", "q") == 4
+
+
+NAMES = {
+    "zoneCheck": b"zoneCheck",
+    "queue_results:0b0e1c2e-9d0e-4b0e-8e59-6a3c2f6f9a11": b"queue_results:0b0e1c2e-9d0e-4b0e-8e59-6a3c2f6f9a11",
+    "queue_results%3Aone": b"queue_results:one",
+    "a%20b": b"a b",
+    "a+b": b"a+b",
+    "a%2520b": b"a%20b",
+    "a%252Fb": b"a%2Fb",
+    "a%2Cb": b"a,b",
+    "a,b;c=d": b"a,b;c=d",
+    "a%3Fb%23c": b"a?b#c",
+    "%5Ba%5D": b"[a]",
+    "...": b"...",
+    "%22%5C%3C%3E": b'"\\<>',
+    "z%C3%BCrich": "zürich".encode(),
+    "%F0%9F%98%80": "😀".encode(),
+    "u%CC%88": "u\u0308".encode(),
+    "x" * 255: b"x" * 255,
+    "%C3%BC" * 127: "ü".encode() * 127,
+}
+
+
+@pytest.mark.parametrize(("path", "name"), NAMES.items(), ids=[n[:24] for n in NAMES])
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_percent_decoded_once(world: World, path: str, name: bytes) -> None:
+    assert (await world.push(b"1", path)).status == 200
+    assert world.redis("LLEN", name) == 1
+    assert world.redis("ZRANGE", "{registry}index", 0, -1) == [name]
+    assert (await world.pop(path)).body == b'{"task":1}'
+    await world.nothing_is_left()
+
+
+BAD_NAMES = {
+    "an encoded slash": "a%2Fb",
+    "an encoded slash, small": "a%2fb",
+    "nul": "a%00b",
+    "line end": "a%0D%0Ab",
+    "delete": "a%7F",
+    "c1 control": "a%C2%85",
+    "opening brace": "%7Ba",
+    "closing brace": "a%7D",
+    "a dot": "%2E",
+    "two dots": "%2e.",
+    "not utf-8": "a%FF",
+    "half a percent": "a%2",
+    "percent and letters": "a%zz",
+    "a lone percent": "a%",
+    "256 bytes": "x" * 256,
+    "256 bytes decoded": "%C3%BC" * 128,
+}
+
+
+@pytest.mark.parametrize("path", BAD_NAMES.values(), ids=BAD_NAMES)
+@pytest_twisted.ensureDeferred
+async def test_a_bad_name_is_told_and_nothing_stored(world: World, path: str) -> None:
+    refused(await world.push(b"1", path), 400, "bad_name")
+    refused(await world.pop(path), 400, "bad_name")
+    assert world.stored() == set()
+    assert world.daemon.queues.waiting.lines == {}
+
+
+@pytest.mark.parametrize("path", ["/api/popTask/q", "/api/pushTask/q"])
+@pytest_twisted.ensureDeferred
+async def test_head_and_options_take_no_task(world: World, path: str) -> None:
+    await world.push(b"1")
+    stored = world.stored()
+    for method in ("HEAD", "OPTIONS"):
+        answer = await world.ask(method, path)
+        assert answer.status == 405
+        assert answer.header(b"Allow")
+        if method == "HEAD":
+            assert answer.body == b""
+        else:
+            refused(answer, 405, "method_not_allowed")
+    await pause(0.1)
+    assert world.stored() == stored
+    assert (await world.pop()).body == b'{"task":1}'
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_method_is_405_and_tells_those_that_are_allowed(world: World) -> None:
+    await world.push(b"1")
+    for method, path, allowed in (
+        ("GET", "/api/pushTask/q", {"PUT", "POST"}),
+        ("DELETE", "/api/pushTask/q", {"PUT", "POST"}),
+        ("PUT", "/api/popTask/q", {"GET", "POST"}),
+        ("DELETE", "/api/popTask/q", {"GET", "POST"}),
+        ("PATCH", "/api/popTask/q", {"GET", "POST"}),
+        ("POST", "/healthz", {"GET"}),
+    ):
+        answer = await world.ask(method, path)
+        refused(answer, 405, "method_not_allowed")
+        assert set((answer.header(b"Allow") or b"").decode().split(", ")) - {"HEAD", "OPTIONS"} == allowed
+    assert world.redis("LLEN", "q") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_path_is_404_in_json(world: World) -> None:
+    for path in (
+        "/nothing",
+        "/api",
+        "/api/",
+        "/api/popTask",
+        "/api/popTask/",
+        "/api/popTask/a/b",
+        "/api/popTask/q/",
+        "//api/popTask/q",
+        "/api//popTask/q",
+        "/api/poptask/q",
+        "/API/popTask/q",
+        "/api/popTaskX/q",
+    ):
+        answer = await world.ask("GET", path)
+        assert answer.status in (404, 400), path
+        refused(answer, answer.status, "not_found" if answer.status == 404 else "bad_name")
+        assert answer.header(b"Location") is None
+    assert world.stored() == set()
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("?nothing=1", "nothing"),
+        ("?timeout=5", "timeout"),
+        ("?wait=1&wai=2", "wai"),
+        ("?wait=", "wait"),
+        ("?wait", "wait"),
+        ("?wait=soon", "wait"),
+        ("?wait=-1", "wait"),
+        ("?wait=nan", "wait"),
+        ("?wait=inf", "wait"),
+        ("?wait=1e3", "wait"),
+        ("?wait=1_0", "wait"),
+        ("?wait=%D9%A3", "wait"),
+        ("?wait=1&wait=1", "wait"),
+        ("?wait=99999999999999999999", "wait"),
+        ("?%77ait=x", "wait"),
+        ("?w%FF=1", "UTF-8"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_option_that_is_unknown_or_malformed_is_named(world: World, query: str, named: str) -> None:
+    await world.push(b"1")
+    assert named in refused(await world.pop(query=query), 400, "bad_option")
+    assert world.redis("LLEN", "q") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unknown_option_of_a_push_is_named_and_nothing_stored(world: World) -> None:
+    for name in ("nothing", "timeout", "wait", "Delay"):
+        answer = await world.ask("PUT", f"/api/pushTask/q?{name}=1", b"1")
+        assert name in refused(answer, 400, "bad_option")
+    assert world.stored() == set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_task_past_the_limit_is_413_and_not_stored(world: World) -> None:
+    sentence = refused(await world.push(b'"' + b"x" * (MAX_TASK - 1) + b'"'), 413, "body_too_large")
+    assert str(MAX_TASK) in sentence.replace(",", "")
+    assert world.stored() == set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_of_another_type_is_409_for_that_queue_alone(world: World) -> None:
+    world.redis("SET", "taken", "not ours")
+    for answer in (await world.push(b"1", "taken"), await world.pop("taken")):
+        refused(answer, 409, "wrong_type")
+    assert (await world.push(b"1")).status == 200
+    assert (await world.pop()).status == 200
+    await until(lambda: world.stored() == {b"taken"})
+    assert world.redis("GET", "taken") == b"not ours"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_others_push_is_served_like_any_task(world: World) -> None:
+    world.redis("LPUSH", "q", ' {"raw" : 1}')
+    world.redis("LPUSH", "q", "not json", b"\xff", "[2]")
+    first = await world.pop()
+    assert first.body == b'{"task": {"raw" : 1}}'
+    assert re.fullmatch(rb"[A-Za-z0-9_-]+", first.header(b"Task-Id") or b"")
+    assert first.header(b"Task-Attempt") == b"1"
+    assert (await world.pop()).body == b'{"task":[2]}'
+    assert (await world.pop()).status == 202
+    await until(lambda: world.redis("ZCARD", "{q}x") == 2)
+    await until(lambda: set(world.redis("HVALS", "{q}t")) == {b"not json", b"\xff"})
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_in_first_out(world: World) -> None:
+    for at in range(20):
+        await world.push(b"%d" % at)
+    assert [(await world.pop()).json["task"] for _ in range(20)] == list(range(20))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_redis_is_503_redis_full(world: World) -> None:
+    await world.push(b"1")
+    world.redis("CONFIG", "SET", "maxmemory", "1")
+    try:
+        answer = await world.push(b"2")
+        refused(answer, 503, "redis_full")
+        assert answer.json["outcome"] == "not_applied"
+        assert int(answer.header(b"Retry-After") or 0) >= 1
+        assert (await world.pop()).body == b'{"task":1}'
+        await world.nothing_is_left()
+    finally:
+        world.redis("CONFIG", "SET", "maxmemory", "0")
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_much_waiting_for_redis_is_503_overloaded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "MAX_WAITING_BYTES", -1)
+    for answer in (await world.push(b"1"), await world.pop()):
+        refused(answer, 503, "overloaded")
+        assert answer.json["outcome"] == "not_applied"
+        assert int(answer.header(b"Retry-After") or 0) >= 1
+    monkeypatch.undo()
+    assert world.stored() == set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_while_it_stops_new_requests_are_503_shutting_down(world: World) -> None:
+    world.daemon.queues.draining = True
+    for answer in (await world.push(b"1"), await world.pop()):
+        refused(answer, 503, "shutting_down")
+        assert answer.json["outcome"] == "not_applied"
+        assert int(answer.header(b"Retry-After") or 0) >= 1
+    assert world.stored() == set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_foresaw_is_500_with_an_incident_that_is_in_the_log(
+    world: World, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(world.daemon.queues.store, "push", broken)
+    answer = await world.push(b"1")
+    assert answer.status == 500
+    sentence = refused(answer, 500, answer.json["code"])
+    assert b"secret" not in answer.body
+    assert b"Traceback" not in answer.body
+    [event] = logged_errors.flush(RuntimeError)
+    assert str(event["incident"]) in sentence
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_foreign_host_is_421(world: World) -> None:
+    await world.push(b"1")
+    for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1"):
+        answer = await world.ask("GET", "/api/popTask/q?wait=0", Host=host)
+        assert answer.status == 421
+        refused(answer, 421, answer.json["code"])
+    for host in ("localhost", "127.0.0.1:1", "LocalHost:3000", "[::1]:3000"):
+        assert (await world.ask("GET", "/api/popTask/empty?wait=0", Host=host)).status == 202
+    assert world.redis("LLEN", "q") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_of_another_site_takes_nothing(world: World) -> None:
+    await world.push(b"1")
+    for headers in ({"Origin": "https://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
+        for method, path in (("GET", "/api/popTask/q"), ("POST", "/api/pushTask/q")):
+            answer = await world.ask(method, path, None if method == "GET" else b"2", **headers)
+            refused(answer, 403, answer.json["code"])
+    assert world.redis("LLEN", "q") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_health(world: World) -> None:
+    assert (await world.ask("GET", "/healthz")).json["version"]
+    assert (await world.ask("GET", "/readyz")).status == 200
