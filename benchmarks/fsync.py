@@ -8,12 +8,14 @@ install strace), or without the right to trace, they are not counted.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from rig import load
@@ -50,21 +52,18 @@ def counted(server: Registry, connections: int, seconds: float) -> tuple[int, in
     return done.requests, calls
 
 
+def pushes_done(server: Registry, given: argparse.Namespace) -> int:
+    return load.fixed(server.port, "PUT", PUSH, load.task(), given.connections, given.seconds).requests
+
+
 def main() -> None:
     given = parse(options(str(__doc__)))
     servers = {"always": Registry(fsync="always"), "everysec": Registry(fsync="everysec")}
     costs = Costs()
-    speeds: dict[str, list[float]] = {name: [] for name in servers}
     try:
         for _ in range(given.rounds):
             for name, server in servers.items():
-
-                def work(name=name, server=server) -> int:  # type: ignore[no-untyped-def]
-                    done = load.fixed(server.port, "PUT", PUSH, load.task(), given.connections, given.seconds)
-                    speeds[name].append(done.requests / done.seconds)
-                    return done.requests
-
-                costs.add(name, "push", measure(server.roots, work))
+                costs.add(name, "push", measure(server.roots, partial(pushes_done, server, given)))
                 server.trim_log()
         found = counted(servers["always"], given.connections, given.seconds)
     finally:

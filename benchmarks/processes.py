@@ -5,10 +5,20 @@ python benchmarks/processes.py [--rounds 7] [--seconds 4] [--connections 50]
 
 from __future__ import annotations
 
+import argparse
+from functools import partial
+
 from cycle import Count, single
 from rig import accounting, sockets
 from rig.programs import Registry
 from rig.rounds import Costs, Row, measure, options, parse, tell
+
+
+def cycles_done(server: Registry, given: argparse.Namespace) -> int:
+    count = Count()
+    talks = [single(count) for _ in range(given.connections)]
+    sockets.drive(server.port, talks, seconds=given.seconds)
+    return count.done
 
 
 def main() -> None:
@@ -23,15 +33,8 @@ def main() -> None:
             return
         for _ in range(given.rounds):
             for name, server in servers.items():
-
-                def work(server=server) -> int:  # type: ignore[no-untyped-def]
-                    count = Count()
-                    talks = [single(count) for _ in range(given.connections)]
-                    sockets.drive(server.port, talks, seconds=given.seconds)
-                    return count.done
-
                 before = {pid: accounting.cpu(pid) for pid in family[1:]}
-                costs.add(name, "cycle", measure(server.roots, work))
+                costs.add(name, "cycle", measure(server.roots, partial(cycles_done, server, given)))
                 if name == "two":
                     for pid in before:
                         used[pid] = used.get(pid, 0) + accounting.cpu(pid) - before[pid]

@@ -5,8 +5,10 @@ python benchmarks/short_queues.py [--rounds 7] [--seconds 4] [--connections 50]
 
 from __future__ import annotations
 
+import argparse
+
 from rig import load
-from rig.programs import Registry, Webdis, start
+from rig.programs import Registry, Server, Webdis, start
 from rig.rounds import Costs, measure, options, parse, tell
 
 # Of what was pushed, so many are still to be popped when wrk stops; with each round's number they are new queues.
@@ -22,29 +24,32 @@ PATHS = {
 }
 
 
+def one_round(server: Server, what: str, costs: Costs, given: argparse.Namespace) -> None:
+    push, pop = PATHS[server.name, what]
+
+    def work() -> int:
+        done = load.turns(server.port, push, pop, load.task(), given.connections, given.seconds)
+        if done.failed:
+            raise RuntimeError(f"{server.name}: {done.failed} of {done.requests} requests failed")
+        return done.requests
+
+    costs.add(server.name, what, measure(server.roots, work))
+    assert server.redis is not None
+    left = server.redis.command("DBSIZE")
+    if server.name == "registry" and left > 4 * given.rounds * LEFT:
+        print(f"{left} keys are left in Redis: drained queues leave something behind.")
+    server.trim_log()
+
+
 def main() -> None:
     given = parse(options(str(__doc__)))
     servers = {server.name: server for server in start(Registry, Webdis)}
     costs = Costs()
     try:
         for _ in range(given.rounds):
-            for (who, what), (push, pop) in PATHS.items():
-                server = servers.get(who)
-                if server is None:
-                    continue
-
-                def work(server=server, push=push, pop=pop) -> int:  # type: ignore[no-untyped-def]
-                    done = load.turns(server.port, push, pop, load.task(), given.connections, given.seconds)
-                    if done.failed:
-                        raise RuntimeError(f"{who}: {done.failed} requests failed")
-                    return done.requests
-
-                costs.add(who, what, measure(server.roots, work))
-                assert server.redis is not None
-                left = server.redis.command("DBSIZE")
-                if who == "registry" and what == "a queue a task" and left > 4 * given.rounds * LEFT:
-                    print(f"{left} keys are left in Redis: drained queues leave something behind.")
-                server.trim_log()
+            for who, what in PATHS:
+                if who in servers:
+                    one_round(servers[who], what, costs, given)
     finally:
         for server in servers.values():
             server.close()
@@ -58,8 +63,8 @@ def main() -> None:
     ]
     if "webdis" in servers:
         for what in ("one queue", "a queue a task"):
-            work = f"push and pop in turn, {what}, against webdis"
-            rows.append(costs.row(work, ("registry", what), ("webdis", what), None))
+            title = f"push and pop in turn, {what}, against webdis"
+            rows.append(costs.row(title, ("registry", what), ("webdis", what), None))
     tell(rows)
 
 

@@ -9,6 +9,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 # Yields a request, is sent the whole answer to it.
 Talk = Generator[bytes, bytes, None]
@@ -63,7 +64,7 @@ def drive(
     """Run every talk on a connection of its own, until all end or ``seconds`` have passed (the requests under way
     are still answered). Returns the number of answers; their latencies, in seconds, are added to ``latencies``."""
     poll = select.epoll()
-    state: dict[int, list[object]] = {}
+    state: dict[int, list[Any]] = {}  # socket, talk, what has come of an answer, when it was asked for
     answers = 0
     clock = time.perf_counter
     end = clock() + seconds
@@ -76,12 +77,12 @@ def drive(
         for fd in list(state):
             connection, talk, _, _ = state[fd]
             state[fd][3] = clock()
-            _send(connection, next(talk))  # type: ignore[arg-type,call-overload]
+            _send(connection, next(talk))
         while state:
             for fd, _ in poll.poll(60):
                 entry = state[fd]
                 connection, talk, buffer, began = entry
-                data = connection.recv(1 << 18)  # type: ignore[attr-defined]
+                data = connection.recv(1 << 18)
                 if not data:
                     raise ConnectionError("the server closed a connection under load")
                 if buffer:
@@ -93,21 +94,21 @@ def drive(
                 answers += 1
                 now = clock()
                 if latencies is not None:
-                    latencies.append(now - began)  # type: ignore[operator]
+                    latencies.append(now - began)
                 try:
-                    asked = talk.send(data) if now < end else None  # type: ignore[attr-defined]
+                    asked = talk.send(data) if now < end else None
                 except StopIteration:
                     asked = None
                 if asked is None:
                     poll.unregister(fd)
-                    connection.close()  # type: ignore[attr-defined]
+                    connection.close()
                     del state[fd]
                     continue
                 entry[3] = clock() if latencies is not None else 0.0
-                _send(connection, asked)  # type: ignore[arg-type]
+                _send(connection, asked)
     finally:
         for entry in state.values():
-            entry[0].close()  # type: ignore[attr-defined]
+            entry[0].close()
         poll.close()
     return answers
 
