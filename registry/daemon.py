@@ -30,7 +30,7 @@ from registry.http.door import FrontDoor
 from registry.http.json_check import BadJson, check_json
 from registry.http.site import RegistrySite, make_site
 from registry.http.verbs import Verbs
-from registry.listening import BACKLOG, raise_file_limit
+from registry.listening import BACKLOG, Bounded, raise_file_limit
 from registry.queue.endings import Endings
 from registry.queue.looking import Looking
 from registry.queue.queues import Queues
@@ -49,6 +49,8 @@ log = Logger()
 
 # Requests under way get this long to finish when the daemon stops, s.
 DRAIN_SECONDS = 15.0
+# A child waits this long for its Redis before it serves without, s.
+REDIS_SECONDS = 3.0
 MAX_BATCH_BYTES = 16 << 20
 
 
@@ -88,7 +90,7 @@ class Daemon(Service):  # type: ignore[misc]
     @inlineCallbacks
     def _start(self) -> Any:
         config = self.config
-        self._connections_most = raise_file_limit()
+        most_connections = raise_file_limit()
         log.info("registry {version} starts with {settings}", version=__version__, settings=config.describe())
         if config.redis_url:
             address = parse_redis_url(config.redis_url)
@@ -99,6 +101,7 @@ class Daemon(Service):  # type: ignore[misc]
             )
             address = yield self._embedded.start()
         self._build(address)
+        self._entrance = Bounded(self.door, self._connections, most_connections)
         self._link.start()
         self._pool.start()
         self._subscriber.start()
@@ -182,11 +185,18 @@ class Daemon(Service):  # type: ignore[misc]
     def _redis_state(self) -> str:
         return "" if self._store.ready else f"Redis cannot be used: {self._link.last_error}."
 
+    def _connections(self) -> int:
+        return len(self.door.connections) + len(self.site.connections)
+
     @inlineCallbacks
     def _listen(self) -> Any:
         config = self.config
         if self._parent is not None:
-            self._parent.listen(self.door, self._ports)
+            # Until then the connections wait, or another child serves them.
+            until = time.monotonic() + REDIS_SECONDS
+            while not self._store.ready and time.monotonic() < until:
+                yield deferLater(self._reactor, 0.02)
+            self._parent.listen(self._entrance, self._ports)
             return
         strings = list(config.listen) or listen_fds(self._environ)
         if not strings:
@@ -195,7 +205,7 @@ class Daemon(Service):  # type: ignore[misc]
             endpoint = serverFromString(self._reactor, text)
             if getattr(endpoint, "_backlog", None) == 50:
                 endpoint._backlog = BACKLOG
-            port = yield endpoint.listen(self.door)
+            port = yield endpoint.listen(self._entrance)
             self._ports.append(port)
             log.info("listening on {address}", address=_where(port.getHost()))
 
@@ -241,6 +251,8 @@ class Daemon(Service):  # type: ignore[misc]
             open_ones = (self.door.connections, self.site.connections)
             while (any(open_ones) or not self.queues.settled) and time.monotonic() < deadline:
                 yield deferLater(self._reactor, 0.02)
+            # No port is the site's own, so nothing else tells it that it is over; its timer would stay.
+            self.site.stopFactory()
             if self._access is not None:
                 self._access.flush()
             self._sweeper.stop()

@@ -11,9 +11,12 @@ replaced: what comes to its socket waits, or another child covers for it.
 from __future__ import annotations
 
 import os
+import random
 import resource
 import socket
 import stat
+from collections.abc import Callable
+from time import monotonic
 from typing import Any, NamedTuple
 
 from twisted.internet import tcp, unix
@@ -21,7 +24,7 @@ from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 log = Logger()
@@ -207,3 +210,42 @@ def raise_file_limit() -> int:
             log.warn("the limit of open files stays {soft}: {error}", soft=soft, error=error)
     files = MOST_FILES if soft == resource.RLIM_INFINITY else soft
     return max(files - FILES_KEPT_FREE, files // 2)
+
+
+class Bounded(Factory):  # type: ignore[misc]
+    """Lets in at most ``most`` connections: beyond that, accepting would end in EMFILE, for Redis and logs too.
+
+    ``count()``: how many there are. One too many is told 503 and closed at once; a client that has sent its request
+    already may see only the end of the connection.
+    """
+
+    noisy = False
+
+    def __init__(self, factory: Any, count: Callable[[], int], most: int) -> None:
+        self._factory = factory
+        self._count = count
+        self._most = most
+        self._told = -60.0
+
+    def buildProtocol(self, addr: Any) -> Any:
+        if self._count() < self._most:
+            return self._factory.buildProtocol(addr)
+        if monotonic() - self._told >= 60:
+            self._told = monotonic()
+            log.error(
+                "{n} connections are open, all that the limit of open files (RLIMIT_NOFILE) allows: more are refused",
+                n=self._most,
+            )
+        return _TurnedAway()
+
+
+class _TurnedAway(Protocol):
+    def connectionMade(self) -> None:
+        body = b'{"error":"Too many connections are open; try again.","code":"overloaded"}'
+        assert self.transport is not None
+        self.transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+            b"Content-Length: %d\r\nRetry-After: %d\r\nConnection: close\r\n\r\n%b"
+            % (len(body), random.randint(1, 5), body)
+        )
+        self.transport.loseConnection()

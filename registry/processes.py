@@ -216,6 +216,7 @@ class Seat(ProcessProtocol):
         self.ready = False
         self.covers: int | None = None  # the seat whose connections this child accepts too
         self._processes = processes
+        self.pid: int | None = None  # of the child, the last one when there is none
         self._link: LineLink | None = None
         self._runs = False
         self._silent = 0
@@ -248,6 +249,8 @@ class Seat(ProcessProtocol):
             arguments = [sys.executable, "-P", "-c", _PROGRAM, *twistd[1:]]
             processes.reactor.spawnProcess(self, sys.executable, arguments, env=environment, childFDs=fds)
             self._runs = True
+            assert self.transport is not None
+            self.pid = self.transport.pid
             self._link = line_link(processes.reactor, ours.fileno(), self._said, lambda: None)
         except OSError as error:
             if self._runs:
@@ -257,11 +260,6 @@ class Seat(ProcessProtocol):
         finally:
             for one in opened:
                 one.close()
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the child, None while there is none."""
-        return self.transport.pid if self._runs and self.transport is not None else None
 
     def _said(self, word: str, number: int) -> None:
         self._silent = 0
@@ -307,7 +305,7 @@ class Seat(ProcessProtocol):
             self._gone(f"exited with status {value.exitCode}", value.exitCode)
 
     def _gone(self, how: str, status: int | None) -> None:
-        processes, pid = self._processes, self.pid
+        processes = self._processes
         self._runs = self.ready = False
         self.covers = None
         link, self._link = self._link, None
@@ -326,7 +324,7 @@ class Seat(ProcessProtocol):
         log.critical(
             "process {seat} (pid {pid}) {how}; starting it again in {pause:.1f} s",
             seat=self.index,
-            pid=pid,
+            pid=self.pid,
             how=how,
             pause=self._pause,
         )
