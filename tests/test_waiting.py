@@ -95,7 +95,7 @@ class Memory:
             return [1]
         task, payload, attempt = line.popleft()
         raw = int(not task)
-        task = task or b"raw%d" % next(self._raw)
+        task = task or b"%011xA%012x" % (self.now_ms(), next(self._raw))  # the A of what nobody checked
         self.held[task + b"-" + nonce] = (name, task, payload, attempt + 1)
         return [0, task, payload, attempt + 1, raw, HANDOVER_MS, False]
 
@@ -151,6 +151,9 @@ class World:
         """How many questions were asked so far."""
         return sum(count for verb, count in self.store.asked if verb == "pop")
 
+    def settled(self) -> bool:
+        return self.queues.settled
+
     def nothing_left(self) -> bool:
         waiting = self.queues.waiting
         return not waiting.lines and not waiting.parked and not self.clock.getDelayedCalls()
@@ -168,6 +171,10 @@ class Poll:
     def _told(self, taken: Any) -> None:
         self.taken = taken
         self.got = taken and taken.payload
+
+    @property
+    def waits(self) -> bool:
+        return self.got is ...
 
     def hang_up(self) -> None:
         self.reply.cancel()
@@ -191,7 +198,7 @@ def test_an_idle_poller_asks_once_and_then_costs_nothing(world: World) -> None:
     [poll] = world.parked(1)
     asked = len(world.store.asked)
     world.turn(9.9)
-    assert poll.got is ...
+    assert poll.waits
     assert len(world.store.asked) == asked == 1
     world.turn(0.2)
     assert poll.got is None
@@ -212,7 +219,7 @@ def test_a_push_wakes_exactly_one_first_come_first_served(world: World) -> None:
     for at, payload in enumerate((b"1", b"2", b"3")):
         world.push(payload)
         assert [p.got for p in polls[: at + 1]] == [b"1", b"2", b"3"][: at + 1]
-        assert all(p.got is ... for p in polls[at + 1 :])
+        assert all(p.waits for p in polls[at + 1 :])
         assert world.pops() == asked + at + 1
     assert world.nothing_left()
 
@@ -232,7 +239,7 @@ def test_a_woken_poller_that_gets_nothing_keeps_its_place(world: World) -> None:
     first, second, third = world.parked(3)
     world.queues.wake(b"q")  # another daemon's worker was faster
     world.turn()
-    assert first.got is ...
+    assert first.waits
     assert world.queues.waiting.parked == 3
     world.push(b"1")
     assert (first.got, second.got, third.got) == (b"1", ..., ...)
@@ -391,13 +398,13 @@ def test_a_confirm_is_gathered_and_out_within_a_tenth_of_a_second(world: World) 
     world.turn()
     for poll in polls:
         world.queues.confirm(poll.taken)
-    assert not world.queues.settled
+    assert not world.settled()
     assert len(world.store.held) == 3
     assert CONFIRM_SECONDS < 0.1
     world.turn(CONFIRM_SECONDS)
     assert world.store.held == {}
     assert world.store.asked[-1] == ("confirm", 3)
-    assert world.queues.settled
+    assert world.settled()
     assert world.nothing_left()
 
 
@@ -446,7 +453,7 @@ def test_one_that_parked_without_asking_stays_when_its_first_question_finds_no_r
     world.store.error = RedisUnavailable("gone", outcome="unknown")
     world.queues.wake(b"q")
     world.turn()
-    assert second.got is ...
+    assert second.waits
     world.store.error = None
     world.store.put(b"q", b"1")
     world.queues.redis_is_back()
@@ -513,7 +520,7 @@ def test_a_bad_name_asks_nothing(world: World) -> None:
             world.queues.pop(name, 0)
         with pytest.raises(BadName):
             world.queues.push(name, b"1")
-    assert world.store.asked == []
+    assert not world.store.asked
     for name in (b"a", b"...", b" ", "zone:ünï-✓".encode(), b"x" * 255, b"a%2Fb", b"index"):
         world.push(b"1", name)
         assert world.store.payloads(name) == [b"1"]
@@ -527,7 +534,7 @@ def test_when_draining_parked_pollers_are_told_there_is_nothing_and_newcomers_re
     world.queues.draining = True
     world.queues.end_polls()
     assert [p.got for p in polls] == [None] * 3
-    assert not world.queues.settled
+    assert not world.settled()
     late = world.pop()
     world.turn()
     assert isinstance(late.got, ShuttingDown)
@@ -538,5 +545,5 @@ def test_when_draining_parked_pollers_are_told_there_is_nothing_and_newcomers_re
     world.store.reply()
     world.turn()
     assert asking.got is None
-    assert world.queues.settled
+    assert world.settled()
     assert world.nothing_left()
