@@ -5,7 +5,7 @@ requests a client may think of is for hypothesis to find out; the rest is about 
 deadlines, hang-ups, and the moment in which an answer has left.
 """
 
-# mypy: allow-untyped-calls
+# mypy: allow-untyped-calls, disable-error-code="comparison-overlap,unreachable"
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import json
 import re
 import socket
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,7 +34,6 @@ from registry.http.head import read_head
 from registry.http.site import make_site
 from registry.http.verbs import ROUTES
 from registry.http.wire import Answer, name_from
-from registry.log import access_line
 from registry.queue.names import check_name
 
 LIMIT = 200
@@ -160,7 +160,7 @@ class Transport(Server):  # type: ignore[misc]
         return self.socket
 
     def getPeer(self) -> Any:
-        return IPv4Address("TCP", *self.client)
+        return IPv4Address("TCP", "192.0.2.1", 7)
 
     def getHost(self) -> Any:
         return IPv4Address("TCP", "127.0.0.1", 3000)
@@ -241,6 +241,10 @@ def answers(out: bytes) -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
             name, _, value = line.partition(b": ")
             assert name.lower() not in headers, (name, head)
             headers[name.lower()] = value
+        if first == b"HTTP/1.1 100 Continue":
+            found.append((first, headers, b""))
+            out = rest
+            continue
         length = int(headers[b"content-length"])
         assert b"x-request-id" in headers
         for name in (b"date", b"x-request-id"):
@@ -349,7 +353,7 @@ TABLE = {
     "a bare carriage return": (ask("GET /api/popTask/q", "X-Odd: a\rb"), None),
     "an empty line first": (b"\r\n" + POP, 200),
     "nonsense": (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
-    "a wish to continue": (ask("PUT /api/pushTask/q", "Expect: 100-continue", body=b"1"), None),
+    "a wish to continue": (ask("PUT /api/pushTask/q", "Expect: 100-continue", body=b"1"), 200),
 }
 
 
@@ -358,12 +362,10 @@ def test_both_answer_alike(which: str) -> None:
     request, status = TABLE[which]
     if which == "HEAD":  # its answer has a length and no body
         request = request.replace(b"HEAD", b"GET")
-    if which == "a wish to continue":
-        request = request.replace(b"100-continue", b"wonders")
-    found = same(request)
-    assert len(found) == 1, found
+    *found, last = same(request)
+    assert [first for first, _, _ in found] == [b"HTTP/1.1 100 Continue"] * ("continue" in which)
     if status is not None:
-        assert int(found[0][0].split()[1]) == status, found
+        assert int(last[0].split()[1]) == status, last
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 30])
@@ -396,28 +398,33 @@ NAMES = st.sampled_from(
         "",
     ]
 )
-LINES = st.builds(
+# Most parts of a request are good: one that has a single fault gets furthest.
+GOOD_LINES = st.sampled_from(
+    [
+        f"{line} HTTP/1.1"
+        for line in (
+            "PUT /api/pushTask/q",
+            "POST /api/pushTask/a%3Ab?priority=1",
+            "GET /api/popTask/q",
+            "POST /api/popTask/q?wait=0",
+            "GET /api/popTasks/a,b",
+            "POST /api/ackTask/q/l-1",
+        )
+    ]
+)
+ODD_LINES = st.builds(
     "{} {}{}{}{}{}".format,
-    st.sampled_from(["GET", "PUT", "POST", "HEAD", "DELETE", "get", "GET ", ""]).filter(
-        lambda m: m != "HEAD"
-    ),
+    st.sampled_from(["GET", "GET", "PUT", "POST", "POST", "DELETE", "get", "GET ", ""]),
     st.sampled_from(
-        [
-            "/api/popTask/",
-            "/api/pushTask/",
-            "/api/ackTask/",
-            "/api/popTasks/",
-            "/api/",
-            "//",
-            "*",
-            "http://localhost/api/popTask/",
-        ]
+        ["/api/popTask/", "/api/pushTask/", "/api/ackTask/", "/api/popTasks/"] * 3
+        + ["/api/", "//", "*", "http://localhost/api/popTask/"]
     ),
     NAMES,
-    st.sampled_from(["", "", "/l-1", "/"]),
-    st.sampled_from(["", "", "?", "?wait=0", "?wait=%30", "?a=b&&a", "?\xe9", "# "]),
+    st.sampled_from(["", "", "", "/l-1", "/"]),
+    st.sampled_from(["", "", "", "?", "?wait=0", "?wait=%30", "?a=b&&a", "?\xe9", "# "]),
     st.sampled_from([" HTTP/1.1"] * 6 + [" HTTP/1.0", " HTTP/1.2", "", " HTTP/1.1 "]),
 )
+LINES = st.one_of(GOOD_LINES, GOOD_LINES, ODD_LINES)
 FIELDS = st.lists(
     st.sampled_from(
         [
@@ -430,13 +437,13 @@ FIELDS = st.lists(
             "Expect: 100-continue", "X-Request-Id: ok", "X-Request-Id: not ok", " folded", "nonsense", ": x", "X\x0b: 1",
         ]
     ),
-    max_size=5,
+    max_size=3,
 )  # fmt: skip
 BODIES = st.sampled_from(
     [b"", b"", b"{}", b"[1]", b"1\r\n7\r\n0\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\r\n"]
 )
 HOSTS = st.sampled_from(
-    ["Host: localhost"] * 6 + ["Host: localhost:1", "Host: [::1]", "Host: ", "Host: a b", ""]
+    ["Host: localhost"] * 20 + ["Host: localhost:1", "Host: [::1]", "Host: ", "Host: a b", ""]
 )
 REQUESTS = st.builds(
     lambda line, host, fields, body: (
@@ -473,13 +480,13 @@ WOUNDS = st.lists(
         ),
         st.integers(0, 3),
     ),
-    max_size=2,
+    max_size=1,
 )
 
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     at = sorted({place % (len(stream) + 1) for place in places} | {0, len(stream)})
-    return [stream[a:b] for a, b in zip(at, at[1:], strict=False)]
+    return [stream[a:b] for a, b in pairwise(at)]
 
 
 @settings(max_examples=400, deadline=None)
@@ -731,7 +738,6 @@ def test_an_access_line_is_the_same_from_both(world: World) -> None:
     assert lines[0] == lines[1] and lines[2] == lines[3]
     assert lines[0].startswith('192.0.2.1 - -  "PUT /api/pushTask/q HTTP/1.1" 200 ')
     assert 'a\\"b' in lines[2] and long not in lines[2]
-    assert access_line  # the one definition of their form
 
 
 def test_lines_wait_for_others_but_not_for_long(world: World) -> None:

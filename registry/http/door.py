@@ -34,7 +34,7 @@ from zope.interface import implementer
 
 from registry.http.access import Access
 from registry.http.channel import keep_alive
-from registry.http.head import REQUEST_LINE, Head, read_head, sound_name
+from registry.http.head import REQUEST_LINE, Head, read_fields, read_head, sound_name
 from registry.http.site import RegistrySite
 from registry.http.verbs import ROUTES, Verbs
 from registry.http.wire import JSON, NO_STORE, Answer, failure_answer
@@ -316,8 +316,10 @@ class Door:
                 break
             at = line.end()
             end = data.find(b"\r\n\r\n", at - 2) + 4
-            if end < at + 2:
-                if end != 3 or len(data) - at > MAX_HEAD:
+            if end == 3:
+                # The site refuses a bad header as soon as it has come, and so do we.
+                lines = data[at:].split(b"\r\n")[:-1]
+                if len(data) - at > MAX_HEAD or read_fields(lines) is None:
                     self._pass_on(data)
                 else:
                     self._wait_for_more(data, 0)
@@ -417,6 +419,7 @@ class Door:
     def sent(self, data: bytes, count: int) -> None:
         """The kernel has taken ``count`` bytes of the answer."""
         door, answer, transport = self._door, self._answer, self.transport
+        assert answer is not None
         if door.access is not None:
             door.access.served(
                 transport.client[0] if transport.client else "-",

@@ -61,10 +61,10 @@ class Head:
         self.logged = named_agents(headers.get(b"referer"), headers.get(b"user-agent"))
 
 
-def read_head(block: bytes, host_allowed: Callable[[bytes], bool]) -> Head | None:
-    """Understand a block of header lines, each with its line end; None when it is not certainly fine."""
+def read_fields(lines: list[bytes]) -> dict[bytes, bytes] | None:
+    """Understand header lines: values by name in lower case; None when one of them is not certainly fine."""
     headers: dict[bytes, bytes] = {}
-    for line in block[:-2].split(b"\r\n"):
+    for line in lines:
         found = _FIELD.fullmatch(line)
         if found is None:
             return None
@@ -72,11 +72,20 @@ def read_head(block: bytes, host_allowed: Callable[[bytes], bool]) -> Head | Non
         name = name.lower()
         if name in headers or name in UNUSUAL:
             return None
+        if name == b"content-length" and not _LENGTH.fullmatch(value):
+            return None
         headers[name] = value
-    length = headers.get(b"content-length", b"0")
+    return headers
+
+
+def read_head(block: bytes, host_allowed: Callable[[bytes], bool]) -> Head | None:
+    """Understand a block of header lines, each with its line end; None when it is not certainly fine."""
+    headers = read_fields(block[:-2].split(b"\r\n"))
+    if headers is None:
+        return None
     close = _CONNECTION.get(headers.get(b"connection", b"keep-alive").lower())
     host = headers.get(b"host")
-    if close is None or host is None or not _LENGTH.fullmatch(length):
+    if close is None or host is None:
         return None
     try:
         host = screen_host([host], b"HTTP/1.1")
@@ -84,7 +93,7 @@ def read_head(block: bytes, host_allowed: Callable[[bytes], bool]) -> Head | Non
         return None
     if host is None or not host_allowed(host):
         return None
-    return Head(headers, int(length), close)
+    return Head(headers, int(headers.get(b"content-length", b"0")), close)
 
 
 def sound_name(raw: bytes) -> bool:
