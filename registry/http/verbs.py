@@ -293,8 +293,8 @@ class Verbs:
 
     def lost(self, answer: Answer) -> None:
         """The answer did not get out: what it handed over goes back."""
-        # The last first: each goes to the head.
-        for taken in reversed(answer.taken):
+        # In the order they were taken, which the script keeps for those of one moment.
+        for taken in answer.taken:
             self._queues.put_back(taken)
 
 

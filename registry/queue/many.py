@@ -90,7 +90,7 @@ class ManyPoller:
             taken = [Taken(name_of(one[8]), self._nonce, True, one) for one in reply[1:]]
             good = [one for one in taken if self._queues.is_sound(one)]
             if self._over:
-                for one in reversed(good):
+                for one in good:
                     self._queues.put_back(one)
             elif good:
                 self._finish(good)
