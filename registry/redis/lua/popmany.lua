@@ -24,7 +24,9 @@ local function pop_many(first, nonce, lease_ms, packed)
     if over[list] then
       at = at + 1
     else
-      local reply = take(list, nonce, lease_ms, o)
+      -- By itself: what was taken from the others must be answered whatever is wrong with this one.
+      local ok, reply = pcall(take, list, nonce, lease_ms, o)
+      if not ok then reply = refusal(reply) end
       if reply[1] == 0 then
         reply[8], reply[9], reply[10] = 0, list, nonce
         given[#given + 1] = reply
