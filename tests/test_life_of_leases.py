@@ -520,14 +520,14 @@ def test_a_hang_up_before_the_answer_is_out_puts_a_leased_task_back(
 
 def test_a_client_that_reads_nothing_loses_its_leased_task_to_the_next(served: Daemon, q: str) -> None:
     """The answer is larger than what the kernel's buffers hold: it is not out when the client goes."""
-    big = '"' + "x" * 900_000 + '"'
-    for _ in range(9):
-        ask(served, "PUT", f"/api/pushTask/{q}", big.encode()).ok()
+    for n in range(9):
+        ask(served, "PUT", f"/api/pushTask/{q}", b'"%d' % n + b"x" * 900_000 + b'"').ok()
     gone = Asked(served, "GET", f"/api/popTasks/{q}?count=8&lease=600", receive_buffer=4096)
     becomes(served, q, 5, ready=1, leased=8)
     gone.hang_up()
     becomes(served, q, 5, ready=9)
     assert leased(served, q)["attempt"] == 1
+    assert [one[0] for one in drain(served, q)] == list("12345678")
 
 
 def test_the_same_key_gets_the_same_lease_again_while_it_holds(served: Daemon, q: str) -> None:
