@@ -178,21 +178,24 @@ class Registry(Server):
 
     name = "registry"
 
-    def __init__(self, *options: str, fsync: str = "everysec", redis: Redis | None = None) -> None:
+    def __init__(
+        self, *options: str, fsync: str = "everysec", redis: Redis | None = None, twistd: tuple[str, ...] = ()
+    ) -> None:
+        """``options`` go behind ``registry``, ``twistd`` are those of twistd itself, in front of it."""
         super().__init__()
         self.owns_redis = redis is None
         self.redis = redis or Redis(fsync)
         self.port = free_port()
         beside = Path(sys.executable).parent / "twistd"
-        twistd = str(beside) if beside.exists() else shutil.which("twistd")
-        if twistd is None:
+        program = str(beside) if beside.exists() else shutil.which("twistd")
+        if program is None:
             raise SystemExit(
                 "No twistd: run the benchmarks with the Python that the package is installed in."
             )
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         env = {**kept, "HOME": str(self.folder), "PYTHONPATH": str(ROOT), "REDIS_URL": self.redis.url}
         env |= {"HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": str(self.folder / "data")}
-        self.run([twistd, "-n", "--pidfile=", "registry", *options], env)
+        self.run([program, "-n", "--pidfile=", *twistd, "registry", *options], env)
         wait_until(self._ready, 30, "GET /readyz of the daemon")
 
     def _ready(self) -> bool:
