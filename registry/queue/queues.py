@@ -377,14 +377,19 @@ class Queues:
 
     def end_polls(self) -> None:
         """Answer every parked poller that there is nothing."""
-        for poller in self.waiting.pollers():
-            if poller.over:
-                continue
-            if poller.owner is not None:
-                poller.owner.end()
-            else:
-                self._finish(poller, None)
-                self.waiting.leave(poller)
+        # All answers first, and only then what each of them entails: ten thousand must not wait for each other.
+        self.batching.on_group(True)
+        try:
+            for poller in self.waiting.pollers():
+                if poller.over:
+                    continue
+                if poller.owner is not None:
+                    poller.owner.end()
+                else:
+                    self._finish(poller, None)
+                    self.waiting.leave(poller)
+        finally:
+            self.batching.on_group(False)
 
     # Hand-over
 

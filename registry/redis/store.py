@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from msgspec import msgpack
@@ -18,7 +19,7 @@ from twisted.logger import Logger
 from txredisapi import ResponseError
 
 from registry.errors import RedisFull, RedisUnavailable
-from registry.redis.link import Link, Pool, pack
+from registry.redis.link import Link, Pool
 from registry.redis.scripts import Script, load
 
 log = Logger()
@@ -251,16 +252,18 @@ class Store:
 
     def any_waiting(self, names: Sequence[bytes]) -> Deferred[int]:
         """How many of the ready lists of these queues, of every priority, hold something. One command."""
-        keys: list[bytes] = []
-        for name in names:
-            key = self.prefix + name
-            keys.append(key)
-            keys.extend(b"{%b}%d" % (key, p) for p in range(1, 10))
-        return self._link.call(pack(b"EXISTS", *keys))
+        keys = b"".join([_ready_lists(self.prefix + name) for name in names])
+        return self._link.call(b"*%d\r\n$6\r\nEXISTS\r\n%b" % (1 + 10 * len(names), keys))
 
     def lookup(self, *args: bytes | str | int) -> Deferred[Any]:
         """A command that only reads, over one of the other connections."""
         return self._pool.command(*args).addErrback(_as_domain)
+
+
+@lru_cache(maxsize=4096)
+def _ready_lists(key: bytes) -> bytes:
+    """The ready lists of a queue as arguments. Asked for every second while its pollers are parked."""
+    return bulk(key) + b"".join([bulk(b"{%b}%d" % (key, p)) for p in range(1, 10)])
 
 
 # Verb -> arguments per entry. The sweep has no entries.
