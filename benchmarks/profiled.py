@@ -12,15 +12,14 @@ import pstats
 import re
 import signal
 import sys
-import time
 from contextlib import closing
 
 from cycle import Count, batches, single
 from depth import fill
-from parked import answered, park
+from parked import answered, at_rest, park
 from push_pop import PATHS
 from rig import load, sockets
-from rig.programs import Registry
+from rig.programs import Registry, wait_until
 from rig.rounds import options, parse
 
 WORK = ("push", "pop", "cycle", "batches", "parked")
@@ -51,7 +50,7 @@ def main() -> None:
             count = load.fixed(daemon.port, "GET", pop, b"", given.connections, given.seconds).requests
         elif given.work == "parked":
             parked = park(daemon.port, 5000, 500, 50)
-            time.sleep(2)
+            wait_until(lambda: at_rest(daemon.pid), 60, "a daemon at rest")
             os.kill(daemon.pid, signal.SIGTERM)
             count, _ = answered(parked, 20)
         else:
