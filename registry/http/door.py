@@ -25,7 +25,7 @@ from time import monotonic, time
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IPullProducer
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolNegotiationFactory, IPullProducer
 from twisted.internet.protocol import Factory
 from twisted.internet.tcp import Server
 from twisted.logger import Logger
@@ -53,6 +53,7 @@ MAX_HEADS = 512
 MAX_HEAD_REMEMBERED = 2048
 
 
+@implementer(IProtocolNegotiationFactory)
 class FrontDoor(Factory):  # type: ignore[misc]
     """Makes the connections. ``connections``: those that are not the site's yet.
 
@@ -93,6 +94,10 @@ class FrontDoor(Factory):  # type: ignore[misc]
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         return Door(self)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """For TLS clients that offer a choice (ALPN), as nearly all do: with no answer they are refused."""
+        return [b"http/1.1"]
 
     def drain(self) -> None:
         """From now on every answer closes its connection, and those without a request under way end now."""
@@ -422,7 +427,7 @@ class Door:
         assert answer is not None
         if door.access is not None:
             door.access.served(
-                transport.client[0] if transport.client else "-",
+                transport.client[0] if transport.client.__class__ is tuple else "-",
                 self._method,
                 self._target,
                 answer.status,
