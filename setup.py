@@ -50,7 +50,7 @@ setup(
         "hiredis>=3.5",
         "httptools>=0.9",
         "msgspec>=0.22",
-        "python-dotenv>=1.2",
+        "python-dotenv>=1.2.1",
         "cronsim>=2.8",
         "tzdata>=2025.2",
     ],
@@ -63,14 +63,14 @@ setup(
             "pytest-timeout>=2.4",
             "treq>=25.5",
             "hypothesis>=6.150",
-            "cryptography>=45",
+            "cryptography>=50",
             "setuptools>=77",  # builds the wheel under test without a network
         ],
         "dev": [
-            "ruff>=0.14",
-            "mypy>=1.18",
-            "mypy-zope>=1.0.14",
-            "types-setuptools>=80",
+            "ruff>=0.17.6,<0.18",  # each minor release formats a little differently
+            "mypy>=2.4",
+            "mypy-zope>=1.0.17",
+            "types-setuptools>=84",
             "watchfiles>=1.1",
         ],
     },
