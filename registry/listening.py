@@ -24,8 +24,10 @@ from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
+from zope.interface import implementer
 
 log = Logger()
 
@@ -212,6 +214,7 @@ def raise_file_limit() -> int:
     return max(files - FILES_KEPT_FREE, files // 2)
 
 
+@implementer(IProtocolNegotiationFactory)
 class Bounded(Factory):  # type: ignore[misc]
     """Lets in at most ``most`` connections: beyond that, accepting would end in EMFILE, for Redis and logs too.
 
@@ -226,6 +229,11 @@ class Bounded(Factory):  # type: ignore[misc]
         self._count = count
         self._most = most
         self._told = -60.0
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What a TLS client may choose (ALPN)."""
+        protocols: list[bytes] = self._factory.acceptableProtocols()
+        return protocols
 
     def buildProtocol(self, addr: Any) -> Any:
         if self._count() < self._most:

@@ -1,0 +1,42 @@
+"""Listening with TLS, as the clients of today speak it: with a choice of protocols (ALPN)."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDaemon
+from tests.live import RedisServer, wait_until
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+@pytest.mark.parametrize("offered", [["h2", "http/1.1"], ["http/1.1"], []])
+def test_a_client_that_offers_protocols_is_served(
+    daemon: StartDaemon, redis_server: RedisServer, short_dir: Path, offered: list[str]
+) -> None:
+    key, certificate = short_dir / "key.pem", short_dir / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        + ["-subj", "/CN=localhost", "-keyout", key, "-out", certificate, "-days", "2"],
+        check=True,
+        capture_output=True,
+    )
+    endpoint = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+    served = daemon(f"--listen={endpoint}", redis=redis_server, wait=False)
+    wait_until(lambda: "listening on 127.0.0.1:" in served.log, 20, "a line about its port")
+    port = int(served.log.partition("listening on 127.0.0.1:")[2].split()[0])
+    context = ssl.create_default_context(cafile=str(certificate))
+    if offered:
+        context.set_alpn_protocols(offered)
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        assert connection.selected_alpn_protocol() == ("http/1.1" if offered else None)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
