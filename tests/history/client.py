@@ -231,6 +231,7 @@ class Client:
 
     def __init__(self, clients: Clients, choose: random.Random) -> None:
         self.choose = choose
+        self._clients = clients
         self._history = clients.history
         self._connections = [Connection(port) for port in clients.ports]
 
@@ -264,6 +265,12 @@ class Client:
                 await asyncio.sleep(0.02)
             return reply, at, begin, end
 
+    def _impatience(self) -> HangUp | None:
+        """Now and then a request is given up about when it is carried out, so that nobody knows whether it was."""
+        if self.choose.random() > 0.06 or self._clients.draining:
+            return None
+        return HangUp(self.choose.choice((0.001, 0.002, 0.004, 0.008)), blind=True)
+
     async def push(
         self,
         queue: str,
@@ -279,7 +286,9 @@ class Client:
         path = f"/api/pushTask{'s' if batch else ''}/{quote(queue, safe='')}" + query_of(options)
         headers = {"Idempotency-Key": idempotency} if idempotency else {}
         for _ in range(TRIES):
-            reply, daemon, begin, end = await self._ask("PUT", path, body, headers)
+            reply, daemon, begin, end = await self._ask(
+                "PUT", path, body, headers, hang_up=self._impatience()
+            )
             push = Push(queue, begin, end, daemon, reply.outcome, values, [], idempotency, key)
             push.status = reply.status
             if push.outcome == "ok":
@@ -383,7 +392,7 @@ class Client:
         path = f"/api/{verb}Task/{quote(queue, safe='')}/{lease}" + query_of(query or {})
         sent = b"" if body is None else json.dumps(body).encode()
         for _ in range(TRIES):
-            reply, daemon, begin, end = await self._ask("POST", path, sent)
+            reply, daemon, begin, end = await self._ask("POST", path, sent, hang_up=self._impatience())
             outcome = reply.outcome
             settle = Settle(verb, queue, begin, end, daemon, outcome, lease, status=reply.status)
             self._history.settles.append(settle)
