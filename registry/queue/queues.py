@@ -132,6 +132,9 @@ class Queues:
         self._unsettled: list[tuple[str, Entry]] = []
 
     def _send(self, verb: str, entries: Any) -> Deferred[list[Any]]:
+        if verb in ("putback", "release"):
+            # Those of one moment keep the order of their ids, in which they were pushed, however their connections ended.
+            entries.sort(key=_args)
         return self.store.call(verb, entries, bounded=verb in BOUNDED)
 
     # Push
@@ -455,3 +458,7 @@ class Queues:
         for verb, entry in unsettled:
             self._settle(verb, entry)
         self.wake_all()
+
+
+def _args(entry: Entry) -> bytes:
+    return entry.args
