@@ -249,7 +249,7 @@ class Bounded(Factory):  # type: ignore[misc]
 
 class _TurnedAway(Protocol):
     def connectionMade(self) -> None:
-        body = b'{"error":"Too many connections are open; try again.","code":"overloaded"}'
+        body = b'{"error":"Too many connections are open; try again.","code":"overloaded","outcome":"not_applied"}'
         assert self.transport is not None
         self.transport.write(
             b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
