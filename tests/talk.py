@@ -170,7 +170,7 @@ def tasks(daemon: Daemon, name: str, query: str = "") -> list[dict[str, Any]]:
 
 def drain(daemon: Daemon, name: str) -> list[Any]:
     """All that is ready, in order, each done at once."""
-    found = []
+    found: list[Any] = []
     while True:
         answer = pop(daemon, name, "wait=0&lease=30")
         if answer.status == 202:

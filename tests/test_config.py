@@ -76,7 +76,7 @@ def test_an_unreadable_env_file_is_one_sentence(tmp_path: Path) -> None:
     ],
 )
 def test_data_dir(environ: dict[str, str], expected: str) -> None:
-    assert read(**environ).data_dir == expected
+    assert read(None, **environ).data_dir == expected
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_data_dir(environ: dict[str, str], expected: str) -> None:
     ],
 )
 def test_good_values(name: str, text: str, expected: object) -> None:
-    assert getattr(read(**{name: text}), name.lower()) == expected
+    assert getattr(read(None, **{name: text}), name.lower()) == expected
 
 
 def test_processes_auto_is_at_least_one() -> None:
@@ -149,7 +149,7 @@ def test_max_wait_is_never_less_than_queue_timeout() -> None:
 )
 def test_bad_values_are_one_sentence_that_names_setting_and_source(name: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        read(**{name: text})
+        read(None, **{name: text})
     sentence = str(caught.value)
     assert sentence.startswith(f'{name} is "')
     assert " (from the environment): it must be " in sentence

@@ -197,7 +197,8 @@ class World:
             host_allowed=lambda name: name == b"localhost",
             access_log=self.access.request,
         )
-        self.door = FrontDoor(self.verbs, self.site, reactor=self.clock, access=self.access)
+        verbs: Any = self.verbs
+        self.door = FrontDoor(verbs, self.site, reactor=self.clock, access=self.access)
 
     def at_door(self) -> Transport:
         return Transport(self.door.buildProtocol(None))

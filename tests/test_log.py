@@ -140,7 +140,7 @@ def test_no_client_can_forge_an_access_line(uri: bytes, agent: bytes, method: by
 
 
 def test_requests_of_twisted_web_become_access_lines() -> None:
-    request = Request(DummyChannel(), False)
+    request = Request(DummyChannel(), False)  # type: ignore[arg-type]
     request.method, request.uri, request.clientproto, request.code = b"PUT", b"/x?a=1", b"HTTP/1.1", 503
     request.sentLength = 9
     request.requestHeaders.setRawHeaders("user-agent", ["axios"])
@@ -372,7 +372,7 @@ def test_install_leaves_a_logger_of_the_users_own_alone() -> None:
     class Sub(Options):
         pass
 
-    parent, options = Options(), Sub()
+    parent, options = Options(), Sub()  # type: ignore[no-untyped-call]
     parent["logger"] = "some.other"
     options.parent = parent
     install(options, Config(data_dir="/x"), {})
