@@ -15,6 +15,8 @@ from registry.queue.queues import Queues
 from registry.queue.taken import STATES, denied
 
 MOVES_A_CALL = 200
+# A move gives up behind this many ready tasks whose keys are taken: passing over them keeps Redis busy each time.
+MOST_MET_AGAIN = 10_000
 IDS_A_PAGE = 500
 # A bulk retry leaves these alone unless it names them: nobody wants what was cancelled to run after all.
 NOT_JSON = "not_json"
@@ -115,12 +117,14 @@ class Steering:
             raise BadOption("The option 'to' names another queue.")
         moved = skipped = 0
         while True:
-            args = (self._store.list_key(to), state.encode(), b"%d" % MOVES_A_CALL, b"%d" % skipped)
+            # The ready that cannot go stay at the head: each call meets them again before it meets others.
+            most = MOVES_A_CALL + (min(skipped, MOST_MET_AGAIN) if state == "ready" else 0)
+            args = (self._store.list_key(to), state.encode(), b"%d" % most, b"%d" % skipped)
             reply = yield self._one("move", name, *args)
             moved += reply[1]
             # The ready that could not go are met again by the next call, the others are passed over.
             skipped = reply[2] if state == "ready" else skipped + reply[2]
-            if not reply[3]:
+            if not reply[3] or (state == "ready" and skipped > MOST_MET_AGAIN):
                 return moved, skipped
 
     @inlineCallbacks

@@ -83,7 +83,7 @@ local function move(list, to, state, most, passed)
     wake(to)
   end
   drained[list] = true
-  return {0, moved, skipped, more and skipped < most and 1 or 0}
+  return {0, moved, skipped, more and 1 or 0}
 end
 
 local replies = {}
