@@ -6,7 +6,10 @@ local function confirm(list, lease)
   if call('ZREM', g .. 'l', lease) == 0 then return {1} end
   local id = string.match(lease, '^[^-]*')
   local m = known(g, id)
-  if m and m.s == 'x' then call('ZREM', g .. 'x', id) end
+  if m and m.s == 'x' then
+    call('ZREM', g .. 'x', id)
+    lift_tombstone(g, m.p)
+  end
   if not m then
     call('HDEL', g .. 't', id)
     drained[list] = true

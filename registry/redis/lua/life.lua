@@ -55,11 +55,24 @@ local function make_delayed(list, g, id, m, at)
   due(list, math.min(at, m.x or FAR))
 end
 
+local function lift_tombstone(g, priority)
+  local field = 's' .. (priority or 0)
+  if call('HINCRBY', g .. 'n', field, -1) <= 0 then call('HDEL', g .. 'n', field) end
+end
+
 -- The element of a ready task cannot be taken out of its list in O(1): it stays there as a tombstone of an old generation.
 local function leave_tombstone(list, g, m)
   m.g = (m.g or 0) + 1
   call('HINCRBY', g .. 'n', 's' .. (m.p or 0), 1)
   due(list, now)
+end
+
+-- A plain task on its way to a client has no entry in {Q}m and looks ready. Cancelled then, it is no longer its lease's to
+-- give back, and its tombstone lies in no list.
+local function taken_away(g, m, lease)
+  if not m or not m.g or (m.o and m.o.i == lease) then return false end
+  lift_tombstone(g, m.p)
+  return true
 end
 
 local function free_key(g, id, m)

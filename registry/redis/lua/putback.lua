@@ -23,6 +23,7 @@ local function put_back(list, lease, answer)
   local m = known(g, id)
   if m and m.o and m.o.k and not last_answer(g, id, m, answer) then return {1} end
   if call('ZREM', g .. 'l', lease) == 0 then return {1} end
+  if taken_away(g, m, lease) then return {0} end
   if m then
     m.a, m.o = math.max(0, (m.a or 1) - 1), nil
     if m.c then

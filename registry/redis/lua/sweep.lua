@@ -11,7 +11,7 @@ local function lapse_leases(list, g)
     local id = string.match(lease, '^[^-]*')
     local m = known(g, id) or {}
     local reason = (not m.o or m.o.h) and 'handover_expired' or 'lease_expired'
-    lapse(list, g, id, m, reason)
+    if not taken_away(g, m, lease) then lapse(list, g, id, m, reason) end
     moves = moves + 1
   end
 end
