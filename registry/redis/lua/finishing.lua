@@ -22,15 +22,18 @@ local function make_done(list, g, id, m, result, handed_over)
   keep(g, id, m)
   call('ZADD', g .. 'e', now + stay, id)
   due(list, now + stay)
-  -- The oldest results beyond the queue's limit go; those that a push asked to keep are not counted among them.
+  -- Beyond the queue's limit the oldest go, two for each that comes; those that a push asked to keep stay, and are passed over.
   if not (m.r or m.i) then
     local over = call('ZCARD', g .. 'e') - (retention.done_max or 1000)
     if over > 0 then
-      for _, old in ipairs(call('ZRANGE', g .. 'e', 0, math.min(over, 2) - 1)) do
+      local goes = math.min(over, 2)
+      for _, old in ipairs(call('ZRANGE', g .. 'e', 0, 19)) do
         local o = known(g, old)
         if not (o and (o.r or o.i)) then
           call('ZREM', g .. 'e', old)
           forget(list, g, old)
+          goes = goes - 1
+          if goes == 0 then break end
         end
       end
     end
