@@ -259,7 +259,9 @@ class Admin:
         position = (yield self._looking.position(view)) if view.state == "ready" else None
         pollers = yield self._queues.pollers()
         silent = self._queues.silent_seconds(name)
-        reasons = why(view, queue, position, pollers.get(name, 0), silent, self._queues.store.now_ms())
+        rate = queue.policy.get("rate")
+        spent = rate is not None and (yield self._looking.rate_is_spent(name, rate))
+        reasons = why(view, queue, position, pollers.get(name, 0), silent, self._queues.store.now_ms(), spent)
         answer = {
             "id": task_id,
             "state": view.state,
@@ -402,7 +404,13 @@ def schedule_row(name: str, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def why(
-    view: TaskView, queue: QueueView, position: int | None, pollers: int, silent: float | None, now_ms: int
+    view: TaskView,
+    queue: QueueView,
+    position: int | None,
+    pollers: int,
+    silent: float | None,
+    now_ms: int,
+    rate_is_spent: bool = False,
 ) -> list[dict[str, Any]]:
     """Why a task is not running: the gates that are shut for it, each with its code, a sentence and its numbers."""
     rules, known = queue.policy, view.known
@@ -429,7 +437,7 @@ def why(
     if rules.get("concurrency") and queue.leased >= rules["concurrency"]:
         limit = rules["concurrency"]
         say("concurrency_limited", f"The queue is at its limit: {queue.leased} of {limit} run.", limit=limit)
-    if rules.get("rate"):
+    if rate_is_spent:
         say("rate_limited", f"The queue starts at most {rules['rate']:g} tasks a second.", rate=rules["rate"])
     if not pollers:
         pushed = pushed_at_ms(view.id) if view.id else None

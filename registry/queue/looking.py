@@ -225,12 +225,27 @@ class Looking:
         before = 0
         for p in range(9, mine, -1):
             before += yield self._store.lookup(b"LLEN", tag + b"%d" % p)
+            before -= int((yield self._store.lookup(b"HGET", tag + b"n", b"s%d" % p)) or 0)
         key = tag + b"%d" % mine if mine else self._store.list_key(view.queue)
         elements = yield self._store.lookup(b"LRANGE", key, -FAR_ENOUGH, -1)
         generation = view.known.get("g", 0)
         element = b"\1" + (view.id or b"") + (b":%d" % generation if generation else b"")
         elements.reverse()
-        return before + elements.index(element) if element in elements else None
+        if element not in elements:
+            return None
+        # Of those in front, the cancelled and expired are tombstones.
+        front = elements[: elements.index(element)]
+        alive, _ = yield self._fetch_elements(view.queue, front, len(front) + 1, b"")
+        return max(0, before) + len(alive)
+
+    @inlineCallbacks
+    def rate_is_spent(self, name: bytes, rate: float) -> Any:
+        """Whether the rate of a queue lets nothing start now; as ``take.lua`` judges it."""
+        spent, at = yield self._store.lookup(b"HMGET", self._store.tag(name) + b"n", b"tokens", b"filled")
+        if spent is None or at is None:
+            return False
+        passed = max(0, self._store.now_ms() - int(at)) / 1000
+        return min(max(rate, 1), float(spent) + passed * rate) < 1
 
 
 def _offset(cursor: str) -> int:
