@@ -1,0 +1,636 @@
+"""What an operator does to tasks and queues: cancel, retry, run, move, purge, and the rules of a queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from registry.redis.scripts import load
+from tests.live import Daemon, RedisServer, wait_until
+from tests.talk import (
+    ask,
+    becomes,
+    counts,
+    drain,
+    fresh,
+    keys_of,
+    leased,
+    leaves_nothing,
+    on,
+    policy,
+    poll,
+    pop,
+    push,
+    pushed,
+    queue,
+    running,
+    sleep_past,
+    task,
+    tasks,
+)
+
+pytestmark = pytest.mark.every_redis
+
+
+@pytest.fixture(scope="module")
+def served(module_redis_process: RedisServer) -> Iterator[Daemon]:
+    with running(module_redis_process) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def q() -> str:
+    return fresh()
+
+
+def cancel(served: Daemon, q: str, task_id: str) -> str:
+    return str(ask(served, "DELETE", f"/api/queues/{q}/tasks/{task_id}").ok()["how"])
+
+
+def retry(served: Daemon, q: str, query: str = "") -> dict[str, Any]:
+    said: dict[str, Any] = ask(served, "POST", f"/api/queues/{q}/retry?{query}").ok()
+    return said
+
+
+def move(served: Daemon, q: str, to: str, query: str = "") -> dict[str, Any]:
+    said: dict[str, Any] = ask(served, "POST", f"/api/queues/{q}/move?to={to}&{query}").ok()
+    return said
+
+
+def dead(served: Daemon, q: str, payload: Any, query: str = "attempts=1") -> str:
+    """Push a task to an empty queue and fail it for good."""
+    task_id = pushed(served, q, payload, query)
+    on(served, "fail", q, leased(served, q)["lease"], {"retry": False}).ok()
+    return task_id
+
+
+# Cancel
+
+
+def test_cancel_ends_what_waits_and_the_counts_stay_true(served: Daemon, q: str) -> None:
+    ids = [pushed(served, q, n) for n in range(5)]
+    later = pushed(served, q, "later", "delay=60")
+    first = pushed(served, q, "first", "priority=5")
+    assert cancel(served, q, ids[2]) == "cancelled"
+    assert cancel(served, q, later) == "cancelled"
+    assert cancel(served, q, first) == "cancelled"
+    assert counts(served, q) == {"ready": 4, "dead": 3}
+    row = task(served, q, ids[2])
+    assert (row["state"], row["reason"], row["history"]) == ("dead", "cancelled", [])
+    assert [row["task"] for row in tasks(served, q)] == [0, 1, 3, 4]
+    assert drain(served, q) == [0, 1, 3, 4]
+    assert counts(served, q) == {"dead": 3, "done": 4}
+
+
+def test_cancelled_tasks_at_the_head_leave_no_tombstones(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    policy(served, q, retention={"dead": 0.2})
+    ids = [pushed(served, q, n) for n in range(150)]
+    for one in ids[:149]:
+        cancel(served, q, one)
+    assert counts(served, q)["ready"] == 1
+    assert leased(served, q, "wait=2&lease=30")["task"] == 149
+    policy(served, q, retention=None)
+    becomes(served, q, leased=1)
+    assert module_redis_process.command("LLEN", q) == 0
+
+
+def test_cancelled_tasks_leave_nothing_behind_once_forgotten(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    policy(served, q, retention={"dead": 0.2})
+    for priority in (0, 3):
+        cancel(served, q, pushed(served, q, 1, f"priority={priority}&ttl=50&key=k{priority}"))
+    becomes(served, q)
+    policy(served, q, retention=None)
+    leaves_nothing(module_redis_process, q)
+
+
+def test_cancel_marks_what_is_leased_and_its_holder_is_told(served: Daemon, q: str) -> None:
+    task_id = pushed(served, q, 1)
+    held = leased(served, q)
+    assert cancel(served, q, task_id) == "marked"
+    assert task(served, q, task_id)["cancelled"] is True
+    assert on(served, "extend", q, held["lease"]).ok()["cancel"] is True
+    on(served, "ack", q, held["lease"], b"1").ok()
+    assert (task(served, q, task_id)["state"], task(served, q, task_id)["result"]) == ("done", 1)
+
+
+@pytest.mark.parametrize("how", ["fail", "release", "expiry"])
+def test_what_was_marked_does_not_come_back(served: Daemon, q: str, how: str) -> None:
+    task_id = pushed(served, q, 1)
+    held = leased(served, q, "wait=0&lease=" + ("0.3" if how == "expiry" else "30"))
+    cancel(served, q, task_id)
+    if how != "expiry":
+        on(served, how, q, held["lease"]).ok()
+    becomes(served, q, dead=1)
+    assert task(served, q, task_id)["reason"] == "cancelled"
+    on(served, "ack", q, held["lease"]).refused(409, "lease_lost")
+
+
+def test_cancel_removes_what_has_ended(served: Daemon, q: str) -> None:
+    task_id = dead(served, q, 1)
+    assert cancel(served, q, task_id) == "removed"
+    done = pushed(served, q, 2)
+    on(served, "ack", q, leased(served, q)["lease"]).ok()
+    assert cancel(served, q, done) == "removed"
+    assert counts(served, q) == {}
+    ask(served, "DELETE", f"/api/queues/{q}/tasks/{done}").refused(404, "not_found")
+
+
+@pytest.mark.parametrize("end", ["putback", "confirm", "lapse"])
+def test_a_cancelled_task_that_is_being_handed_over_does_not_come_back(
+    served: Daemon, module_redis_process: RedisServer, q: str, end: str
+) -> None:
+    """Between a pop without lease and its end a task is neither ready nor, as far as anybody asked, leased."""
+    task_id = pushed(served, q, "first")
+    pushed(served, q, "stays")
+    nonce = "0" * 32
+    held = 300 if end == "lapse" else 30_000
+    common = (1, q, 0, "{registry}", "elsewhere")
+    module_redis_process.command("EVAL", load("pop").text, *common, nonce, held, "")
+    cancel(served, q, task_id)
+    if end == "lapse":
+        sleep_past(0.3)
+    else:
+        words = (f"{task_id}-{nonce}", "") if end == "putback" else (f"{task_id}-{nonce}",)
+        module_redis_process.command("EVAL", load(end).text, *common, *words)
+    # It was cancelled, unless it was delivered before anybody could know.
+    ended = {"done": 1} if end == "confirm" else {"dead": 1}
+    if end == "confirm":
+        becomes(served, q, ready=1)
+    else:
+        assert counts(served, q) == {"ready": 1, **ended}
+        assert task(served, q, task_id)["reason"] == "cancelled"
+    assert drain(served, q) == ["stays"]
+    assert counts(served, q) == {"done": 1, **({} if end == "confirm" else ended)}
+    assert keys_of(module_redis_process, q).isdisjoint({q.encode(), b"{%b}n" % q.encode()})
+
+
+# Retry
+
+
+def test_a_retry_grants_its_attempts_again_and_goes_on_counting(served: Daemon, q: str) -> None:
+    task_id = pushed(served, q, 1, "attempts=2&backoff=0")
+    for attempt in range(1, 7):
+        held = leased(served, q)
+        assert held["attempt"] == attempt
+        state = on(served, "fail", q, held["lease"]).ok()["state"]
+        assert state == ("ready" if attempt % 2 else "dead")
+        if state == "dead":
+            assert retry(served, q, f"id={task_id}") == {"success": True, "count": 1, "skipped": 0}
+    assert len(task(served, q, task_id)["history"]) == 6
+
+
+def test_a_retry_goes_to_the_tail(served: Daemon, q: str) -> None:
+    task_id = dead(served, q, "dead")
+    pushed(served, q, "waiting")
+    retry(served, q, f"id={task_id}")
+    assert drain(served, q) == ["waiting", "dead"]
+
+
+def test_a_retry_of_what_is_not_dead_is_refused(served: Daemon, q: str) -> None:
+    task_id = pushed(served, q, 1)
+    path = f"/api/queues/{q}/retry?id="
+    ask(served, "POST", path + task_id).refused(409, "not_dead")
+    ask(served, "POST", path + "1" * 24).refused(404, "not_found")
+    assert counts(served, q) == {"ready": 1}
+
+
+def test_a_retry_whose_key_is_taken_is_refused_and_skipped_in_bulk(served: Daemon, q: str) -> None:
+    task_id = dead(served, q, 1, "attempts=1&key=k")
+    other = dead(served, q, 2)
+    pushed(served, q, 3, "key=k")
+    ask(served, "POST", f"/api/queues/{q}/retry?id={task_id}").refused(409, "key_taken")
+    assert retry(served, q) == {"success": True, "count": 1, "skipped": 1}
+    assert counts(served, q) == {"ready": 2, "dead": 1}
+    assert task(served, q, other)["state"] == "ready"
+
+
+def test_a_retried_task_holds_its_key_again(served: Daemon, q: str) -> None:
+    task_id = dead(served, q, 1, "attempts=1&key=k")
+    retry(served, q, f"id={task_id}")
+    assert push(served, q, 2, "key=k").ok()["id"] == task_id
+
+
+def test_a_bulk_retry_leaves_cancelled_and_expired_alone_unless_named(served: Daemon, q: str) -> None:
+    failed = dead(served, q, "failed")
+    cancel(served, q, pushed(served, q, "cancelled"))
+    pushed(served, q, "expired", "ttl=0.1")
+    becomes(served, q, dead=3)
+    assert retry(served, q, "dry_run=1")["count"] == 1
+    assert counts(served, q) == {"dead": 3}
+    assert retry(served, q, "state=dead")["count"] == 1
+    assert task(served, q, failed)["state"] == "ready"
+    assert retry(served, q)["count"] == 0
+    assert retry(served, q, "reason=expired")["count"] == 1
+    assert retry(served, q, "reason=cancelled&dry_run=true")["count"] == 1
+    assert retry(served, q, "reason=cancelled")["count"] == 1
+    sleep_past(0)
+    # What was retried has no ttl any more, and no mark.
+    assert drain(served, q) == ["failed", "expired", "cancelled"]
+
+
+def test_a_cancelled_ready_task_that_is_retried_is_delivered_once(served: Daemon, q: str) -> None:
+    """Its old element still lies in the list, in front of the new one."""
+    pushed(served, q, "first")
+    task_id = pushed(served, q, "twice")
+    for _ in range(3):
+        cancel(served, q, task_id)
+        retry(served, q, f"id={task_id}")
+    assert counts(served, q) == {"ready": 2}
+    assert drain(served, q) == ["first", "twice"]
+    becomes(served, q, done=2)
+
+
+def test_a_bulk_retry_of_many_pages(served: Daemon, q: str) -> None:
+    ask(served, "PUT", f"/api/pushTasks/{q}?key=", b"[1]").refused(400, "bad_option")
+    ask(served, "PUT", f"/api/pushTasks/{q}?attempts=1", list(range(600))).ok()
+    for _ in range(6):
+        held = ask(served, "GET", f"/api/popTasks/{q}?count=100&wait=0").ok()["tasks"]
+        fails = [{"lease": one["lease"]} for one in held]
+        ask(served, "POST", f"/api/ackTasks/{q}", {"fails": fails}).ok()
+    assert counts(served, q) == {"dead": 600}
+    assert retry(served, q, "dry_run=1")["count"] == 600
+    assert retry(served, q)["count"] == 600
+    assert counts(served, q) == {"ready": 600}
+
+
+def test_a_retry_names_what_is_wrong_with_it(served: Daemon, q: str) -> None:
+    path = f"/api/queues/{q}/retry?"
+    ask(served, "POST", path + "state=ready").refused(400, "bad_option", "'state'")
+    ask(served, "POST", path + "dry_run=maybe").refused(400, "bad_option", "'dry_run'")
+    ask(served, "POST", path + "all=1").refused(400, "bad_option", "'all'")
+
+
+# Run
+
+
+def test_run_makes_a_delayed_task_ready_now(served: Daemon, q: str) -> None:
+    task_id = pushed(served, q, 1, "delay=600")
+    waiting = poll(served, q)
+    ask(served, "POST", f"/api/queues/{q}/tasks/{task_id}/run").ok()
+    assert waiting.answer(3).ok()["task"] == 1
+    refused = ask(served, "POST", f"/api/queues/{q}/tasks/{task_id}/run")
+    refused.refused(409, "not_delayed", "leased")
+    ask(served, "POST", f"/api/queues/{q}/tasks/{'0' * 24}/run").refused(404, "not_found")
+
+
+# Move
+
+
+def test_a_move_goes_to_the_tail_with_order_and_ids_kept(served: Daemon, q: str) -> None:
+    to = fresh()
+    pushed(served, to, "there")
+    ids = [pushed(served, q, n) for n in range(3)]
+    gone = pushed(served, q, "cancelled")
+    ids.append(pushed(served, q, 3))
+    important = pushed(served, q, "important", "priority=5&attempts=3")
+    cancel(served, q, gone)
+    held = leased(served, q)
+    assert held["id"] == important
+    assert move(served, q, to) == {"success": True, "count": 4, "skipped": 0}
+    assert counts(served, q) == {"leased": 1, "dead": 1}
+    assert counts(served, to) == {"ready": 5}
+    assert [row["id"] for row in tasks(served, to)][1:] == ids
+    assert drain(served, to) == ["there", 0, 1, 2, 3]
+
+
+def test_a_move_keeps_what_a_push_said(served: Daemon, q: str) -> None:
+    to = fresh()
+    task_id = pushed(served, q, 1, "priority=4&attempts=1&lease=7&key=k&ttl=50")
+    move(served, q, to)
+    assert "duplicate" not in push(served, q, 2, "key=k").ok()
+    assert push(served, to, 2, "key=k").ok()["id"] == task_id
+    held = leased(served, to, "lease=&wait=0")
+    assert (held["id"], held["expires_in"]) == (task_id, 7)
+    assert task(served, to, task_id)["priority"] == 4
+    assert on(served, "fail", to, held["lease"]).ok()["state"] == "dead"
+
+
+def test_a_moved_task_still_expires(served: Daemon, q: str) -> None:
+    to = fresh()
+    pushed(served, q, 1, "ttl=1")
+    move(served, q, to)
+    assert counts(served, to) == {"ready": 1}
+    becomes(served, to, dead=1)
+
+
+def test_delayed_and_dead_tasks_move_too(served: Daemon, q: str) -> None:
+    to = fresh()
+    dead_one = dead(served, q, "dead")
+    delayed = pushed(served, q, "delayed", "delay=0.8")
+    assert move(served, q, to, "state=dead")["count"] == 1
+    assert move(served, q, to, "state=delayed")["count"] == 1
+    assert counts(served, q) == {}
+    assert counts(served, to) == {"dead": 1, "delayed": 1}
+    assert task(served, to, dead_one)["history"][0]["reason"] == "failed"
+    becomes(served, to, dead=1, ready=1)
+    assert leased(served, to)["id"] == delayed
+    retry(served, to)
+    assert drain(served, to) == ["dead"]
+
+
+def test_a_move_skips_those_whose_key_is_taken_and_they_keep_their_place(served: Daemon, q: str) -> None:
+    to = fresh()
+    pushed(served, to, "there", "key=k")
+    pushed(served, q, 1)
+    pushed(served, q, "same", "key=k")
+    pushed(served, q, 2)
+    assert move(served, q, to) == {"success": True, "count": 2, "skipped": 1}
+    assert drain(served, q) == ["same"]
+    assert drain(served, to) == ["there", 1, 2]
+
+
+def test_a_move_passes_over_any_number_of_those_that_cannot_go(served: Daemon, q: str) -> None:
+    to = fresh()
+    for n in range(205):
+        pushed(served, to, n, f"key=k{n}")
+        pushed(served, q, n, f"key=k{n}")
+    for n in range(5):
+        pushed(served, q, f"free {n}")
+    assert move(served, q, to) == {"success": True, "count": 5, "skipped": 205}
+    assert counts(served, q) == {"ready": 205}
+    assert drain(served, q) == list(range(205))
+
+
+def test_a_move_of_many_keeps_their_order(served: Daemon, module_redis_process: RedisServer, q: str) -> None:
+    to = fresh()
+    ask(served, "PUT", f"/api/pushTasks/{q}", list(range(450))).ok()
+    module_redis_process.command("LPUSH", q, '"raw"')
+    assert move(served, q, to)["count"] == 451
+    assert drain(served, to) == [*range(450), "raw"]
+    leaves_nothing(module_redis_process, q)
+
+
+def test_a_move_wakes_those_who_wait_there(served: Daemon, q: str) -> None:
+    to = fresh()
+    polls = [poll(served, to), poll(served, to)]
+    ask(served, "PUT", f"/api/pushTasks/{q}", [1, 2]).ok()
+    move(served, q, to)
+    assert [one.answer(3).ok()["task"] for one in polls] == [1, 2]
+
+
+def test_a_move_names_what_is_wrong_with_it(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    path = f"/api/queues/{q}/move"
+    ask(served, "POST", path).refused(400, "bad_option", "'to'")
+    ask(served, "POST", f"{path}?to={q}").refused(400, "bad_option", "'to'")
+    ask(served, "POST", f"{path}?to=a%2Fb").refused(400, "bad_name")
+    ask(served, "POST", f"{path}?to=x&state=leased").refused(400, "bad_option", "'state'")
+    ask(served, "POST", f"{path}?to=x&from=y").refused(400, "bad_option", "'from'")
+    other = fresh()
+    module_redis_process.command("SET", other, "text")
+    pushed(served, q, 1)
+    ask(served, "POST", f"{path}?to={other}").refused(409, "wrong_type")
+    assert counts(served, q) == {"ready": 1}
+
+
+# Purge
+
+
+def test_a_purge_takes_ready_and_delayed_and_leaves_the_rest(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    policy(served, q, lease=9)
+    dead(served, q, 0)
+    pushed(served, q, 1)
+    held = leased(served, q)
+    ask(served, "PUT", f"/api/pushTasks/{q}", list(range(300))).ok()
+    ask(served, "PUT", f"/api/pushTasks/{q}?priority=3&ttl=50", list(range(10))).ok()
+    ask(served, "PUT", f"/api/pushTasks/{q}?delay=50", list(range(220))).ok()
+    cancel(served, q, pushed(served, q, 1))
+    module_redis_process.command("LPUSH", q, "1")
+    said = ask(served, "DELETE", f"/api/queues/{q}").ok()
+    assert said == {"success": True, "count": 531, "skipped": 0}
+    assert counts(served, q) == {"leased": 1, "dead": 2}
+    assert queue(served, q)["policy"] == {"lease": 9}
+    on(served, "ack", q, held["lease"]).ok()
+    assert ask(served, "DELETE", f"/api/queues/{q}").ok()["count"] == 0
+
+
+def test_a_purged_queue_leaves_nothing(served: Daemon, module_redis_process: RedisServer, q: str) -> None:
+    pushed(served, q, 1, "key=k&ttl=50&priority=2")
+    pushed(served, q, 2, "delay=50&ttl=100")
+    pushed(served, q, 3)
+    ask(served, "DELETE", f"/api/queues/{q}").ok()
+    leaves_nothing(module_redis_process, q)
+
+
+# Rules
+
+
+def test_a_policy_is_changed_rule_by_rule_and_null_resets(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    assert policy(served, q, lease=5, rate=2.5)["policy"] == {"lease": 5, "rate": 2.5}
+    assert policy(served, q, attempts=3)["policy"] == {"lease": 5, "rate": 2.5, "attempts": 3}
+    row = policy(served, q, rate=None, retention={"done": 5})
+    assert row["policy"] == {"lease": 5, "attempts": 3, "retention": {"done": 5}}
+    assert (row["name"], row["ready"]) == (q, 0)
+    assert queue(served, q)["policy"] == row["policy"]
+    assert policy(served, q, lease=None, attempts=None, retention=None)["policy"] == {}
+    leaves_nothing(module_redis_process, q)
+
+
+@pytest.mark.parametrize(
+    ("rules", "word"),
+    [
+        ({"pause": True}, "'pause'"),
+        ({"paused": 1}, "'paused'"),
+        ({"paused": "yes"}, "'paused'"),
+        ({"max_length": -1}, "'max_length'"),
+        ({"max_length": 1.5}, "'max_length'"),
+        ({"max_length": True}, "'max_length'"),
+        ({"lease": 0}, "'lease'"),
+        ({"lease": 43201}, "'lease'"),
+        ({"lease": "5"}, "'lease'"),
+        ({"attempts": 0}, "'attempts'"),
+        ({"backoff": -1}, "'backoff'"),
+        ({"ttl": 0}, "'ttl'"),
+        ({"rate": 0}, "'rate'"),
+        ({"concurrency": 0}, "'concurrency'"),
+        ({"concurrency": 1.5}, "'concurrency'"),
+        ({"max_run": 0}, "'max_run'"),
+        ({"retention": 5}, "'retention'"),
+        ({"retention": {"don": 1}}, "'don'"),
+        ({"retention": {"done": -1}}, "'retention.done'"),
+        ({"retention": {"dead": True}}, "'retention.dead'"),
+        ({"lease": 5, "foo": None}, "'foo'"),
+    ],
+)
+def test_a_policy_names_what_is_wrong_with_it(
+    served: Daemon, q: str, rules: dict[str, Any], word: str
+) -> None:
+    ask(served, "PATCH", f"/api/queues/{q}", rules).refused(400, "bad_option", word)
+    assert queue(served, q)["policy"] == {}
+
+
+def test_a_policy_is_an_object(served: Daemon, q: str) -> None:
+    ask(served, "PATCH", f"/api/queues/{q}", [1]).refused(400, "bad_json")
+    ask(served, "PATCH", f"/api/queues/{q}", b"{").refused(400, "bad_json")
+    ask(served, "PATCH", f"/api/queues/{q}", b'{"rate": NaN}').refused(400, "bad_json")
+    for rate in (b"1e999", b"1" + b"0" * 400):
+        ask(served, "PATCH", f"/api/queues/{q}", b'{"rate": %b}' % rate).refused(400, "bad_option", "'rate'")
+
+
+def test_a_paused_queue_parks_its_pollers_and_answers_202(served: Daemon, q: str) -> None:
+    policy(served, q, paused=True)
+    pushed(served, q, 1)
+    started = time.monotonic()
+    answer = pop(served, q, "wait=0.5&lease=30")
+    assert (answer.status, answer.body) == (202, b'{"error":"No tasks available"}')
+    assert time.monotonic() - started >= 0.5
+    assert pop(served, q, "wait=0").status == 202
+    waiting = poll(served, q)
+    policy(served, q, paused=False)
+    assert waiting.answer(2).ok()["task"] == 1
+    assert queue(served, q)["policy"] == {}
+
+
+def test_a_full_queue_refuses_pushes_and_takes_put_backs(served: Daemon, q: str) -> None:
+    policy(served, q, max_length=2)
+    pushed(served, q, 1)
+    pushed(served, q, 2, "delay=60")
+    answer = push(served, q, 3)
+    refused = answer.refused(429, "queue_full", "2")
+    assert "outcome" not in refused
+    assert int(answer.headers["Retry-After"]) >= 1
+    push(served, q, 3, "priority=3").refused(429, "queue_full")
+    held = leased(served, q)
+    pushed(served, q, 4)
+    on(served, "release", q, held["lease"]).ok()
+    assert counts(served, q) == {"ready": 2, "delayed": 1}
+    held = leased(served, q, "wait=0&lease=0.1")
+    becomes(served, q, ready=2, delayed=1)
+    dead_one = leased(served, q)
+    on(served, "fail", q, dead_one["lease"], {"retry": False}).ok()
+    assert retry(served, q)["count"] == 1
+
+
+def test_a_full_queue_counts_no_tombstones(served: Daemon, q: str) -> None:
+    policy(served, q, max_length=2)
+    pushed(served, q, 1)
+    gone = pushed(served, q, 2)
+    cancel(served, q, gone)
+    pushed(served, q, 3)
+    push(served, q, 4).refused(429, "queue_full")
+
+
+def test_max_length_0_closes_a_queue(served: Daemon, q: str) -> None:
+    policy(served, q, max_length=0)
+    push(served, q, 4).refused(429, "queue_full")
+
+
+def test_concurrency_bounds_the_leases_and_wants_them(served: Daemon, q: str) -> None:
+    policy(served, q, concurrency=2)
+    for n in range(4):
+        pushed(served, q, n)
+    pop(served, q, "wait=0").refused(409, "lease_required", "lease=")
+    held = [leased(served, q) for _ in range(2)]
+    assert pop(served, q).status == 202
+    got = ask(served, "GET", f"/api/popTasks/{q}?count=5&wait=0")
+    assert got.status == 202
+    waiting = poll(served, q)
+    on(served, "ack", q, held[0]["lease"]).ok()
+    third = waiting.answer(2).ok()
+    assert third["task"] == 2
+    waiting = poll(served, q)
+    on(served, "fail", q, held[1]["lease"], {"delay": 60}).ok()
+    assert waiting.answer(2).ok()["task"] == 3
+
+
+def test_a_parked_poll_without_lease_is_told_when_the_rule_comes(served: Daemon, q: str) -> None:
+    waiting = poll(served, q, "wait=20")
+    policy(served, q, concurrency=1)
+    waiting.answer(2).refused(409, "lease_required")
+
+
+def test_an_expired_lease_frees_its_slot(served: Daemon, q: str) -> None:
+    policy(served, q, concurrency=1, backoff=60)
+    pushed(served, q, 1)
+    pushed(served, q, 2)
+    leased(served, q, "wait=0&lease=0.1")
+    first = leased(served, q, "wait=3&lease=0.1")
+    assert (first["task"], first["attempt"]) == (1, 2)
+    assert leased(served, q, "wait=3&lease=30")["task"] == 2
+
+
+def test_a_rate_bounds_the_starts_of_a_second(served: Daemon, q: str) -> None:
+    policy(served, q, rate=5)
+    ask(served, "PUT", f"/api/pushTasks/{q}", list(range(30))).ok()
+    started = time.monotonic()
+    at_once = ask(served, "GET", f"/api/popTasks/{q}?count=100&wait=0").ok()["tasks"]
+    assert 5 <= len(at_once) <= 6
+    got = len(at_once)
+    while got < 12:
+        leased(served, q, "wait=5&lease=30")
+        got += 1
+    # The bucket held 5; the rest came at 5 a second.
+    assert time.monotonic() - started >= (12 - 5) / 5 - 0.3
+    policy(served, q, rate=None)
+    assert len(ask(served, "GET", f"/api/popTasks/{q}?count=100&wait=0").ok()["tasks"]) == 18
+
+
+def test_a_limited_poller_is_woken_by_a_new_window(served: Daemon, q: str) -> None:
+    policy(served, q, rate=0.8)
+    pushed(served, q, 1)
+    pushed(served, q, 2)
+    assert pop(served, q, "wait=0").json == {"task": 1}
+    assert pop(served, q, "wait=0").status == 202
+    assert leased(served, q, "wait=5&lease=30")["task"] == 2
+
+
+def test_a_rule_that_was_reset_leaves_no_trace(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    policy(served, q, rate=100, concurrency=5)
+    pushed(served, q, 1)
+    held = leased(served, q)
+    on(served, "release", q, held["lease"]).ok()
+    policy(served, q, rate=None, concurrency=None)
+    assert pop(served, q, "wait=0").json == {"task": 1}
+    leaves_nothing(module_redis_process, q)
+
+
+def test_results_that_a_push_asked_for_are_kept_beyond_done_max(served: Daemon, q: str) -> None:
+    policy(served, q, retention={"done_max": 2})
+    kept = [pushed(served, q, n, "result=60") for n in range(5)]
+    others = [pushed(served, q, n) for n in range(5)]
+    drain(served, q)
+    assert {task(served, q, one)["state"] for one in kept} == {"done"}
+    # Nor do they shield the others, although theirs are the oldest.
+    found = [ask(served, "GET", f"/api/queues/{q}/tasks/{one}").status for one in others]
+    assert found.count(200) <= 2
+
+
+def test_paths_take_their_methods_only(served: Daemon, q: str) -> None:
+    for method, path, allow in (
+        ("POST", f"/api/queues/{q}", "DELETE, GET, PATCH"),
+        ("GET", f"/api/queues/{q}/retry", "POST"),
+        ("GET", f"/api/queues/{q}/move", "POST"),
+        ("POST", f"/api/queues/{q}/tasks", "GET"),
+        ("POST", f"/api/queues/{q}/tasks/1", "DELETE, GET"),
+        ("GET", f"/api/queues/{q}/tasks/1/run", "POST"),
+        ("POST", f"/api/queues/{q}/tasks/1/why", "GET"),
+    ):
+        answer = ask(served, method, path)
+        answer.refused(405, "method_not_allowed")
+        assert answer.headers["Allow"] == allow
+    ask(served, "GET", f"/api/queues/{q}/nothing").refused(404, "not_found")
+
+
+def test_nothing_of_an_unused_queue_is_kept(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    queue(served, q)
+    tasks(served, q)
+    retry(served, q)
+    ask(served, "DELETE", f"/api/queues/{q}").ok()
+    move(served, q, fresh())
+    wait_until(lambda: not keys_of(module_redis_process, q), 3)
