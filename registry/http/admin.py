@@ -298,7 +298,7 @@ class Admin:
     def _put_schedule(self, name: bytes, ask: Ask) -> Any:
         said = asked.json_object(ask.body, ("cron", "timezone", "queue", "task", "options", "missed"))
         said["task"] = asked.member(ask.body, "task")
-        said["packed"] = asked.schedule_options(said.get("options") or {})
+        said["packed"] = asked.schedule_options({} if said.get("options") is None else said["options"])
         known = yield self._schedules.put(name, said)
         return json_answer(200, schedule_row(name.decode(), known))
 

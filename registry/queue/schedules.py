@@ -156,12 +156,11 @@ class Schedules:
         following = next(
             ticks(known["cron"], known["timezone"], max(last, now if len(passed) > MOST_COUNTED else last))
         )
-        # Changed by a request meanwhile: that one stands.
+        # Changed by a request or advanced by another daemon meanwhile: that stands, with its own next tick.
         current = yield self._store.lookup(b"HGET", self._known, name)
         if current == packed:
-            yield self._store.lookup(b"HSET", self._known, name, msgpack.encode(known))
-        if current is not None:
             yield self._store.lookup(b"ZADD", self._ticks, following, name)
+            yield self._store.lookup(b"HSET", self._known, name, msgpack.encode(known))
 
 
 def shown(known: dict[str, Any], next_ms: Any) -> dict[str, Any]:
