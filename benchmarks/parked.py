@@ -97,7 +97,7 @@ def main() -> None:
             print(f"{given.pollers} polls sent in {time.monotonic() - began:.1f} s")
             # The daemon has taken them all in when it stops using the CPU.
             wait_until(lambda: at_rest(daemon.pid), 120, "a daemon at rest")
-            pss = accounting.memory(daemon.pid) - memory[0]
+            own = accounting.memory(daemon.pid) - memory[0]
             rss = accounting.memory(redis.pid, "Rss") - memory[1]
             redis_used = int(redis.info("memory")["used_memory"]) - used
             before, cpu = redis.info("commandstats"), accounting.cpus(daemon.roots)
@@ -126,10 +126,10 @@ def main() -> None:
         [
             Row(
                 f"{given.pollers} parked pollers on {given.queues} queues: memory each",
-                (pss + redis_used) / 1024 / given.pollers,
+                (own + redis_used) / 1024 / given.pollers,
                 4,
                 "KB",
-                detail=f"daemon's PSS {pss / 1024 / given.pollers:.2f} KB, Redis used {redis_used} bytes "
+                detail=f"daemon's own {own / 1024 / given.pollers:.2f} KB, Redis used {redis_used} bytes "
                 f"in all (RSS {rss / 1024:.0f} KB more)",
             ),
             Row("beside them: Redis commands a second", total / given.seconds, 20, "/s", detail=told),

@@ -133,7 +133,7 @@ def main() -> None:
     # The first fifth is warming up: caches, the interpreter's free lists, the first of everything.
     fifth = max(1, len(samples) // 5)
     rows = []
-    for name, column, goal in (("daemon's PSS", 1, 1.1), ("Redis's used memory", 2, None)):
+    for name, column, goal in (("daemon's own memory", 1, 1.1), ("Redis's used memory", 2, None)):
         early = statistics.median(sample[column] for sample in samples[fifth : 2 * fifth] or samples)
         late = statistics.median(sample[column] for sample in samples[-fifth:])
         detail = f"{early:.1f} MB in the second fifth, {late:.1f} MB in the last; {requests} requests in {seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""What the kernel says that processes have used: CPU from ``/proc/<pid>/stat``, memory from ``smaps_rollup``."""
+"""What the kernel says that processes use: CPU by ``/proc/<pid>/stat``, memory by ``smaps_rollup``."""
 
 from __future__ import annotations
 
@@ -44,13 +44,15 @@ def cpus(roots: Mapping[str, int]) -> dict[str, float]:
     return {name: cpu(pid) for name, pid in roots.items()}
 
 
-def memory(pid: int, field: str = "Pss") -> int:
-    """Bytes of memory, proportional (``Pss``) or resident (``Rss``), of a process and its children."""
+def memory(pid: int, *fields: str) -> int:
+    """Bytes of memory of a process and its children: the sum of these ``fields`` of ``smaps_rollup``, or what is
+    theirs alone. (``Pss`` shares the libraries out over all that use them, so it moves when others come and go.)"""
+    wanted = {f"{field}:" for field in fields or ("Private_Clean", "Private_Dirty")}
     total = 0
     for one in family(pid):
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        total += next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+        total += sum(int(line.split()[1]) for line in lines[1:] if line.split()[0] in wanted)
     return total * 1024

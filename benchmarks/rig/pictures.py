@@ -28,7 +28,9 @@ def _save(figure: Any, path: str) -> None:
 def save_soak(path: str, samples: Sequence[tuple[float, float, float]]) -> None:
     """``samples``: seconds, MB of the daemon, MB of Redis."""
     figure, axes = _plots(2)
-    for axis, column, title in zip(axes[0], (1, 2), ("daemon, PSS", "Redis, used memory"), strict=True):
+    for axis, column, title in zip(
+        axes[0], (1, 2), ("daemon, its own memory", "Redis, used memory"), strict=True
+    ):
         axis.plot([sample[0] / 60 for sample in samples], [sample[column] for sample in samples])
         axis.set(title=title, xlabel="minutes", ylabel="MB", ylim=(0, None))
         axis.grid(alpha=0.3)
