@@ -23,12 +23,57 @@ local function pop(list, nonce, lease_ms, packed)
   return reply
 end
 
-local replies, spent = {}, 0
+local MOST_BYTES, AT_ONCE = 1048576, 16
+local replies, spent, plain = {}, 0, {}
+for i = 1, #KEYS do
+  if ARGV[3 + i * 3] == '' and ARGV[2 + i * 3] ~= '0' then
+    local others = plain[KEYS[i]]
+    if others then others[#others + 1] = i else plain[KEYS[i]] = {i} end
+  end
+end
+
+-- Several plain pops of a queue of which nothing is known beyond its payloads: a few commands for all of them. What is not
+-- as simple as that is left to `take`. Nothing may go wrong between LTRIM and ZADD: Redis would not bring the tasks back.
+local function take_plain(list, entries)
+  local q = learnt[list] or learn(list, '{' .. list .. '}')
+  local at = 1
+  while at <= #entries and not q.metas and spent <= MOST_BYTES do
+    local elements = call('LRANGE', list, -math.min(AT_ONCE, #entries - at + 1), -1)
+    if #elements == 0 then
+      for j = at, #entries do replies[entries[j]] = {1} end
+      return
+    end
+    local ids, given, leases = {}, {}, {}
+    for j = #elements, 1, -1 do
+      local id = ours(elements[j])
+      if not id then break end
+      ids[#ids + 1] = id
+    end
+    local payloads = #ids > 0 and call('HMGET', q.g .. 't', unpack(ids)) or {}
+    for j, id in ipairs(ids) do
+      if not payloads[j] or spent > MOST_BYTES then break end
+      local entry = entries[at + j - 1]
+      local length = tonumber(ARGV[2 + entry * 3])
+      leases[2 * j - 1], leases[2 * j] = now + length, id .. '-' .. ARGV[1 + entry * 3]
+      given[j] = {0, id, payloads[j], 1, 0, length, false}
+      spent = spent + #payloads[j]
+    end
+    if #given == 0 then return end
+    call('LTRIM', list, 0, -#given - 1)
+    call('ZADD', q.g .. 'l', unpack(leases))
+    due(list, tonumber(leases[1]))
+    for j, reply in ipairs(given) do replies[entries[at + j - 1]] = reply end
+    at = at + #given
+  end
+end
+
+for list, entries in pairs(plain) do
+  if #entries > 1 then pcall(take_plain, list, entries) end
+end
 for i = 1, #KEYS do
   local at = 1 + i * 3
-  if spent > 1048576 then
-    replies[i] = {2}
-  else
+  if not replies[i] and spent > MOST_BYTES then replies[i] = {2} end
+  if not replies[i] then
     local ok, reply = pcall(pop, KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2])
     if ok and reply[1] == 0 then spent = spent + #reply[3] end
     replies[i] = ok and reply or refusal(reply)

@@ -1,7 +1,7 @@
 -- uses: base, life, enter
 -- Push: a new task becomes ready, or delayed.
 -- KEYS: the list of each entry.
--- ARGV per entry: id, payload, options ('' or msgpack: p d at x n b l k r ik ih tp w, see `queue/options.py`).
+-- ARGV per entry: id, payload, options ('' or msgpack: p d at x n b l k r ik ih tp w, see `push_options` in `http/asked.py`).
 -- Reply per entry: {0} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed ·
 --   {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length.
 if too_late() then return {'LATE', now} end
@@ -31,31 +31,52 @@ local function with_options(list, g, id, payload, o, rules)
   return {0}
 end
 
-local has_policy = {}
-local function push(list, id, payload, options)
+local replies, rules_of, plain = {}, {}, {}
+
+-- Plain tasks of one queue enter it together: two commands for all of them.
+local function enter_plain(list)
+  local group = plain[list]
+  if not group then return end
+  plain[list] = nil
   local g = '{' .. list .. '}'
-  local packed, rules = has_policy[list], {}
-  if packed == nil then
-    packed = call('GET', g .. 'c')
-    has_policy[list] = packed
+  local ok, e = pcall(function()
+    local n = call('LPUSH', list, unpack(group.elements))
+    call('HMSET', g .. 't', unpack(group.fields))
+    -- Others' raw elements are not in the index: our first tasks behind them enter the queue.
+    if n == #group.elements or call('HLEN', g .. 't') == #group.elements then due(list, FAR) end
+    wake(list)
+  end)
+  for _, i in ipairs(group.entries) do replies[i] = ok and {0} or refusal(e) end
+end
+
+local function push(i, list, id, payload, options)
+  local g = '{' .. list .. '}'
+  local rules = rules_of[list]
+  if not rules then
+    local packed = call('GET', g .. 'c')
+    rules = packed and cmsgpack.unpack(packed) or {}
+    rules_of[list] = rules
   end
-  if packed then rules = cmsgpack.unpack(packed) end
+  if rules.max_length then enter_plain(list) end
   if options ~= '' or rules.ttl then
+    enter_plain(list)
     return with_options(list, g, id, payload, options ~= '' and cmsgpack.unpack(options) or {}, rules)
   end
   if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
-  local n = call('LPUSH', list, '\1' .. id)
-  call('HSET', g .. 't', id, payload)
-  -- Others' raw elements are not in the index: our first task behind them enters the queue. One look per queue and call.
-  if n == 1 or (not is_woken[list] and call('HLEN', g .. 't') == 1) then due(list, FAR) end
-  wake(list)
-  return {0}
+  local group = plain[list]
+  if not group then
+    group = {entries = {}, elements = {}, fields = {}}
+    plain[list] = group
+  end
+  local n = #group.entries
+  group.entries[n + 1], group.elements[n + 1] = i, '\1' .. id
+  group.fields[2 * n + 1], group.fields[2 * n + 2] = id, payload
 end
 
-local replies = {}
 for i = 1, #KEYS do
   local at = 1 + i * 3
-  local ok, reply = pcall(push, KEYS[i], ARGV[at], ARGV[at + 1], ARGV[at + 2])
-  replies[i] = ok and reply or refusal(reply)
+  local ok, reply = pcall(push, i, KEYS[i], ARGV[at], ARGV[at + 1], ARGV[at + 2])
+  if reply then replies[i] = ok and reply or refusal(reply) end
 end
+for _, list in ipairs(KEYS) do enter_plain(list) end
 return finish(replies)
