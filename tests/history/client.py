@@ -49,6 +49,7 @@ class Clients:
         self.history = history
         self.draining = False
         self.stopped = False
+        self._rush = False
         self._seed = seed
         self._numbers = itertools.count(1)
         self._waiting = 0  # as of the last look
@@ -58,6 +59,7 @@ class Clients:
         kinds = [
             *[(self._producer, queue) for queue in (PLAIN, LOOSE, WORK, WORK, KEYED)],
             *[(self._batch_producer, queue) for queue in BATCHES],
+            *[(self._rusher, queue) for queue in (PLAIN, WORK) * 5],
             (self._short_lived, ""),
             *[(self._plain_worker, queue) for queue in (PLAIN, PLAIN, LOOSE, LOOSE)],
             *[(self._worker, queue) for queue in (WORK, WORK, WORK, WORK, KEYED, KEYED)],
@@ -67,6 +69,17 @@ class Clients:
             kind(Client(self, random.Random(f"{self._seed}/{n}")), queue)
             for n, (kind, queue) in enumerate(kinds)
         ] + [self._watch_lag(), self._watch_load(Client(self, random.Random(f"{self._seed}/load")))]
+
+    def set_rush(self, rush: bool) -> None:
+        """Whether those that push only in a rush do so now."""
+        self._rush = rush
+
+    async def _rusher(self, client: Client, queue: str) -> None:
+        while not (self.draining or self.stopped):
+            await asyncio.sleep(0.02)
+            while self._rush and self._waiting < MOST_WAITING:
+                if not await client.push(queue, [self.number()], {}, None, None):
+                    await asyncio.sleep(0.05)
 
     async def _watch_lag(self) -> None:
         """When this process itself is late, its clock says nothing about the daemons."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import hiredis
 
@@ -17,7 +17,15 @@ from tests.live import Daemon, RedisServer
 class Nemesis:
     """Faults in an order that the seed gives; `run` ends with everything healed."""
 
-    def __init__(self, daemons: Sequence[Daemon], redis: RedisServer, seed: int, history: History) -> None:
+    def __init__(
+        self,
+        daemons: Sequence[Daemon],
+        redis: RedisServer,
+        seed: int,
+        history: History,
+        rush: Callable[[bool], None],
+    ) -> None:
+        self._rush = rush
         self._daemons = daemons
         self._redis = redis
         self._choose = random.Random(f"{seed}/nemesis")
@@ -47,7 +55,7 @@ class Nemesis:
             await faults.pop()()
 
     @contextlib.contextmanager
-    def _told(self, what: str, daemon: int = -1):  # type: ignore[no-untyped-def]
+    def _told(self, what: str, daemon: int = -1) -> Iterator[None]:
         # Written down before it begins: what goes wrong because of it may be judged while it lasts.
         fault = Fault(what, time.monotonic(), float("inf"), daemon)
         self._history.faults.append(fault)
@@ -56,10 +64,21 @@ class Nemesis:
         finally:
             fault.end = time.monotonic()
 
+    @contextlib.asynccontextmanager
+    async def _busy(self) -> AsyncIterator[None]:
+        """What is cut off here finds many pushes between being carried out and being answered."""
+        self._rush(True)
+        try:
+            await asyncio.sleep(self._choose.uniform(0.1, 0.2))
+            yield
+        finally:
+            self._rush(False)
+
     async def _kill_daemon(self) -> None:
         at = self._choose.randrange(len(self._daemons))
         with self._told("kill daemon", at):
-            await asyncio.to_thread(self._daemons[at].kill9)
+            async with self._busy():
+                await asyncio.to_thread(self._daemons[at].kill9)
             await asyncio.sleep(self._choose.uniform(0, 1.5))
             await asyncio.to_thread(self._daemons[at].start)
 
@@ -92,11 +111,15 @@ class Nemesis:
 
     async def _kill_connections(self) -> None:
         with self._told("kill connections"):
-            self._command("CLIENT", "KILL", "TYPE", "normal")
+            async with self._busy():
+                for _ in range(self._choose.randrange(1, 6)):
+                    self._command("CLIENT", "KILL", "TYPE", "normal")
+                    await asyncio.sleep(self._choose.uniform(0.05, 0.3))
 
     async def _kill_redis(self) -> None:
         with self._told("kill redis"):
-            await asyncio.to_thread(self._redis.kill)
+            async with self._busy():
+                await asyncio.to_thread(self._redis.kill)
             await asyncio.sleep(self._choose.uniform(0, 2))
             await asyncio.to_thread(self._redis.start)
 

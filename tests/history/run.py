@@ -25,7 +25,7 @@ async def run(daemons: Sequence[Daemon], redis: RedisServer, seconds: float, see
     looker = Client(clients, random.Random(f"{seed}/looker"))
     for queue in QUEUES:
         await looker.set_policy(queue, POLICY)
-    nemesis = Nemesis(daemons, redis, seed, history)
+    nemesis = Nemesis(daemons, redis, seed, history, clients.set_rush)
     everyone = [asyncio.ensure_future(one) for one in clients.everyone()]
     try:
         await nemesis.run(time.monotonic() + seconds)
