@@ -323,7 +323,7 @@ async def test_head_is_refused_without_a_body(server: Server) -> None:
 async def test_a_resource_that_raises_is_500_in_json(server: Server, logged_errors: LoggedErrors) -> None:
     status, headers, body = split(await server.talk(ask("GET /fail HTTP/1.1", "Connection: close")))
     told = json.loads(body)
-    assert (status, told["code"], headers["content-type"]) == (500, "internal", "application/json")
+    assert (status, told["code"], headers["content-type"]) == (500, "internal_error", "application/json")
     assert headers["x-request-id"] in told["error"]
     assert headers["cache-control"] == "no-store"
     assert len(logged_errors.flush(RuntimeError)) == 1

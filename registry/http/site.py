@@ -79,7 +79,7 @@ class RegistryRequest(Request):  # type: ignore[misc]
             return reason
         incident = self.request_id.decode("ascii")
         sentence = f"Something went wrong on our side; the log tells more under the incident {incident}."
-        body = Refusal(500, "internal", sentence).body()
+        body = Refusal(500, "internal_error", sentence).body()
         self.setResponseCode(500)
         self.setHeader(b"Content-Type", b"application/json")
         self.setHeader(b"Cache-Control", b"no-store")

@@ -173,7 +173,7 @@ def seconds(low: float, high: float) -> Callable[[str, str], float]:
     def read(name: str, text: str) -> float:
         if not _NUMBER.fullmatch(text) or not low <= float(text) <= high:
             raise errors.BadOption(
-                f"The option {name!r} is a number of seconds from {low:g} to {high:g}, not {text[:40]!r}."
+                f"The option {name!r} is a number of seconds from {low:.15g} to {high:.15g}, not {text[:40]!r}."
             )
         return float(text)
 

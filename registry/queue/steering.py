@@ -182,7 +182,7 @@ def _rule(rule: str, value: Any) -> Any:
         if kind is bool:
             raise BadOption(f"The field {rule!r} is true or false.")
         what = "a whole number" if kind is int else "a number"
-        raise BadOption(f"The field {rule!r} is {what} from {low:g} to {high:g}.")
+        raise BadOption(f"The field {rule!r} is {what} from {low:.15g} to {high:.15g}.")
     return value
 
 
