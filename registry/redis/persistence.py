@@ -14,7 +14,7 @@ log = Logger()
 
 WORTH = {
     "always": "a task answered 200 is on Redis's disk",
-    "everysec": "a task answered 200 is on Redis's disk within about two seconds; those of the last ones may be lost when it ends abruptly",
+    "everysec": "a task answered 200 is on Redis's disk within about two seconds, and may be lost before when it ends abruptly",
 }
 
 
