@@ -14,7 +14,7 @@ command -v screen >/dev/null || { echo "screen is not installed. On Debian: apt-
 
 # The daemon's pid, if it runs: the file may be a left-over and the number another program's by now.
 running() {
-    [ -s "$pidfile" ] && pid=$(cat "$pidfile") && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q 'twistd.* registry'
+    [ -s "$pidfile" ] && pid=$(cat "$pidfile") && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q 'twistd.* registry'
 }
 
 case ${1:-start} in
@@ -63,8 +63,9 @@ attach)
         fi
     done
     sleep 0.2 # tee writes the last lines
-    echo "The registry did not start; the end of $log:" >&2
-    tail -n 5 "$log" >&2 || true
+    # The reason, which is not the last that a daemon logs; without one the end has to do.
+    echo "The registry did not start; see $log:" >&2
+    tail -c "+$((before + 1))" "$log" 2>/dev/null | grep -E '#(error|critical)\]' >&2 || tail -n 5 "$log" >&2 || true
     exit 1
     ;;
 esac
