@@ -31,6 +31,12 @@ class BadBody(RegistryError):
     code = "bad_json"
 
 
+class TooLarge(RegistryError):
+    """A task of a batch that is over ``MAX_TASK_BYTES``; a body that is too large is refused before it is read."""
+
+    code = "body_too_large"
+
+
 class NotFound(RegistryError):
     """No such task, queue or page."""
 

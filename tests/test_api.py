@@ -316,6 +316,7 @@ async def test_a_name_is_percent_decoded_once(world: World, path: str, name: byt
 
 BAD_NAMES = {
     "an encoded slash": "a%2Fb",
+    "an encoded slash alone": "%2F",
     "an encoded slash, small": "a%2fb",
     "nul": "a%00b",
     "line end": "a%0D%0Ab",
@@ -445,9 +446,76 @@ async def test_a_task_past_the_limit_is_413_and_not_stored(world: World) -> None
 
 
 @pytest_twisted.ensureDeferred
+async def test_one_task_of_a_batch_past_the_limit_is_413_and_none_is_stored(world: World) -> None:
+    batch = b'[1,"' + b"x" * (MAX_TASK - 1) + b'"]'
+    refused(await world.ask("PUT", "/api/pushTasks/q", batch), 413, "body_too_large")
+    assert world.stored() == set()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/api/%70ushTask/q"),
+        ("PUT", "/api/pushTask%2Fq"),
+        ("PUT", "/api%2FpushTask/q"),
+        ("GET", "/api%2Fqueues/q"),
+        ("GET", "/api/queues%2Fq%2Ftasks"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_word_of_the_path_that_is_percent_encoded_is_404(
+    world: World, method: str, path: str
+) -> None:
+    refused(await world.ask(method, path, b"1"), 404, "not_found")
+    assert world.stored() == set()
+
+
+MALFORMED = {
+    "a rule of thousands of digits": ("PATCH", "queues/q", b'{"max_length":' + b"9" * 4500 + b"}"),
+    "a cron of thousands of digits": (
+        "PUT",
+        "schedules/s",
+        b'{"cron":"' + b"9" * 5000 + b' * * * *","queue":"q","task":1}',
+    ),
+    "a cron of six fields": ("PUT", "schedules/s", b'{"cron":"* * * * * *","queue":"q","task":1}'),
+    "a time past the calendar's end": ("PUT", "pushTask/q?at=9999-12-31T23:59:59-23:59", b"1"),
+    "a time before its beginning": ("PUT", "pushTask/q?at=0001-01-01T00:00:00%2B23:59", b"1"),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "body"), MALFORMED.values(), ids=MALFORMED)
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_read_is_400_and_not_stored(
+    world: World, method: str, path: str, body: bytes
+) -> None:
+    refused(await world.ask(method, f"/api/{path}", body), 400, "bad_option")
+    assert world.stored() == set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_position_in_a_batch_of_lines_counts_from_the_beginning(world: World) -> None:
+    lines = {"Content-Type": "application/x-ndjson"}
+    answer = await world.ask("PUT", "/api/pushTasks/q", b"11\n22\n3x\n", **lines)
+    assert "at byte 7" in refused(answer, 400, "bad_json")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_retention_that_says_nothing_is_none(world: World) -> None:
+    await world.ask("PATCH", "/api/queues/q", b'{"lease":5,"retention":{"done":1}}')
+    answer = await world.ask("PATCH", "/api/queues/q", b'{"retention":{}}')
+    assert json.loads(answer.body)["policy"] == {"lease": 5}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_schedule_takes_no_head(world: World) -> None:
+    assert (await world.ask("HEAD", "/api/schedules/s")).status == 405
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_key_of_another_type_is_409_for_that_queue_alone(world: World) -> None:
     world.redis("SET", "taken", "not ours")
-    for answer in (await world.push(b"1", "taken"), await world.pop("taken")):
+    looked = await world.ask("GET", "/api/queues/taken/tasks")
+    for answer in (await world.push(b"1", "taken"), await world.pop("taken"), looked):
         refused(answer, 409, "wrong_type")
     assert (await world.push(b"1")).status == 200
     assert (await world.pop()).status == 200

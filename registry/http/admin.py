@@ -165,7 +165,7 @@ class Admin:
     def _patch(self, name: bytes, ask: Ask) -> Any:
         options(ask.query, {})
         check_json(ask.body)
-        changes = json.loads(ask.body)
+        changes = json.loads(ask.body, parse_int=asked.number)
         if not isinstance(changes, dict):
             raise BadBody("The body is a JSON object of the rules to change.")
         yield self._steering.set_policy(name, changes)
@@ -285,9 +285,10 @@ class Admin:
             raise NotFound("There is nothing at this path.")
         name = name_from(ask.segments[2])
         options(ask.query, {})
-        return {b"GET": self._schedule, b"PUT": self._put_schedule, b"DELETE": self._drop_schedule}[
-            ask.method
-        ](name, ask)
+        verbs = {b"GET": self._schedule, b"PUT": self._put_schedule, b"DELETE": self._drop_schedule}
+        if ask.method not in verbs:
+            raise WrongMethod(tuple(verbs))
+        return verbs[ask.method](name, ask)
 
     @inlineCallbacks
     def _schedule(self, name: bytes, ask: Ask) -> Any:

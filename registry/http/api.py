@@ -40,7 +40,8 @@ log = Logger()
 class AnyPath(PathConverter):  # type: ignore[misc]
     """The rest of a path, line ends too: what a name may hold is said in one place, and not by a 404."""
 
-    regex = r"(?s:[^/].*?)"
+    regex = r"(?s:.+?)"
+    part_isolating = False
 
 
 class Api:
@@ -147,7 +148,11 @@ class Api:
         # Werkzeug reads several slashes at the front as one.
         if path[:2] == b"//":
             return self._say(request, error_answer(404, "not_found", "There is nothing at this path."))
-        ask = Ask(request.method, path.split(b"/")[1:], query, request.getHeader, request.content.read())
+        segments = path.split(b"/")[1:]
+        # Werkzeug has found the route in the decoded path, the verbs cut the names from the path as it came.
+        if b"%" in b"".join(segments[:2]):
+            return self._say(request, error_answer(404, "not_found", "There is nothing at this path."))
+        ask = Ask(request.method, segments, query, request.getHeader, request.content.read())
         d = maybeDeferred(verb, ask)
         d.addErrback(_as_answer)
         return d.addCallback(lambda answer: self._say(request, answer))

@@ -12,7 +12,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode
 import msgspec
 
 from registry.errors import BadBody, BadOption
-from registry.http.json_check import check_json
+from registry.http.json_check import BadJson, check_json
 from registry.http.wire import ExactFloat, moment, one_of, option_pairs, options, seconds, text, whole
 
 Header = Callable[[bytes], "bytes | None"]
@@ -148,7 +148,10 @@ def payloads(header: Header, body: bytes) -> list[bytes]:
         at = 0
         for line in body.split(b"\n"):
             if line.strip(b" \t\r"):
-                check_json(line)
+                try:
+                    check_json(line)
+                except BadJson as error:
+                    raise BadJson(at + error.position, error.reason, error.code) from None
                 found.append(line.strip(b" \t\r"))
             at += len(line) + 1
     else:
@@ -196,7 +199,7 @@ def json_object(body: bytes, known: tuple[str, ...]) -> dict[str, Any]:
     if not body.strip(b" \t\r\n"):
         return {}
     check_json(body)
-    value = json.loads(body, parse_int=_number, parse_float=ExactFloat.read)
+    value = json.loads(body, parse_int=number, parse_float=ExactFloat.read)
     if not isinstance(value, dict):
         raise BadBody("The body of this request is a JSON object.")
     for name in value:
@@ -205,8 +208,8 @@ def json_object(body: bytes, known: tuple[str, ...]) -> dict[str, Any]:
     return value
 
 
-def _number(digits: str) -> int | float:
-    # The interpreter refuses to read an integer of thousands of digits.
+def number(digits: str) -> int | float:
+    """What ``json.loads`` takes as ``parse_int``: the interpreter refuses to read an integer of thousands of digits."""
     return int(digits) if len(digits) < 300 else ExactFloat.read(digits)
 
 

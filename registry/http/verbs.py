@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults, inline
 from twisted.python.failure import Failure
 
 from registry.config import Config
-from registry.errors import BadBody, BadOption, Conflict, NotFound
+from registry.errors import BadBody, BadOption, Conflict, NotFound, TooLarge
 from registry.http import asked
 from registry.http.asked import Header, lease_id, ms
 from registry.http.json_check import check_json
@@ -71,6 +71,7 @@ class Verbs:
         self._looking = looking
         self._endings = endings
         self._joining = Joining()
+        self._max_task = config.max_task_bytes
         self._wait = config.queue_timeout
         self._max_wait = max(config.max_wait, config.queue_timeout)
         self._turn = 0
@@ -125,6 +126,8 @@ class Verbs:
     def push_many(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """All tasks of the body, or none."""
         found = asked.payloads(header, body)
+        if max(map(len, found)) > self._max_task:
+            raise TooLarge(f"A task of the batch is over the limit of {self._max_task} bytes.")
         said = asked.push_options(query, header, body, asked.PUSH_MANY_OPTIONS)
         said.pop("w", None)
 

@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -28,6 +28,7 @@ STATUS: tuple[tuple[type[errors.RegistryError], int], ...] = (
     (errors.BadBody, 400),
     (errors.NotFound, 404),
     (errors.Conflict, 409),
+    (errors.TooLarge, 413),
     (errors.KeyReused, 422),
     (errors.QueueFull, 429),
     (errors.Unavailable, 503),
@@ -222,8 +223,9 @@ def moment(name: str, value: str) -> float:
     try:
         if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", value):
             raise ValueError
-        at = datetime.fromisoformat(value.upper())
-    except ValueError:
+        # In UTC already here: a time zone may carry the last hours of the calendar past its end.
+        at = datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise errors.BadOption(
             f"The option {name!r} is a time like 2026-01-31T12:00:00Z, not {value[:40]!r}."
         ) from None

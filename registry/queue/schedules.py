@@ -53,8 +53,10 @@ def check(said: dict[str, Any]) -> dict[str, Any]:
             f"The field 'timezone' is a name like Europe/Vienna, not {str(timezone)[:60]!r}."
         ) from None
     try:
+        if len(said["cron"].split()) != 5:  # CronSim takes six for seconds
+            raise ValueError
         next(CronSim(said["cron"], datetime.now(UTC)))
-    except (CronSimError, StopIteration):
+    except (CronSimError, StopIteration, ValueError):
         raise BadOption("The field 'cron' is an expression of five fields, like */5 * * * *.") from None
     check_name(said["queue"].encode())
     return {

@@ -142,7 +142,8 @@ class Steering:
         given: dict[str, Any] = {}
         reset: list[str] = []
         for rule, value in changes.items():
-            if value is None and (rule in RULES or rule == "retention"):
+            # An object without members cannot be told from an array in Redis' Lua, and says the same as none.
+            if (value is None and rule in RULES) or (rule == "retention" and value in (None, {})):
                 reset.append(rule)
             else:
                 given[rule] = _rule(rule, value)

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from txredisapi import ResponseError
 
-from registry.errors import RedisFull, RedisUnavailable
+from registry.errors import Conflict, RedisFull, RedisUnavailable
 from registry.redis.link import Link, Pool
 from registry.redis.scripts import Script, load
 
@@ -311,6 +311,8 @@ def refusal(text: str) -> Exception:
     """The domain's word for an error of Redis: what was refused was not applied."""
     if "OOM command" in text:
         return RedisFull("Redis is full and takes no more tasks; pops still work.")
+    if text.startswith("WRONGTYPE"):
+        return Conflict("wrong_type", "A key in Redis holds something else than the registry keeps there.")
     found = _REFUSALS.search(text)
     if found is None:
         # Not Redis's state but a fault of ours, or of the keys.
