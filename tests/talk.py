@@ -168,6 +168,24 @@ def tasks(daemon: Daemon, name: str, query: str = "") -> list[dict[str, Any]]:
     return rows
 
 
+def cancel(daemon: Daemon, name: str, task_id: str) -> str:
+    return str(ask(daemon, "DELETE", f"/api/queues/{name}/tasks/{task_id}").ok()["how"])
+
+
+def retry(daemon: Daemon, name: str, query: str = "") -> dict[str, Any]:
+    said: dict[str, Any] = ask(daemon, "POST", f"/api/queues/{name}/retry?{query}").ok()
+    return said
+
+
+def move(daemon: Daemon, name: str, to: str, query: str = "") -> dict[str, Any]:
+    said: dict[str, Any] = ask(daemon, "POST", f"/api/queues/{name}/move?to={to}&{query}").ok()
+    return said
+
+
+def history(daemon: Daemon, name: str, task_id: str) -> list[tuple[int, str]]:
+    return [(h["attempt"], h["reason"]) for h in task(daemon, name, task_id)["history"]]
+
+
 def drain(daemon: Daemon, name: str) -> list[Any]:
     """All that is ready, in order, each done at once."""
     found: list[Any] = []
