@@ -46,6 +46,10 @@ def get(served: Daemon, name: str) -> dict[str, Any]:
 
 def due(redis: RedisServer, name: str, minutes_ago: int) -> int:
     """Make the tick of that whole minute the next one of this schedule; the minute's time, ms."""
+    # Late in a minute the next tick would come in between, and this one be a minute late.
+    left = 60 - time.time() % 60
+    if left < 12:
+        time.sleep(left + 0.1)
     at = int(time.time() // 60 - minutes_ago) * 60_000
     redis.command("ZADD", "{registry}ticks", at, name)
     return at
