@@ -18,7 +18,7 @@ local call = redis.call
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local SPACE, PROCESS, FAR = ARGV[2], ARGV[3], 1e14
-local woken, is_woken, dues, drained, ended = {}, {}, {}, {}, {}
+local woken, is_woken, dues, drained, ended, before_end = {}, {}, {}, {}, {}, {}
 
 -- Somebody waiting at this queue has a reason to look again.
 local function wake(list)
@@ -44,6 +44,7 @@ end
 
 -- What all entries of the call share is written once, at its end.
 local function finish(replies)
+  for _, step in ipairs(before_end) do step() end
   local index = SPACE .. 'index'
   for list in pairs(drained) do
     if not dues[list] then

@@ -6,6 +6,34 @@ local function forget(list, g, id)
   drained[list] = true
 end
 
+-- Done tasks of this call by queue: {score, id, score, id, …}; those that count towards the queue's limit are counted.
+local ends, counted = {}, {}
+
+-- Beyond the queue's limit the oldest go, two for each that came; those that a push asked to keep stay, and are passed over.
+local function trim(list, g, came)
+  local over = call('ZCARD', g .. 'e') - ((policy_of(g).retention or {}).done_max or 1000)
+  if over <= 0 then return end
+  local goes, gone = math.min(over, 2 * came), {}
+  local oldest = call('ZRANGE', g .. 'e', 0, goes + 17)
+  for i, packed in ipairs(call('HMGET', g .. 'm', unpack(oldest))) do
+    local m = packed and cmsgpack.unpack(packed)
+    if #gone < goes and not (m and (m.r or m.i)) then gone[#gone + 1] = oldest[i] end
+  end
+  if #gone == 0 then return end
+  call('ZREM', g .. 'e', unpack(gone))
+  call('HDEL', g .. 't', unpack(gone))
+  call('HDEL', g .. 'm', unpack(gone))
+  drained[list] = true
+end
+
+before_end[#before_end + 1] = function()
+  for list, pairs_ in pairs(ends) do
+    local g = '{' .. list .. '}'
+    call('ZADD', g .. 'e', unpack(pairs_))
+    if counted[list] then trim(list, g, counted[list]) end
+  end
+end
+
 local function make_done(list, g, id, m, result, handed_over)
   free_key(g, id, m)
   slot_freed(list, g)
@@ -20,22 +48,9 @@ local function make_done(list, g, id, m, result, handed_over)
   tell_ended(list, id, m)
   if stay == 0 then return forget(list, g, id) end
   keep(g, id, m)
-  call('ZADD', g .. 'e', now + stay, id)
+  local known_ends = ends[list] or {}
+  known_ends[#known_ends + 1], known_ends[#known_ends + 2] = now + stay, id
+  ends[list] = known_ends
   due(list, now + stay)
-  -- Beyond the queue's limit the oldest go, two for each that comes; those that a push asked to keep stay, and are passed over.
-  if not (m.r or m.i) then
-    local over = call('ZCARD', g .. 'e') - (retention.done_max or 1000)
-    if over > 0 then
-      local goes = math.min(over, 2)
-      for _, old in ipairs(call('ZRANGE', g .. 'e', 0, 19)) do
-        local o = known(g, old)
-        if not (o and (o.r or o.i)) then
-          call('ZREM', g .. 'e', old)
-          forget(list, g, old)
-          goes = goes - 1
-          if goes == 0 then break end
-        end
-      end
-    end
-  end
+  if not (m.r or m.i) then counted[list] = (counted[list] or 0) + 1 end
 end

@@ -19,23 +19,33 @@ local function pop_many(first, nonce, lease_ms, packed)
   local given, bytes, nothing, turn, over = {}, 0, {1}, o.s or 0, {}
   local open = #o.q
   local fair, at = o.s ~= nil, 0
+  local asks = {}
+  for j = 1, fair and #o.q > 1 and 0 or o.c do asks[j] = {nonce, lease_ms, o} end
   while open > 0 and #given < o.c and bytes < MOST_BYTES do
     local list = o.q[(turn + at) % #o.q + 1]
     if over[list] then
       at = at + 1
     else
       -- By itself: what was taken from the others must be answered whatever is wrong with this one.
-      local ok, reply = pcall(take, list, nonce, lease_ms, o)
-      if not ok then reply = refusal(reply) end
-      if reply[1] == 0 then
+      local together, group = pcall(take_group, list, asks, #given + 1, MOST_BYTES - bytes)
+      for _, reply in ipairs(together and group or {}) do
         reply[8], reply[9], reply[10] = 0, list, nonce
         given[#given + 1] = reply
         bytes = bytes + #reply[3]
-        if fair then at = at + 1 end
-      else
-        if reply[1] ~= 1 then nothing = reply end
-        over[list] = true
-        open = open - 1
+      end
+      if not together or #group == 0 then
+        local ok, reply = pcall(take, list, nonce, lease_ms, o)
+        if not ok then reply = refusal(reply) end
+        if reply[1] == 0 then
+          reply[8], reply[9], reply[10] = 0, list, nonce
+          given[#given + 1] = reply
+          bytes = bytes + #reply[3]
+          if fair then at = at + 1 end
+        else
+          if reply[1] ~= 1 then nothing = reply end
+          over[list] = true
+          open = open - 1
+        end
       end
     end
   end

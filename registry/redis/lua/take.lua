@@ -97,3 +97,49 @@ local function take(list, nonce, lease_ms, o)
   end
   return {2}
 end
+
+-- Several takes from a queue without rules and priorities: a few commands for all of them. `asks` are {nonce, lease ms, options};
+-- the replies of the first so many come back. What is not as simple as that stays where it is, for `take`.
+-- Nothing may go wrong between LTRIM and the last write: Redis would not bring the tasks back.
+local AT_ONCE = 16
+
+local function take_group(list, asks, from, room)
+  local q = learnt[list] or learn(list, '{' .. list .. '}')
+  if q.rules or q.ranked then return {} end
+  local elements = call('LRANGE', list, -math.min(AT_ONCE, #asks - from + 1), -1)
+  local ids, generations = {}, {}
+  for j = #elements, 1, -1 do
+    local id, generation = ours(elements[j])
+    if not id then break end
+    ids[#ids + 1], generations[#ids + 1] = id, generation
+  end
+  if #ids == 0 then return {} end
+  local payloads = call('HMGET', q.g .. 't', unpack(ids))
+  local metas = q.metas and call('HMGET', q.g .. 'm', unpack(ids)) or {}
+  local given, leases, fields, first = {}, {}, {}, FAR
+  for j, id in ipairs(ids) do
+    local nonce, length, o = unpack(asks[from + j - 1], 1, 3)
+    local m = metas[j] and cmsgpack.unpack(metas[j]) or nil
+    if not payloads[j] or room <= 0 or (m and m.s or 'r') ~= 'r' or (m and m.g or 0) ~= generations[j] or (m and m.x) then break end
+    local leased, lease = o and o.l, id .. '-' .. nonce
+    if length == 0 then length = m and m.l or 60000 end
+    if m or leased then
+      m = m or {}
+      m.s, m.a, m.pr, m.pm = 'l', (m.a or 0) + 1, nil, nil
+      m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
+      fields[#fields + 1], fields[#fields + 2] = id, cmsgpack.pack(m)
+    end
+    leases[2 * j - 1], leases[2 * j] = now + length, lease
+    given[j] = {0, id, payloads[j], m and m.a or 1, 0, length, m and m.tp or false}
+    first, room = math.min(first, now + length), room - #payloads[j]
+  end
+  if #given == 0 then return given end
+  call('LTRIM', list, 0, -#given - 1)
+  call('ZADD', q.g .. 'l', unpack(leases))
+  if #fields > 0 then
+    call('HMSET', q.g .. 'm', unpack(fields))
+    q.metas = true
+  end
+  due(list, first)
+  return given
+end
