@@ -39,7 +39,7 @@ class Taken:
         self.leased = leased
         self.replayed = len(reply) > 7 and reply[7] == 1
         self.lease = self.id + b"-" + (reply[9] if self.replayed else nonce)
-        # A put-back names the answer it belongs to, so that it takes nothing from a later answer to the same request.
+        # A put-back names the answer it belongs to, so that it takes nothing from another answer to the same request.
         self.answer = nonce
         self.holders = 1
 
