@@ -262,7 +262,8 @@ class Queues:
                 self.put_back(taken)
             else:
                 self._finish(poller, taken)
-            if poller.relay:
+            if poller.relay or line.missed:
+                line.missed = 0
                 self.wake(name, relay=True)
             if not line.asking and not line.parked:
                 self.waiting.lines.pop(name, None)
@@ -270,7 +271,8 @@ class Queues:
             self._again(poller)
         elif code in (1, 3):
             if line.missed:
-                line.missed -= 1
+                line.missed = 0
+                poller.relay = True
                 self._again(poller)
             elif poller.over:
                 self.waiting.tidy(name, line)
@@ -364,6 +366,11 @@ class Queues:
 
     def wake(self, name: bytes, relay: bool = False) -> None:
         """One parked poller of this queue looks again; with ``relay`` the next does too, until one finds nothing."""
+        line = self.waiting.lines.get(name)
+        if relay and line is not None and line.asking:
+            # Who asks now stands before those parked: it looks again when it is told "nothing", else it passes the reason on.
+            line.missed += 1
+            return
         poller = self.waiting.next(name)
         if poller is None:
             return
