@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -305,6 +306,17 @@ def test_a_moved_task_still_expires(served: Daemon, q: str) -> None:
     move(served, q, to)
     assert counts(served, to) == {"ready": 1}
     becomes(served, to, dead=1)
+
+
+def test_an_expired_task_that_moved_and_is_retried_does_not_expire_again(served: Daemon, q: str) -> None:
+    to = fresh()
+    pushed(served, q, 1, "ttl=0.2")
+    becomes(served, q, dead=1)
+    assert move(served, q, to, "state=dead")["count"] == 1
+    assert retry(served, to, "reason=expired")["count"] == 1
+    # Longer than two sweeps.
+    time.sleep(1)
+    assert counts(served, to) == {"ready": 1}
 
 
 def test_delayed_and_dead_tasks_move_too(served: Daemon, q: str) -> None:

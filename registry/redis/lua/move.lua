@@ -11,7 +11,8 @@ local function carry(list, g, to, h, id, m)
   call('HSET', h .. 't', id, call('HGET', g .. 't', id))
   if m then
     keep(h, id, m)
-    if m.x then
+    -- A dead task has expired already, or never will.
+    if m.x and m.s ~= 'x' then
       call('ZREM', g .. 'o', id)
       call('ZADD', h .. 'o', m.x, id)
     end
