@@ -60,6 +60,7 @@ setup(
             "pytest>=9.0",
             "pytest-twisted>=1.14.3",
             "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8",
             "treq>=25.5",
             "hypothesis>=6.150",
             "cryptography>=50",
