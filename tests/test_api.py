@@ -1,4 +1,4 @@
-"""The seed's two endpoints and every error, over real HTTP against the daemon in this process and a real Redis.
+"""The seed's two endpoints, over real HTTP against the daemon in this process and a real Redis.
 
 Each test runs twice: the front door answers plain requests, the site behind it all others, and a client must
 not be able to tell which of them it met.
@@ -8,150 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
-from io import BytesIO
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import pytest_twisted
 import treq
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.task import deferLater
-from twisted.logger import formatEvent
-from twisted.web.client import Agent, FileBodyProducer
-from twisted.web.http_headers import Headers
 
-from registry.config import Config
-from registry.daemon import Daemon
-from registry.queue import batching
 from tests.conftest import LoggedErrors
+from tests.in_process import MAX_TASK, World, running, until
 from tests.live import RedisServer
-
-QUEUE_TIMEOUT, MAX_WAIT, MAX_TASK = 0.3, 0.6, 20_000
-# A header that comes twice is for the site to judge.
-ODD = [(b"X-Odd", b"1"), (b"X-Odd", b"2")]
-
-
-class Answer:
-    """An answer that was read whole."""
-
-    def __init__(self, response: Any, body: bytes) -> None:
-        self.status: int = response.code
-        self.body = body
-        self.length: Any = response.length  # a number when there is a Content-Length
-        self._headers = response.headers
-
-    def header(self, name: bytes) -> bytes | None:
-        values = self._headers.getRawHeaders(name, [None])
-        assert len(values) == 1, (name, values)
-        found: bytes | None = values[0]
-        return found
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class World:
-    """A daemon in this process, and a client of it."""
-
-    def __init__(self, redis: RedisServer, odd: bool, tmp: str) -> None:
-        self.redis = redis.command
-        self.odd = odd
-        self.daemon = Daemon(
-            Config(
-                listen=("tcp:0:interface=127.0.0.1",),
-                redis_url=redis.unix_url,
-                data_dir=tmp,
-                queue_timeout=QUEUE_TIMEOUT,
-                max_wait=MAX_WAIT,
-                max_task_bytes=MAX_TASK,
-            ),
-            reactor,
-            environ={},
-        )
-        self.agent = Agent(reactor)  # no connection outlives its request
-
-    async def start(self) -> None:
-        self.daemon.startService()
-        await until(lambda: self.daemon._ports and self.daemon._store.ready)
-        self.port = self.daemon._ports[0].getHost().port  # type: ignore[attr-defined]
-
-    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Deferred[Any]:
-        """The path goes out as it is. Cancel the Deferred to hang up."""
-        sent = Headers({"Host": [f"localhost:{self.port}"]})
-        for name, value in headers.items():
-            sent.setRawHeaders(name.replace("_", "-"), [value])
-        for odd, what in ODD if self.odd else ():
-            sent.addRawHeader(odd, what)
-        url = f"http://127.0.0.1:{self.port}{path}".encode()
-        producer = None if body is None else FileBodyProducer(BytesIO(body))
-        asked: Deferred[Any] = self.agent.request(method.encode(), url, sent, producer)
-        return asked
-
-    async def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        """An answer of the API; what holds for all of them is checked here."""
-        response = await self.request(method, path, body, **headers)
-        answer = Answer(response, await treq.content(response))
-        assert answer.header(b"Cache-Control") == b"no-store"
-        assert (answer.header(b"Content-Type") or b"").startswith(b"application/json")
-        assert re.fullmatch(rb"[\x21-\x7e]{1,128}", answer.header(b"X-Request-Id") or b"")
-        if method != "HEAD":
-            assert answer.length == len(answer.body)
-        return answer
-
-    async def push(self, payload: bytes, name: str = "q", method: str = "PUT") -> Answer:
-        return await self.ask(method, f"/api/pushTask/{name}", payload)
-
-    async def pop(self, name: str = "q", query: str = "?wait=0", method: str = "GET") -> Answer:
-        return await self.ask(method, f"/api/popTask/{name}{query}")
-
-    def stored(self) -> set[bytes]:
-        """Every key of tasks and queues; not what the daemon keeps about itself."""
-        return {k for k in self.redis("KEYS", "*") if not k.startswith(b"{registry}")} | {
-            b"index of " + name for name in self.redis("ZRANGE", "{registry}index", 0, -1)
-        }
-
-    async def nothing_is_left(self) -> None:
-        await until(lambda: not self.stored())
-
-
-def pause(seconds: float) -> Deferred[None]:
-    waited: Deferred[None] = deferLater(reactor, seconds, lambda: None)  # type: ignore[arg-type]
-    return waited
-
-
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        await pause(0.01)
-
-
-def refused(answer: Answer, status: int, code: str) -> str:
-    """The sentence of a refusal, which has the shape of all refusals."""
-    assert (answer.status, answer.json.get("code")) == (status, code), answer.body
-    sentence: str = answer.json["error"]
-    assert len(sentence) > 10
-    assert sentence[0].isupper()
-    assert sentence.endswith((".", ".)", "!"))
-    return sentence
 
 
 @pytest.fixture(params=[False, True], ids=["door", "site"])
 def world(
     request: pytest.FixtureRequest, module_redis: RedisServer, tmp_path: Any, logged_errors: LoggedErrors
 ) -> Iterator[World]:
-    one = World(module_redis, request.param, str(tmp_path))
-    pytest_twisted.blockon(ensureDeferred(one.start()))
-    [event] = logged_errors.flush()
-    assert "keeps nothing on disk" in formatEvent(event)
-    try:
-        yield one
-    finally:
-        pytest_twisted.blockon(one.daemon.stopService())
+    yield from running(module_redis, request.param, str(tmp_path), logged_errors)
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
@@ -233,47 +106,6 @@ async def test_the_bytes_of_a_payload_are_not_touched(world: World, payload: byt
     assert (await world.pop()).body == b'{"task":' + payload + b"}"
 
 
-NOT_JSON = {
-    # what: (bytes, where)
-    "empty": (b"", None),
-    "blank": (b" \n", None),
-    "NaN": (b'{"a":NaN}', 5),
-    "Infinity": (b"[1,Infinity]", 3),
-    "minus Infinity": (b"[-Infinity]", None),
-    "trailing garbage": (b'{"a":1} x', 8),
-    "two values": (b"1 2", 2),
-    "a trailing comma": (b"[1,]", 3),
-    "single quotes": (b"{'a':1}", 1),
-    "a leading zero": (b"[01]", None),
-    "cut off": (b'{"a":', 5),
-    "an open string": (b'"abc', None),
-    "a control character in a string": (b'"a\x01b"', 2),
-    "invalid utf-8": (b'["\xff"]', 2),
-    "an overlong encoding": (b'"\xc0\xaf"', 1),
-    "a surrogate in utf-8": (b'"\xed\xa0\x80"', 1),
-    "a byte order mark": (b"\xef\xbb\xbf{}", 0),
-    "utf-16": ("{}".encode("utf-16"), 0),
-    "501 deep": (b"[" * 501 + b"]" * 501, None),
-    "thousands deep": (b"[" * 10_000, None),
-    "a form": (b"a=1&b=2", 0),
-    "a comment": (b"[1/*one*/]", 2),
-}
-
-
-@pytest.mark.parametrize(("body", "where"), NOT_JSON.values(), ids=NOT_JSON)
-@pytest_twisted.ensureDeferred
-async def test_what_is_not_json_is_refused_with_its_position(
-    world: World, body: bytes, where: int | None
-) -> None:
-    answer = await world.push(body)
-    assert answer.status == 400
-    sentence = refused(answer, 400, answer.json["code"])
-    assert re.search(r"\d", sentence) or not body.strip()
-    if where is not None:
-        assert re.search(rf"\b{where}\b", sentence), sentence
-    assert world.stored() == set()
-
-
 @pytest_twisted.ensureDeferred
 async def test_the_content_type_is_not_looked_at(world: World) -> None:
     for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", "?"):
@@ -314,213 +146,11 @@ async def test_a_name_is_percent_decoded_once(world: World, path: str, name: byt
     await world.nothing_is_left()
 
 
-BAD_NAMES = {
-    "an encoded slash": "a%2Fb",
-    "an encoded slash alone": "%2F",
-    "an encoded slash, small": "a%2fb",
-    "nul": "a%00b",
-    "line end": "a%0D%0Ab",
-    "delete": "a%7F",
-    "c1 control": "a%C2%85",
-    "opening brace": "%7Ba",
-    "closing brace": "a%7D",
-    "a dot": "%2E",
-    "two dots": "%2e.",
-    "not utf-8": "a%FF",
-    "half a percent": "a%2",
-    "percent and letters": "a%zz",
-    "a lone percent": "a%",
-    "256 bytes": "x" * 256,
-    "256 bytes decoded": "%C3%BC" * 128,
-}
-
-
-@pytest.mark.parametrize("path", BAD_NAMES.values(), ids=BAD_NAMES)
-@pytest_twisted.ensureDeferred
-async def test_a_bad_name_is_told_and_nothing_stored(world: World, path: str) -> None:
-    refused(await world.push(b"1", path), 400, "bad_name")
-    refused(await world.pop(path), 400, "bad_name")
-    assert world.stored() == set()
-    assert world.daemon.queues.waiting.lines == {}
-
-
-@pytest.mark.parametrize("path", ["/api/popTask/q", "/api/pushTask/q"])
-@pytest_twisted.ensureDeferred
-async def test_head_and_options_take_no_task(world: World, path: str) -> None:
-    await world.push(b"1")
-    stored = world.stored()
-    for method in ("HEAD", "OPTIONS"):
-        answer = await world.ask(method, path)
-        assert answer.status == 405
-        assert answer.header(b"Allow")
-        if method == "HEAD":
-            assert answer.body == b""
-        else:
-            refused(answer, 405, "method_not_allowed")
-    await pause(0.1)
-    assert world.stored() == stored
-    assert (await world.pop()).body == b'{"task":1}'
-
-
-@pytest_twisted.ensureDeferred
-async def test_another_method_is_405_and_tells_those_that_are_allowed(world: World) -> None:
-    await world.push(b"1")
-    for method, path, allowed in (
-        ("GET", "/api/pushTask/q", {"PUT", "POST"}),
-        ("DELETE", "/api/pushTask/q", {"PUT", "POST"}),
-        ("PUT", "/api/popTask/q", {"GET", "POST"}),
-        ("DELETE", "/api/popTask/q", {"GET", "POST"}),
-        ("PATCH", "/api/popTask/q", {"GET", "POST"}),
-        ("POST", "/healthz", {"GET"}),
-    ):
-        answer = await world.ask(method, path)
-        refused(answer, 405, "method_not_allowed")
-        assert set((answer.header(b"Allow") or b"").decode().split(", ")) - {"HEAD", "OPTIONS"} == allowed
-    assert world.redis("LLEN", "q") == 1
-
-
-@pytest_twisted.ensureDeferred
-async def test_another_path_is_404_in_json(world: World) -> None:
-    for path in (
-        "/nothing",
-        "/api",
-        "/api/",
-        "/api/popTask",
-        "/api/popTask/",
-        "/api/popTask/a/b",
-        "/api/popTask/q/",
-        "//api/popTask/q",
-        "/api//popTask/q",
-        "/api/poptask/q",
-        "/API/popTask/q",
-        "/api/popTaskX/q",
-    ):
-        answer = await world.ask("GET", path)
-        assert answer.status in (404, 400), path
-        refused(answer, answer.status, "not_found" if answer.status == 404 else "bad_name")
-        assert answer.header(b"Location") is None
-    assert world.stored() == set()
-
-
-@pytest.mark.parametrize(
-    ("query", "named"),
-    [
-        ("?nothing=1", "nothing"),
-        ("?timeout=5", "timeout"),
-        ("?wait=1&wai=2", "wai"),
-        ("?wait=", "wait"),
-        ("?wait", "wait"),
-        ("?wait=soon", "wait"),
-        ("?wait=-1", "wait"),
-        ("?wait=nan", "wait"),
-        ("?wait=inf", "wait"),
-        ("?wait=1e3", "wait"),
-        ("?wait=1_0", "wait"),
-        ("?wait=%D9%A3", "wait"),
-        ("?wait=1&wait=1", "wait"),
-        ("?wait=99999999999999999999", "wait"),
-        ("?%77ait=x", "wait"),
-        ("?w%FF=1", "UTF-8"),
-    ],
-)
-@pytest_twisted.ensureDeferred
-async def test_an_option_that_is_unknown_or_malformed_is_named(world: World, query: str, named: str) -> None:
-    await world.push(b"1")
-    assert named in refused(await world.pop(query=query), 400, "bad_option")
-    assert world.redis("LLEN", "q") == 1
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_unknown_option_of_a_push_is_named_and_nothing_stored(world: World) -> None:
-    for name in ("nothing", "timeout", "wait", "Delay"):
-        answer = await world.ask("PUT", f"/api/pushTask/q?{name}=1", b"1")
-        assert name in refused(answer, 400, "bad_option")
-    assert world.stored() == set()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_task_past_the_limit_is_413_and_not_stored(world: World) -> None:
-    sentence = refused(await world.push(b'"' + b"x" * (MAX_TASK - 1) + b'"'), 413, "body_too_large")
-    assert str(MAX_TASK) in sentence.replace(",", "")
-    assert world.stored() == set()
-
-
-@pytest_twisted.ensureDeferred
-async def test_one_task_of_a_batch_past_the_limit_is_413_and_none_is_stored(world: World) -> None:
-    batch = b'[1,"' + b"x" * (MAX_TASK - 1) + b'"]'
-    refused(await world.ask("PUT", "/api/pushTasks/q", batch), 413, "body_too_large")
-    assert world.stored() == set()
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("PUT", "/api/%70ushTask/q"),
-        ("PUT", "/api/pushTask%2Fq"),
-        ("PUT", "/api%2FpushTask/q"),
-        ("GET", "/api%2Fqueues/q"),
-        ("GET", "/api/queues%2Fq%2Ftasks"),
-    ],
-)
-@pytest_twisted.ensureDeferred
-async def test_a_word_of_the_path_that_is_percent_encoded_is_404(
-    world: World, method: str, path: str
-) -> None:
-    refused(await world.ask(method, path, b"1"), 404, "not_found")
-    assert world.stored() == set()
-
-
-MALFORMED = {
-    "a rule of thousands of digits": ("PATCH", "queues/q", b'{"max_length":' + b"9" * 4500 + b"}"),
-    "a cron of thousands of digits": (
-        "PUT",
-        "schedules/s",
-        b'{"cron":"' + b"9" * 5000 + b' * * * *","queue":"q","task":1}',
-    ),
-    "a cron of six fields": ("PUT", "schedules/s", b'{"cron":"* * * * * *","queue":"q","task":1}'),
-    "a time past the calendar's end": ("PUT", "pushTask/q?at=9999-12-31T23:59:59-23:59", b"1"),
-    "a time before its beginning": ("PUT", "pushTask/q?at=0001-01-01T00:00:00%2B23:59", b"1"),
-}
-
-
-@pytest.mark.parametrize(("method", "path", "body"), MALFORMED.values(), ids=MALFORMED)
-@pytest_twisted.ensureDeferred
-async def test_what_cannot_be_read_is_400_and_not_stored(
-    world: World, method: str, path: str, body: bytes
-) -> None:
-    refused(await world.ask(method, f"/api/{path}", body), 400, "bad_option")
-    assert world.stored() == set()
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_position_in_a_batch_of_lines_counts_from_the_beginning(world: World) -> None:
-    lines = {"Content-Type": "application/x-ndjson"}
-    answer = await world.ask("PUT", "/api/pushTasks/q", b"11\n22\n3x\n", **lines)
-    assert "at byte 7" in refused(answer, 400, "bad_json")
-
-
 @pytest_twisted.ensureDeferred
 async def test_a_retention_that_says_nothing_is_none(world: World) -> None:
     await world.ask("PATCH", "/api/queues/q", b'{"lease":5,"retention":{"done":1}}')
     answer = await world.ask("PATCH", "/api/queues/q", b'{"retention":{}}')
     assert json.loads(answer.body)["policy"] == {"lease": 5}
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_schedule_takes_no_head(world: World) -> None:
-    assert (await world.ask("HEAD", "/api/schedules/s")).status == 405
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_key_of_another_type_is_409_for_that_queue_alone(world: World) -> None:
-    world.redis("SET", "taken", "not ours")
-    looked = await world.ask("GET", "/api/queues/taken/tasks")
-    for answer in (await world.push(b"1", "taken"), await world.pop("taken"), looked):
-        refused(answer, 409, "wrong_type")
-    assert (await world.push(b"1")).status == 200
-    assert (await world.pop()).status == 200
-    await until(lambda: world.stored() == {b"taken"})
-    assert world.redis("GET", "taken") == b"not ours"
 
 
 @pytest_twisted.ensureDeferred
@@ -542,83 +172,6 @@ async def test_first_in_first_out(world: World) -> None:
     for at in range(20):
         await world.push(b"%d" % at)
     assert [(await world.pop()).json["task"] for _ in range(20)] == list(range(20))
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_full_redis_is_503_redis_full(world: World) -> None:
-    await world.push(b"1")
-    world.redis("CONFIG", "SET", "maxmemory", "1")
-    try:
-        answer = await world.push(b"2")
-        refused(answer, 503, "redis_full")
-        assert answer.json["outcome"] == "not_applied"
-        assert int(answer.header(b"Retry-After") or 0) >= 1
-        assert (await world.pop()).body == b'{"task":1}'
-        await world.nothing_is_left()
-    finally:
-        world.redis("CONFIG", "SET", "maxmemory", "0")
-
-
-@pytest_twisted.ensureDeferred
-async def test_too_much_waiting_for_redis_is_503_overloaded(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batching, "MAX_WAITING_BYTES", -1)
-    for answer in (await world.push(b"1"), await world.pop()):
-        refused(answer, 503, "overloaded")
-        assert answer.json["outcome"] == "not_applied"
-        assert int(answer.header(b"Retry-After") or 0) >= 1
-    monkeypatch.undo()
-    assert world.stored() == set()
-
-
-@pytest_twisted.ensureDeferred
-async def test_while_it_stops_new_requests_are_503_shutting_down(world: World) -> None:
-    world.daemon.queues.draining = True
-    for answer in (await world.push(b"1"), await world.pop()):
-        refused(answer, 503, "shutting_down")
-        assert answer.json["outcome"] == "not_applied"
-        assert int(answer.header(b"Retry-After") or 0) >= 1
-    assert world.stored() == set()
-
-
-@pytest_twisted.ensureDeferred
-async def test_what_nobody_foresaw_is_500_with_an_incident_that_is_in_the_log(
-    world: World, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
-) -> None:
-    def broken(*args: Any) -> Any:
-        raise RuntimeError("secret detail")
-
-    monkeypatch.setattr(world.daemon.queues.store, "push", broken)
-    answer = await world.push(b"1")
-    assert answer.status == 500
-    sentence = refused(answer, 500, answer.json["code"])
-    assert b"secret" not in answer.body
-    assert b"Traceback" not in answer.body
-    [event] = logged_errors.flush(RuntimeError)
-    assert str(event["incident"]) in sentence
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_foreign_host_is_421(world: World) -> None:
-    await world.push(b"1")
-    for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1"):
-        answer = await world.ask("GET", "/api/popTask/q?wait=0", Host=host)
-        assert answer.status == 421
-        refused(answer, 421, answer.json["code"])
-    for host in ("localhost", "127.0.0.1:1", "LocalHost:3000", "[::1]:3000"):
-        assert (await world.ask("GET", "/api/popTask/empty?wait=0", Host=host)).status == 202
-    assert world.redis("LLEN", "q") == 1
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_page_of_another_site_takes_nothing(world: World) -> None:
-    await world.push(b"1")
-    for headers in ({"Origin": "https://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
-        for method, path in (("GET", "/api/popTask/q"), ("POST", "/api/pushTask/q")):
-            answer = await world.ask(method, path, None if method == "GET" else b"2", **headers)
-            refused(answer, 403, answer.json["code"])
-    assert world.redis("LLEN", "q") == 1
 
 
 @pytest_twisted.ensureDeferred
