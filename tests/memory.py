@@ -1,0 +1,177 @@
+"""Queues over a store in memory, on a clock that stands still, and polls of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from registry.queue.queues import HANDOVER_MS, Queues
+from registry.redis.store import Entry
+
+HEAD, TAIL = True, False
+
+
+class Memory:
+    """A store in memory. Calls wait for ``run`` and their answers for ``reply`` while ``slow``."""
+
+    process = b"here"
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.slow = False
+        self.lists: dict[bytes, deque[tuple[bytes, bytes, int]]] = {}
+        self.held: dict[bytes, tuple[bytes, bytes, bytes, int]] = {}
+        self.dead: list[tuple[bytes, bytes]] = []
+        self.asked: list[tuple[str, int]] = []
+        self.error: Exception | None = None
+        self._sent: deque[tuple[str, Sequence[Any], Deferred[Any]]] = deque()
+        self._done: deque[tuple[Any, Deferred[Any]]] = deque()
+        self._raw = itertools.count()
+
+    def now_ms(self) -> int:
+        return 1_700_000_000_000
+
+    # An entry carries what it asks as it is; its bytes are counted for the bounds.
+    def push(self, name: bytes, task_id: bytes, payload: bytes, options: bytes) -> Entry:
+        return Entry(name, (task_id, payload))  # type: ignore[arg-type]
+
+    def pop(self, name: bytes, nonce: bytes, lease_ms: int, options: bytes) -> Entry:
+        assert lease_ms == HANDOVER_MS
+        return Entry(name, (nonce,))  # type: ignore[arg-type]
+
+    def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
+        return Entry(name, (lease, *more))  # type: ignore[arg-type]
+
+    def call(self, verb: str, entries: Sequence[Any], *, bounded: bool) -> Deferred[list[Any]]:
+        assert bounded == (verb in ("push", "pop"))
+        answer: Deferred[list[Any]] = Deferred()
+        self._sent.append((verb, entries, answer))
+        self.asked.append((verb, len(entries)))
+        if not self.slow:
+            self.run()
+            self.reply()
+        return answer
+
+    def run(self) -> None:
+        """Redis carries out what was sent."""
+        while self._sent:
+            verb, entries, answer = self._sent.popleft()
+            if self.error is not None:
+                self._done.append((self.error, answer))
+            else:
+                self._done.append(([getattr(self, f"_{verb}")(e.key, *e.args) for e in entries], answer))
+
+    def reply(self) -> None:
+        """Its answers arrive."""
+        while self._done:
+            result, answer = self._done.popleft()
+            answer.errback(result) if isinstance(result, Exception) else answer.callback(result)
+
+    def put(
+        self, name: bytes, payload: bytes, head: bool = TAIL, task: bytes = b"", attempt: int = 0
+    ) -> None:
+        """A task that comes from elsewhere; without an id it is another program's."""
+        line = self.lists.setdefault(name, deque())
+        (line.appendleft if head else line.append)((task, payload, attempt))
+
+    def payloads(self, name: bytes) -> list[bytes]:
+        return [payload for _, payload, _ in self.lists.get(name, ())]
+
+    def _push(self, name: bytes, task: bytes, payload: bytes) -> list[Any]:
+        self.put(name, payload, task=task)
+        return [0]
+
+    def _pop(self, name: bytes, nonce: bytes) -> list[Any]:
+        line = self.lists.get(name)
+        if not line:
+            return [1]
+        task, payload, attempt = line.popleft()
+        raw = int(not task)
+        task = task or b"%011xA%012x" % (self.now_ms(), next(self._raw))  # the A of what nobody checked
+        self.held[task + b"-" + nonce] = (name, task, payload, attempt + 1)
+        return [0, task, payload, attempt + 1, raw, HANDOVER_MS, False]
+
+    def _confirm(self, name: bytes, lease: bytes) -> list[Any]:
+        return [0] if self.held.pop(lease, None) else [1]
+
+    def _putback(self, name: bytes, lease: bytes, *more: bytes) -> list[Any]:
+        if lease not in self.held:
+            return [1]
+        _, task, payload, attempt = self.held.pop(lease)
+        self.put(name, payload, HEAD, task, attempt - 1)
+        return [0]
+
+    def _bury(self, name: bytes, lease: bytes, reason: bytes) -> list[Any]:
+        self.dead.append((self.held.pop(lease)[2], reason))
+        return [0]
+
+
+class World:
+    """Queues over a `Memory`, on a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.store = Memory()
+        self.queues = Queues(
+            self.store,  # type: ignore[arg-type]
+            self.clock.callLater,
+            lambda b: b[:1] != b"?",
+            self.clock.seconds,
+        )
+
+    def turn(self, seconds: float = 0.0) -> None:
+        self.clock.advance(seconds)
+        # Answers ask again: their questions go at the end of the next turn.
+        for _ in range(10):
+            self.clock.advance(0)
+
+    def pop(self, name: bytes = b"q", wait: float = 10.0) -> Poll:
+        return Poll(self, name, wait)
+
+    def parked(self, count: int, name: bytes = b"q") -> list[Poll]:
+        polls = [self.pop(name) for _ in range(count)]
+        self.turn()
+        assert self.queues.waiting.parked == count
+        return polls
+
+    def push(self, payload: bytes, name: bytes = b"q") -> Deferred[Any]:
+        pushed = self.queues.push(name, payload)
+        self.turn()
+        return pushed
+
+    def pops(self) -> int:
+        """How many questions were asked so far."""
+        return sum(count for verb, count in self.store.asked if verb == "pop")
+
+    def settled(self) -> bool:
+        return self.queues.settled
+
+    def nothing_left(self) -> bool:
+        waiting = self.queues.waiting
+        return not waiting.lines and not waiting.parked and not self.clock.getDelayedCalls()
+
+
+class Poll:
+    """One pop; ``got`` is the payload, ``None`` for nothing, an exception, or ``...`` while it waits."""
+
+    def __init__(self, world: World, name: bytes, wait: float) -> None:
+        self.got: Any = ...
+        self.taken: Any = None
+        self.reply = world.queues.pop(name, wait)
+        self.reply.addCallbacks(self._told, lambda failure: setattr(self, "got", failure.value))
+
+    def _told(self, taken: Any) -> None:
+        self.taken = taken
+        self.got = taken and taken.payload
+
+    @property
+    def waits(self) -> bool:
+        return self.got is ...
+
+    def hang_up(self) -> None:
+        self.reply.cancel()

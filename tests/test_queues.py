@@ -1,0 +1,175 @@
+"""Queues when all is not well: no Redis, what is refused, what is not JSON, the end; and confirms, which are gathered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from registry.errors import BadName, RedisFull, RedisUnavailable, ShuttingDown
+from registry.queue.queues import CONFIRM_SECONDS
+from tests.conftest import LoggedErrors
+from tests.memory import World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_confirm_is_gathered_and_out_within_a_tenth_of_a_second(world: World) -> None:
+    for at in range(3):
+        world.push(b"%d" % at)
+    polls = [world.pop() for _ in range(3)]
+    world.turn()
+    for poll in polls:
+        world.queues.confirm(poll.taken)
+    assert not world.settled()
+    assert len(world.store.held) == 3
+    assert CONFIRM_SECONDS < 0.1
+    world.turn(CONFIRM_SECONDS)
+    assert world.store.held == {}
+    assert world.store.asked[-1] == ("confirm", 3)
+    assert world.settled()
+    assert world.nothing_left()
+
+
+def test_an_element_that_is_not_json_is_made_dead_and_the_next_one_served(
+    world: World, logged_errors: LoggedErrors
+) -> None:
+    for payload in (b"?", b"??", b"1"):
+        world.store.put(b"q", payload)
+    poll = world.pop()
+    world.turn()
+    assert poll.got == b"1"
+    assert world.store.dead == [(b"?", b"not_json"), (b"??", b"not_json")]
+    ours = world.push(b"?mine")  # what came through the door was checked there
+    del ours
+    again = world.pop()
+    world.turn()
+    assert again.got == b"?mine"
+    assert world.nothing_left()
+
+
+def test_without_redis_a_new_pop_is_refused_and_a_parked_one_stays(world: World) -> None:
+    [first, second] = world.parked(2)
+    world.store.error = RedisUnavailable("gone", outcome="unknown")
+    world.store.ready = False
+    refused = world.pop()
+    world.turn()
+    assert isinstance(refused.got, RedisUnavailable)
+    for _ in range(2):
+        world.queues.wake_all()
+        world.turn()
+    assert (first.got, second.got) == (..., ...)
+    world.store.error = None
+    world.store.ready = True
+    world.store.put(b"q", b"1")
+    world.store.put(b"q", b"2")
+    world.queues.redis_is_back()
+    world.turn()
+    assert (first.got, second.got) == (b"1", b"2")
+
+
+def test_one_that_parked_without_asking_stays_when_its_first_question_finds_no_redis(world: World) -> None:
+    [first] = world.parked(1)
+    second = world.pop()  # behind the first, without a question of its own
+    world.turn()
+    first.hang_up()
+    world.store.error = RedisUnavailable("gone", outcome="unknown")
+    world.queues.wake(b"q")
+    world.turn()
+    assert second.waits
+    world.store.error = None
+    world.store.put(b"q", b"1")
+    world.queues.redis_is_back()
+    world.turn()
+    assert second.got == b"1"
+
+
+def test_a_parked_poller_answers_nothing_when_its_time_is_up_without_redis(world: World) -> None:
+    [poll] = world.parked(1)
+    world.store.error = RedisUnavailable("gone")
+    world.queues.wake(b"q")
+    world.turn()
+    world.turn(11)
+    assert poll.got is None
+    assert world.nothing_left()
+
+
+@pytest.mark.parametrize("verb", ["confirm", "putback"])
+def test_what_found_no_redis_is_sent_again_when_it_is_back(world: World, verb: str) -> None:
+    world.push(b"1")
+    poll = world.pop()
+    world.turn()
+    world.store.error = RedisUnavailable("gone", outcome="unknown")
+    if verb == "confirm":
+        world.queues.confirm(poll.taken)
+    else:
+        world.queues.put_back(poll.taken)
+    world.turn(1)
+    world.store.error = None
+    assert len(world.store.held) == 1
+    world.queues.redis_is_back()
+    world.turn()
+    assert world.store.held == {}
+    assert world.store.payloads(b"q") == ([] if verb == "confirm" else [b"1"])
+    asked = len(world.store.asked)
+    world.queues.redis_is_back()
+    world.turn()
+    assert len(world.store.asked) == asked
+
+
+def test_a_refused_push_fails_alone(world: World) -> None:
+    world.store._push = lambda *a: [7, b"OOM command not allowed"]  # type: ignore[method-assign]
+    failed: list[Any] = []
+    world.push(b"1").addErrback(lambda failure: failed.append(failure.value))
+    assert isinstance(failed[0], RedisFull)
+    assert world.store.payloads(b"q") == []
+
+
+def test_a_bad_name_asks_nothing(world: World) -> None:
+    for name in (
+        b"",
+        b".",
+        b"..",
+        b"a/b",
+        b"a{b",
+        b"a}b",
+        b"a\nb",
+        b"\x7f",
+        b"\xff",
+        b"x" * 256,
+        b"\xc2\x85",
+    ):
+        with pytest.raises(BadName):
+            world.queues.pop(name, 0)
+        with pytest.raises(BadName):
+            world.queues.push(name, b"1")
+    assert not world.store.asked
+    for name in (b"a", b"...", b" ", "zone:ünï-✓".encode(), b"x" * 255, b"a%2Fb", b"index"):
+        world.push(b"1", name)
+        assert world.store.payloads(name) == [b"1"]
+
+
+def test_when_draining_parked_pollers_are_told_there_is_nothing_and_newcomers_refused(world: World) -> None:
+    polls = world.parked(3)
+    world.store.slow = True
+    asking = world.pop(b"other")
+    world.turn()
+    world.queues.draining = True
+    world.queues.end_polls()
+    assert [p.got for p in polls] == [None] * 3
+    assert not world.settled()
+    late = world.pop()
+    world.turn()
+    assert isinstance(late.got, ShuttingDown)
+    failed: list[Any] = []
+    world.push(b"1").addErrback(lambda failure: failed.append(failure.value))
+    assert isinstance(failed[0], ShuttingDown)
+    world.store.run()
+    world.store.reply()
+    world.turn()
+    assert asking.got is None
+    assert world.settled()
+    assert world.nothing_left()
