@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet import reactor
+from twisted.internet.error import ReactorNotRunning
 from twisted.python import usage
 
 from registry import __version__
@@ -80,11 +82,22 @@ def makeService(options: Options) -> IService:
     """The whole daemon as a service."""
     # Timers must not follow the wall clock: set an hour forward, it would fire all of them at once.
     reactor.seconds = time.monotonic  # type: ignore[attr-defined,method-assign]
+    reactor.stop = _stop_once(reactor.stop)  # type: ignore[attr-defined,method-assign]
     config = options.config
     access = options.access if config.access_log else None
     if config.processes > 1:
         return Processes(config, reactor, os.environ, output_of(options.parent, access), _fail)
     return Daemon(config, reactor, os.environ, access, _fail)
+
+
+def _stop_once(stop: Callable[[], None]) -> Callable[[], None]:
+    """The reactor's stop, harmless when said again: a second SIGTERM meanwhile is no error that belongs in a log."""
+
+    def once() -> None:
+        with contextlib.suppress(ReactorNotRunning):
+            stop()
+
+    return once
 
 
 def _fail(why: str) -> None:
