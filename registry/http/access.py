@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from registry.log import access_line, clf_time, escape
+from registry.log import access_line, clf_time
 
 # Lines wait this long at most, s.
 GATHER_SECONDS = 0.05
@@ -30,14 +30,13 @@ class Access:
     def served(
         self,
         client: str,
-        method: bytes,
-        target: bytes,
+        line: str,
         status: int,
         sent: int,
         agents: str,
         began: float,
     ) -> None:
-        """One answer of the front door: ``method`` and ``target`` need no escapes, ``agents`` has its own already.
+        """One answer of the front door; ``line`` and ``agents`` have their escapes already.
 
         ``began``: the monotonic time at which the request was whole.
         """
@@ -45,10 +44,8 @@ class Access:
             self._begin()
         lines = self._lines
         lines.append(
-            f"{client} - - [{self._when}] "
-            f'"{method.decode()} {target.decode() if len(target) <= 200 else escape(target)} HTTP/1.1" '
-            f"{status} {sent or '-'} "
-            f"{agents} {(time.monotonic() - began) * 1000:.1f}ms"
+            f'{client} - - [{self._when}] "{line}" {status} {sent or "-"} {agents} '
+            f"{(time.monotonic() - began) * 1000:.1f}ms"
         )
         if len(lines) >= MAX_GATHERED:
             self.flush()

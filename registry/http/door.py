@@ -34,7 +34,7 @@ from zope.interface import implementer
 
 from registry.http.access import Access
 from registry.http.channel import keep_alive
-from registry.http.head import REQUEST_LINE, Head, read_fields, read_head, sound_name
+from registry.http.head import MAX_HEAD, REQUEST_LINE, Ask, Head, may_become_ours, read_head, sound_name
 from registry.http.site import RegistrySite
 from registry.http.verbs import ROUTES, Verbs
 from registry.http.wire import JSON, NO_STORE, Answer, failure_answer
@@ -44,12 +44,10 @@ READY, BUSY, WRITING, PASSED, OVER = range(5)
 # The verbs that may wait for long, and are cancelled when their client hangs up. No other is: a push is carried
 # to its end, or nobody would wake the poller that waits for it.
 PARKING = frozenset(("pop", "pop_many"))
-# Of one head; a longer one is the site's to judge. Bytes.
-MAX_HEAD = 8192
 # Bytes that wait behind a request under way; above it nothing is read.
 MAX_BEHIND = 65_536
-# Clients send the same headers again and again: so many heads are remembered as they were understood.
-MAX_HEADS = 512
+# Clients send the same lines and headers again and again: so many are remembered as they were understood.
+MAX_REMEMBERED = 512
 MAX_HEAD_REMEMBERED = 2048
 
 
@@ -85,6 +83,7 @@ class FrontDoor(Factory):  # type: ignore[misc]
         self.now = 0  # s, counted by ourselves: a clock that is set must not end every connection
         self._ready: list[tuple[Door, bytes]] = []
         self._gathers = False
+        self._asks: dict[bytes, Ask] = {}
         self._heads: dict[bytes, Head] = {}
         self._starts: dict[int, bytes] = {}
         first = int.from_bytes(os.urandom(3), "big")
@@ -108,13 +107,41 @@ class FrontDoor(Factory):  # type: ignore[misc]
 
     # What all connections share.
 
+    def ask(self, head: bytes) -> Ask | None:
+        """What a request asks for, by its line and its headers; None when it is not certainly fine."""
+        line = REQUEST_LINE.match(head)
+        if line is None or len(head) > MAX_HEAD:
+            return None
+        method, target, word, name, lease, query = line.groups()
+        route = self.routes.get(word)
+        if route is None:
+            return None
+        methods, call, segments, parks = route
+        if (
+            method not in methods
+            or (lease is None) == (segments == 2)
+            or ((b"%" in name or name[0] == 0x2E) and not sound_name(name))
+        ):
+            return None
+        block = head[line.end() : -2]
+        fields = self._heads.get(block) or self.head(block)
+        if fields is None:
+            return None
+        size, site = fields.length, self.site
+        if size > site.max_body and size > site.limit_of(target.partition(b"?")[0]):
+            return None
+        segment = (name,) if lease is None else (name, lease)
+        ask = Ask(call, (*segment, query or b"", fields.get), fields, parks, method, target)
+        # A lease is asked about once or twice.
+        if lease is None and len(head) <= MAX_HEAD_REMEMBERED:
+            remember(self._asks, head, ask)
+        return ask
+
     def head(self, block: bytes) -> Head | None:
         """A block of headers, understood; most were seen before."""
         head = read_head(block, self.site.host_allowed)
         if head is not None and len(block) <= MAX_HEAD_REMEMBERED:
-            if len(self._heads) >= MAX_HEADS:
-                self._heads.clear()
-            self._heads[block] = head
+            remember(self._heads, block, head)
         return head
 
     def gather(self, begins: bool) -> None:
@@ -187,17 +214,15 @@ class Door:
 
     __slots__ = (
         "_answer",
+        "_ask",
         "_began",
         "_behind",
         "_call",
         "_channel",
         "_door",
-        "_head",
-        "_method",
         "_need",
         "_paused",
         "_serving",
-        "_target",
         "due",
         "state",
         "transport",
@@ -217,8 +242,7 @@ class Door:
             None  # what the request under way waits for, when it may be cancelled
         )
         self._answer: Answer | None = None  # what is on its way to the kernel
-        self._method = self._target = b""
-        self._head: Any = None
+        self._ask: Any = None
         self._began = 0.0
 
     # Coming and going
@@ -311,66 +335,38 @@ class Door:
         door = self._door
         self._serving = True
         while True:
-            line = REQUEST_LINE.match(data)
-            if line is None:
-                # Lines of other paths are the site's. One that may yet become ours is waited for.
-                if b"\r\n" in data or len(data) > MAX_HEAD or data[:1] not in (b"G", b"P"):
-                    self._pass_on(data)
-                else:
-                    self._wait_for_more(data, 0)
-                break
-            at = line.end()
-            end = data.find(b"\r\n\r\n", at - 2) + 4
+            end = data.find(b"\r\n\r\n") + 4
             if end == 3:
-                # The site refuses a bad header as soon as it has come, and so do we.
-                lines = data[at:].split(b"\r\n")[:-1]
-                if len(data) - at > MAX_HEAD or read_fields(lines) is None:
-                    self._pass_on(data)
-                else:
+                if may_become_ours(data):
                     self._wait_for_more(data, 0)
+                else:
+                    self._pass_on(data)
                 break
-            block = data[at : end - 2]
-            head = door._heads.get(block) or door.head(block)
-            method, target, word, name, rest, query = line.groups()
-            route = door.routes.get(word)
-            if head is None or route is None:
+            head = data[:end]
+            ask = door._asks.get(head) or door.ask(head)
+            if ask is None:
                 self._pass_on(data)
                 break
-            methods, call, segments, parks = route
-            if (
-                method not in methods
-                or (rest is None) == (segments == 2)
-                or ((b"%" in name or name[0] == 0x2E) and not sound_name(name))
-            ):
-                self._pass_on(data)
-                break
-            size = head.length
-            body = b""
+            size = ask.length
             if size:
                 whole = end + size
-                if size > door.site.max_body and size > door.site.limit_of(target.partition(b"?")[0]):
-                    self._pass_on(data)
-                    break
                 if len(data) < whole:
                     self._wait_for_more(data, whole)
                     break
                 body = data[end:whole]
                 end = whole
+            else:
+                body = b""
             self._behind = data[end:]
-            self._method = method
-            self._target = target
-            self._head = head
+            self._ask = ask
             self._began = monotonic()
             self.state = BUSY
             try:
-                if rest is None:
-                    called = call(name, query or b"", head.get, body)
-                else:
-                    called = call(name, rest, query or b"", head.get, body)
+                called = ask.call(*ask.args, body)
             except Exception:
                 self._fail(Failure())
             else:
-                if parks:
+                if ask.parks:
                     self._call = called
                 called.addCallbacks(self._write, self._fail)
             if self.state != READY or not self._behind:
@@ -402,13 +398,13 @@ class Door:
                 door.lost(answer)
             return
         self._call = None
-        body, head = answer.body, self._head
+        body, ask = answer.body, self._ask
         more = b""
         for pair in answer.headers:
             more += b"%b: %b\r\n" % pair
-        if head.close or door.draining:
+        if ask.close or door.draining:
             more += b"Connection: close\r\n"
-        request_id = head.request_id or next(door._ids)
+        request_id = ask.request_id or next(door._ids)
         data = b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
             door._starts.get(answer.status) or door.start(answer.status),
             request_id,
@@ -428,11 +424,10 @@ class Door:
         if door.access is not None:
             door.access.served(
                 transport.client[0] if transport.client.__class__ is tuple else "-",
-                self._method,
-                self._target,
+                self._ask.line,
                 answer.status,
                 len(answer.body),
-                self._head.logged,
+                self._ask.logged,
                 self._began,
             )
         if count == len(data):
@@ -466,7 +461,7 @@ class Door:
     def _next(self) -> None:
         """The answer has left: the next request's turn."""
         door = self._door
-        if self._head.close or door.draining:
+        if self._ask.close or door.draining:
             self.close()
             return
         self.state = READY
@@ -478,3 +473,10 @@ class Door:
         if self._behind and not self._serving:
             data, self._behind = bytes(self._behind), b""
             self._serve(data)
+
+
+def remember(known: dict[bytes, Any], key: bytes, value: Any) -> None:
+    """Keep what was understood; when that is too much, all is forgotten, and what comes often is soon back."""
+    if len(known) >= MAX_REMEMBERED:
+        known.clear()
+    known[key] = value

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from registry.errors import BadName
 from registry.http.screening import Refusal, sane_request_id, screen_host
-from registry.log import escape
+from registry.log import VALUE_LIMIT, escape
 from registry.queue.names import check_name
 
 # The characters of RFC 3986's pchar, an escape being looked at later.
@@ -26,6 +27,8 @@ _FIELD = re.compile(
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,8}")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONNECTION = {b"keep-alive": False, b"close": True}
+# Of one head; a longer one is the site's to judge. Bytes.
+MAX_HEAD = 8192
 # Headers that change what a request is, or who may send it. The site knows what to do about them.
 UNUSUAL = frozenset(
     (
@@ -59,6 +62,44 @@ class Head:
         self.close = close
         self.request_id = sane_request_id([headers.get(b"x-request-id", b"")])
         self.logged = named_agents(headers.get(b"referer"), headers.get(b"user-agent"))
+
+
+class Ask:
+    """A request without its body: ``call(*args, body)`` answers it. ``line`` and ``logged`` are shown by an access line."""
+
+    __slots__ = ("args", "call", "close", "length", "line", "logged", "parks", "request_id")
+
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        head: Head,
+        parks: bool,
+        method: bytes,
+        target: bytes,
+    ) -> None:
+        self.call = call
+        self.args = args
+        self.parks = parks
+        self.length = head.length
+        self.close = head.close
+        self.request_id = head.request_id
+        self.logged = head.logged
+        # Neither needs an escape, but a long target is cut.
+        shown = target.decode() if len(target) <= VALUE_LIMIT else escape(target)
+        self.line = f"{method.decode()} {shown} HTTP/1.1"
+
+
+def may_become_ours(data: bytes) -> bool:
+    """Whether these bytes, which are no whole head yet, may be the beginning of one that is certainly fine."""
+    line = REQUEST_LINE.match(data)
+    if line is None:
+        # Lines of other paths are the site's.
+        return b"\r\n" not in data and len(data) <= MAX_HEAD and data[:1] in (b"G", b"P")
+    # The site refuses a bad header as soon as it has come, and so do we.
+    return (
+        len(data) - line.end() <= MAX_HEAD and read_fields(data[line.end() :].split(b"\r\n")[:-1]) is not None
+    )
 
 
 def read_fields(lines: list[bytes]) -> dict[bytes, bytes] | None:
