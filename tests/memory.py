@@ -96,8 +96,8 @@ class Memory:
         self.held[task + b"-" + nonce] = (name, task, payload, attempt + 1)
         return [0, task, payload, attempt + 1, raw, HANDOVER_MS, False]
 
-    def _confirm(self, name: bytes, lease: bytes) -> list[Any]:
-        return [0] if self.held.pop(lease, None) else [1]
+    def _confirm(self, name: bytes, leases: bytes) -> list[Any]:
+        return [sum(self.held.pop(lease, None) is None for lease in leases.split())]
 
     def _putback(self, name: bytes, lease: bytes, *more: bytes) -> list[Any]:
         if lease not in self.held:

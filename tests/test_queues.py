@@ -29,7 +29,7 @@ def test_a_confirm_is_gathered_and_out_within_a_tenth_of_a_second(world: World) 
     assert CONFIRM_SECONDS < 0.1
     world.turn(CONFIRM_SECONDS)
     assert world.store.held == {}
-    assert world.store.asked[-1] == ("confirm", 3)
+    assert world.store.asked[-1] == ("confirm", 1)
     assert world.settled()
     assert world.nothing_left()
 

@@ -268,3 +268,15 @@ async def test_a_queue_in_an_unexpected_state_does_not_keep_the_others_from_bein
     await bench.sweep()
     assert bench.payloads(b"b") == [b"2"]
     assert int(bench.redis("ZSCORE", INDEX, "a")) > bench.now()
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_entry_confirms_many_leases(bench: Bench) -> None:
+    await bench.push(*[(b"q", b"%d" % i) for i in range(1200)])
+    leases = []
+    for _ in range(10):
+        leases += [lease for lease, *_ in await bench.pop(*[b"q"] * 120)]
+    assert await bench.confirm((b"q", leases[0])) == [[0]]
+    assert await bench.confirm((b"q", b" ".join(leases)), (b"q", b"")) == [[1], [0]]
+    assert await bench.confirm((b"q", b" ".join(leases[:3]))) == [[3]]
+    assert bench.keys() == set()

@@ -33,6 +33,7 @@ from registry.http.admin import Admin, Ask, WrongMethod
 from registry.http.site import drained
 from registry.http.verbs import ROUTES, Verbs
 from registry.http.wire import JSON, NO_STORE, Answer, error_answer, failure_answer, json_answer, options
+from registry.queue.reply import Reply, as_deferred
 
 log = Logger()
 
@@ -110,8 +111,8 @@ class Api:
         # Werkzeug runs a GET route for HEAD; it must never take a task.
         if ask.method not in route.methods:
             raise WrongMethod(route.methods)
-        verb: Callable[..., Deferred[Answer]] = getattr(self._verbs, route.verb)
-        return verb(*segments, ask.query, ask.header, ask.body)
+        verb: Callable[..., Reply | Deferred[Answer]] = getattr(self._verbs, route.verb)
+        return as_deferred(verb(*segments, ask.query, ask.header, ask.body))
 
     @app.route("/healthz", methods=["GET"])
     def healthz(self, request: IRequest) -> Any:

@@ -14,10 +14,11 @@ POST      /api/ackTasks/{worker}             {"acks":[…],"fails":[…]} -> 200
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
-from twisted.internet.defer import Deferred, DeferredList, gatherResults, inlineCallbacks
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.python.failure import Failure
 
 from registry.config import Config
@@ -28,15 +29,19 @@ from registry.http.json_check import check_json
 from registry.http.wire import Answer, Raw, dumps, json_answer, name_from, options
 from registry.queue.endings import Endings
 from registry.queue.joining import Joining
-from registry.queue.leases import Leases
+from registry.queue.leases import Leases, status
 from registry.queue.looking import Looking
 from registry.queue.many import ManyPoller
 from registry.queue.queues import HANDOVER_MS, Queues
+from registry.queue.reply import Reply
 from registry.queue.taken import Pushed, Taken
 
 NOTHING = Answer(202, b'{"error":"No tasks available"}')
 NOTHING_OF_MANY = Answer(202, b'{"tasks":[]}')
 SUCCESS = b'{"success":true}'
+NO_OPTIONS: dict[str, Any] = {}
+# What a pop with lease and nothing else tells its script.
+LEASED = {"l": True}
 # Acks and fails in one request.
 MOST_SETTLED = 1000
 
@@ -78,18 +83,16 @@ class Verbs:
 
     # Pushing
 
-    def push(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    def push(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Reply | Deferred[Answer]:
         """One task into a queue."""
         check_json(body)
         name = name_from(raw)
         said = asked.push_options(query, header, body)
-        if not said:
-            return self._queues.push(name, body).addCallback(_pushed)
-        if "w" in said:
-            return self._push_and_wait(
-                name, body, said, min(asked.prefer_wait(header) or 0.0, self._max_wait)
-            )
-        return self._queues.push(name, body, said).addCallback(_pushed)
+        if not said or "w" not in said:
+            reply = Reply(_pushed)
+            self._queues.push_for(reply, name, body, said)
+            return reply
+        return self._push_and_wait(name, body, said, min(asked.prefer_wait(header) or 0.0, self._max_wait))
 
     @inlineCallbacks
     def _push_and_wait(self, name: bytes, body: bytes, said: dict[str, Any], wait: float) -> Any:
@@ -140,14 +143,18 @@ class Verbs:
 
     # Popping
 
-    def pop(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    def pop(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Reply | Deferred[Answer]:
         """The next task of a queue. Cancel the Deferred when the client has gone."""
         name = name_from(raw)
-        if not query:
-            return self._queues.pop(name, self._wait).addCallback(_popped)
-        said = options(query, asked.POP_OPTIONS)
+        said = _pop_options(query) if query else NO_OPTIONS
         wait = min(said.get("wait", self._wait), self._max_wait)
         leased = "lease" in said
+        key = asked.idempotency_key(header) if leased else None
+        if key is None and "worker" not in said and "ack" not in said:
+            reply = Reply(_popped)
+            length = ms(said["lease"]) if leased else HANDOVER_MS
+            reply.request = self._queues.pop_for(reply, name, wait, length, LEASED if leased else None)
+            return reply
         packed: dict[str, Any] = {"l": True} if leased else {}
         if "worker" in said:
             packed["w"] = said["worker"]
@@ -157,7 +164,6 @@ class Verbs:
             acked = self._leases.ack(name, lease_id(said["ack"].encode(), "The option 'ack'")).addErrback(
                 _lost
             )
-        key = asked.idempotency_key(header) if leased else None
         if key is None:
             length = ms(said["lease"]) if leased else HANDOVER_MS
             popped = self._queues.pop(name, wait, length, packed)
@@ -215,12 +221,14 @@ class Verbs:
 
     # Working
 
-    def ack(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    def ack(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Reply:
         """The work is done; the body is its result."""
         options(query, {})
         if body:
             check_json(body)
-        return self._leases.ack(name_from(raw), lease_id(lease), body).addCallback(_acked)
+        reply = Reply(_acked)
+        self._leases.ack_for(reply, name_from(raw), lease_id(lease), body)
+        return reply
 
     def fail(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """The attempt failed."""
@@ -270,11 +278,6 @@ class Verbs:
             raise BadBody(f"At most {MOST_SETTLED} leases can be settled at once.")
         given = [_ack_entry(entry) for entry in acks]
         failed = [_fail_entry(entry) for entry in fails]
-        asks: list[Deferred[Any]] = []
-        for lease, result in given:
-            asks.append(self._leases.ack(name, lease, result).addErrback(_lost))
-        for lease, error in failed:
-            asks.append(self._leases.fail(name, lease, *error).addErrback(_lost))
         leases = [entry[0] for entry in given] + [entry[0] for entry in failed]
 
         def settled(statuses: list[str]) -> Answer:
@@ -284,7 +287,7 @@ class Verbs:
             )
             return Answer(200, b'{"results":[%b]}' % results)
 
-        return gatherResults(asks, consumeErrors=True).addErrback(_first).addCallback(settled)
+        return self._leases.settle(name, given, failed).addCallback(settled)
 
     # Hand-over
 
@@ -325,7 +328,7 @@ def _popped(taken: Taken | None) -> Answer:
         taken.payload,
         taken.id,
         taken.lease,
-        dumps(_seconds(taken.lease_ms)),
+        _seconds_text(taken.lease_ms),
         taken.attempt,
     )
     return Answer(200, body, headers, (taken,))
@@ -334,15 +337,16 @@ def _popped(taken: Taken | None) -> Answer:
 def _popped_many(given: list[Taken]) -> Answer:
     if not given:
         return NOTHING_OF_MANY
+    names: dict[bytes, bytes] = {}
     tasks = b",".join(
         b'{"queue":%b,"id":"%b","task":%b,"attempt":%d,"lease":"%b","expires_in":%b%b}'
         % (
-            dumps(one.name),
+            names.get(one.name) or names.setdefault(one.name, dumps(one.name)),
             one.id,
             one.payload,
             one.attempt,
             one.lease,
-            dumps(_seconds(one.lease_ms)),
+            _seconds_text(one.lease_ms),
             b',"traceparent":%b' % dumps(one.traceparent) if one.traceparent else b"",
         )
         for one in given
@@ -351,8 +355,8 @@ def _popped_many(given: list[Taken]) -> Answer:
     return Answer(200, b'{"tasks":[%b]}' % tasks, headers, tuple(given))
 
 
-def _acked(status: str) -> Answer:
-    return Answer(200, SUCCESS if status == "done" else b'{"success":true,"late":true}')
+def _acked(reply: list[Any]) -> Answer:
+    return Answer(200, SUCCESS if status(reply) == "done" else b'{"success":true,"late":true}')
 
 
 def _lost(failure: Failure) -> str:
@@ -361,11 +365,6 @@ def _lost(failure: Failure) -> str:
         return error.code
     failure.raiseException()
     raise AssertionError
-
-
-def _first(failure: Failure) -> Any:
-    # gatherResults wraps what went wrong.
-    return getattr(failure.value, "subFailure", failure)
 
 
 def _ack_entry(entry: Any) -> tuple[bytes, bytes]:
@@ -393,6 +392,17 @@ def result_of(known: dict[str, Any]) -> Any:
     """The result of a done task as the bytes that were sent, or None."""
     value = known.get("v")
     return Raw(value.encode() if isinstance(value, str) else value) if value else None
+
+
+@lru_cache(maxsize=256)
+def _seconds_text(duration_ms: int) -> bytes:
+    return dumps(_seconds(duration_ms))
+
+
+@lru_cache(maxsize=256)
+def _pop_options(query: bytes) -> dict[str, Any]:
+    # Pollers ask the same again and again. Nobody may change what is returned.
+    return options(query, asked.POP_OPTIONS)
 
 
 def _seconds(duration_ms: int) -> float | int:

@@ -85,13 +85,14 @@ class Batching:
         while self._turns and self._in_flight < MAX_IN_FLIGHT:
             verb = self._turns.popleft()
             waiting = self._waiting[verb]
-            if len(waiting) == 1:
-                entry = waiting.popleft()
-                group, size = [entry], entry.size
+            if len(waiting) <= MAX_ENTRIES and (len(waiting) == 1 or self._bytes <= MAX_BYTES):
+                group = list(waiting)
+                size = sum([entry.size for entry in group])
+                waiting.clear()
             else:
                 group, size = _take(waiting)
-            if waiting:
-                self._turns.append(verb)
+                if waiting:
+                    self._turns.append(verb)
             self._bytes -= size
             self._in_flight += 1
             self.calls += 1

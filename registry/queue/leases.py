@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -9,6 +10,7 @@ from twisted.internet.defer import Deferred
 from registry.errors import Conflict
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
+from registry.queue.reply import Gathering, Told
 from registry.queue.taken import denied
 from registry.redis.store import encode_options
 
@@ -30,7 +32,19 @@ class Leases:
 
     def ack(self, name: bytes, lease: bytes, result: bytes = b"") -> Deferred[str]:
         """The work is done; ``result`` is JSON or empty. Fires with ``done``, or ``late`` when the lease had run out."""
-        return self._say("ack", name, lease, result).addCallback(lambda reply: str(reply[1], "ascii"))
+        acked: Deferred[Any] = Deferred()
+        self.ack_for(acked, name, lease, result)
+        return acked.addCallback(status)
+
+    def ack_for(self, told: Told, name: bytes, lease: bytes, result: bytes = b"") -> None:
+        """As `ack`, on behalf of ``told``, who is told what `status` understands."""
+        check_name(name)
+        self._carry("ack", told, name, lease, result)
+
+    def _carry(self, verb: str, told: Told, name: bytes, lease: bytes, *more: bytes) -> None:
+        entry = self._queues.store.of_lease(name, lease, *more)
+        entry.reply = told
+        self._queues.carry(verb, entry)
 
     def fail(
         self,
@@ -41,14 +55,29 @@ class Leases:
         retry: bool = True,
     ) -> Deferred[str]:
         """The attempt failed; fires with the state of the task now: ``ready``, ``delayed`` or ``dead``."""
-        said: dict[str, Any] = {"e": error} if error else {}
-        if delay_ms is not None:
-            said["d"] = delay_ms
-        if not retry:
-            said["n"] = True
-        packed = encode_options(said) or b"\x80"
-        d = self._say("fail", name, lease, packed)
-        return d.addCallback(lambda reply: str(reply[1], "ascii"))
+        return self._say("fail", name, lease, _failing(error, delay_ms, retry)).addCallback(status)
+
+    def settle(
+        self,
+        name: bytes,
+        acks: Sequence[tuple[bytes, bytes]],
+        fails: Sequence[tuple[bytes, tuple[dict[str, str] | None, int | None, bool]]],
+    ) -> Deferred[list[str]]:
+        """Many acks (lease, result) and fails (lease, what `fail` takes); fires with what became of each, in order.
+
+        A lease that is no longer held is told as ``lease_lost``; whatever else goes wrong with one is a failure of all.
+        """
+        check_name(name)
+        count = len(acks) + len(fails)
+        settled: Deferred[list[Any]] = Deferred()
+        if not count:
+            settled.callback([])
+        gathering = Gathering(count, settled)
+        for at, (lease, result) in enumerate(acks):
+            self._carry("ack", gathering.part(at), name, lease, result)
+        for at, (lease, error) in enumerate(fails, len(acks)):
+            self._carry("fail", gathering.part(at), name, lease, _failing(*error))
+        return settled.addCallback(lambda replies: [_status_or_lost(reply) for reply in replies])
 
     def release(self, name: bytes, lease: bytes, delay_ms: int = 0) -> Deferred[None]:
         """Give the task back, the attempt not counted."""
@@ -70,6 +99,24 @@ class Leases:
             told["m"] = message
         d = self._say("extend", name, lease, b"%d" % length_ms, encode_options(told))
         return d.addCallback(lambda reply: (int(reply[1]), bool(reply[2])))
+
+
+def status(reply: list[Any]) -> str:
+    """What became of an acked or failed task, from the scripts' reply."""
+    return str(_held(reply)[1], "ascii")
+
+
+def _status_or_lost(reply: list[Any]) -> str:
+    return LEASE_LOST if reply[0] == 1 else status(reply)
+
+
+def _failing(error: dict[str, str] | None, delay_ms: int | None, retry: bool) -> bytes:
+    said: dict[str, Any] = {"e": error} if error else {}
+    if delay_ms is not None:
+        said["d"] = delay_ms
+    if not retry:
+        said["n"] = True
+    return encode_options(said) or b"\x80"
 
 
 def _held(reply: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -34,6 +34,7 @@ class ManyPoller:
         self._missed = False
         self._asking = self._over = False
         self._expired = wait <= 0
+        self._polling: Callable[[], None] | None = None
         self.reply: Deferred[list[Taken]] = Deferred(lambda _: self._hang_up())
         self._timer = queues.later(wait, self._time_up) if wait > 0 else None
         if queues.draining:
@@ -41,14 +42,14 @@ class ManyPoller:
             self.reply.errback(ShuttingDown("The registry is stopping; try again in a moment."))
             return
         if options.get("w"):
-            queues.workers.polls(options["w"], self.reply, self.end)
+            self._polling = queues.workers.polls(options["w"], self.end)
         self._stand_in_lines()
         self._ask()
 
     def _stand_in_lines(self) -> None:
         """A place in every line, from before the question on: what is pushed meanwhile is then noticed."""
         for name in self._names:
-            place = Poller(name, 0, None, lambda _: None)
+            place = Poller(self._queues, name, 0, None, None)
             place.owner = self
             place.ticket = self._ticket
             self._queues.waiting.park(place)
@@ -126,6 +127,8 @@ class ManyPoller:
 
     def _close(self) -> None:
         self._over = True
+        if self._polling is not None:
+            self._polling()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._leave_lines()

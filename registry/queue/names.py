@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from registry.errors import BadName
 
@@ -15,6 +16,7 @@ _PLAIN = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_:.@+-]{0,254}")
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f/{}]")
 
 
+@lru_cache(maxsize=4096)
 def check_name(name: bytes) -> bytes:
     """The name itself, or `BadName`: UTF-8, 1 to 255 bytes, no control characters, ``/``, ``{``, ``}``, not ``.`` or ``..``.
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,6 +23,7 @@ from registry.errors import (
 from registry.queue.batching import Batching
 from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name, is_foreign
+from registry.queue.reply import Reply, Told, as_deferred
 from registry.queue.taken import STATES, Pushed, Taken, denied
 from registry.queue.waiting import Poller, Waiting
 from registry.queue.workers import Workers
@@ -34,54 +35,40 @@ log = Logger()
 HANDOVER_MS = 30_000
 # Confirms are gathered this long, s: they wait for nobody, and must be out within a tenth of a second.
 CONFIRM_SECONDS = 0.02
+# Leases of one queue that are confirmed by one entry of a call.
+MAX_CONFIRMED = 100
 # Confirms and put-backs that found no Redis are kept until the hand-over has lapsed by itself; how many at most.
 MAX_UNSETTLED = 100_000
-# A Redis that was paused must not run these, minutes later, for clients that have long given up.
 # Queues of which the time of the last poll is remembered.
 MOST_REMEMBERED = 10_000
+# A Redis that was paused must not run these, minutes later, for clients that have long given up.
 BOUNDED = frozenset({"push", "pushmany", "pop", "popmany"})
 
 
 class Storing:
-    """A push on its way. Cancelling its ``answer`` stops nothing: whoever waits for the task is woken."""
+    """A push on its way. When it is stored, whoever waits for the task is woken, and ``told`` is told what was `Pushed`."""
 
-    __slots__ = ("answer", "name", "queues", "task_id")
+    __slots__ = ("name", "queues", "task_id", "told")
 
-    def __init__(self, queues: Queues, name: bytes, task_id: bytes) -> None:
+    def __init__(self, queues: Queues, name: bytes, task_id: bytes, told: Any) -> None:
         self.queues = queues
         self.name = name
         self.task_id = task_id
-        self.answer: Deferred[Pushed] = Deferred()
+        self.told = told
 
     def callback(self, reply: list[Any]) -> None:
         if reply[0]:
-            self.answer.errback(Failure(denied(reply)))
+            self.told.errback(Failure(denied(reply)))
         elif len(reply) > 1:
-            self.answer.callback(Pushed(reply[1], reply[2]))
+            self.told.callback(Pushed(reply[1], reply[2]))
         else:
             queues, name = self.queues, self.name
             if name in queues.waiting.lines:
                 queues.wake(name)
-            self.answer.callback(Pushed(self.task_id))
+            self.told.callback(Pushed(self.task_id))
 
     def errback(self, failure: Failure) -> None:
-        self.answer.errback(failure)
-
-
-class Asking:
-    """A pop's question on its way."""
-
-    __slots__ = ("poller", "queues")
-
-    def __init__(self, queues: Queues, poller: Poller) -> None:
-        self.queues = queues
-        self.poller = poller
-
-    def callback(self, reply: list[Any]) -> None:
-        self.queues._told(reply, self.poller)
-
-    def errback(self, failure: Failure) -> None:
-        self.queues._not_told(failure, self.poller)
+        self.told.errback(failure)
 
 
 class Settling:
@@ -128,7 +115,7 @@ class Queues:
         self.draining = False
         self._heartbeat = Heartbeat(store, self.waiting)
         self._polled: dict[bytes, float] = {}
-        self._confirming: list[Entry] = []
+        self._confirming: dict[bytes, list[bytes]] = {}
         self._unsettled: list[tuple[str, Entry]] = []
 
     def _send(self, verb: str, entries: Any) -> Deferred[list[Any]]:
@@ -141,12 +128,19 @@ class Queues:
 
     def push(self, name: bytes, payload: bytes, options: dict[str, Any] | None = None) -> Deferred[Pushed]:
         """Store a task; fires with `Pushed` once Redis has it. ``payload`` is opaque, and kept as it is."""
+        pushed: Deferred[Pushed] = Deferred()
+        self.push_for(pushed, name, payload, options)
+        return pushed
+
+    def push_for(
+        self, told: Told, name: bytes, payload: bytes, options: dict[str, Any] | None = None
+    ) -> None:
+        """As `push`, on behalf of ``told``."""
         check_name(name)
         task_id = self.ids.task()
         entry = self.store.push(name, task_id, payload, encode_options(options) if options else b"")
-        entry.reply = storing = Storing(self, name, task_id)
-        self._carry("push", entry)
-        return storing.answer
+        entry.reply = Storing(self, name, task_id, told)
+        self.carry("push", entry)
 
     def push_many(
         self, name: bytes, payloads: list[bytes], options: dict[str, Any] | None = None
@@ -171,18 +165,15 @@ class Queues:
 
     def ask(self, verb: str, entry: Entry) -> Deferred[Any]:
         """Carry one entry of any verb in the next group; fires with its reply."""
-        if self.draining and verb in ("push", "pushmany"):
-            return fail(ShuttingDown("The registry is stopping; try again in a moment."))
-        try:
-            reply: Deferred[Any] = self.batching.add(verb, entry)
-        except RegistryError:
-            return fail()
+        reply: Deferred[Any] = Deferred()
+        entry.reply = reply
+        self.carry(verb, entry)
         return reply
 
-    def _carry(self, verb: str, entry: Entry) -> None:
-        """As `ask`, for an entry that has its own ``reply``: no Deferred is needed in between."""
+    def carry(self, verb: str, entry: Entry) -> None:
+        """Carry one entry in the next group; its ``reply`` is told."""
         try:
-            if self.draining and verb == "push":
+            if self.draining and verb in ("push", "pushmany"):
                 raise ShuttingDown("The registry is stopping; try again in a moment.")
             self.batching.add(verb, entry)
         except RegistryError:
@@ -199,12 +190,26 @@ class Queues:
 
         Cancel it when the client has gone: parked, it leaves the line; asking, what comes is put back.
         """
+        reply = Reply(_itself)
+        reply.request = self.pop_for(reply, name, wait, lease_ms, options)
+        return as_deferred(reply)
+
+    def pop_for(
+        self,
+        told: Told,
+        name: bytes,
+        wait: float,
+        lease_ms: int = HANDOVER_MS,
+        options: dict[str, Any] | None = None,
+    ) -> Poller | None:
+        """As `pop`, on behalf of ``told``; call ``hang_up()`` of what is returned when the client has gone."""
         check_name(name)
         if self.draining:
-            return fail(ShuttingDown("The registry is stopping; try again in a moment."))
-        poller = Poller(name, lease_ms, options, self._hang_up)
+            told.errback(Failure(ShuttingDown("The registry is stopping; try again in a moment.")))
+            return None
+        poller = Poller(self, name, lease_ms, options, told)
         if options is not None and options.get("w"):
-            self.workers.polls(options["w"], poller.reply, lambda: self._end(poller))
+            poller.polling = self.workers.polls(options["w"], lambda: self._end(poller))
         poller.ticket = self.waiting.ticket()
         if wait > 0:
             now = self._polled[name] = self._now()
@@ -216,11 +221,11 @@ class Queues:
             asks = options is not None and ("ik" in options or "w" in options)
             if line is not None and line.parked and self.store.ready and not asks:
                 self._park(poller)
-                return poller.reply
+                return poller
         else:
             poller.expired = True
         self._ask(poller)
-        return poller.reply
+        return poller
 
     def _park(self, poller: Poller) -> None:
         if poller.timer is None:
@@ -236,20 +241,21 @@ class Queues:
         self.waiting.line(poller.name).asking += 1
         packed = b""
         if poller.options:
-            packed = self._pop_options(poller)
+            packed = self._pop_options(poller, poller.options)
         entry = self.store.pop(poller.name, poller.nonce, poller.lease_ms, packed)
-        entry.reply = Asking(self, poller)
-        self._carry("pop", entry)
+        entry.reply = poller
+        self.carry("pop", entry)
 
-    def _pop_options(self, poller: Poller) -> bytes:
-        options = dict(poller.options or ())
+    def _pop_options(self, poller: Poller, options: dict[str, Any]) -> bytes:
+        more = {}
         if "ik" in options:
-            options["k"] = poller.nonce.decode()
+            more["k"] = poller.nonce.decode()
         if "w" in options and poller.asked == 1:
-            options["n"] = self.workers.serial
-        return encode_options(options)
+            more["n"] = self.workers.serial
+        return encode_options({**options, **more} if more else options)
 
-    def _told(self, reply: list[Any], poller: Poller) -> None:
+    def answered(self, poller: Poller, reply: list[Any]) -> None:
+        """Redis has answered a poller's question."""
         name, code = poller.name, reply[0]
         line = self.waiting.lines[name]
         line.asking -= 1
@@ -295,7 +301,8 @@ class Queues:
         else:
             self._ask(poller)
 
-    def _not_told(self, failure: Failure, poller: Poller) -> None:
+    def unanswered(self, poller: Poller, failure: Failure) -> None:
+        """A poller's question was not carried out, or nobody knows."""
         line = self.waiting.lines[poller.name]
         line.asking -= 1
         poller.asking = False
@@ -307,21 +314,23 @@ class Queues:
         self.waiting.tidy(poller.name, line)
         self._fail(poller, failure)
 
-    def _finish(self, poller: Poller, answer: Taken | None) -> None:
+    def _over(self, poller: Poller) -> None:
         poller.over = True
-        if poller.timer is not None and poller.timer.active():
-            poller.timer.cancel()
-        poller.timer = None
-        poller.reply.callback(answer)
+        if poller.timer is not None:
+            if poller.timer.active():
+                poller.timer.cancel()
+            poller.timer = None
+        if poller.polling is not None:
+            poller.polling()
+
+    def _finish(self, poller: Poller, answer: Taken | None) -> None:
+        self._over(poller)
+        poller.told.callback(answer)
 
     def _fail(self, poller: Poller, failure: Failure) -> None:
-        if poller.over:
-            return
-        poller.over = True
-        if poller.timer is not None and poller.timer.active():
-            poller.timer.cancel()
-        poller.timer = None
-        poller.reply.errback(failure)
+        if not poller.over:
+            self._over(poller)
+            poller.told.errback(failure)
 
     def _time_up(self, poller: Poller) -> None:
         if poller.over:
@@ -341,13 +350,11 @@ class Queues:
         if not asking:
             self.waiting.leave(poller)
 
-    def _hang_up(self, poller: Poller) -> None:
+    def hung_up(self, poller: Poller) -> None:
+        """The client of a poller has gone."""
         if poller.over:
             return
-        poller.over = True
-        if poller.timer is not None and poller.timer.active():
-            poller.timer.cancel()
-        poller.timer = None
+        self._over(poller)
         if not poller.asking:
             self.waiting.leave(poller)
 
@@ -405,14 +412,19 @@ class Queues:
 
     def confirm(self, taken: Taken) -> None:
         """The answer with this task has been written: the task is done."""
-        self._confirming.append(self.store.of_lease(taken.name, taken.lease))
-        if len(self._confirming) == 1:
+        if not self._confirming:
             self.later(CONFIRM_SECONDS, self._send_confirms)
+        leases = self._confirming.get(taken.name)
+        if leases is None:
+            leases = self._confirming[taken.name] = []
+        leases.append(taken.lease)
 
     def _send_confirms(self) -> None:
-        entries, self._confirming = self._confirming, []
-        for entry in entries:
-            self._settle("confirm", entry)
+        confirming, self._confirming = self._confirming, {}
+        for name, leases in confirming.items():
+            for at in range(0, len(leases), MAX_CONFIRMED):
+                together = b" ".join(leases[at : at + MAX_CONFIRMED])
+                self._settle("confirm", self.store.of_lease(name, together))
 
     def put_back(self, taken: Taken) -> None:
         """The client was lost before it had this task: back to the head, the attempt not counted."""
@@ -424,7 +436,7 @@ class Queues:
 
     def _settle(self, verb: str, entry: Entry, then: Callable[[], None] | None = None) -> None:
         entry.reply = Settling(self, verb, entry, then)
-        self._carry(verb, entry)
+        self.carry(verb, entry)
 
     def _not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
         # The entry names its own record, and finds it gone when it was carried out after all: it may be sent again.
@@ -465,6 +477,10 @@ class Queues:
         for verb, entry in unsettled:
             self._settle(verb, entry)
         self.wake_all()
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _args(entry: Entry) -> bytes:

@@ -10,14 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from registry.queue.reply import Told
 
 
 class Poller:
-    """One request that waits for a task; ``reply`` fires with a `Taken`, or None when its time is up.
+    """One request that waits for a task; ``told`` is told a `Taken`, or None when its time is up.
 
     ``asking``: its question is on the way to Redis. ``waited``: it was parked before.
-    ``over``: it has been answered, or has hung up.
+    ``over``: it has been answered, or has hung up. ``polling``: to be called then, when it named its worker.
     ``owner``: the request for several queues that this is one place of; it does the asking.
     """
 
@@ -32,17 +34,21 @@ class Poller:
         "options",
         "over",
         "owner",
+        "polling",
+        "queues",
         "relay",
-        "reply",
         "ticket",
         "timer",
+        "told",
         "until",
         "waited",
     )
 
     def __init__(
-        self, name: bytes, lease_ms: int, options: dict[str, Any] | None, canceller: Callable[[Poller], None]
+        self, queues: Any, name: bytes, lease_ms: int, options: dict[str, Any] | None, told: Told | None
     ) -> None:
+        self.queues = queues
+        self.told: Any = told
         self.name = name
         self.lease_ms = lease_ms
         self.options = options
@@ -53,8 +59,20 @@ class Poller:
         self.asked = 0
         self.asking = self.over = self.expired = self.relay = self.waited = False
         self.timer: Any = None
+        self.polling: Callable[[], None] | None = None
         self.until = 0.0
-        self.reply: Deferred[Any] = Deferred(lambda _: canceller(self))
+
+    def callback(self, reply: list[Any]) -> None:
+        """Redis has answered its question."""
+        self.queues.answered(self, reply)
+
+    def errback(self, failure: Failure) -> None:
+        """Its question was not carried out, or nobody knows."""
+        self.queues.unanswered(self, failure)
+
+    def hang_up(self) -> None:
+        """Its client has gone."""
+        self.queues.hung_up(self)
 
 
 class Line:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
-
-from twisted.internet.defer import Deferred
 
 
 class Workers:
@@ -22,8 +19,8 @@ class Workers:
         """The mark of the newest poll."""
         return f"{self._process}{self._count}"
 
-    def polls(self, worker: str, reply: Deferred[Any], end: Callable[[], None]) -> None:
-        """A worker polls: its older poll ends, and this one is known until it is answered."""
+    def polls(self, worker: str, end: Callable[[], None]) -> Callable[[], None]:
+        """A worker polls: its older poll ends, and this one is known until what is returned is called."""
         self._count += 1
         mark = self.serial
         older = self._open.get(worker)
@@ -31,12 +28,11 @@ class Workers:
         if older is not None:
             older[1]()
 
-        def over(result: Any) -> Any:
+        def over() -> None:
             if self._open.get(worker, ("",))[0] == mark:
                 del self._open[worker]
-            return result
 
-        reply.addBoth(over)
+        return over
 
     def polls_elsewhere(self, mark: str, worker: str) -> None:
         """Another daemon, or this one, sent a poll of this worker with this mark to Redis."""

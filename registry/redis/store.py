@@ -70,7 +70,9 @@ class Store:
     ) -> None:
         self._link = link
         self._pool = pool
-        self.prefix = key_prefix.encode()
+        self.prefix = prefix = key_prefix.encode()
+        # Of a queue's list, by the queue's name; most names come again and again.
+        self._bulk_key = lru_cache(maxsize=4096)(lambda name: bulk(prefix + name))
         self.space = b"{%bregistry}" % self.prefix
         self.process = os.urandom(6).hex().encode()
         self._wall = wall
@@ -108,7 +110,7 @@ class Store:
     def push(self, name: bytes, task_id: bytes, payload: bytes, options: bytes) -> Entry:
         """``options`` is empty or msgpack."""
         return Entry(
-            bulk(self.prefix + name),
+            self._bulk_key(name),
             b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
             % (len(task_id), task_id, len(payload), payload, len(options), options),
         )
@@ -117,7 +119,7 @@ class Store:
         """``lease_ms`` 0 asks for the task's own; ``options`` is empty or msgpack."""
         length = b"%d" % lease_ms
         return Entry(
-            bulk(self.prefix + name),
+            self._bulk_key(name),
             b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
             % (len(nonce), nonce, len(length), length, len(options), options),
         )
@@ -125,7 +127,7 @@ class Store:
     def push_many(self, name: bytes, ids: list[bytes], payloads: list[bytes], options: bytes) -> Entry:
         """One entry for a whole batch."""
         packed = b"\x92" + _texts(ids) + _texts(payloads)
-        return Entry(bulk(self.prefix + name), bulk(packed) + bulk(options))
+        return Entry(self._bulk_key(name), bulk(packed) + bulk(options))
 
     def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: dict[str, Any]) -> Entry:
         """``options`` as in ``popmany.lua`` without ``q``."""
@@ -134,7 +136,7 @@ class Store:
 
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
         """Confirm, put back, and every other verb whose first argument is a lease or a task's id."""
-        return Entry(bulk(self.prefix + name), bulk(lease) + b"".join(map(bulk, more)))
+        return Entry(self._bulk_key(name), bulk(lease) + b"".join(map(bulk, more)))
 
     def call(self, verb: str, entries: Sequence[Entry], *, bounded: bool) -> Deferred[list[Any]]:
         """Carry the entries in one call; fires with one reply element per entry, in order.

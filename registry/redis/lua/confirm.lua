@@ -1,6 +1,7 @@
 -- uses: base, life, finishing
 -- Confirm: the answer to a pop without lease has been written; its hidden lease ends and the task is done.
--- KEYS: the list of each entry. ARGV per entry: lease id. Reply per entry: {0} · {1} the lease was gone.
+-- KEYS: the list of each entry. ARGV per entry: lease ids, with spaces between them.
+-- Reply per entry: {n} so many of these leases were gone · {6|7|8, text} refused.
 local replies, held = {}, {}
 
 -- The done tasks of one queue, plain ones together.
@@ -28,15 +29,27 @@ local function end_all(list)
   end
 end
 
-for i = 1, #KEYS do
-  local list, lease = KEYS[i], ARGV[3 + i]
-  local ok, n = pcall(call, 'ZREM', '{' .. list .. '}l', lease)
-  replies[i] = ok and {1 - n} or refusal(n)
-  if ok and n == 1 then
-    local group = held[list] or {}
-    group[#group + 1] = string.match(lease, '^[^-]*')
-    held[list] = group
+-- More arguments than this a Redis command does not take from Lua at once.
+local AT_ONCE = 1000
+
+local function confirm(list, leases)
+  local key, gone = '{' .. list .. '}l', 0
+  for lease, id in string.gmatch(leases, '(([^ -]+)[^ ]*)') do
+    if call('ZREM', key, lease) == 1 then
+      local group = held[list] or {}
+      group[#group + 1] = id
+      held[list] = group
+      if #group == AT_ONCE then end_all(list) end
+    else
+      gone = gone + 1
+    end
   end
+  return {gone}
+end
+
+for i = 1, #KEYS do
+  local ok, reply = pcall(confirm, KEYS[i], ARGV[3 + i])
+  replies[i] = ok and reply or refusal(reply)
 end
 for i, list in ipairs(KEYS) do
   local ok, e = pcall(end_all, list)

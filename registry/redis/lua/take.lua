@@ -102,6 +102,16 @@ end
 -- the replies of the first so many come back. What is not as simple as that stays where it is, for `take`.
 -- Nothing may go wrong between LTRIM and the last write: Redis would not bring the tasks back.
 local AT_ONCE = 16
+-- Redis makes text of a number with printf, and a number of the text again: most leases of a call are of one length.
+local score_of = {}
+local function score(at)
+  local text = score_of[at]
+  if not text then
+    text = string.format('%.0f', at)
+    score_of[at] = text
+  end
+  return text
+end
 
 local function take_group(list, asks, from, room)
   local q = learnt[list] or learn(list, '{' .. list .. '}')
@@ -129,7 +139,7 @@ local function take_group(list, asks, from, room)
       m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
       fields[#fields + 1], fields[#fields + 2] = id, cmsgpack.pack(m)
     end
-    leases[2 * j - 1], leases[2 * j] = now + length, lease
+    leases[2 * j - 1], leases[2 * j] = score(now + length), lease
     given[j] = {0, id, payloads[j], m and m.a or 1, 0, length, m and m.tp or false}
     first, room = math.min(first, now + length), room - #payloads[j]
   end
