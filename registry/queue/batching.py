@@ -117,6 +117,9 @@ class Batching:
                 entry.reply.callback(reply)
             except Exception:  # a fault of one request is not the others'
                 log.failure("a reply could not be taken")
+        # Pollers that were woken ask now, while the answers are written, and not in the next turn.
+        if self._turns:
+            self._flush()
         self.on_group(False)
 
     def _failed(self, failure: Failure, group: list[Any]) -> None:

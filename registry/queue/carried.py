@@ -1,0 +1,77 @@
+"""Who is told what Redis answered to a push, a confirm, a put-back or a burial; one of them for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.python.failure import Failure
+
+from registry.queue.reply import Told
+from registry.queue.taken import Pushed, denied
+from registry.queue.waiting import Poller
+from registry.redis.store import Entry
+
+if TYPE_CHECKING:
+    from registry.queue.queues import Queues
+
+
+class Storing:
+    """A push on its way. When it is stored, whoever waits for the task is woken, and ``told`` is told what was `Pushed`.
+
+    ``at_once``: the task will certainly be ready then. ``early``: the poller that asked right behind it, and which of its
+    questions that was.
+    """
+
+    __slots__ = ("at_once", "early", "name", "queues", "task_id", "told")
+
+    def __init__(self, queues: Queues, name: bytes, task_id: bytes, told: Told, at_once: bool) -> None:
+        self.at_once = at_once
+        self.queues = queues
+        self.name = name
+        self.task_id = task_id
+        self.told = told
+        self.early: tuple[Poller, int] | None = None
+
+    def sent(self) -> None:
+        """It was given to the connection."""
+        if self.at_once:
+            poller = self.queues.wake_early(self.name)
+            if poller is not None:
+                self.early = poller, poller.asked
+
+    def callback(self, reply: list[Any]) -> None:
+        if reply[0]:
+            self.told.errback(Failure(denied(reply)))
+        elif len(reply) > 1:
+            self.told.callback(Pushed(reply[1], reply[2]))
+        else:
+            queues, name, early = self.queues, self.name, self.early
+            # Answers come in order: a question that is still open reached Redis behind this push, and finds the task.
+            if name in queues.waiting.lines and (
+                early is None or not early[0].asking or early[0].asked != early[1]
+            ):
+                queues.wake(name)
+            self.told.callback(Pushed(self.task_id))
+
+    def errback(self, failure: Failure) -> None:
+        self.told.errback(failure)
+
+
+class Settling:
+    """A confirm, a put-back or a burial on its way."""
+
+    __slots__ = ("again", "queues", "then", "verb")
+
+    def __init__(self, queues: Queues, verb: str, entry: Entry, then: Callable[[], None] | None) -> None:
+        self.queues = queues
+        self.verb = verb
+        self.again = (entry.key, entry.args)
+        self.then = then
+
+    def callback(self, reply: list[Any]) -> None:
+        if self.then is not None:
+            self.then()
+
+    def errback(self, failure: Failure) -> None:
+        self.queues.not_settled(self.verb, self.again, failure)
