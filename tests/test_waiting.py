@@ -102,6 +102,48 @@ def test_a_notice_wakes_one_after_another_until_one_gets_nothing(world: World) -
     assert world.queues.waiting.parked == 2
 
 
+def test_a_parked_poller_asks_right_behind_a_push_of_this_process(world: World) -> None:
+    first, second = world.parked(2)
+    asked = world.pops()
+    world.store.slow = True
+    world.push(b"1")
+    assert [verb for verb, _ in world.store.asked[-2:]] == ["push", "pop"]
+    world.store.run()
+    world.store.reply()
+    assert [first.got, second.got] == [b"1", ...]
+    world.turn()
+    # The answer to the push wakes nobody else.
+    assert world.pops() == asked + 1
+
+
+def test_one_that_asked_behind_a_push_and_was_answered_before_it_is_woken_again(world: World) -> None:
+    [poll] = world.parked(1)
+    world.store.slow = True
+    pushed = world.push(b"1")
+    push, pop = world.store._sent
+    world.store._sent.clear()
+    # A push that Redis took for late is sent again, behind the question.
+    for late in (pop, push):
+        world.store._sent.append(late)
+        world.store.run()
+        world.store.reply()
+        world.turn()
+    assert pushed.called and poll.waits
+    world.store.run()
+    world.store.reply()
+    assert poll.got == b"1"
+
+
+def test_nobody_asks_early_for_a_task_that_may_not_be_ready(world: World) -> None:
+    [poll] = world.parked(1)
+    asked = world.pops()
+    world.store.slow = True
+    for options in ({"d": 5000}, {"at": 1}, {"k": "a"}, {"ik": "b", "ih": "c"}):
+        world.queues.push(b"q", b"1", options)
+        world.turn()
+    assert world.pops() == asked and poll.waits
+
+
 def test_a_push_that_comes_while_the_only_poller_asks_is_not_missed(world: World) -> None:
     world.store.slow = True
     poll = world.pop()

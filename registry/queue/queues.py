@@ -21,6 +21,7 @@ from registry.errors import (
     ShuttingDown,
 )
 from registry.queue.batching import Batching
+from registry.queue.carried import Settling, Storing
 from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name, is_foreign
 from registry.queue.reply import Reply, Told, as_deferred
@@ -43,51 +44,8 @@ MAX_UNSETTLED = 100_000
 MOST_REMEMBERED = 10_000
 # A Redis that was paused must not run these, minutes later, for clients that have long given up.
 BOUNDED = frozenset({"push", "pushmany", "pop", "popmany"})
-
-
-class Storing:
-    """A push on its way. When it is stored, whoever waits for the task is woken, and ``told`` is told what was `Pushed`."""
-
-    __slots__ = ("name", "queues", "task_id", "told")
-
-    def __init__(self, queues: Queues, name: bytes, task_id: bytes, told: Any) -> None:
-        self.queues = queues
-        self.name = name
-        self.task_id = task_id
-        self.told = told
-
-    def callback(self, reply: list[Any]) -> None:
-        if reply[0]:
-            self.told.errback(Failure(denied(reply)))
-        elif len(reply) > 1:
-            self.told.callback(Pushed(reply[1], reply[2]))
-        else:
-            queues, name = self.queues, self.name
-            if name in queues.waiting.lines:
-                queues.wake(name)
-            self.told.callback(Pushed(self.task_id))
-
-    def errback(self, failure: Failure) -> None:
-        self.told.errback(failure)
-
-
-class Settling:
-    """A confirm, a put-back or a burial on its way."""
-
-    __slots__ = ("again", "queues", "then", "verb")
-
-    def __init__(self, queues: Queues, verb: str, entry: Entry, then: Callable[[], None] | None) -> None:
-        self.queues = queues
-        self.verb = verb
-        self.again = (entry.key, entry.args)
-        self.then = then
-
-    def callback(self, reply: list[Any]) -> None:
-        if self.then is not None:
-            self.then()
-
-    def errback(self, failure: Failure) -> None:
-        self.queues._not_settled(self.verb, self.again, failure)
+# Options of a push after which its task may not be ready: delayed, there already, or pushed before.
+NOT_AT_ONCE = frozenset({"d", "at", "k", "ik"})
 
 
 class Queues:
@@ -122,7 +80,11 @@ class Queues:
         if verb in ("putback", "release"):
             # Those of one moment keep the order of their ids, in which they were pushed, however their connections ended.
             entries.sort(key=_args)
-        return self.store.call(verb, entries, bounded=verb in BOUNDED)
+        answer = self.store.call(verb, entries, bounded=verb in BOUNDED)
+        if verb == "push" and self.waiting.parked and self.store.ready:
+            for entry in entries:
+                entry.reply.sent()
+        return answer
 
     # Push
 
@@ -139,7 +101,7 @@ class Queues:
         check_name(name)
         task_id = self.ids.task()
         entry = self.store.push(name, task_id, payload, encode_options(options) if options else b"")
-        entry.reply = Storing(self, name, task_id, told)
+        entry.reply = Storing(self, name, task_id, told, not options or NOT_AT_ONCE.isdisjoint(options))
         self.carry("push", entry)
 
     def push_many(
@@ -387,6 +349,21 @@ class Queues:
             poller.relay = relay
             self._ask(poller)
 
+    def wake_early(self, name: bytes) -> Poller | None:
+        """A push to this queue was just sent: a parked poller asks right behind it, a round trip sooner than when it is woken."""
+        line = self.waiting.lines.get(name)
+        if line is None or not line.parked:
+            return None
+        poller = self.waiting.next(name)
+        if poller is None:
+            return None
+        if poller.owner is not None:
+            self.waiting.park(poller)
+            return None
+        poller.relay = False
+        self._ask(poller)
+        return poller
+
     def wake_all(self) -> None:
         """Every queue with parked pollers is asked again: a notice may have been lost."""
         for name in self.waiting.names():
@@ -438,7 +415,8 @@ class Queues:
         entry.reply = Settling(self, verb, entry, then)
         self.carry(verb, entry)
 
-    def _not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
+    def not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
+        """A confirm, a put-back or a burial was not carried out, or nobody knows."""
         # The entry names its own record, and finds it gone when it was carried out after all: it may be sent again.
         if failure.check(RedisUnavailable, ShuttingDown) and len(self._unsettled) < MAX_UNSETTLED:
             self._unsettled.append((verb, Entry(*again)))
