@@ -96,6 +96,7 @@ TABLE = {
     "a space before the colon": (ask("GET /api/popTask/q", "Content-Length : 1"), 400),
     "a header that is not ASCII": (ask("GET /api/popTask/q", "X-Odd: \xe9"), 200),
     "a header twice": (ask("GET /api/popTask/q", "X-Odd: 1", "X-Odd: 2"), 200),
+    "a key twice": (ask("PUT /api/pushTask/q", "Idempotency-Key: a", "Idempotency-Key: b", body=b"1"), 400),
     "a request id": (ask("GET /api/popTask/q", "X-Request-Id: abc"), 200),
     "a request id that is none": (ask("GET /api/popTask/q", 'X-Request-Id: "><script>'), 200),
     "to be closed": (ask("GET /api/popTask/q", "Connection: Close"), 200),

@@ -164,6 +164,16 @@ REFUSED = {
         403,
         "foreign_origin",
     ),
+    "two Idempotency-Keys": (
+        ask(POST, "Idempotency-Key: a", "Idempotency-Key: b", "Content-Length: 0"),
+        400,
+        "bad_option",
+    ),
+    "one Idempotency-Key twice": (
+        ask(POST, "Idempotency-Key: a", "Idempotency-Key: a", "Content-Length: 0"),
+        400,
+        "bad_option",
+    ),
     "gzip": (
         ask(POST, "Content-Encoding: gzip", "Content-Length: 3", body=b"abc"),
         415,

@@ -37,6 +37,7 @@ from registry.http.screening import (
     sane_request_id,
     screen_encoding,
     screen_host,
+    screen_key,
     screen_length,
     screen_request_line,
     screen_site,
@@ -244,6 +245,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             raise Refusal(421, "foreign_host", "This name is not one of the daemon's own; see ALLOWED_HOSTS.")
         screen_site(method, target, get(b"sec-fetch-site", ()), get(b"origin", ()), hosts)
         screen_encoding(get(b"content-encoding", ()))
+        screen_key(get(b"idempotency-key", ()))
         request.body_limit = self.site.limit_of(target.partition(b"?")[0])
         if self.length is not None and self.length > request.body_limit:
             raise too_large(request.body_limit)

@@ -144,6 +144,12 @@ def screen_encoding(values: Sequence[bytes]) -> None:
             raise Refusal(415, "unsupported_encoding", sentence, [(b"Accept-Encoding", b"identity")])
 
 
+def screen_key(values: Sequence[bytes]) -> None:
+    """With two keys nobody could tell which of them a repeat has to bring."""
+    if len(values) > 1:
+        raise Refusal(400, "bad_option", "There is more than one Idempotency-Key header.")
+
+
 def screen_site(
     method: bytes, target: bytes, fetch_site: Sequence[bytes], origin: Sequence[bytes], host: Sequence[bytes]
 ) -> None:
