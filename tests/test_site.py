@@ -201,6 +201,26 @@ REFUSED = {
         413,
         "body_too_large",
     ),
+    "chunk that only says to be over the limit": (
+        ask(POST, "Transfer-Encoding: chunked", body=b"3e9\r\n"),
+        413,
+        "body_too_large",
+    ),
+    "chunk of 16 EiB": (
+        ask(POST, "Transfer-Encoding: chunked", body=b"FFFFFFFFFFFFFFFF\r\nabc"),
+        413,
+        "body_too_large",
+    ),
+    "second chunk that only says to be over the limit": (
+        ask(POST, "Transfer-Encoding: chunked", body=b"200\r\n" + b"a" * 512 + b"\r\n1e9\r\na"),
+        413,
+        "body_too_large",
+    ),
+    "chunk size that never ends": (
+        ask(POST, "Transfer-Encoding: chunked", body=b"F" * 2000),
+        400,
+        "bad_request",
+    ),
 }
 
 
@@ -237,6 +257,10 @@ ANSWERED = {
         ["POST", "/a", 5],
     ),
     "Content-Length 003": (ask(POST, "Content-Length: 003", body=b"abc"), ["POST", "/a", 3]),
+    "chunks up to the limit": (
+        ask(POST, "Transfer-Encoding: chunked", body=b"3e7\r\n" + b"a" * 999 + b"\r\n1\r\na\r\n0\r\n\r\n"),
+        ["POST", "/a", LIMIT],
+    ),
     "form": (
         ask(POST, "Content-Type: application/x-www-form-urlencoded", "Content-Length: 3", body=b"a=b"),
         ["POST", "/a", 3],

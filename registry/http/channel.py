@@ -10,7 +10,8 @@ client still sends is read and thrown away (16 MiB or 5 s at most), so that no r
 
 twisted.web offers no public way to answer a bad request otherwise than with its own bare 400;
 ``_respondToBadRequestAndDisconnect`` is the one private name overridden here, and every refusal it is
-behind is pinned by tests.
+behind is pinned by tests. ``_transferDecoder`` is the one private name read, for the size that a chunk says
+to have.
 """
 
 # mypy: allow-untyped-calls
@@ -260,10 +261,19 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def rawDataReceived(self, data: bytes) -> None:
         if self.phase != REFUSED:
             super().rawDataReceived(data)
+            self._weigh_chunk()
             return
         self._discarded += len(data)
         if self._discarded > self.limits.linger_bytes:
             self.close()
+
+    def _weigh_chunk(self) -> None:
+        """Refuse a chunk that says to be too large before its bytes come, which may be never."""
+        decoder: Any = self._transferDecoder
+        if self.phase == BODY and getattr(decoder, "state", "") == "BODY":
+            request = self.requests[-1]
+            if request.received + decoder.length > request.body_limit:
+                self.refuse(too_large(request.body_limit))
 
     def allContentReceived(self) -> None:
         if self.phase == REFUSED:

@@ -39,7 +39,7 @@ class RegistryRequest(Request):  # type: ignore[misc]
     defaultContentType = b"application/json"
     request_id = b""
     body_limit = 0
-    _received = 0
+    received = 0  # bytes of the body so far
 
     def __init__(self, channel: Channel, *args: Any, **kwargs: Any) -> None:
         super().__init__(channel, *args, **kwargs)
@@ -47,8 +47,8 @@ class RegistryRequest(Request):  # type: ignore[misc]
         self.connection = channel  # `channel` itself is taken away when the answer is finished
 
     def handleContentChunk(self, data: bytes) -> None:
-        self._received += len(data)
-        if self._received > self.body_limit:
+        self.received += len(data)
+        if self.received > self.body_limit:
             self.connection.refuse(too_large(self.body_limit))
         else:
             super().handleContentChunk(data)
