@@ -323,6 +323,18 @@ async def test_answers(server: Server, sent: bytes, seen: list[Any] | None) -> N
     assert len(server.logged) == 2 - once
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_the_whole_server_takes_is_told_without_a_body(server: Server) -> None:
+    status, headers, rest = split(await server.talk(ask("OPTIONS * HTTP/1.1") + ask("GET /last HTTP/1.1")))
+    assert (status, headers["content-length"]) == (200, "0")
+    assert headers["allow"] == "get, head, post, put, patch, delete, options"  # `split` has lowered it
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-request-id"]
+    assert "content-type" not in headers
+    assert split(rest)[0] == 200
+    assert [request.path for request in server.root.seen] == [b"/last"]
+
+
 @pytest.mark.parametrize("close", ["close", "TE, close", "Close"])
 @pytest_twisted.ensureDeferred
 async def test_connection_close_is_honoured(server: Server, close: str) -> None:

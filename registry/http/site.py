@@ -24,7 +24,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from registry.http.channel import IDLE, Channel, Limits, new_request_id, too_large
-from registry.http.screening import Refusal, sane_request_id
+from registry.http.screening import ALLOW, Refusal, sane_request_id
 
 __all__ = ["Limits", "RegistryRequest", "RegistrySite", "drained", "make_site"]
 
@@ -56,6 +56,10 @@ class RegistryRequest(Request):  # type: ignore[misc]
     def process(self) -> None:
         given = self.requestHeaders.getRawHeaders(b"x-request-id", ())
         self.request_id = sane_request_id(given) or new_request_id()
+        if self.uri == b"*":
+            # No resource is asked: twisted.web answers OPTIONS * with 200 and no body. These headers go with it.
+            self.setHeader(b"Allow", ALLOW)
+            self.setHeader(b"Cache-Control", b"no-store")
         super().process()
 
     def write(self, data: bytes) -> None:
