@@ -13,6 +13,7 @@ import pytest_twisted
 
 from registry.http.channel import Channel
 from registry.http.site import RegistryRequest
+from registry.http.wire import dumps
 from tests.conftest import LoggedErrors
 from tests.site_server import LIMIT, POST, Server, ask, serve, split
 
@@ -232,8 +233,9 @@ async def test_refuses(server: Server, sent: bytes, status: int, code: str) -> N
     got, headers, body = split(answer)
     told = json.loads(body)
     assert (got, told["code"]) == (status, code)
-    assert set(told) == {"error", "code"}
+    assert list(told) == ["error", "code"]
     assert told["error"].endswith(".")
+    assert body == dumps(told)  # spaced as all other answers are
     assert headers["content-type"] == "application/json"
     assert headers["content-length"] == str(len(body))
     assert headers["cache-control"] == "no-store"

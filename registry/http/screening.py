@@ -40,7 +40,8 @@ class Refusal(Exception):
         self.headers = headers
 
     def body(self) -> bytes:
-        return json.dumps({"error": self.sentence, "code": self.code}, ensure_ascii=False).encode("utf-8")
+        # Compact, as all other answers are.
+        return json.dumps({"error": self.sentence, "code": self.code}, separators=(",", ":")).encode()
 
     def answer(self, request_id: bytes, with_body: bool = True) -> bytes:
         """The whole answer in bytes; it tells that the connection ends."""
