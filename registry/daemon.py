@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from registry import __version__
 from registry.child import Parent
 from registry.config import Config, mask_url
-from registry.errors import RegistryError
+from registry.errors import RegistryError, sentence
 from registry.http.access import Access
 from registry.http.admin import Admin
 from registry.http.api import Api
@@ -188,7 +188,7 @@ class Daemon(Service):  # type: ignore[misc]
                 self.queues.wake(name, relay=True)
 
     def _redis_state(self) -> str:
-        return "" if self._store.ready else f"Redis cannot be used: {self._link.last_error}."
+        return "" if self._store.ready else sentence(f"Redis cannot be used: {self._link.last_error}")
 
     def _connections(self) -> int:
         return len(self.door.connections) + len(self.site.connections)

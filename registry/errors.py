@@ -75,12 +75,12 @@ class Unavailable(RegistryError):
 
 
 class RedisUnavailable(Unavailable):
-    """No usable Redis, or one that did not answer in time."""
+    """No usable Redis, or one that did not answer in time. ``why`` may be what a log line says after a colon."""
 
     code = "redis_unavailable"
 
-    def __init__(self, sentence: str, outcome: str = "not_applied", retry_after: int = 1) -> None:
-        super().__init__(sentence)
+    def __init__(self, why: str, outcome: str = "not_applied", retry_after: int = 1) -> None:
+        super().__init__(sentence(why))
         self.outcome = outcome
         self.retry_after = retry_after
 
@@ -104,3 +104,8 @@ class ShuttingDown(Unavailable):
 
     code = "shutting_down"
     retry_after = 2
+
+
+def sentence(text: str) -> str:
+    """A text with a capital and one full stop: what Redis and the kernel say has seldom both."""
+    return f"{text[:1].upper()}{text[1:].rstrip('. ')}."

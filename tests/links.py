@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from registry.redis.link import Link, parse_redis_url
 from tests.live import RedisServer
 
 every_redis = pytest.mark.every_redis
+# What a client is told; two full stops at its end were put together from pieces.
+A_SENTENCE = re.compile(r"[A-Z].*[^.]\.", re.DOTALL)
 DEADLINE = 0.6  # of a command, in these tests
 
 
@@ -41,6 +44,7 @@ async def failure_of(answer: Deferred[Any]) -> Exception:
 async def outcome_of(answer: Deferred[Any]) -> str:
     error = await failure_of(answer)
     assert isinstance(error, RedisUnavailable), error
+    assert A_SENTENCE.fullmatch(str(error)), error
     return error.outcome
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.links import A_SENTENCE
 from tests.live import Daemon, RedisServer, wait_until
 
 every_redis = pytest.mark.every_redis
@@ -245,9 +246,12 @@ def test_redis_may_end_and_come_back_while_polls_are_parked(
         assert asked.status == 503
         assert asked.json["code"] == "redis_unavailable"
         assert asked.json["outcome"] == "not_applied"
+        assert A_SENTENCE.fullmatch(asked.json["error"]), asked.json
         assert int(asked.headers["Retry-After"]) >= 1
     assert Asked(served, "GET", "/healthz").answer().status == 200
-    assert Asked(served, "GET", "/readyz").answer().status == 503
+    unready = Asked(served, "GET", "/readyz").answer()
+    assert unready.status == 503
+    assert A_SENTENCE.fullmatch(unready.json["error"]), unready.json
     assert polls[0].waits(1)
     redis_server.start()
     served.redis_ready()
