@@ -285,5 +285,9 @@ def schedule_options(said: Any) -> dict[str, Any]:
         raise BadOption("The field 'options' is an object.")
     if "at" in said:
         raise BadOption("The option 'at' makes no sense on a schedule.")
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in said.items()}
+    texts = {}
+    for name, value in said.items():
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise BadOption(f"The option {name[:80]!r} is a text or a number.")
+        texts[name] = value if isinstance(value, str) else json.dumps(value)
     return push_options(urlencode(texts).encode(), lambda _: None, b"")
