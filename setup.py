@@ -37,7 +37,6 @@ setup(
     package_data={
         "registry": ["py.typed"],
         "registry.redis": ["lua/*.lua"],
-        "registry.http": ["static/**"],
     },
     zip_safe=False,
     # Lower bounds are the oldest releases the tests were run with.
