@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.defer import DeferredList, inlineCallbacks
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -44,6 +43,7 @@ from registry.redis.link import Link, Pool
 from registry.redis.persistence import worth_of_a_200
 from registry.redis.store import NewerSchema, Store
 from registry.redis.subscriber import Subscriber
+from registry.stopping import StopsOnce
 from registry.systemd import Notifier, listen_fds
 
 log = Logger()
@@ -55,7 +55,7 @@ REDIS_SECONDS = 3.0
 MAX_BATCH_BYTES = 16 << 20
 
 
-class Daemon(Service):  # type: ignore[misc]
+class Daemon(StopsOnce):
     """Everything between the ports and Redis. ``reactor`` and ``environ`` come from the composition root."""
 
     name = "registry"
@@ -77,7 +77,6 @@ class Daemon(Service):  # type: ignore[misc]
         self._embedded: Embedded | None = None
         self._parent = Parent.of(reactor, environ)
         self._notifier = self._parent or Notifier(reactor, environ)
-        self._stopping: Deferred[None] | None = None
         self._built = False
         self._ready_once = False
         self._warnings: list[str] = []
@@ -136,9 +135,7 @@ class Daemon(Service):  # type: ignore[misc]
         steering = Steering(self.queues, looking)
         self.verbs = Verbs(self.queues, looking, self._endings, config)
         admin = Admin(self.queues, looking, steering, schedules, self._endings, config.max_wait)
-        api = Api(
-            self.verbs, admin, self._redis_state, lambda: self._stopping is not None, lambda: self._warnings
-        )
+        api = Api(self.verbs, admin, self._redis_state, lambda: self.stopping, lambda: self._warnings)
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
         self.site: RegistrySite = make_site(
@@ -224,22 +221,6 @@ class Daemon(Service):  # type: ignore[misc]
         self._fail(why)
 
     # Stop
-
-    def stopService(self) -> Deferred[None]:
-        # A second SIGTERM must be harmless: it waits for the same end.
-        if self._stopping is None:
-            super().stopService()  # type: ignore[no-untyped-call]
-            self._stopping = Deferred()
-            self._stop().addBoth(self._stopped)
-        waiting: Deferred[None] = Deferred()
-        self._stopping.addBoth(lambda _: waiting.callback(None))
-        return waiting
-
-    def _stopped(self, result: Any) -> None:
-        if result is not None:
-            log.failure("the stop was not clean", result)
-        assert self._stopping is not None
-        self._stopping.callback(None)
 
     @inlineCallbacks
     def _stop(self) -> Any:

@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.internet.error import CannotListenError, ProcessDone, ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
@@ -38,6 +37,7 @@ from registry.errors import RegistryError
 from registry.listening import Binder, raise_file_limit
 from registry.output import Output, reader
 from registry.redis.embedded import Embedded
+from registry.stopping import StopsOnce
 from registry.systemd import Notifier, listen_fds
 
 log = Logger()
@@ -58,7 +58,7 @@ _NOT_INHERITED = frozenset(
 )
 
 
-class Processes(Service):  # type: ignore[misc]
+class Processes(StopsOnce):
     """The parent as a service; the same arguments as `registry.daemon.Daemon`, and where children's lines go."""
 
     name = "registry"
@@ -84,11 +84,6 @@ class Processes(Service):  # type: ignore[misc]
         self._watch.clock = reactor
         self._redis_url = config.redis_url or ""
         self.was_ready = self._given_up = False
-        self._stopping: Deferred[None] | None = None
-
-    @property
-    def stopping(self) -> bool:
-        return self._stopping is not None
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -176,22 +171,6 @@ class Processes(Service):  # type: ignore[misc]
             seat.look()
 
     # Stop
-
-    def stopService(self) -> Deferred[None]:
-        # A second SIGTERM must be harmless: it waits for the same end.
-        if self._stopping is None:
-            super().stopService()  # type: ignore[no-untyped-call]
-            self._stopping = Deferred()
-            self._stop().addBoth(self._stopped)
-        waiting: Deferred[None] = Deferred()
-        self._stopping.addBoth(lambda _: waiting.callback(None))
-        return waiting
-
-    def _stopped(self, result: Any) -> None:
-        if result is not None:
-            log.failure("the stop was not clean", result)
-        assert self._stopping is not None
-        self._stopping.callback(None)
 
     @inlineCallbacks
     def _stop(self) -> Any:
