@@ -368,10 +368,13 @@ def test_why_tells_that_nobody_polls_and_since_when(served: Daemon, q: str) -> N
     time.sleep(0.3)
     [reason] = [r for r in why(served, q, task_id)["reasons"] if r["code"] == "nobody_polls"]
     assert 0.2 < reason["seconds"] < 5
+    assert reason["text"] == "Nobody is known to have polled this queue since the registry started."
     waiting = poll(served, q)
     assert codes(served, q, task_id) == ["delayed"]
     waiting.hang_up()
     wait_until(lambda: "nobody_polls" in codes(served, q, task_id), 3)
+    [reason] = [r for r in why(served, q, task_id)["reasons"] if r["code"] == "nobody_polls"]
+    assert re.fullmatch(r"Nobody has polled this queue for \d+ s\.", reason["text"])
 
 
 def test_why_of_every_state(served: Daemon, q: str) -> None:

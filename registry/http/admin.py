@@ -441,9 +441,14 @@ def why(
     if rate_is_spent:
         say("rate_limited", f"The queue starts at most {rules['rate']:g} tasks a second.", rate=rules["rate"])
     if not pollers:
-        pushed = pushed_at_ms(view.id) if view.id else None
-        quiet = silent if silent is not None else max(0.0, (now_ms - (pushed or now_ms)) / 1000)
-        say("nobody_polls", f"Nobody has polled this queue for {quiet:.0f} s.", seconds=round(quiet, 3))
+        if silent is not None:
+            quiet, sentence = silent, f"Nobody has polled this queue for {silent:.0f} s."
+        else:
+            # At least since the push, as far as this process knows.
+            pushed = pushed_at_ms(view.id) if view.id else None
+            quiet = max(0.0, (now_ms - (pushed or now_ms)) / 1000)
+            sentence = "Nobody is known to have polled this queue since the registry started."
+        say("nobody_polls", sentence, seconds=round(quiet, 3))
     if view.state == "ready":
         if position == 0:
             say("next", "It is the next of its queue.")
