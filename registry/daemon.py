@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from registry import __version__
 from registry.child import Parent
 from registry.config import Config, mask_url
-from registry.errors import RegistryError, sentence
+from registry.errors import RedisUnavailable, RegistryError, sentence
 from registry.http.access import Access
 from registry.http.admin import Admin
 from registry.http.api import Api
@@ -155,9 +155,9 @@ class Daemon(StopsOnce):
         try:
             yield self._store.greet()
         except NewerSchema as e:
-            log.critical("{why}", why=str(e))
             self._reactor.callLater(0, self._give_up, str(e))
-            raise
+            # Nothing has gone wrong here that a traceback would explain: to the link this Redis is none it can use.
+            raise RedisUnavailable(str(e)) from e
         self._warnings = yield worth_of_a_200(link, first=not self._ready_once)
         self._ready_once = True
         # The link counts as ready once this has returned.

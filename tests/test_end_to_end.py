@@ -15,21 +15,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
+from tests.conftest import StartDaemon
 from tests.links import A_SENTENCE
 from tests.live import Daemon, RedisServer, wait_until
 
 every_redis = pytest.mark.every_redis
 SEED_WORKER = Path(__file__).parent / "workers" / "seed_worker.js"
-
-
-class StartDaemon(Protocol):
-    """The fixture ``daemon``."""
-
-    def __call__(self, *options: str, redis: RedisServer | None = None, env: Any = None) -> Daemon: ...
 
 
 class Answer:
@@ -345,6 +340,16 @@ def test_what_is_under_way_at_sigterm_is_finished(served: Daemon, redis_server: 
     served.wait(20)
     assert "Traceback" not in served.log
     assert stored(redis_server) == {b"q", b"{q}t", b"{registry}index"}  # and "old" was confirmed
+
+
+def test_keys_of_a_newer_daemon_end_the_start_with_one_sentence(
+    daemon: StartDaemon, redis_server: RedisServer
+) -> None:
+    redis_server.command("SET", "{registry}schema", "99")
+    one = daemon(redis=redis_server, wait=False)
+    assert one.wait(20) == 1
+    assert "registry stops: The keys in this Redis are of version 99" in one.log
+    assert "Traceback" not in one.log
 
 
 @every_redis

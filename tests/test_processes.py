@@ -182,6 +182,8 @@ def test_the_parent_stops_when_no_child_can_start(daemon: StartDaemon, redis_ser
     two = daemon("--processes=2", redis=redis_server, wait=False)
     assert two.wait(30) == 1
     assert "could not start" in two.log
+    assert "upgrade this daemon" in two.log
+    assert "Traceback" not in two.log
 
 
 def test_a_port_in_use_is_one_sentence(two: Daemon, daemon: StartDaemon, redis_server: RedisServer) -> None:
