@@ -134,6 +134,19 @@ def test_one_that_asked_behind_a_push_and_was_answered_before_it_is_woken_again(
     assert poll.got == b"1"
 
 
+def test_nobody_asks_early_past_one_that_asked_before(world: World) -> None:
+    first, second = world.parked(2)
+    world.store.slow = True
+    world.queues.wake(b"q")
+    world.turn()
+    world.push(b"1")
+    world.store.slow = False
+    world.store.run()
+    world.store.reply()
+    world.turn()
+    assert first.got == b"1" and second.waits
+
+
 def test_nobody_asks_early_for_a_task_that_may_not_be_ready(world: World) -> None:
     [poll] = world.parked(1)
     asked = world.pops()

@@ -352,7 +352,8 @@ class Queues:
     def wake_early(self, name: bytes) -> Poller | None:
         """A push to this queue was just sent: a parked poller asks right behind it, a round trip sooner than when it is woken."""
         line = self.waiting.lines.get(name)
-        if line is None or not line.parked:
+        if line is None or line.asking:
+            # Whoever asks already may be told "nothing", and then stands before all others.
             return None
         poller = self.waiting.next(name)
         if poller is None:
