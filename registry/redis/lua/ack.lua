@@ -3,17 +3,31 @@
 -- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none).
 -- Reply per entry: {0, 'done'} · {0, 'late'} the lease had run out, but nobody else has the task · {1} the lease is lost · {8, text}.
 local TEN_MINUTES = 600000
-local acked, traces = {}, {}
+local acked, traces, freed = {}, {}, {}
 
-local function ack(list, lease, result)
+-- What is known of the tasks, read at once for each queue: by entry. Of a task under a lease it says which lease that is.
+local found = {}
+
+local function find(list, entries)
+  local ids = {}
+  for n, i in ipairs(entries) do ids[n] = string.match(ARGV[2 + i * 2], '^[^-]*') end
+  local packed = call('HMGET', '{' .. list .. '}m', unpack(ids))
+  for n, i in ipairs(entries) do found[i] = packed[n] end
+end
+
+local function ack(i, list, lease, result)
+  if acked[lease] then return {0, 'done'} end
   local g = '{' .. list .. '}'
   local id = string.match(lease, '^[^-]*')
   local status = 'done'
-  local m
-  if call('ZREM', g .. 'l', lease) == 1 then
+  local m = found[i] and cmsgpack.unpack(found[i])
+  local holds = m and m.s == 'l' and m.o and m.o.i == lease
+  if holds then
+    -- Its lease ends with the others'.
+  elseif call('ZREM', g .. 'l', lease) == 1 then
     m = known(g, id) or {a = 1}
   else
-    if acked[lease] or call('ZSCORE', g .. 'a', lease) then return {0, 'done'} end
+    if call('ZSCORE', g .. 'a', lease) then return {0, 'done'} end
     m = known(g, id)
     if not m or m.ll ~= lease or m.s == 'l' or m.s == 'e' or m.y == 'cancelled' then return {1} end
     if m.s == 'r' then leave_tombstone(list, g, m) end
@@ -21,18 +35,31 @@ local function ack(list, lease, result)
     if m.s == 'x' then call('ZREM', g .. 'x', id) end
     m.y, status = nil, 'late'
   end
+  make_done(list, g, id, m, result ~= '' and result, false)
+  if holds then
+    local leases = freed[list] or {}
+    leases[#leases + 1] = lease
+    freed[list] = leases
+  end
   local known_traces = traces[list] or {}
-  known_traces[#known_traces + 1], known_traces[#known_traces + 2] = now + TEN_MINUTES, lease
+  known_traces[#known_traces + 1], known_traces[#known_traces + 2] = score(now + TEN_MINUTES), lease
   traces[list], acked[lease] = known_traces, true
   due(list, now + TEN_MINUTES)
-  make_done(list, g, id, m, result ~= '' and result, false)
   return {0, status}
 end
 
-local replies = {}
+local replies, asks = {}, {}
+for i, list in ipairs(KEYS) do
+  asks[list] = asks[list] or {}
+  table.insert(asks[list], i)
+end
+-- A key of another type is met again, and told, where the entries are taken one by one.
+for list, entries in pairs(asks) do pcall(find, list, entries) end
 for i = 1, #KEYS do
-  local ok, reply = pcall(ack, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
+  local ok, reply = pcall(ack, i, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
   replies[i] = ok and reply or refusal(reply)
 end
+-- Freed before anything is written: a full Redis can still be drained.
+for list, leases in pairs(freed) do call('ZREM', '{' .. list .. '}l', unpack(leases)) end
 for list, pairs_ in pairs(traces) do call('ZADD', '{' .. list .. '}a', unpack(pairs_)) end
 return finish(replies)

@@ -6,8 +6,11 @@ local function forget(list, g, id)
   drained[list] = true
 end
 
--- Done tasks of this call by queue: {score, id, score, id, …}; those that count towards the queue's limit are counted.
-local ends, counted = {}, {}
+-- Done tasks of this call by queue, written together: {score, id, score, id, …}, and what is known of them, {id, m, id, m, …};
+-- those that count towards the queue's limit are counted.
+local ends, known_ends, counted = {}, {}, {}
+-- More arguments a command does not take from Lua at once.
+local MOST_ARGUMENTS = 2000
 
 -- Beyond the queue's limit the oldest go, two for each that came; those that a push asked to keep stay, and are passed over.
 local function trim(list, g, came)
@@ -26,12 +29,17 @@ local function trim(list, g, came)
   drained[list] = true
 end
 
+local function write_ends(list)
+  local g, scores = '{' .. list .. '}', ends[list]
+  if not scores then return end
+  call('HMSET', g .. 'm', unpack(known_ends[list]))
+  call('ZADD', g .. 'e', unpack(scores))
+  if counted[list] then trim(list, g, counted[list]) end
+  ends[list], known_ends[list], counted[list] = nil, nil, nil
+end
+
 before_end[#before_end + 1] = function()
-  for list, pairs_ in pairs(ends) do
-    local g = '{' .. list .. '}'
-    call('ZADD', g .. 'e', unpack(pairs_))
-    if counted[list] then trim(list, g, counted[list]) end
-  end
+  for _, list in ipairs(KEYS) do write_ends(list) end
 end
 
 local function make_done(list, g, id, m, result, handed_over)
@@ -47,10 +55,12 @@ local function make_done(list, g, id, m, result, handed_over)
   m.s, m.v, m.z, m.ll = 'e', result or nil, now, lease
   tell_ended(list, id, m)
   if stay == 0 then return forget(list, g, id) end
-  keep(g, id, m)
-  local known_ends = ends[list] or {}
-  known_ends[#known_ends + 1], known_ends[#known_ends + 2] = now + stay, id
-  ends[list] = known_ends
+  local scores, fields = ends[list] or {}, known_ends[list] or {}
+  local n = #scores
+  scores[n + 1], scores[n + 2] = score(now + stay), id
+  fields[n + 1], fields[n + 2] = id, cmsgpack.pack(m)
+  ends[list], known_ends[list] = scores, fields
   due(list, now + stay)
   if not (m.r or m.i) then counted[list] = (counted[list] or 0) + 1 end
+  if n + 2 >= MOST_ARGUMENTS then write_ends(list) end
 end

@@ -2,6 +2,17 @@
 -- The moves between the states of a task. `m` is the unpacked entry of {Q}m, a table in any case after `known`.
 local DAY = 86400000
 
+-- Redis makes text of a number with printf, and a number of the text again: most scores of a call are alike.
+local score_of = {}
+local function score(at)
+  local text = score_of[at]
+  if not text then
+    text = string.format('%.0f', at)
+    score_of[at] = text
+  end
+  return text
+end
+
 local function known(g, id)
   local packed = call('HGET', g .. 'm', id)
   return packed and cmsgpack.unpack(packed) or nil

@@ -101,22 +101,28 @@ end
 -- Several takes from a queue without rules and priorities: a few commands for all of them. `asks` are {nonce, lease ms, options};
 -- the replies of the first so many come back. What is not as simple as that stays where it is, for `take`.
 -- Nothing may go wrong between LTRIM and the last write: Redis would not bring the tasks back.
-local AT_ONCE = 16
--- Redis makes text of a number with printf, and a number of the text again: most leases of a call are of one length.
-local score_of = {}
-local function score(at)
-  local text = score_of[at]
-  if not text then
-    text = string.format('%.0f', at)
-    score_of[at] = text
+-- Payloads are read before it is known whether there is room for them: as many at a time as the last ones were small.
+local AT_ONCE, MOST_AT_ONCE, SMALL_BYTES = 16, 128, 65536
+local at_once = AT_ONCE
+
+-- What is known of a task that nothing was known of before, under a lease of which nothing else is: packed once, and but for the
+-- lease id alike for all.
+local plain_leased = {}
+local function pack_leased(lease)
+  local around = plain_leased[#lease]
+  if not around then
+    local packed = cmsgpack.pack({s = 'l', a = 1, o = {i = lease, f = now}})
+    local from, to = string.find(packed, lease, 1, true)
+    around = {string.sub(packed, 1, from - 1), string.sub(packed, to + 1)}
+    plain_leased[#lease] = around
   end
-  return text
+  return around[1] .. lease .. around[2]
 end
 
 local function take_group(list, asks, from, room)
   local q = learnt[list] or learn(list, '{' .. list .. '}')
   if q.rules or q.ranked then return {} end
-  local elements = call('LRANGE', list, -math.min(AT_ONCE, #asks - from + 1), -1)
+  local elements = call('LRANGE', list, -math.min(at_once, #asks - from + 1), -1)
   local ids, generations = {}, {}
   for j = #elements, 1, -1 do
     local id, generation = ours(elements[j])
@@ -126,14 +132,16 @@ local function take_group(list, asks, from, room)
   if #ids == 0 then return {} end
   local payloads = call('HMGET', q.g .. 't', unpack(ids))
   local metas = q.metas and call('HMGET', q.g .. 'm', unpack(ids)) or {}
-  local given, leases, fields, first = {}, {}, {}, FAR
+  local given, leases, fields, first, read = {}, {}, {}, FAR, 0
   for j, id in ipairs(ids) do
     local nonce, length, o = unpack(asks[from + j - 1], 1, 3)
     local m = metas[j] and cmsgpack.unpack(metas[j]) or nil
     if not payloads[j] or room <= 0 or (m and m.s or 'r') ~= 'r' or (m and m.g or 0) ~= generations[j] or (m and m.x) then break end
     local leased, lease = o and o.l, id .. '-' .. nonce
     if length == 0 then length = m and m.l or 60000 end
-    if m or leased then
+    if leased and not (m or o.w or o.k or o.mk) then
+      fields[#fields + 1], fields[#fields + 2] = id, pack_leased(lease)
+    elseif m or leased then
       m = m or {}
       m.s, m.a, m.pr, m.pm = 'l', (m.a or 0) + 1, nil, nil
       m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
@@ -141,8 +149,9 @@ local function take_group(list, asks, from, room)
     end
     leases[2 * j - 1], leases[2 * j] = score(now + length), lease
     given[j] = {0, id, payloads[j], m and m.a or 1, 0, length, m and m.tp or false}
-    first, room = math.min(first, now + length), room - #payloads[j]
+    first, room, read = math.min(first, now + length), room - #payloads[j], read + #payloads[j]
   end
+  at_once = read < SMALL_BYTES and math.min(2 * at_once, MOST_AT_ONCE) or AT_ONCE
   if #given == 0 then return given end
   call('LTRIM', list, 0, -#given - 1)
   call('ZADD', q.g .. 'l', unpack(leases))
