@@ -50,11 +50,11 @@ def test_what_the_door_does_not_know_stays_with_the_site(world: World) -> None:
 
 def test_heads_are_understood_once_and_forgotten(world: World) -> None:
     block = b"Host: localhost\r\nX-Request-Id: a\r\n"
-    first = world.door.head(block)
+    first = world.door.asks.head(block)
     assert first is not None and first.request_id == b"a" and first.get(b"host") == b"localhost"
     for i in range(2000):
-        world.door.head(b"Host: localhost\r\nX-Number: %d\r\n" % i)
-    assert len(world.door._heads) <= 512
+        world.door.asks.head(b"Host: localhost\r\nX-Number: %d\r\n" % i)
+    assert len(world.door.asks._heads) <= 512
     assert read_head(b"Host: evil\r\n", lambda name: name == b"localhost") is None
 
 

@@ -34,21 +34,16 @@ from zope.interface import implementer
 
 from registry.http.access import Access
 from registry.http.channel import keep_alive
-from registry.http.head import MAX_HEAD, REQUEST_LINE, Ask, Head, may_become_ours, read_head, sound_name
+from registry.http.head import Asks, may_become_ours
+from registry.http.reading import Reading
 from registry.http.site import RegistrySite
-from registry.http.verbs import ROUTES, Verbs
+from registry.http.verbs import Verbs
 from registry.http.wire import JSON, NO_STORE, Answer, failure_answer
 
 READY, BUSY, WRITING, PASSED, OVER = range(5)
 
-# The verbs that may wait for long, and are cancelled when their client hangs up. No other is: a push is carried
-# to its end, or nobody would wake the poller that waits for it.
-PARKING = frozenset(("pop", "pop_many"))
 # Bytes that wait behind a request under way; above it nothing is read.
 MAX_BEHIND = 65_536
-# Clients send the same lines and headers again and again: so many are remembered as they were understood.
-MAX_REMEMBERED = 512
-MAX_HEAD_REMEMBERED = 2048
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -65,15 +60,7 @@ class FrontDoor(Factory):  # type: ignore[misc]
         self, verbs: Verbs, site: RegistrySite, *, reactor: Any, access: Access | None = None
     ) -> None:
         self.site = site
-        self.routes = {
-            word: (
-                frozenset(route.methods),
-                getattr(verbs, route.verb),
-                route.segments,
-                route.verb in PARKING,
-            )
-            for word, route in ROUTES.items()
-        }
+        self.asks = Asks(verbs, site)
         self.delivered = verbs.delivered
         self.lost = verbs.lost
         self.limits = site.limits
@@ -83,12 +70,11 @@ class FrontDoor(Factory):  # type: ignore[misc]
         self.now = 0  # s, counted by ourselves: a clock that is set must not end every connection
         self._ready: list[tuple[Door, bytes]] = []
         self._gathers = False
-        self._asks: dict[bytes, Ask] = {}
-        self._heads: dict[bytes, Head] = {}
         self._starts: dict[int, bytes] = {}
         first = int.from_bytes(os.urandom(3), "big")
         self._ids = map((os.urandom(4).hex().encode() + b"%08x").__mod__, itertools.count(first))
         self._reactor = reactor
+        self.reading = Reading(reactor) if Reading.possible(reactor) else None
         self._tick_call: Any = None
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -106,43 +92,6 @@ class FrontDoor(Factory):  # type: ignore[misc]
                 door.close()
 
     # What all connections share.
-
-    def ask(self, head: bytes) -> Ask | None:
-        """What a request asks for, by its line and its headers; None when it is not certainly fine."""
-        line = REQUEST_LINE.match(head)
-        if line is None or len(head) > MAX_HEAD:
-            return None
-        method, target, word, name, lease, query = line.groups()
-        route = self.routes.get(word)
-        if route is None:
-            return None
-        methods, call, segments, parks = route
-        if (
-            method not in methods
-            or (lease is None) == (segments == 2)
-            or ((b"%" in name or name[0] == 0x2E) and not sound_name(name))
-        ):
-            return None
-        block = head[line.end() : -2]
-        fields = self._heads.get(block) or self.head(block)
-        if fields is None:
-            return None
-        size, site = fields.length, self.site
-        if size > site.max_body and size > site.limit_of(target.partition(b"?")[0]):
-            return None
-        segment = (name,) if lease is None else (name, lease)
-        ask = Ask(call, (*segment, query or b"", fields.get), fields, parks, method, target)
-        # A lease is asked about once or twice.
-        if lease is None and len(head) <= MAX_HEAD_REMEMBERED:
-            remember(self._asks, head, ask)
-        return ask
-
-    def head(self, block: bytes) -> Head | None:
-        """A block of headers, understood; most were seen before."""
-        head = read_head(block, self.site.host_allowed)
-        if head is not None and len(block) <= MAX_HEAD_REMEMBERED:
-            remember(self._heads, block, head)
-        return head
 
     def gather(self, begins: bool) -> None:
         """Answers that become ready between ``gather(True)`` and ``gather(False)`` leave together, at its end.
@@ -224,6 +173,7 @@ class Door:
         "_paused",
         "_serving",
         "due",
+        "fd",
         "state",
         "transport",
     )
@@ -232,6 +182,7 @@ class Door:
         self._door = door
         self.transport: Any = None
         self.state = READY
+        self.fd = -1  # its descriptor, while the front door reads for it
         self.due = 0.0  # the tick after which it is late
         self._behind: bytes | bytearray = b""  # read, and not understood or not its turn yet
         self._need = 0  # so many bytes make the request whole that _behind begins with; 0: not known
@@ -262,6 +213,22 @@ class Door:
             transport.setTcpNoDelay(True)
         door.opened(self)
         self.due = door.now + door.limits.idle_seconds
+        self._begin_reading()
+
+    def _begin_reading(self) -> None:
+        reading = self._door.reading
+        if reading is None:
+            self.transport.resumeProducing()
+        else:
+            self.fd = reading.add(self)
+
+    def _end_reading(self) -> None:
+        reading = self._door.reading
+        if reading is None:
+            self.transport.pauseProducing()
+        elif self.fd >= 0:
+            reading.remove(self.fd, self)
+            self.fd = -1
 
     def connectionLost(self, reason: Failure) -> None:
         state, self.state = self.state, OVER
@@ -269,6 +236,8 @@ class Door:
         channel, self._channel = self._channel, None
         answer, self._answer = self._answer, None
         self._behind = b""
+        if self.fd >= 0:
+            self._end_reading()
         self._door.closed(self)
         self.transport = None
         if channel is not None:
@@ -283,6 +252,7 @@ class Door:
         self.state = OVER
         self._behind = b""
         self.due = self._door.now + self._door.limits.abort_seconds
+        self._end_reading()
         self.transport.loseConnection()
 
     @property
@@ -306,6 +276,9 @@ class Door:
         transport = self.transport
         self.state = PASSED
         self._door.closed(self)
+        if self.fd >= 0:
+            self._end_reading()
+            transport.startReading()
         data, self._behind = bytes(self._behind) + data, b""
         self._channel = channel = self._door.site.buildProtocol(transport.getPeer())  # type: ignore[no-untyped-call]
         channel.makeConnection(transport)
@@ -328,11 +301,11 @@ class Door:
             self._behind = self._behind + data
             if len(self._behind) > MAX_BEHIND and not self._paused:
                 self._paused = True
-                self.transport.pauseProducing()
+                self._end_reading()
 
     def _serve(self, data: bytes) -> None:
         """Begin what these bytes ask for; what is behind the first request waits for its answer."""
-        door = self._door
+        asks = self._door.asks
         self._serving = True
         while True:
             end = data.find(b"\r\n\r\n") + 4
@@ -343,7 +316,7 @@ class Door:
                     self._pass_on(data)
                 break
             head = data[:end]
-            ask = door._asks.get(head) or door.ask(head)
+            ask = asks.known.get(head) or asks.understand(head)
             if ask is None:
                 self._pass_on(data)
                 break
@@ -469,14 +442,7 @@ class Door:
         self.due = door.now + door.limits.idle_seconds
         if self._paused:
             self._paused = False
-            self.transport.resumeProducing()
+            self._begin_reading()
         if self._behind and not self._serving:
             data, self._behind = bytes(self._behind), b""
             self._serve(data)
-
-
-def remember(known: dict[bytes, Any], key: bytes, value: Any) -> None:
-    """Keep what was understood; when that is too much, all is forgotten, and what comes often is soon back."""
-    if len(known) >= MAX_REMEMBERED:
-        known.clear()
-    known[key] = value

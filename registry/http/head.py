@@ -13,6 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 from registry.errors import BadName
 from registry.http.screening import Refusal, sane_request_id, screen_host
+from registry.http.site import RegistrySite
+from registry.http.verbs import ROUTES, Verbs
 from registry.log import VALUE_LIMIT, escape
 from registry.queue.names import check_name
 
@@ -29,6 +31,12 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONNECTION = {b"keep-alive": False, b"close": True}
 # Of one head; a longer one is the site's to judge. Bytes.
 MAX_HEAD = 8192
+# Clients send the same lines and headers again and again: so many are remembered as they were understood.
+MAX_REMEMBERED = 512
+MAX_HEAD_REMEMBERED = 2048
+# The verbs that may wait for long, and are cancelled when their client hangs up. No other is: a push is carried
+# to its end, or nobody would wake the poller that waits for it.
+PARKING = frozenset(("pop", "pop_many"))
 # Headers that change what a request is, or who may send it. The site knows what to do about them.
 UNUSUAL = frozenset(
     (
@@ -146,3 +154,65 @@ def sound_name(raw: bytes) -> bool:
     except BadName:
         return False
     return True
+
+
+def remember(known: dict[bytes, Any], key: bytes, value: Any) -> None:
+    """Keep what was understood; when that is too much, all is forgotten, and what comes often is soon back."""
+    if len(known) >= MAX_REMEMBERED:
+        known.clear()
+    known[key] = value
+
+
+class Asks:
+    """What clients ask, understood. ``known``: what came lately, by its head as it came."""
+
+    def __init__(self, verbs: Verbs, site: RegistrySite) -> None:
+        self.known: dict[bytes, Ask] = {}
+        self._heads: dict[bytes, Head] = {}
+        self._site = site
+        self._routes = {
+            word: (
+                frozenset(route.methods),
+                getattr(verbs, route.verb),
+                route.segments,
+                route.verb in PARKING,
+            )
+            for word, route in ROUTES.items()
+        }
+
+    def understand(self, head: bytes) -> Ask | None:
+        """What a request asks for, by its line and its headers; None when it is not certainly fine."""
+        line = REQUEST_LINE.match(head)
+        if line is None or len(head) > MAX_HEAD:
+            return None
+        method, target, word, name, lease, query = line.groups()
+        route = self._routes.get(word)
+        if route is None:
+            return None
+        methods, call, segments, parks = route
+        if (
+            method not in methods
+            or (lease is None) == (segments == 2)
+            or ((b"%" in name or name[0] == 0x2E) and not sound_name(name))
+        ):
+            return None
+        block = head[line.end() : -2]
+        fields = self._heads.get(block) or self.head(block)
+        if fields is None:
+            return None
+        size, site = fields.length, self._site
+        if size > site.max_body and size > site.limit_of(target.partition(b"?")[0]):
+            return None
+        segment = (name,) if lease is None else (name, lease)
+        ask = Ask(call, (*segment, query or b"", fields.get), fields, parks, method, target)
+        # A lease is asked about once or twice.
+        if lease is None and len(head) <= MAX_HEAD_REMEMBERED:
+            remember(self.known, head, ask)
+        return ask
+
+    def head(self, block: bytes) -> Head | None:
+        """A block of headers, understood; most were seen before."""
+        head = read_head(block, self._site.host_allowed)
+        if head is not None and len(block) <= MAX_HEAD_REMEMBERED:
+            remember(self._heads, block, head)
+        return head

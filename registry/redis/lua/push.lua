@@ -31,7 +31,14 @@ local function with_options(list, g, id, payload, o, rules)
   return {0}
 end
 
-local replies, rules_of, plain = {}, {}, {}
+local replies, rules_of, plain, STORED = {}, {}, {}, {0}
+
+local function join(group, i, id, payload)
+  local n = group.n
+  group.entries[n + 1], group.elements[n + 1] = i, '\1' .. id
+  group.fields[2 * n + 1], group.fields[2 * n + 2] = id, payload
+  group.n = n + 1
+end
 
 -- Plain tasks of one queue enter it together: two commands for all of them.
 local function enter_plain(list)
@@ -43,10 +50,11 @@ local function enter_plain(list)
     local n = call('LPUSH', list, unpack(group.elements))
     call('HMSET', g .. 't', unpack(group.fields))
     -- Others' raw elements are not in the index: our first tasks behind them enter the queue.
-    if n == #group.elements or call('HLEN', g .. 't') == #group.elements then due(list, FAR) end
+    if n == group.n or call('HLEN', g .. 't') == group.n then due(list, FAR) end
     wake(list)
   end)
-  for _, i in ipairs(group.entries) do replies[i] = ok and {0} or refusal(e) end
+  local reply = ok and STORED or refusal(e)
+  for _, i in ipairs(group.entries) do replies[i] = reply end
 end
 
 local function push(i, list, id, payload, options)
@@ -57,26 +65,26 @@ local function push(i, list, id, payload, options)
     rules = packed and cmsgpack.unpack(packed) or {}
     rules_of[list] = rules
   end
-  if rules.max_length then enter_plain(list) end
   if options ~= '' or rules.ttl then
     enter_plain(list)
     return with_options(list, g, id, payload, options ~= '' and cmsgpack.unpack(options) or {}, rules)
   end
   if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
-  local group = plain[list]
-  if not group then
-    group = {entries = {}, elements = {}, fields = {}}
-    plain[list] = group
-  end
-  local n = #group.entries
-  group.entries[n + 1], group.elements[n + 1] = i, '\1' .. id
-  group.fields[2 * n + 1], group.fields[2 * n + 2] = id, payload
+  plain[list] = {n = 0, entries = {}, elements = {}, fields = {}}
+  join(plain[list], i, id, payload)
+  -- The next one's turn depends on how many there are.
+  if rules.max_length then enter_plain(list) end
 end
 
 for i = 1, #KEYS do
-  local at = 1 + i * 3
-  local ok, reply = pcall(push, i, KEYS[i], ARGV[at], ARGV[at + 1], ARGV[at + 2])
-  if reply then replies[i] = ok and reply or refusal(reply) end
+  local at, list = 1 + i * 3, KEYS[i]
+  local group = plain[list]
+  if group and ARGV[at + 2] == '' then
+    join(group, i, ARGV[at], ARGV[at + 1])
+  else
+    local ok, reply = pcall(push, i, list, ARGV[at], ARGV[at + 1], ARGV[at + 2])
+    if reply then replies[i] = ok and reply or refusal(reply) end
+  end
 end
 for _, list in ipairs(KEYS) do enter_plain(list) end
 return finish(replies)

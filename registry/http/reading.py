@@ -1,0 +1,113 @@
+"""Reads from all connections of the front door: to the reactor they are one descriptor.
+
+The reactor spends as much on telling one connection that it may read as the system call for it costs. An epoll object is
+itself something that can be watched: the reactor watches this one, and the connections are found and read in one loop.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+# Bytes that are read of one connection before the next one's turn.
+AT_ONCE = 65_536
+
+
+class Connection(Protocol):
+    """Whose bytes are read. Its ``transport`` does not read by itself meanwhile."""
+
+    transport: Any
+
+    def dataReceived(self, data: bytes) -> None: ...
+
+
+@implementer(IReadDescriptor)
+class Reading:
+    """Reads for the connections that were added, until they end or are removed.
+
+    An end of the stream is left to the transport to find: it is told to read by itself again.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._epoll = select.epoll()
+        self._connections: dict[int, tuple[socket.socket, Connection]] = {}
+
+    @staticmethod
+    def possible(reactor: Any) -> bool:
+        """Whether this system and this reactor can do it."""
+        return hasattr(select, "epoll") and hasattr(reactor, "addReader")
+
+    def add(self, connection: Connection) -> int:
+        """Read for this connection; its descriptor is returned, which `remove` wants to know."""
+        transport = connection.transport
+        transport.stopReading()
+        sock = transport.getHandle()
+        fd: int = sock.fileno()
+        self._epoll.register(fd, select.EPOLLIN)
+        if not self._connections:
+            self._reactor.addReader(self)
+        self._connections[fd] = sock, connection
+        return fd
+
+    def remove(self, fd: int, connection: Connection) -> None:
+        """Read no more for this connection. Its descriptor may be closed already."""
+        found = self._connections.get(fd)
+        if found is None or found[1] is not connection:
+            return
+        del self._connections[fd]
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            # Closed: the kernel has forgotten it.
+            pass
+        if not self._connections:
+            self._reactor.removeReader(self)
+
+    # What the reactor asks for.
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        return "front door"
+
+    def doRead(self) -> None:
+        connections = self._connections
+        for fd, _ in self._epoll.poll(0):
+            found = connections.get(fd)
+            if found is None:
+                # It ended when another one of this round was read.
+                continue
+            sock, connection = found
+            try:
+                data = sock.recv(AT_ONCE)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                self.remove(fd, connection)
+                connection.transport.startReading()
+                continue
+            try:
+                connection.dataReceived(data)
+            except Exception:
+                # As the reactor does it; the others go on.
+                self._log.failure("The front door could not read on")
+                self.remove(fd, connection)
+                connection.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor has stopped."""
+        left, self._connections = self._connections, {}
+        for _, connection in left.values():
+            connection.transport.connectionLost(reason)
