@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import secrets
 import socket
 import stat
 from collections.abc import Callable
@@ -253,7 +254,7 @@ class _TurnedAway(Protocol):
         assert self.transport is not None
         self.transport.write(
             b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
-            b"Content-Length: %d\r\nRetry-After: %d\r\nConnection: close\r\n\r\n%b"
-            % (len(body), random.randint(1, 5), body)
+            b"X-Request-Id: %b\r\nContent-Length: %d\r\nRetry-After: %d\r\nConnection: close\r\n\r\n%b"
+            % (secrets.token_hex(8).encode(), len(body), random.randint(1, 5), body)
         )
         self.transport.loseConnection()

@@ -232,6 +232,11 @@ def test_every_states_list_has_pages(served: Daemon, q: str, state: str) -> None
     rows = [row for page in found for row in page]
     assert sorted(row["id"] for row in rows) == sorted(ids)
     assert {row["state"] for row in rows} == {state}
+    if state == "leased":
+        ends = {
+            ask(served, "GET", f"/api/queues/{q}/tasks/{task_id}").ok()["lease_ends_at"] for task_id in ids
+        }
+        assert {row["lease_ends_at"] for row in rows} == ends
     if state in ("ready", "delayed", "leased"):
         assert [row["task"] for row in rows] == list(range(25))
     if state in ("dead", "done"):
@@ -373,6 +378,11 @@ def test_why_tells_that_nobody_polls_and_since_when(served: Daemon, q: str) -> N
     assert codes(served, q, task_id) == ["delayed"]
     waiting.hang_up()
     wait_until(lambda: "nobody_polls" in codes(served, q, task_id), 3)
+    for query in (f"popTask/{q}?wait=0", f"popTasks/a,{q}?wait=0"):
+        time.sleep(1.1)
+        ask(served, "GET", f"/api/{query}")
+        [reason] = [r for r in why(served, q, task_id)["reasons"] if r["code"] == "nobody_polls"]
+        assert reason["seconds"] < 1
     [reason] = [r for r in why(served, q, task_id)["reasons"] if r["code"] == "nobody_polls"]
     assert re.fullmatch(r"Nobody has polled this queue for \d+ s\.", reason["text"])
 

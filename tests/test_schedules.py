@@ -222,6 +222,7 @@ def test_a_queue_that_refuses_does_not_stop_the_other_schedules(
         ({"options": {"key": ["a"]}}, "'key'"),
         ({"options": {"key": True}}, "'key'"),
         ({"options": {"key": None}}, "'key'"),
+        ({"options": {"key": "\ud800"}}, "'key'"),
         ({"every": 5}, "'every'"),
         ({"queue": 5}, "'queue'"),
     ],
@@ -232,6 +233,19 @@ def test_a_schedule_names_what_is_wrong_with_it(
     whole = {"cron": "* * * * *", "queue": q, "task": 1, **said}
     ask(served, "PUT", f"/api/schedules/{q}", whole).refused(400, "bad_option", word)
     ask(served, "GET", f"/api/schedules/{q}").refused(404, "not_found")
+
+
+def test_a_schedules_task_keeps_its_bytes_whatever_json_it_is(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    body = (
+        b'{"cron": "* * * * *", "qu\\u0065ue" : "%b", "task":  {"a":[1e999, "\\ud800}"]} , "missed":"once"}'
+    )
+    ask(served, "PUT", f"/api/schedules/{q}", body % q.encode()).ok()
+    due(module_redis_process, q, 1)
+    becomes(served, q, 5, ready=1)
+    assert pop(served, q, "wait=0").body == b'{"task":{"a":[1e999, "\\ud800}"]}}'
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()
 
 
 def test_a_schedule_needs_its_fields_and_a_name(served: Daemon, q: str) -> None:

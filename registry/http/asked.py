@@ -172,6 +172,7 @@ def split_array(body: bytes) -> list[bytes]:
         return _split_slowly(body)
 
 
+_MEMBER = re.compile(rb'("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*(.*)', re.DOTALL)
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 
 
@@ -273,9 +274,11 @@ def unquoted(cursor: str) -> bytes:
 def member(body: bytes, name: str) -> bytes | None:
     """The bytes of one member of a JSON object, as they are; None when it is not there."""
     try:
-        found = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get(name)
+        found: bytes | None = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get(name)
     except (msgspec.DecodeError, RecursionError):
-        raise BadOption(f"The field {name!r} could not be read.") from None
+        # JSON nonetheless, with a lone surrogate somewhere.
+        members = [match for piece in _split_slowly(body) if (match := _MEMBER.match(piece))]
+        found = {json.loads(match[1]): match[2] for match in members}.get(name)
     return None if found is None else bytes(found)
 
 
@@ -290,4 +293,10 @@ def schedule_options(said: Any) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise BadOption(f"The option {name[:80]!r} is a text or a number.")
         texts[name] = value if isinstance(value, str) else json.dumps(value)
+        try:
+            f"{name}{texts[name]}".encode()
+        except UnicodeEncodeError:
+            raise BadOption(
+                f"The option {name[:80]!r} holds half of a character (a lone surrogate)."
+            ) from None
     return push_options(urlencode(texts).encode(), lambda _: None, b"")

@@ -134,13 +134,19 @@ class Looking:
         key = tag + {"delayed": b"d", "leased": b"l", "dead": b"x", "done": b"e"}[state]
         command = b"ZREVRANGE" if state in ("dead", "done") else b"ZRANGE"
         most = FAR_ENOUGH if search else limit
-        members = yield self._store.lookup(command, key, at, at + most - 1)
-        ids = [member.split(b"-")[0] for member in members] if state == "leased" else members
+        found = yield self._store.lookup(command, key, at, at + most - 1, b"WITHSCORES")
+        scores = dict(zip(found[::2], found[1::2], strict=True))
+        if state == "leased":
+            # Members are leases there, whose ids begin with the task's.
+            scores = {lease.split(b"-")[0]: ends for lease, ends in scores.items()}
+        ids = list(scores)
         views, used = yield self._fetch(name, ids, limit, search)
         for view in views:
             view.state = state
-        more = used < len(members) or len(members) == most
-        return views, str(at + used) if more and members else None
+            if state == "leased":
+                view.lease_ends_ms = int(float(scores[view.id]))
+        more = used < len(ids) or len(ids) == most
+        return views, str(at + used) if more and ids else None
 
     @inlineCallbacks
     def _ready_tasks(self, name: bytes, cursor: str, limit: int, search: bytes) -> Any:

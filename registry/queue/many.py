@@ -43,6 +43,8 @@ class ManyPoller:
             return
         if options.get("w"):
             self._polling = queues.workers.polls(options["w"], self.end)
+        for name in self._names:
+            queues.polled(name)
         self._stand_in_lines()
         self._ask()
 

@@ -174,10 +174,7 @@ class Queues:
             poller.polling = self.workers.polls(options["w"], lambda: self._end(poller))
         poller.ticket = self.waiting.ticket()
         if wait > 0:
-            now = self._polled[name] = self._now()
-            poller.until = now + wait
-            if len(self._polled) > MOST_REMEMBERED:
-                del self._polled[next(iter(self._polled))]
+            poller.until = self.polled(name) + wait
             line = self.waiting.lines.get(name)
             # One with a key may have been given its lease already, and one with a worker is told to the other daemons.
             asks = options is not None and ("ik" in options or "w" in options)
@@ -185,9 +182,19 @@ class Queues:
                 self._park(poller)
                 return poller
         else:
+            self.polled(name)
             poller.expired = True
         self._ask(poller)
         return poller
+
+    def polled(self, name: bytes) -> float:
+        """Remember that this queue is polled now, and return the time."""
+        at = self._now()
+        if self._polled.pop(name, None) is None and len(self._polled) >= MOST_REMEMBERED:
+            # The one that was polled longest ago: they are in that order.
+            del self._polled[next(iter(self._polled))]
+        self._polled[name] = at
+        return at
 
     def _park(self, poller: Poller) -> None:
         if poller.timer is None:
