@@ -48,6 +48,16 @@ def test_what_the_door_does_not_know_stays_with_the_site(world: World) -> None:
     world.clock.advance(100)
 
 
+@pytest.mark.parametrize("cut", [None, 5000])
+def test_a_long_head_is_the_sites_to_judge(world: World, cut: int | None) -> None:
+    transport = world.at_door()
+    request = ask("GET /api/popTask/q", "X-Long: " + "x" * 9000)
+    for piece in (request[:cut], request[cut:] if cut else b""):
+        transport.protocol.dataReceived(piece)
+    assert world.passed_on(transport)
+    assert len(answers(bytes(transport.out))) == 1
+
+
 def test_heads_are_understood_once_and_forgotten(world: World) -> None:
     block = b"Host: localhost\r\nX-Request-Id: a\r\n"
     first = world.door.asks.head(block)

@@ -320,7 +320,7 @@ class Door:
             if ask is None:
                 self._pass_on(data)
                 break
-            size = ask.length
+            size = ask.head.length
             if size:
                 whole = end + size
                 if len(data) < whole:
@@ -375,9 +375,9 @@ class Door:
         more = b""
         for pair in answer.headers:
             more += b"%b: %b\r\n" % pair
-        if ask.close or door.draining:
+        if ask.head.close or door.draining:
             more += b"Connection: close\r\n"
-        request_id = ask.request_id or next(door._ids)
+        request_id = ask.head.request_id or next(door._ids)
         data = b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
             door._starts.get(answer.status) or door.start(answer.status),
             request_id,
@@ -400,7 +400,7 @@ class Door:
                 self._ask.line,
                 answer.status,
                 len(answer.body),
-                self._ask.logged,
+                self._ask.head.logged,
                 self._began,
             )
         if count == len(data):
@@ -434,7 +434,7 @@ class Door:
     def _next(self) -> None:
         """The answer has left: the next request's turn."""
         door = self._door
-        if self._ask.close or door.draining:
+        if self._ask.head.close or door.draining:
             self.close()
             return
         self.state = READY

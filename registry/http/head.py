@@ -73,29 +73,18 @@ class Head:
 
 
 class Ask:
-    """A request without its body: ``call(*args, body)`` answers it. ``line`` and ``logged`` are shown by an access line."""
+    """A request without its body: ``call(*args, body)`` answers it. An access line shows ``line``."""
 
-    __slots__ = ("args", "call", "close", "length", "line", "logged", "parks", "request_id")
+    __slots__ = ("args", "call", "head", "line", "parks")
 
     def __init__(
-        self,
-        call: Callable[..., Any],
-        args: tuple[Any, ...],
-        head: Head,
-        parks: bool,
-        method: bytes,
-        target: bytes,
+        self, call: Callable[..., Any], args: tuple[Any, ...], head: Head, parks: bool, line: str
     ) -> None:
         self.call = call
         self.args = args
+        self.head = head
         self.parks = parks
-        self.length = head.length
-        self.close = head.close
-        self.request_id = head.request_id
-        self.logged = head.logged
-        # Neither needs an escape, but a long target is cut.
-        shown = target.decode() if len(target) <= VALUE_LIMIT else escape(target)
-        self.line = f"{method.decode()} {shown} HTTP/1.1"
+        self.line = line
 
 
 def may_become_ours(data: bytes) -> bool:
@@ -203,10 +192,17 @@ class Asks:
         size, site = fields.length, self._site
         if size > site.max_body and size > site.limit_of(target.partition(b"?")[0]):
             return None
-        segment = (name,) if lease is None else (name, lease)
-        ask = Ask(call, (*segment, query or b"", fields.get), fields, parks, method, target)
-        # A lease is asked about once or twice.
-        if lease is None and len(head) <= MAX_HEAD_REMEMBERED:
+        # Nothing in a line needs an escape, but a long target is cut.
+        shown = (
+            line[0][:-2]
+            if len(target) <= VALUE_LIMIT
+            else b"%b %b HTTP/1.1" % (method, target[:VALUE_LIMIT] + b"...")
+        )
+        query = query or b""
+        args = (name, query, fields.get) if lease is None else (name, lease, query, fields.get)
+        ask = Ask(call, args, fields, parks, shown.decode())
+        # A lease is asked about once or twice, and so is a queue that was made for one request: their names are families.
+        if lease is None and b":" not in name and len(head) <= MAX_HEAD_REMEMBERED:
             remember(self.known, head, ask)
         return ask
 

@@ -88,7 +88,7 @@ class Verbs:
         check_json(body)
         name = name_from(raw)
         said = asked.push_options(query, header, body)
-        if not said or "w" not in said:
+        if "w" not in said:
             reply = Reply(_pushed)
             self._queues.push_for(reply, name, body, said)
             return reply
@@ -144,7 +144,7 @@ class Verbs:
     # Popping
 
     def pop(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Reply | Deferred[Answer]:
-        """The next task of a queue. Cancel the Deferred when the client has gone."""
+        """The next task of a queue. Cancel what is returned when the client has gone."""
         name = name_from(raw)
         said = _pop_options(query) if query else NO_OPTIONS
         wait = min(said.get("wait", self._wait), self._max_wait)

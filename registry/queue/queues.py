@@ -8,6 +8,7 @@ has gone, what comes back is put back.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +73,7 @@ class Queues:
         self.workers = Workers()
         self.draining = False
         self._heartbeat = Heartbeat(store, self.waiting)
-        self._polled: dict[bytes, float] = {}
+        self._polled: OrderedDict[bytes, float] = OrderedDict()  # the one polled longest ago first
         self._confirming: dict[bytes, list[bytes]] = {}
         self._unsettled: list[tuple[str, Entry]] = []
 
@@ -189,11 +190,10 @@ class Queues:
 
     def polled(self, name: bytes) -> float:
         """Remember that this queue is polled now, and return the time."""
-        at = self._now()
-        if self._polled.pop(name, None) is None and len(self._polled) >= MOST_REMEMBERED:
-            # The one that was polled longest ago: they are in that order.
-            del self._polled[next(iter(self._polled))]
-        self._polled[name] = at
+        self._polled[name] = at = self._now()
+        self._polled.move_to_end(name)
+        if len(self._polled) > MOST_REMEMBERED:
+            self._polled.popitem(last=False)
         return at
 
     def _park(self, poller: Poller) -> None:

@@ -40,6 +40,8 @@ class Reply:
 
     def callback(self, value: Any) -> None:
         """How it went."""
+        # What asked knows this reply, and each would keep the other until the garbage collector comes.
+        self.request = None
         try:
             value = self._make(value)
         except Exception:
@@ -52,6 +54,7 @@ class Reply:
 
     def errback(self, failure: Failure) -> None:
         """It went wrong."""
+        self.request = None
         if self._no is None:
             self._told = failure
         else:

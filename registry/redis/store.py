@@ -136,7 +136,8 @@ class Store:
 
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
         """Confirm, put back, and every other verb whose first argument is a lease or a task's id."""
-        return Entry(self._bulk_key(name), bulk(lease) + b"".join(map(bulk, more)))
+        args = b"$%d\r\n%b\r\n" % (len(lease), lease)
+        return Entry(self._bulk_key(name), args + b"".join(map(bulk, more)) if more else args)
 
     def call(self, verb: str, entries: Sequence[Entry], *, bounded: bool) -> Deferred[list[Any]]:
         """Carry the entries in one call; fires with one reply element per entry, in order.

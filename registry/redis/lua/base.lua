@@ -18,6 +18,9 @@ local call = redis.call
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local SPACE, PROCESS, FAR = ARGV[2], ARGV[3], 1e14
+local INDEX, FAR_SCORE = SPACE .. 'index', '100000000000000'
+-- From Redis 6.2 on ZADD can lower scores; 7.0 was the first to tell scripts which one it is.
+local ZADD_LOWERS = redis.REDIS_VERSION_NUM ~= nil
 local woken, is_woken, dues, drained, ended, before_end = {}, {}, {}, {}, {}, {}
 
 -- Somebody waiting at this queue has a reason to look again.
@@ -42,20 +45,56 @@ local function refusal(e)
   return {8, text}
 end
 
+local function holds_nothing(lists)
+  local keys = {}
+  for _, list in ipairs(lists) do
+    local g, n = '{' .. list .. '}', #keys
+    keys[n + 1], keys[n + 2], keys[n + 3], keys[n + 4] = g .. 't', g .. 'c', g .. 'a', list
+  end
+  return call('EXISTS', unpack(keys)) == 0
+end
+
+-- Queues of which something was taken leave the index when nothing of them is left.
+local function leave_index()
+  local lists, gone = {}, {}
+  for list in pairs(drained) do
+    if not dues[list] then lists[#lists + 1] = list end
+  end
+  if #lists == 0 then return end
+  if holds_nothing(lists) then
+    gone = lists
+  else
+    for _, list in ipairs(lists) do
+      if holds_nothing({list}) then gone[#gone + 1] = list end
+    end
+  end
+  if #gone > 0 then call('ZREM', INDEX, unpack(gone)) end
+end
+
+local function enter_index()
+  local far, near = {}, {}
+  for list, at in pairs(dues) do
+    local scores = at >= FAR and far or near
+    scores[#scores + 1], scores[#scores + 2] = at >= FAR and FAR_SCORE or string.format('%.0f', at), list
+  end
+  -- Nothing is due later: who is there keeps its score.
+  if #far > 0 then call('ZADD', INDEX, 'NX', unpack(far)) end
+  if #near == 0 then return end
+  if ZADD_LOWERS then
+    call('ZADD', INDEX, 'LT', unpack(near))
+    return
+  end
+  for n = 1, #near, 2 do
+    local known = call('ZSCORE', INDEX, near[n + 1])
+    if not known or tonumber(known) > tonumber(near[n]) then call('ZADD', INDEX, near[n], near[n + 1]) end
+  end
+end
+
 -- What all entries of the call share is written once, at its end.
 local function finish(replies)
   for _, step in ipairs(before_end) do step() end
-  local index = SPACE .. 'index'
-  for list in pairs(drained) do
-    if not dues[list] then
-      local g = '{' .. list .. '}'
-      if call('EXISTS', g .. 't', g .. 'c', g .. 'a', list) == 0 then call('ZREM', index, list) end
-    end
-  end
-  for list, at in pairs(dues) do
-    local known = call('ZSCORE', index, list)
-    if not known or tonumber(known) > at then call('ZADD', index, at, list) end
-  end
+  leave_index()
+  enter_index()
   if #woken > 0 then
     call('PUBLISH', SPACE .. 'wake', PROCESS .. '\n' .. table.concat(woken, '\n'))
   end

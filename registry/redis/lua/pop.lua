@@ -24,12 +24,16 @@ end
 
 -- Pops of one queue that neither are remembered nor end another poll go together.
 local MOST_BYTES = 1048576
-local replies, spent, options, groups = {}, 0, {}, {}
+local replies, spent, options, groups, lists, count = {}, 0, {}, {}, {}, {}
+for _, list in ipairs(KEYS) do
+  if not count[list] then lists[#lists + 1] = list end
+  count[list] = (count[list] or 0) + 1
+end
 for i = 1, #KEYS do
   local list, packed = KEYS[i], ARGV[3 + i * 3]
   local o = packed ~= '' and cmsgpack.unpack(packed) or nil
   options[i] = o
-  if not o or not (o.ik or o.n) then
+  if count[list] > 1 and not (o and (o.ik or o.n)) then
     local group = groups[list] or {entries = {}, asks = {}}
     groups[list] = group
     group.entries[#group.entries + 1] = i
@@ -50,6 +54,7 @@ local function pop_group(list, group)
   end
 end
 
+if #lists > 1 then learn_plain(lists) end
 for list, group in pairs(groups) do
   -- A refusal is met again, and told, where the entries are taken one by one.
   if #group.asks > 1 then pcall(pop_group, list, group) end

@@ -31,7 +31,26 @@ local function with_options(list, g, id, payload, o, rules)
   return {0}
 end
 
-local replies, rules_of, plain, STORED = {}, {}, {}, {0}
+local replies, rules_of, plain, STORED, NO_RULES = {}, {}, {}, {0}, {}
+local count = {}
+for _, list in ipairs(KEYS) do count[list] = (count[list] or 0) + 1 end
+
+-- The rules of all queues, of which most have none.
+local function learn_rules()
+  local keys = {}
+  for i, list in ipairs(KEYS) do keys[i] = '{' .. list .. '}c' end
+  local packed = call('MGET', unpack(keys))
+  for i, list in ipairs(KEYS) do
+    rules_of[list] = rules_of[list] or (packed[i] and cmsgpack.unpack(packed[i])) or NO_RULES
+  end
+end
+
+-- So many plain tasks came last into a list that has this length now.
+local function entered(list, g, length_now, came)
+  -- Others' raw elements are not in the index: our first tasks behind them enter the queue.
+  if length_now == came or call('HLEN', g .. 't') == came then due(list, FAR) end
+  wake(list)
+end
 
 local function join(group, i, id, payload)
   local n = group.n
@@ -49,9 +68,7 @@ local function enter_plain(list)
   local ok, e = pcall(function()
     local n = call('LPUSH', list, unpack(group.elements))
     call('HMSET', g .. 't', unpack(group.fields))
-    -- Others' raw elements are not in the index: our first tasks behind them enter the queue.
-    if n == group.n or call('HLEN', g .. 't') == group.n then due(list, FAR) end
-    wake(list)
+    entered(list, g, n, group.n)
   end)
   local reply = ok and STORED or refusal(e)
   for _, i in ipairs(group.entries) do replies[i] = reply end
@@ -60,22 +77,24 @@ end
 local function push(i, list, id, payload, options)
   local g = '{' .. list .. '}'
   local rules = rules_of[list]
-  if not rules then
-    local packed = call('GET', g .. 'c')
-    rules = packed and cmsgpack.unpack(packed) or {}
-    rules_of[list] = rules
-  end
   if options ~= '' or rules.ttl then
     enter_plain(list)
     return with_options(list, g, id, payload, options ~= '' and cmsgpack.unpack(options) or {}, rules)
   end
   if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
+  if count[list] == 1 then
+    local n = call('LPUSH', list, '\1' .. id)
+    call('HSET', g .. 't', id, payload)
+    entered(list, g, n, 1)
+    return STORED
+  end
   plain[list] = {n = 0, entries = {}, elements = {}, fields = {}}
   join(plain[list], i, id, payload)
   -- The next one's turn depends on how many there are.
   if rules.max_length then enter_plain(list) end
 end
 
+if #KEYS > 0 then learn_rules() end
 for i = 1, #KEYS do
   local at, list = 1 + i * 3, KEYS[i]
   local group = plain[list]

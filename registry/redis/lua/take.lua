@@ -2,9 +2,21 @@
 -- Taking one task out of ready. What a call learns of a queue it keeps for the call's other entries.
 local learnt, made = {}, 0
 
+-- Several queues are asked at once whether they hold nothing but plain tasks; when one does, each is asked by itself. A queue
+-- without {Q}m has no task of a higher priority: such a task has an entry there all its life.
+local function learn_plain(lists)
+  local keys = {}
+  for n, list in ipairs(lists) do
+    local g = '{' .. list .. '}'
+    learnt[list] = {g = g}
+    keys[2 * n - 1], keys[2 * n] = g .. 'm', g .. 'c'
+  end
+  if call('EXISTS', unpack(keys)) > 0 then learnt = {} end
+end
+
 local function learn(list, g)
   local q = {g = g}
-  if call('EXISTS', g .. 'm', g .. 'c', g .. 1, g .. 2, g .. 3, g .. 4, g .. 5, g .. 6, g .. 7, g .. 8, g .. 9) > 0 then
+  if call('EXISTS', g .. 'm', g .. 'c') > 0 then
     local packed = call('GET', g .. 'c')
     q.rules = packed and cmsgpack.unpack(packed)
     q.metas = true
