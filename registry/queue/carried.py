@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from twisted.python.failure import Failure
 
 from registry.queue.reply import Told
 from registry.queue.taken import Pushed, denied
-from registry.queue.waiting import Poller
+from registry.queue.waiting import Poller, Waiting
 from registry.redis.store import Entry
 
-if TYPE_CHECKING:
-    from registry.queue.queues import Queues
+
+class Queues(Protocol):
+    """What is asked here of the queues."""
+
+    waiting: Waiting
+
+    def wake(self, name: bytes) -> None: ...
+
+    def wake_early(self, name: bytes) -> Poller | None: ...
+
+    def not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None: ...
 
 
 class Storing:
