@@ -211,3 +211,25 @@ def test_a_request_made_from_within_an_answer_is_sent(wire: Wire) -> None:
     wire.answer()
     wire.turn()
     assert wire.sent == [("pop", ["a"]), ("pop", ["b"])]
+
+
+def test_a_call_that_is_answered_wrongly_fails_each_of_its_requests(wire: Wire) -> None:
+    class Told:
+        """As little of a Deferred as the queues' own."""
+
+        failures: list[Any]
+
+        def __init__(self) -> None:
+            self.failures = []
+
+        def errback(self, failure: Any) -> None:
+            self.failures.append(failure.check(RedisUnavailable))
+
+    entries = several(3)
+    for entry in entries:
+        entry.reply = Told()  # type: ignore[assignment]
+    wire.add("push", *entries)
+    wire.turn()
+    wire.open.pop()[1].callback([1])
+    assert [entry.reply.failures for entry in entries] == [[RedisUnavailable]] * 3  # type: ignore[attr-defined]
+    assert wire.idle()

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError
 
 from registry.errors import ShuttingDown
 from registry.http.door import MAX_BEHIND
-from registry.http.head import read_head
+from registry.http.head import read_fields, read_head
 from registry.http.wire import Answer
 from tests.two_doors import POP, PUSH, Transport, World, answers, ask
 
@@ -46,6 +46,14 @@ def test_what_the_door_does_not_know_stays_with_the_site(world: World) -> None:
     transport.hang_up()
     assert not world.site.connections
     world.clock.advance(100)
+
+
+def test_a_header_of_blanks_is_judged_in_one_pass() -> None:
+    # In more than one it would take minutes: the square of its length.
+    blanks = b" " * 200_000
+    assert read_fields([b"X:" + blanks + b"\x80"]) is None
+    assert read_fields([b"X: a" + blanks + b"\x80"]) is None
+    assert read_fields([b"X:" + blanks + b"a b" + blanks]) == {b"x": b"a b"}
 
 
 @pytest.mark.parametrize("cut", [None, 5000])
@@ -203,6 +211,16 @@ def test_a_request_that_does_not_come_to_its_end(world: World, part: bytes, seco
     world.pass_time(3)
     assert transport.out.startswith(b"HTTP/1.1 408 ")
     transport.hang_up()
+
+
+def test_a_head_has_its_time_from_its_first_byte_however_long_the_connection_was_idle(world: World) -> None:
+    transport = world.at_door()
+    transport.protocol.dataReceived(PUSH)
+    world.pass_time(72)
+    transport.protocol.dataReceived(POP[:20])
+    world.pass_time(6)
+    transport.protocol.dataReceived(POP[20:])
+    assert [status for status, _, _ in answers(bytes(transport.out))] == [b"HTTP/1.1 200 OK"] * 2
 
 
 def test_a_parked_poll_has_no_deadline_of_the_door(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from tests.talk import (
     becomes,
     counts,
     drain,
+    eventually,
     fresh,
     history,
     keys_of,
@@ -25,6 +27,7 @@ from tests.talk import (
     poll,
     pop,
     pushed,
+    queue,
     running,
     sleep_past,
     task,
@@ -62,6 +65,22 @@ def test_a_hang_up_before_the_answer_is_out_puts_a_leased_task_back(
     becomes(served, q, ready=2)
     held = leased(served, q)
     assert (held["task"], held["attempt"]) == (1, 1)
+
+
+def test_a_poll_with_many_requests_behind_it_takes_nothing_when_its_client_has_gone(
+    served: Daemon, q: str
+) -> None:
+    host = f"Host: localhost:{served.port}\r\n"
+    behind = f"PUT /api/pushTask/{q}-other HTTP/1.1\r\n{host}Content-Length: 1\r\n\r\n1"
+    with socket.create_connection(("127.0.0.1", served.port)) as client:
+        client.sendall(f"GET /api/popTask/{q}?wait=30 HTTP/1.1\r\n{host}\r\n".encode())
+        eventually(lambda: queue(served, q)["pollers"] == 1)
+        client.sendall(behind.encode() * 1000)
+        time.sleep(0.3)
+        assert queue(served, q)["pollers"] == 1
+    eventually(lambda: queue(served, q)["pollers"] == 0)
+    pushed(served, q, 1)
+    assert pop(served, q, "wait=0").json == {"task": 1}
 
 
 def test_a_client_that_reads_nothing_loses_its_leased_task_to_the_next(served: Daemon, q: str) -> None:

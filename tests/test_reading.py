@@ -123,6 +123,21 @@ def test_a_connection_that_fails_is_cut_and_the_others_go_on(
     assert len(logged_errors.flush(RuntimeError)) == 1
 
 
+def test_of_a_connection_that_is_not_read_the_end_is_watched_for(
+    reactor: Reactor, reading: Reading, two: list[Connection]
+) -> None:
+    one = two[0]
+    reading.watch_end(one.fd, one)
+    one.peer.send(b"a")
+    reading.doRead()
+    assert not one.got and one.transport.calls == ["stopReading"]
+    one.peer.shutdown(socket.SHUT_WR)
+    reading.doRead()
+    assert not one.got and one.transport.calls == ["stopReading", "abortConnection"]
+    reading.remove(two[1].fd, two[1])
+    assert reactor.readers == []
+
+
 def test_a_connection_that_ended_when_another_was_read_is_not_read(
     reading: Reading, two: list[Connection]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError
 
+from registry.errors import Conflict
 from tests.memory import World
 
 
@@ -145,6 +146,29 @@ def test_nobody_asks_early_past_one_that_asked_before(world: World) -> None:
     world.store.reply()
     world.turn()
     assert first.got == b"1" and second.waits
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_one_that_asks_is_refused_wakes_the_next(world: World, early: bool) -> None:
+    """The first asks without a lease where one is required; the second may be served."""
+    first, second = world.parked(2)
+    world.store.slow = True
+    if early:
+        world.push(b"1")
+    else:
+        world.queues.wake(b"q")
+        world.turn()
+        world.store.put(b"q", b"1")
+        world.queues.wake(b"q", relay=True)
+    pop, world.store._pop = world.store._pop, lambda name, nonce: [4]  # type: ignore[method-assign]
+    world.store.run()
+    world.store._pop = pop  # type: ignore[method-assign]
+    world.store.slow = False
+    world.store.reply()
+    world.turn()
+    assert isinstance(first.got, Conflict)
+    assert second.got == b"1"
+    assert world.settled()
 
 
 def test_nobody_asks_early_for_a_task_that_may_not_be_ready(world: World) -> None:

@@ -13,7 +13,7 @@ from registry.http import asked
 from registry.http.asked import Header
 from registry.http.json_check import check_json
 from registry.http.verbs import result_of
-from registry.http.wire import Raw, json_answer, name_from, one_of, options, seconds, text, whole
+from registry.http.wire import Raw, json_answer, name_from, one_of, options, text, whole
 from registry.queue.endings import Endings
 from registry.queue.looking import FAR_ENOUGH, Looking, QueueView, TaskView
 from registry.queue.names import is_foreign, pushed_at_ms
@@ -224,9 +224,7 @@ class Admin:
 
     @inlineCallbacks
     def _task(self, name: bytes, task_id: bytes, query: bytes) -> Any:
-        wait = min(
-            options(query, {"wait": seconds(0, asked.MAX_WAIT_ASKED)}).get("wait", 0.0), self._max_wait
-        )
+        wait = min(options(query, {"wait": asked.wait_length}).get("wait", 0.0), self._max_wait)
         if wait:
             ended = self._endings.wait(name, task_id, wait)
             try:

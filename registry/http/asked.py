@@ -19,12 +19,11 @@ Header = Callable[[bytes], "bytes | None"]
 
 YEAR = 366 * 86_400
 WEEK = 7 * 86_400
-# More than a day is certainly a mistake; what is above MAX_WAIT is capped to it.
-MAX_WAIT_ASKED = 86_400
 RESULT_FOR_PREFER = 60
 MOST_AT_ONCE = 1000
 
 _LEASE = re.compile(rb"[A-Za-z0-9_]{1,80}-[A-Za-z0-9_-]{1,80}")
+_WAIT = re.compile(r"\d{1,40}(\.\d{1,20})?|\.\d{1,20}", re.ASCII)
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6}(?:\.\d{1,3})?)\"?(?=$|[,;\s])", re.IGNORECASE)
 
@@ -34,6 +33,13 @@ lease_length = seconds(0.1, 43_200)
 def _lease_or_default(name: str, value: str) -> float:
     # Present but empty: leased, as long as the task or the queue says.
     return lease_length(name, value) if value else 0.0
+
+
+def wait_length(name: str, value: str) -> float:
+    """A reader of how long to wait, in seconds. However long: whoever waits caps it."""
+    if not _WAIT.fullmatch(value):
+        raise BadOption(f"The option {name!r} is a number of seconds, 0 or more, not {value[:40]!r}.")
+    return min(float(value), YEAR)
 
 
 PUSH_OPTIONS: dict[str, Callable[[str, str], Any]] = {
@@ -49,14 +55,14 @@ PUSH_OPTIONS: dict[str, Callable[[str, str], Any]] = {
 }
 PUSH_MANY_OPTIONS = {name: read for name, read in PUSH_OPTIONS.items() if name != "key"}
 POP_OPTIONS: dict[str, Callable[[str, str], Any]] = {
-    "wait": seconds(0, MAX_WAIT_ASKED),
+    "wait": wait_length,
     "lease": _lease_or_default,
     "ack": text(1, 170),
     "worker": text(1, 255),
 }
 POP_MANY_OPTIONS: dict[str, Callable[[str, str], Any]] = {
     "count": whole(1, 100),
-    "wait": seconds(0, MAX_WAIT_ASKED),
+    "wait": wait_length,
     "lease": _lease_or_default,
     "order": one_of("strict", "fair"),
     "worker": text(1, 255),

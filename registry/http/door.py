@@ -42,6 +42,8 @@ from registry.http.wire import JSON, NO_STORE, Answer, failure_answer
 
 READY, BUSY, WRITING, PASSED, OVER = range(5)
 
+# Of how many bytes are needed: that is not known yet, but some have come.
+HEAD_BEGUN = -1
 # Bytes that wait behind a request under way; above it nothing is read.
 MAX_BEHIND = 65_536
 
@@ -185,7 +187,9 @@ class Door:
         self.fd = -1  # its descriptor, while the front door reads for it
         self.due = 0.0  # the tick after which it is late
         self._behind: bytes | bytearray = b""  # read, and not understood or not its turn yet
-        self._need = 0  # so many bytes make the request whole that _behind begins with; 0: not known
+        self._need = (
+            0  # so many bytes make the request whole that _behind begins with; 0 or HEAD_BEGUN: not known
+        )
         self._paused = False
         self._serving = False
         self._channel: Any = None  # the site's, once the connection was handed over
@@ -301,7 +305,12 @@ class Door:
             self._behind = self._behind + data
             if len(self._behind) > MAX_BEHIND and not self._paused:
                 self._paused = True
-                self._end_reading()
+                if self._call is not None and self.fd >= 0:
+                    # A poll may wait for long, and must not be given a task when nobody is there any more.
+                    assert self._door.reading is not None
+                    self._door.reading.watch_end(self.fd, self)
+                else:
+                    self._end_reading()
 
     def _serve(self, data: bytes) -> None:
         """Begin what these bytes ask for; what is behind the first request waits for its answer."""
@@ -352,9 +361,10 @@ class Door:
         limits, now = self._door.limits, self._door.now
         if need:
             self.due = now + limits.body_seconds + need / limits.body_rate
-        else:
-            self.due = min(self.due, now + limits.head_seconds)
-        self._need = need
+        elif not self._need:
+            # Its first bytes; those that follow get no time of their own.
+            self.due = now + limits.head_seconds
+        self._need = need or HEAD_BEGUN
         self._behind = bytearray(data)
 
     # Answering
@@ -442,6 +452,7 @@ class Door:
         self.due = door.now + door.limits.idle_seconds
         if self._paused:
             self._paused = False
+            self._end_reading()
             self._begin_reading()
         if self._behind and not self._serving:
             data, self._behind = bytes(self._behind), b""

@@ -39,7 +39,8 @@ class Reading:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._epoll = select.epoll()
-        self._connections: dict[int, tuple[socket.socket, Connection]] = {}
+        # Without a socket: it is not read, only its end is watched for.
+        self._connections: dict[int, tuple[socket.socket | None, Connection]] = {}
 
     @staticmethod
     def possible(reactor: Any) -> bool:
@@ -72,6 +73,11 @@ class Reading:
         if not self._connections:
             self._reactor.removeReader(self)
 
+    def watch_end(self, fd: int, connection: Connection) -> None:
+        """Read no more for this connection, but cut it when the other side has gone. `remove` ends this too."""
+        self._epoll.modify(fd, select.EPOLLRDHUP)
+        self._connections[fd] = None, connection
+
     # What the reactor asks for.
 
     def fileno(self) -> int:
@@ -89,22 +95,30 @@ class Reading:
                 continue
             sock, connection = found
             try:
-                data = sock.recv(AT_ONCE)
-            except BlockingIOError:
-                continue
-            except OSError:
-                data = b""
-            if not data:
-                self.remove(fd, connection)
-                connection.transport.startReading()
-                continue
-            try:
-                connection.dataReceived(data)
+                self._read_one(fd, sock, connection)
             except Exception:
                 # As the reactor does it; the others go on.
                 self._log.failure("The front door could not read on")
                 self.remove(fd, connection)
-                connection.transport.abortConnection()
+                if connection.transport is not None:
+                    connection.transport.abortConnection()
+
+    def _read_one(self, fd: int, sock: socket.socket | None, connection: Connection) -> None:
+        if sock is None:
+            self.remove(fd, connection)
+            connection.transport.abortConnection()
+            return
+        try:
+            data = sock.recv(AT_ONCE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            connection.dataReceived(data)
+        else:
+            self.remove(fd, connection)
+            connection.transport.startReading()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has stopped."""

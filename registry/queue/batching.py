@@ -107,30 +107,33 @@ class Batching:
         if self._turns and not self._scheduled:
             self._flush()
         if len(replies) != len(group):
-            broken = RedisUnavailable("Redis answered in an unexpected way.", outcome="unknown")
-            for entry in group:
-                entry.reply.errback(broken)
+            self._tell_all(group, RedisUnavailable("Redis answered in an unexpected way.", outcome="unknown"))
             return
         self.on_group(True)
-        for entry, reply in zip(group, replies, strict=True):
-            try:
-                entry.reply.callback(reply)
-            except Exception:  # a fault of one request is not the others'
-                log.failure("a reply could not be taken")
-        # Pollers that were woken ask now, while the answers are written, and not in the next turn.
-        if self._turns:
-            self._flush()
-        self.on_group(False)
+        try:
+            for entry, reply in zip(group, replies, strict=True):
+                try:
+                    entry.reply.callback(reply)
+                except Exception:  # a fault of one request is not the others'
+                    log.failure("a reply could not be taken")
+            # Pollers that were woken ask now, while the answers are written, and not in the next turn.
+            if self._turns:
+                self._flush()
+        finally:
+            self.on_group(False)
 
     def _failed(self, failure: Failure, group: list[Any]) -> None:
         self._in_flight -= 1
-        for entry in group:
-            try:
-                entry.reply.errback(Failure(failure.value))
-            except Exception:
-                log.failure("a failure could not be taken")
+        self._tell_all(group, failure.value)
         if self._turns and not self._scheduled:
             self._flush()
+
+    def _tell_all(self, group: list[Any], error: BaseException | None) -> None:
+        for entry in group:
+            try:
+                entry.reply.errback(Failure(error))
+            except Exception:
+                log.failure("a failure could not be taken")
 
 
 def _take(waiting: deque[Any]) -> tuple[list[Any], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -247,11 +248,13 @@ class Looking:
     @inlineCallbacks
     def rate_is_spent(self, name: bytes, rate: float) -> Any:
         """Whether the rate of a queue lets nothing start now; as ``take.lua`` judges it."""
-        spent, at = yield self._store.lookup(b"HMGET", self._store.tag(name) + b"n", b"tokens", b"filled")
-        if spent is None or at is None:
+        started, since = yield self._store.lookup(
+            b"HMGET", self._store.tag(name) + b"n", b"started", b"since"
+        )
+        if started is None or since is None:
             return False
-        passed = max(0, self._store.now_ms() - int(at)) / 1000
-        return min(max(rate, 1), float(spent) + passed * rate) < 1
+        most = max(1, math.floor(rate))
+        return int(started) >= most and 0 <= self._store.now_ms() - int(since) < most * 1000 / rate
 
 
 def _offset(cursor: str) -> int:

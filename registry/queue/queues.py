@@ -258,8 +258,13 @@ class Queues:
                 poller.relay = False
                 self._park(poller)
         else:
+            had_reason = bool(line.missed) or poller.waited
+            line.missed = 0
             self.waiting.tidy(name, line)
             self._fail(poller, Failure(denied(reply)))
+            if had_reason:
+                # What it was refused may be given to another.
+                self.wake(name, relay=True)
 
     def _again(self, poller: Poller) -> None:
         if poller.over:
@@ -324,6 +329,8 @@ class Queues:
         if poller.over:
             return
         self._over(poller)
+        # Nobody is left to be told, and each would keep the other until the garbage collector comes.
+        poller.told = None
         if not poller.asking:
             self.waiting.leave(poller)
 

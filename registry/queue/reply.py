@@ -81,7 +81,17 @@ def as_deferred(reply: Reply | Deferred[Any]) -> Deferred[Any]:
     if isinstance(reply, Deferred):
         return reply
     deferred: Deferred[Any] = Deferred(lambda _: reply.cancel())
-    reply.addCallbacks(deferred.callback, deferred.errback)
+
+    def ok(value: Any) -> None:
+        # Cancelled ones are told by Twisted; a push goes on all the same.
+        if not deferred.called:
+            deferred.callback(value)
+
+    def no(failure: Failure) -> None:
+        if not deferred.called:
+            deferred.errback(failure)
+
+    reply.addCallbacks(ok, no)
     return deferred
 
 

@@ -162,7 +162,6 @@ class Store:
             )
 
         parts = 6 + count + count * stride
-        d = send(head, parts)
 
         def refused(failure: Any) -> Any:
             error = failure.value
@@ -170,11 +169,14 @@ class Store:
                 return send(b"$4\r\nEVAL\r\n" + bulk(script.text), parts)
             return failure
 
+        def attempt() -> Deferred[Any]:
+            return send(head, parts).addErrback(refused)
+
         def answered(reply: list[Any]) -> Any:
             if count and reply and reply[0] == b"LATE":
                 self.set_clock(reply[1])
                 if self._monotonic() < deadline - 0.05:
-                    return send(head, parts).addCallback(still)
+                    return attempt().addCallback(still)
                 raise RedisUnavailable("Redis read the request too late, and did not carry it out.")
             return reply
 
@@ -183,7 +185,7 @@ class Store:
                 raise RedisUnavailable("Redis read the request too late, and did not carry it out.")
             return reply
 
-        d.addErrback(refused)
+        d = attempt()
         if bounded:
             d.addCallback(answered)
         d.addErrback(_as_domain)

@@ -9,7 +9,7 @@ local function change(list, packed)
   for _, rule in ipairs(o.reset or {}) do rules[rule] = nil end
   if next(rules) == nil then
     call('DEL', g .. 'c')
-    call('HDEL', g .. 'n', 'tokens', 'filled')
+    call('HDEL', g .. 'n', 'started', 'since')
     drained[list] = true
   else
     call('SET', g .. 'c', cmsgpack.pack(rules))

@@ -35,15 +35,18 @@ local function held_back(list, q, leased)
     if call('ZCARD', g .. 'l') >= rules.concurrency then return {3, 'concurrency_limited'} end
   end
   if rules.rate then
-    -- A bucket that holds a second's starts, at least one, and fills evenly.
-    local room = math.max(rules.rate, 1)
-    local state = call('HMGET', g .. 'n', 'tokens', 'filled')
-    local tokens = math.min(room, (tonumber(state[1]) or room) + math.max(0, now - (tonumber(state[2]) or now)) * rules.rate / 1000)
-    if tokens < 1 then
-      due(list, now + math.ceil((1 - tokens) * 1000 / rules.rate))
+    -- So many starts in a window that begins with its first start: a second's, at least one.
+    local most = math.max(1, math.floor(rules.rate))
+    local length = most * 1000 / rules.rate
+    local state = call('HMGET', g .. 'n', 'started', 'since')
+    local started, since = tonumber(state[1]), tonumber(state[2])
+    -- A clock that was set back must not make a window last.
+    if not since or now >= since + length or now < since then started, since = 0, now end
+    if started >= most then
+      due(list, math.ceil(since + length))
       return {3, 'rate_limited'}
     end
-    q.tokens = tokens - 1
+    q.started, q.since = started + 1, since
   end
 end
 
@@ -90,10 +93,7 @@ local function take(list, nonce, lease_ms, o)
       local length = lease_ms > 0 and lease_ms or (m and m.l) or (rules.lease or 60) * 1000
       local attempt = (m and m.a or 0) + 1
       call('ZADD', g .. 'l', now + length, lease)
-      if q.tokens then
-        call('HSET', g .. 'n', 'tokens', tostring(q.tokens))
-        call('HSET', g .. 'n', 'filled', now)
-      end
+      if q.started then call('HMSET', g .. 'n', 'started', q.started, 'since', q.since) end
       if m or leased then
         m = m or {}
         if m.x then call('ZREM', g .. 'o', id) end
