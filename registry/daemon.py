@@ -50,7 +50,7 @@ log = Logger()
 
 # Requests under way get this long to finish when the daemon stops, s.
 DRAIN_SECONDS = 15.0
-# A child waits this long for its Redis before it serves without, s.
+# The first requests wait this long for Redis; then they are served without, s.
 REDIS_SECONDS = 3.0
 MAX_BATCH_BYTES = 16 << 20
 
@@ -74,6 +74,7 @@ class Daemon(StopsOnce):
         self._access_log = access_log
         self._fail = fail
         self._ports: list[IListeningPort] = []
+        self._held: list[Any] = []
         self._embedded: Embedded | None = None
         self._parent = Parent.of(reactor, environ)
         self._notifier = self._parent or Notifier(reactor, environ)
@@ -107,6 +108,8 @@ class Daemon(StopsOnce):
         self._subscriber.start()
         self._sweeper.start()
         yield self._listen()
+        if self.stopping:
+            return
         # What is there now stays: the collector need not look at it again, nor as often at the many small things of a request.
         gc.collect()
         gc.freeze()
@@ -192,14 +195,23 @@ class Daemon(StopsOnce):
 
     @inlineCallbacks
     def _listen(self) -> Any:
-        config = self.config
-        if self._parent is not None:
-            # Until then the connections wait, or another child serves them.
-            until = time.monotonic() + REDIS_SECONDS
-            while not self._store.ready and time.monotonic() < until:
-                yield deferLater(self._reactor, 0.02)
-            self._parent.listen(self._entrance, self._ports)
+        if self._parent is None:
+            yield self._bind()
+        # Until then the connections wait in the kernel, or another child serves them.
+        until = time.monotonic() + REDIS_SECONDS
+        while not (self._redis_ready() or self.stopping) and time.monotonic() < until:
+            yield deferLater(self._reactor, 0.02)
+        if self.stopping:
             return
+        if self._parent is not None:
+            self._parent.listen(self._entrance, self._ports)
+        for port in self._held:
+            port.startReading()
+
+    @inlineCallbacks
+    def _bind(self) -> Any:
+        """Open the ports, which accept nothing yet."""
+        config = self.config
         strings = list(config.listen) or listen_fds(self._environ)
         if not strings:
             strings = [f"tcp:{config.port}:interface={config.host.replace(':', chr(92) + ':')}"]
@@ -209,7 +221,13 @@ class Daemon(StopsOnce):
                 endpoint._backlog = BACKLOG
             port = yield endpoint.listen(self._entrance)
             self._ports.append(port)
+            if hasattr(port, "stopReading"):  # an endpoint of somebody else's need not have it
+                port.stopReading()
+                self._held.append(port)
             log.info("listening on {address}", address=_where(port.getHost()))
+
+    def _redis_ready(self) -> bool:
+        return self._store.ready and self._pool.ready
 
     def _cannot_start(self, failure: Any) -> None:
         self._give_up(failure.getErrorMessage(), failure)
