@@ -30,7 +30,7 @@ from registry.http.door import FrontDoor
 from registry.http.json_check import BadJson, check_json
 from registry.http.site import RegistrySite, make_site
 from registry.http.verbs import Verbs
-from registry.listening import BACKLOG, Bounded, raise_file_limit
+from registry.listening import BACKLOG, Bounded, raise_file_limit, shown, warn_of_strangers
 from registry.queue.endings import Endings
 from registry.queue.looking import Looking
 from registry.queue.queues import Queues
@@ -224,7 +224,8 @@ class Daemon(StopsOnce):
             if hasattr(port, "stopReading"):  # an endpoint of somebody else's need not have it
                 port.stopReading()
                 self._held.append(port)
-            log.info("listening on {address}", address=_where(port.getHost()))
+            log.info("listening on {address}", address=shown(port.getHost()))
+        warn_of_strangers(port.getHost() for port in self._ports)
 
     def _redis_ready(self) -> bool:
         return self._store.ready and self._pool.ready
@@ -298,8 +299,3 @@ def _is_json(payload: bytes) -> bool:
     except BadJson:
         return False
     return True
-
-
-def _where(address: Any) -> str:
-    port = getattr(address, "port", None)
-    return f"{address.host}:{port}" if port else str(getattr(address, "name", address))

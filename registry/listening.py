@@ -10,18 +10,20 @@ replaced: what comes to its socket waits, or another child covers for it.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import random
 import resource
 import secrets
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, NamedTuple
 
 from twisted.internet import tcp, unix
 from twisted.internet.abstract import isIPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -57,7 +59,7 @@ class Binder:
 
     def __init__(self, reactor: Any, seats: int) -> None:
         self.bound: list[Bound] = []
-        self.where: list[str] = []
+        self.where: list[Any] = []
         self._reactor = reactor
         self._seats = seats
         self._text = ""
@@ -100,7 +102,7 @@ class Binder:
                 self.bound.append(Bound(one.fileno(), seat, self._text))
         except OSError as error:
             raise CannotListenError(interface, port, error) from None
-        self.where.append(f"{interface}:{port}")
+        self.where.append(_address(one.getsockname()))
 
     def listenSSL(
         self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
@@ -111,16 +113,16 @@ class Binder:
         self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> None:
         backlog = max(backlog, BACKLOG)
-        self._share(self._reactor.listenUNIX(address, factory, backlog, mode, wantPID), address)
+        self._share(self._reactor.listenUNIX(address, factory, backlog, mode, wantPID))
 
     def adoptStreamPort(self, fd: int, family: int, factory: Any) -> None:
-        self._share(adopt(self._reactor, fd, "", factory), _address(fd))
+        self._share(adopt(self._reactor, fd, "", factory))
 
-    def _share(self, port: Any, where: str) -> None:
+    def _share(self, port: Any) -> None:
         port.stopReading()
         self._ports.append(port)
         self.bound.append(Bound(port.fileno(), None, ""))
-        self.where.append(where)
+        self.where.append(_address(port.socket.getsockname()))
 
     @staticmethod
     def _socket(
@@ -194,10 +196,38 @@ def _quiet() -> Factory:
     return factory
 
 
-def _address(fd: int) -> str:
-    with socket.socket(fileno=os.dup(fd)) as one:
-        name = one.getsockname()
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else os.fsdecode(name)
+def _address(name: Any) -> Any:
+    """What ``getsockname()`` said, as Twisted has it."""
+    if not isinstance(name, tuple):
+        return UNIXAddress(os.fsencode(name))
+    return (IPv4Address if len(name) == 2 else IPv6Address)("TCP", *name)
+
+
+def shown(address: Any) -> str:
+    """Where something listens, for a person: ``[::1]:3000``, or the path of a unix socket."""
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return f"{host}:{address.port}"
+    if isinstance(address, UNIXAddress) and address.name:
+        return os.fsdecode(address.name).replace("\0", "@", 1)
+    return str(address)
+
+
+def warn_of_strangers(addresses: Iterable[Any]) -> None:
+    """One line for all addresses that are not this machine's alone: there is nothing else that keeps anybody out."""
+    reached = [shown(one) for one in addresses if not _is_loopback(one)]
+    if reached:
+        log.warn(
+            "anybody who reaches {where} may push, pop and purge; the names that clients use for it must be in ALLOWED_HOSTS",
+            where=" or ".join(reached),
+        )
+
+
+def _is_loopback(address: Any) -> bool:
+    if not isinstance(address, (IPv4Address, IPv6Address)):
+        return True  # a unix socket has its mode
+    ip = ipaddress.ip_address(address.host.partition("%")[0])
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 def raise_file_limit() -> int:

@@ -34,7 +34,7 @@ from registry import __version__
 from registry.child import LINK, VARIABLE, LineLink, line_link
 from registry.config import REDIS_URL_FILE, Config
 from registry.errors import RegistryError
-from registry.listening import Binder, raise_file_limit
+from registry.listening import Binder, raise_file_limit, shown, warn_of_strangers
 from registry.output import Output, reader
 from registry.redis.embedded import Embedded
 from registry.stopping import StopsOnce
@@ -105,7 +105,8 @@ class Processes(StopsOnce):
         if self.stopping:
             return
         for where in self.binder.where:
-            log.info("listening on {where}, with {n} processes", where=where, n=config.processes)
+            log.info("listening on {where}, with {n} processes", where=shown(where), n=config.processes)
+        warn_of_strangers(self.binder.where)
         for seat in self.seats:
             seat.spawn()
         self._watch.start(1, now=False)

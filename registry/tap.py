@@ -58,7 +58,7 @@ class Options(usage.Options):  # type: ignore[misc]
         self["listen"] = []
 
     def opt_listen(self, endpoint: str) -> None:
-        """A Twisted endpoint string to listen on, such as tcp:8080 or unix:/run/registry.sock; may be given several times."""
+        """A Twisted endpoint string: tcp:8080:interface=127.0.0.1 (else every address), unix:/run/r.sock, …; may be repeated."""
         self["listen"].append(endpoint)
 
     def opt_version(self) -> None:

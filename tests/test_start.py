@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
+
 from tests.conftest import StartDaemon
-from tests.live import RedisServer, wait_until
+from tests.live import RedisServer, free_port, wait_until
 from tests.test_end_to_end import Asked, push
 
 
@@ -34,3 +39,37 @@ def test_a_stop_while_it_waits_for_redis_is_clean(daemon: StartDaemon, redis_ser
     wait_until(lambda: "listening on" in one.log, 20, "its port")
     assert one.terminate(10) == -15
     assert "Traceback" not in one.log
+
+
+def log_of_start(daemon: StartDaemon, redis: RedisServer, listeners: int, *options: str) -> str:
+    one = daemon(*options, redis=redis, wait=False)
+    wait_until(lambda: one.log.count("listening on") == listeners, 20, "its ports")
+    one.terminate()
+    return one.log
+
+
+BOTH = pytest.mark.parametrize("processes", ["1", "2"])
+
+
+@BOTH
+def test_addresses_are_shown_as_a_person_writes_them(
+    daemon: StartDaemon, redis_server: RedisServer, short_dir: Path, processes: str
+) -> None:
+    places = [rf"--listen=tcp6:{free_port()}:interface=\:\:1", f"--listen=unix:{short_dir}/sock"]
+    log = log_of_start(daemon, redis_server, 2, f"--processes={processes}", *places)
+    assert "listening on [::1]:" in log
+    assert re.search(rf"listening on {short_dir}/sock(,|$)", log, re.MULTILINE)
+    assert "anybody" not in log
+
+
+@BOTH
+def test_who_can_be_reached_by_others_is_warned_once(
+    daemon: StartDaemon, redis_server: RedisServer, processes: str
+) -> None:
+    one, other = free_port(), free_port()
+    places = [f"--listen=tcp:{one}", f"--listen=tcp:{other}:interface=0.0.0.0"]
+    log = log_of_start(daemon, redis_server, 2, f"--processes={processes}", *places)
+    (line,) = [line for line in log.splitlines() if "anybody" in line]
+    assert "#warn]" in line
+    assert f"0.0.0.0:{one} or 0.0.0.0:{other}" in line
+    assert "ALLOWED_HOSTS" in line
