@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from twisted.internet.defer import DeferredList, inlineCallbacks
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
@@ -30,7 +29,7 @@ from registry.http.door import FrontDoor
 from registry.http.json_check import BadJson, check_json
 from registry.http.site import RegistrySite, make_site
 from registry.http.verbs import Verbs
-from registry.listening import BACKLOG, Bounded, raise_file_limit, shown, warn_of_strangers
+from registry.listening import Bounded, listen_on, raise_file_limit, shown, warn_of_strangers, why_not
 from registry.queue.endings import Endings
 from registry.queue.looking import Looking
 from registry.queue.queues import Queues
@@ -216,10 +215,7 @@ class Daemon(StopsOnce):
         if not strings:
             strings = [f"tcp:{config.port}:interface={config.host.replace(':', chr(92) + ':')}"]
         for text in strings:
-            endpoint = serverFromString(self._reactor, text)
-            if getattr(endpoint, "_backlog", None) == 50:
-                endpoint._backlog = BACKLOG
-            port = yield endpoint.listen(self._entrance)
+            port = yield listen_on(self._reactor, text, self._entrance)
             self._ports.append(port)
             if hasattr(port, "stopReading"):  # an endpoint of somebody else's need not have it
                 port.stopReading()
@@ -231,7 +227,7 @@ class Daemon(StopsOnce):
         return self._store.ready and self._pool.ready
 
     def _cannot_start(self, failure: Any) -> None:
-        self._give_up(failure.getErrorMessage(), failure)
+        self._give_up(why_not(failure.value), failure)
 
     def _give_up(self, why: str, failure: Any = None) -> None:
         if failure is not None and not failure.check(RegistryError, CannotListenError, ValueError, OSError):

@@ -10,6 +10,7 @@ replaced: what comes to its socket waits, or another child covers for it.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import random
@@ -69,9 +70,7 @@ class Binder:
     def listen(self, text: str) -> Deferred[Any]:
         """Fires when the sockets are there; CannotListenError, or ValueError with one sentence."""
         self._text = text
-        endpoint: Any = serverFromString(self, text)  # type: ignore[arg-type]
-        listening: Deferred[Any] = endpoint.listen(_quiet())
-        return listening.addErrback(self._unknown)
+        return listen_on(self, text, _quiet()).addErrback(self._unknown)
 
     def _unknown(self, failure: Any) -> Any:
         if failure.check(AttributeError):
@@ -142,6 +141,53 @@ class Binder:
             one.close()
             raise
         return one
+
+
+def listen_on(reactor: Any, text: str, factory: Any) -> Deferred[Any]:
+    """Listen where an endpoint string says. CannotListenError, or ValueError with a sentence that names LISTEN."""
+    try:
+        endpoint: Any = serverFromString(reactor, text)
+    except TypeError:
+        # A parser was called with parts that it does not take.
+        raise ValueError(
+            f"LISTEN has {text!r}, whose parts do not fit {text.partition(':')[0]}. A colon within a part is written "
+            r"\:, and on a command line between single quotes."
+        ) from None
+    except AttributeError:
+        raise  # of the Binder, which says what it means
+    except Exception as error:
+        raise _cannot_be_used(text, error) from None
+    if getattr(endpoint, "_backlog", None) == 50:
+        endpoint._backlog = BACKLOG
+
+    def explain(failure: Any) -> Any:
+        # A CannotListenError is none of these.
+        if failure.check(OSError, OverflowError, ValueError):
+            raise _cannot_be_used(text, failure.value) from None
+        return failure
+
+    listening: Deferred[Any] = endpoint.listen(factory)
+    return listening.addErrback(explain)
+
+
+def _cannot_be_used(text: str, error: BaseException) -> ValueError:
+    return ValueError(f"LISTEN has {text!r}, which cannot be used: {str(error).rstrip('.')}.")
+
+
+def why_not(error: BaseException | None) -> str:
+    """Why the daemon does not start; of what cannot be listened on, which setting is to be changed."""
+    if not isinstance(error, CannotListenError):
+        return str(error) or type(error).__name__
+    of, number = error.socketError, getattr(error.socketError, "errno", None)
+    unix_path = isinstance(error.port, (bytes, str))
+    where = os.fsdecode(error.port) if unix_path else f"{error.interface or 'any'}:{error.port}"
+    hint = ""
+    # A unix socket that another process holds has a lock beside it, of which Twisted says a sentence of its own.
+    if number == errno.EADDRINUSE or isinstance(of, str):
+        hint = f"; stop what listens there, or set {'LISTEN' if unix_path else 'PORT (or LISTEN)'}"
+    elif number == errno.EADDRNOTAVAIL or isinstance(of, socket.gaierror):
+        hint = "; set HOST (or LISTEN) to an address of this machine"
+    return f"Couldn't listen on {where}: {of}{hint}."
 
 
 class _UnixPort(unix.Port):

@@ -34,7 +34,7 @@ from registry import __version__
 from registry.child import LINK, VARIABLE, LineLink, line_link
 from registry.config import REDIS_URL_FILE, Config
 from registry.errors import RegistryError
-from registry.listening import Binder, raise_file_limit, shown, warn_of_strangers
+from registry.listening import Binder, raise_file_limit, shown, warn_of_strangers, why_not
 from registry.output import Output, reader
 from registry.redis.embedded import Embedded
 from registry.stopping import StopsOnce
@@ -116,7 +116,7 @@ class Processes(StopsOnce):
             return
         if not failure.check(RegistryError, CannotListenError, ValueError, OSError):
             log.failure("the daemon cannot start", failure)
-        self.give_up(failure.getErrorMessage())
+        self.give_up(why_not(failure.value))
 
     def give_up(self, why: str) -> None:
         """Stop with a non-zero exit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,45 @@ def test_who_can_be_reached_by_others_is_warned_once(
     assert "#warn]" in line
     assert f"0.0.0.0:{one} or 0.0.0.0:{other}" in line
     assert "ALLOWED_HOSTS" in line
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [
+        ("foo:1", "registry stops: LISTEN has 'foo:1', which cannot be used: Unknown endpoint type: 'foo'."),
+        ("tcp6:8080:interface=::1", "registry stops: LISTEN has 'tcp6:8080:interface=::1', whose parts"),
+        ("tcp:99999", "registry stops: LISTEN has 'tcp:99999', which cannot be used: "),
+        ("unix:/no/such", "registry stops: LISTEN has 'unix:/no/such', which cannot be used: "),
+        ("ssl:0:privateKey=/no/key", "LISTEN has 'ssl:0:privateKey=/no/key', which cannot be used: "),
+        ("tcp:0:interface=192.0.2.1", "set HOST (or LISTEN) to an address of this machine."),
+    ],
+)
+def test_a_bad_listen_is_named(
+    daemon: StartDaemon, redis_server: RedisServer, processes: str, listen: str, said: str
+) -> None:
+    one = daemon(f"--listen={listen}", f"--processes={processes}", redis=redis_server, wait=False)
+    assert one.wait(20) == 1
+    assert said in one.log
+    assert "Traceback" not in one.log
+
+
+@BOTH
+def test_what_is_in_use_already_is_named_with_its_setting(
+    daemon: StartDaemon, redis_server: RedisServer, short_dir: Path, processes: str
+) -> None:
+    path = short_dir / "sock"
+    first = daemon(f"--listen=unix:{path}", redis=redis_server, wait=False)
+    wait_until(lambda: "listening on" in first.log, 20, "its socket")
+    again = daemon(f"--listen=unix:{path}", f"--processes={processes}", redis=redis_server, wait=False)
+    assert again.wait(20) == 1
+    assert f"Couldn't listen on {path}: " in again.log
+    assert "; stop what listens there, or set LISTEN." in again.log
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        one = daemon(f"--port={port}", f"--processes={processes}", redis=redis_server, wait=False)
+        assert one.wait(20) == 1
+    assert f"Couldn't listen on 127.0.0.1:{port}: [Errno 98] Address already in use; stop what" in one.log
+    assert "or set PORT (or LISTEN)." in one.log
