@@ -5,16 +5,23 @@
 # instead of the one in .venv.
 # Detach from an attached screen with Ctrl-A d.
 set -euo pipefail
+case ${1:-} in
+-h | --help | help)
+    sed -n '2,/^set/{s/^# \{0,1\}//p}' "$0"
+    exit 0
+    ;;
+esac
 cd "$(dirname "$0")/.."
 log=${LOG:-$PWD/registry.log}
 name=${SCREEN_NAME:-registry}
-pidfile=$log.pid
+# Named after the screen and not after the log: stop and status are asked without LOG too.
+pidfile=$PWD/$name.pid
 
 command -v screen >/dev/null || { echo "screen is not installed. On Debian: apt-get install screen" >&2; exit 1; }
 
 # The daemon's pid, if it runs: the file may be a left-over and the number another program's by now.
 running() {
-    [ -s "$pidfile" ] && pid=$(cat "$pidfile") && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q 'twistd.* registry'
+    [ -s "$pidfile" ] && { read -r pid && read -r its_log; } <"$pidfile" && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q 'twistd.* registry'
 }
 
 case ${1:-start} in
@@ -31,7 +38,7 @@ stop)
     ;;
 status)
     running || { echo "The registry does not run."; exit 3; }
-    echo "The registry runs (pid $pid, screen $name, log $log)."
+    echo "The registry runs (pid $pid, screen $name, log $its_log)."
     ;;
 attach)
     exec screen -r "$name"
@@ -48,7 +55,7 @@ attach)
     # tee and not screen's own log, which is up to ten seconds late; exec keeps the pid.
     # shellcheck disable=SC2016
     screen -dmS "$name" bash -c '
-        echo $$ >"$1"; exec > >(trap "" INT TERM HUP; exec tee -a "$2") 2>&1; shift 2; exec "$@"
+        printf "%s\n" $$ "$2" >"$1"; exec > >(trap "" INT TERM HUP; exec tee -a "$2") 2>&1; shift 2; exec "$@"
     ' bash "$pidfile" "$log" "${TWISTD:-.venv/bin/twistd}" -n --pidfile= registry "$@"
     # Until it says that it listens, or has ended; a daemon that logs less than that is believed after ten seconds.
     for turn in $(seq 100); do
@@ -58,14 +65,16 @@ attach)
                 echo "The registry runs (pid $pid, screen $name, log $log)."
                 exit 0
             fi
-        elif [ -e "$pidfile" ] && [ ! -e "/proc/$(cat "$pidfile")" ]; then
+        elif [ -s "$pidfile" ] && [ ! -e "/proc/$(head -n 1 "$pidfile")" ]; then
+            rm -f "$pidfile"
             break
         fi
     done
     sleep 0.2 # tee writes the last lines
     # The reason, which is not the last that a daemon logs; without one the end has to do.
     echo "The registry did not start; see $log:" >&2
-    tail -c "+$((before + 1))" "$log" 2>/dev/null | grep -E '#(error|critical)\]' >&2 || tail -n 5 "$log" >&2 || true
+    tail -c "+$((before + 1))" "$log" 2>/dev/null | grep -E '#(error|critical)\]' >&2 ||
+        tail -c "+$((before + 1))" "$log" 2>/dev/null | tail -n 5 >&2 || true
     exit 1
     ;;
 esac

@@ -110,7 +110,7 @@ def test_install_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run_environment(short_dir: Path, redis_binary: str) -> dict[str, str]:
-    """For run.sh and dev.sh: everything they write lies in ``short_dir``."""
+    """For run.sh and dev.sh: everything they write lies in ``short_dir``, but for the pid file of run.sh."""
     (short_dir / "screens").mkdir(mode=0o700)
     twistd = Path(sys.executable).parent / "twistd"
     return {
@@ -133,17 +133,20 @@ def healthy(port: str) -> bool:
         return False
 
 
+def run_script(env: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """bin/run.sh with these words; stdout holds all that it printed."""
+    command = ["bash", str(ROOT / "bin" / "run.sh"), *words]
+    # Not through pipes: a screen that stays open would keep them open.
+    with open(folder / "out", "w+", encoding="utf-8") as out:
+        done = subprocess.run(command, env=env, stdout=out, stderr=out, timeout=50, check=False)
+        out.seek(0)
+        return subprocess.CompletedProcess(command, done.returncode, out.read())
+
+
 @needs("screen")
 def test_run_keeps_it_in_screen(run_environment: dict[str, str], short_dir: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = ["bash", str(ROOT / "bin" / "run.sh"), *words]
-        # Not through pipes: a screen that stays open would keep them open.
-        with open(short_dir / "out", "w+", encoding="utf-8") as out:
-            done = subprocess.run(
-                command, env=run_environment, stdout=out, stderr=out, timeout=50, check=False
-            )
-            out.seek(0)
-            return subprocess.CompletedProcess(command, done.returncode, out.read())
+        return run_script(run_environment, short_dir, *words)
 
     assert run("status").returncode == 3
     started = run()
@@ -154,7 +157,10 @@ def test_run_keeps_it_in_screen(run_environment: dict[str, str], short_dir: Path
         assert run("start").returncode == 1, "a second one was started"
         assert "listening" in (short_dir / "log").read_text("utf-8")
     finally:
-        stopped = run("stop")
+        # LOG is said at the start alone.
+        log = run_environment.pop("LOG")
+        status, stopped = run("status"), run("stop")
+    assert f"log {log})" in status.stdout
     assert stopped.returncode == 0, stopped.stdout
     assert not healthy(run_environment["PORT"])
     assert run("stop").returncode == 0
@@ -162,12 +168,23 @@ def test_run_keeps_it_in_screen(run_environment: dict[str, str], short_dir: Path
 
 @needs("screen")
 def test_run_shows_why_it_did_not_start(run_environment: dict[str, str], short_dir: Path) -> None:
-    with open(short_dir / "out", "w+", encoding="utf-8") as out:
-        command = ["bash", str(ROOT / "bin" / "run.sh"), "start", "--port=nonsense"]
-        done = subprocess.run(command, env=run_environment, stdout=out, stderr=out, timeout=50, check=False)
-        out.seek(0)
-        assert done.returncode == 1
-        assert "nonsense" in out.read()
+    (short_dir / "log").write_text("a line of yesterday\n", "utf-8")
+    done = run_script(run_environment, short_dir, "start", "--port=nonsense")
+    assert done.returncode == 1
+    assert "nonsense" in done.stdout
+    assert "yesterday" not in done.stdout
+    done = run_script({**run_environment, "TWISTD": "/bin/true"}, short_dir)  # one that says nothing
+    assert done.returncode == 1
+    assert done.stdout.endswith(f"The registry did not start; see {short_dir}/log:\n")
+    assert not (ROOT / f"{short_dir.name}.pid").exists()
+
+
+def test_run_tells_how_it_is_used(tmp_path: Path) -> None:
+    for word in ("-h", "--help", "help"):
+        done = run_script(dict(os.environ), tmp_path, word)
+        assert done.returncode == 0
+        assert "bin/run.sh stop | status | attach" in done.stdout
+        assert "set -" not in done.stdout
 
 
 def test_dev_restarts_on_a_change(run_environment: dict[str, str], short_dir: Path) -> None:
