@@ -14,6 +14,11 @@ from typing import Any, cast
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+log = Logger()
+
+FIRST = 3  # the descriptor of the first socket that is passed
 
 
 class Notifier:
@@ -79,7 +84,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def listen_fds(environ: Mapping[str, str]) -> list[str]:
+def listen_fds(environ: Mapping[str, str], first: int = FIRST) -> list[str]:
     """Endpoint strings, one per socket that systemd passed: ``systemd:domain=INET:index=0``; [] for none.
 
     Twisted takes LISTEN_PID and LISTEN_FDS out of ``os.environ`` when ``twisted.internet.endpoints`` is
@@ -101,4 +106,16 @@ def listen_fds(environ: Mapping[str, str]) -> list[str]:
                 raise ValueError(f"The socket {name!r} that systemd passed is not a listening stream socket.")
             domain = socket.AddressFamily(passed.family).name.removeprefix("AF_")
         found.append(f"systemd:domain={domain}:index={index}")
+    if not environ.get("LISTEN_FDNAMES") and _listens(first):
+        log.warn(
+            "a listening socket was passed without a name and is not used: systemd-socket-activate needs --fdname=registry"
+        )
     return found
+
+
+def _listens(fd: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as passed:
+            return bool(passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:  # nothing, or no socket
+        return False

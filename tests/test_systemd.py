@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
+from registry import systemd
 from registry.systemd import Notifier, listen_fds
 
 
@@ -137,6 +138,23 @@ def test_a_systemd_that_does_not_listen_or_read_does_no_harm(receiver: Receiver)
 def test_no_sockets_passed() -> None:
     assert listen_fds({}) == []
     assert listen_fds({"LISTEN_FDNAMES": "left:over"}) == []
+
+
+@pytest.mark.parametrize(("names", "told"), [("", 1), ("a", 0)])
+def test_a_socket_without_a_name_is_told(monkeypatch: pytest.MonkeyPatch, names: str, told: int) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(systemd.log, "warn", lambda text, **_: lines.append(text))
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        assert listen_fds({"LISTEN_FDNAMES": names}, first=passed.fileno()) == []
+    assert len(lines) == told
+    assert all("--fdname=registry" in line for line in lines)
+
+
+def test_other_descriptors_are_no_passed_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(systemd.log, "warn", lambda text, **_: pytest.fail(text))
+    with open(tmp_path / "file", "w", encoding="utf-8") as file, socket.socket() as idle:
+        for descriptor in (file.fileno(), idle.fileno(), 1000):
+            assert listen_fds({}, first=descriptor) == []
 
 
 ASK = """
