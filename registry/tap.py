@@ -28,6 +28,7 @@ HELP = {
     "PORT": "Port to listen on. [3000]",
     "BROKER": "Where tasks are kept; only redis.",
     "REDIS_URL": "redis://, rediss:// or unix:// URL of the Redis to use; without one a private Redis is run.",
+    "REDIS_URL_FILE": "A file that holds the URL, instead of REDIS_URL: no password in the list of processes.",
     "REDIS_FSYNC": "When the private Redis writes to its disk: always (before each answer) or everysec. [always]",
     "REDIS_SERVER": "The redis-server or valkey-server binary to run as the private Redis.",
     "DATA_DIR": "Folder of the private Redis.",

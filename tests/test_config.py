@@ -240,3 +240,18 @@ def test_env_sample_documents_every_variable_with_its_default(tmp_path: Path) ->
     for name, value in lines:
         if name not in ("REDIS_URL", REDIS_URL_FILE, "DATA_DIR"):
             assert shown[name] == value, name
+
+
+def test_every_setting_has_an_option() -> None:
+    from registry.tap import Options  # the composition root: it imports the reactor
+
+    options = {row[0] for row in Options.optParameters} | {"listen"}
+    assert options == {
+        name.lower().replace("_", "-") for name in [s.name for s in SETTINGS] + [REDIS_URL_FILE]
+    }
+
+
+def test_the_file_of_the_url_may_come_from_the_command_line(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("redis://:hunter2@h/3\n", "utf-8")
+    assert read({"redis-url-file": str(secret)}, REDIS_URL="redis://x").redis_url == "redis://:hunter2@h/3"
