@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the daemon and restarts it on every change of its source or of .env. Options are those of the daemon.
+# Runs the daemon in this terminal and restarts it on every change of its source, or of .env if there is one when it
+# begins: one that is made later is not noticed. Options are those of the daemon.
 # TWISTD names a twistd of your own, with watchfiles beside it, instead of the one in .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
