@@ -8,7 +8,7 @@ folder=$1 extras=$2
 python=${PYTHON:-python3}
 stamp=$folder/.registry-$extras
 
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
     echo "The registry needs Python 3.11 or newer; \"$python\" is not. Name another: PYTHON=python3.12 $0" >&2
     exit 1
 }
