@@ -49,8 +49,9 @@ log = Logger()
 
 # Requests under way get this long to finish when the daemon stops, s.
 DRAIN_SECONDS = 15.0
-# The first requests wait this long for Redis; then they are served without, s.
-REDIS_SECONDS = 3.0
+# The first requests wait this long for Redis; then they are answered that there is none, within the two seconds that are
+# promised for that, s.
+REDIS_SECONDS = 1.0
 MAX_BATCH_BYTES = 16 << 20
 
 
