@@ -271,21 +271,29 @@ def test_twistd_as_a_daemon(probe: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "name"), [((), "registry"), (("--prefix=tasks",), "tasks")])
 def test_twistd_with_syslog(probe: Path, syslog_path: str, arguments: tuple[str, ...], name: str) -> None:
-    daemon = SyslogDaemon(syslog_path)
-    daemon.start()
-    try:
-        run(probe, "twistd", "-n", "--pidfile=", "--syslog", *arguments, SYSLOG=syslog_path)
-    finally:
-        lines = daemon.stop()
-    found = {}
-    for text in lines:
-        match = SYSLOG_LINE.fullmatch(text)
-        assert match and match[2] == name, text
-        found[match[4]] = int(match[1]) - 24
-    assert found["probe: while building"] == 6
-    assert found["probe: name a\\nb\\ud800"] == 4
-    assert found["probe: It broke"] == found["\tbuiltins.ValueError: with ***"] == 2
-    assert found['1.2.3.4 - - "GET /"'] == 6
+    expected = {
+        "probe: while building": 6,
+        "probe: name a\\nb\\ud800": 4,
+        "probe: It broke": 2,
+        "\tbuiltins.ValueError: with ***": 2,
+        '1.2.3.4 - - "GET /"': 6,
+    }
+    # The socket's queue holds ten lines, and the daemon waits for nobody: a reader that gets no processor in time misses some.
+    for _ in range(5):
+        daemon = SyslogDaemon(syslog_path)
+        daemon.start()
+        try:
+            run(probe, "twistd", "-n", "--pidfile=", "--syslog", *arguments, SYSLOG=syslog_path)
+        finally:
+            lines = daemon.stop()
+        found = {}
+        for text in lines:
+            match = SYSLOG_LINE.fullmatch(text)
+            assert match and match[2] == name, text
+            found[match[4]] = int(match[1]) - 24
+        if expected.keys() <= found.keys():
+            break
+    assert {text: found.get(text) for text in expected} == expected
 
 
 def test_twistd_under_systemd(probe: Path) -> None:
