@@ -28,13 +28,11 @@ class Leases:
 
     def _say(self, verb: str, name: bytes, lease: bytes, *more: bytes) -> Deferred[list[Any]]:
         check_name(name)
-        return self._queues.ask(verb, self._queues.store.of_lease(name, lease, *more)).addCallback(_held)
+        return self._queues.ask(verb, self._queues.store.of_lease(name, lease, *more))
 
     def ack(self, name: bytes, lease: bytes, result: bytes = b"") -> Deferred[str]:
         """The work is done; ``result`` is JSON or empty. Fires with ``done``, or ``late`` when the lease had run out."""
-        acked: Deferred[Any] = Deferred()
-        self.ack_for(acked, name, lease, result)
-        return acked.addCallback(status)
+        return self._say("ack", name, lease, result).addCallback(status)
 
     def ack_for(self, told: Told, name: bytes, lease: bytes, result: bytes = b"") -> None:
         """As `ack`, on behalf of ``told``, who is told what `status` understands."""
@@ -81,7 +79,8 @@ class Leases:
 
     def release(self, name: bytes, lease: bytes, delay_ms: int = 0) -> Deferred[None]:
         """Give the task back, the attempt not counted."""
-        return self._say("release", name, lease, b"%d" % delay_ms).addCallback(lambda _: None)
+        d = self._say("release", name, lease, b"%d" % delay_ms).addCallback(_held)
+        return d.addCallback(lambda _: None)
 
     def extend(
         self,
@@ -97,7 +96,7 @@ class Leases:
             told["p"] = progress
         if message is not None:
             told["m"] = message
-        d = self._say("extend", name, lease, b"%d" % length_ms, encode_options(told))
+        d = self._say("extend", name, lease, b"%d" % length_ms, encode_options(told)).addCallback(_held)
         return d.addCallback(lambda reply: (int(reply[1]), bool(reply[2])))
 
 
