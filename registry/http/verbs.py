@@ -149,10 +149,10 @@ class Verbs:
         said = _pop_options(query) if query else NO_OPTIONS
         wait = min(said.get("wait", self._wait), self._max_wait)
         leased = "lease" in said
+        length = ms(said["lease"]) if leased else HANDOVER_MS
         key = asked.idempotency_key(header) if leased else None
         if key is None and "worker" not in said and "ack" not in said:
             reply = Reply(_popped)
-            length = ms(said["lease"]) if leased else HANDOVER_MS
             reply.request = self._queues.pop_for(reply, name, wait, length, LEASED if leased else None)
             return reply
         packed: dict[str, Any] = {"l": True} if leased else {}
@@ -165,12 +165,10 @@ class Verbs:
                 _lost
             )
         if key is None:
-            length = ms(said["lease"]) if leased else HANDOVER_MS
             popped = self._queues.pop(name, wait, length, packed)
         else:
             print_ = asked.fingerprint(query, body)
             packed.update(ik=key, ih=print_)
-            length = ms(said["lease"])
             popped = self._joining.join(
                 (b"pop", name, key, print_), lambda: self._queues.pop(name, wait, length, packed)
             )
