@@ -16,6 +16,7 @@ inherits.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -36,6 +37,9 @@ MAX_SOCKET_PATH = 100
 # stands only between tokens, and no token begins with a star), so what follows is data, not the end of a
 # file.
 _NEXT_COMMAND = re.compile(rb"\r\n\*[1-9][0-9]*\r\n\$[0-9]+\r\n")
+_MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
+# How far from the end a transaction is looked for; the largest is a batch.
+TAIL_BYTES = 256 * 1024 * 1024
 
 
 class EmbeddedUnavailable(RegistryError):
@@ -100,8 +104,14 @@ def lock_daemon(data_dir: str) -> int:
             f"Another daemon{by} already uses the data folder {data_dir}; "
             "stop it, or set DATA_DIR to another folder."
         )
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    except OSError as error:
+        os.close(fd)
+        raise EmbeddedUnavailable(
+            f"The data folder {data_dir} cannot be written: {error.strerror}; make room, or set DATA_DIR to another folder."
+        ) from None
     return fd
 
 
@@ -225,11 +235,42 @@ def copy_aside(path: str) -> str:
         finally:
             os.close(fd)
     except OSError as error:
+        # Half a copy is of no use, and would take the room that is made for the next one.
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
         raise EmbeddedUnavailable(
             f"The end of {path} is cut off, and no copy of it could be made before repairing it: "
             f"{error.strerror}."
         ) from None
     return aside
+
+
+def whole_transactions(path: str) -> int | None:
+    """The size of ``path`` without what its end cuts in two: a command, or a transaction that has no EXEC; None when that cannot
+    be told, because there is no transaction near the end.
+
+    Cutting the command alone, as Redis before Valkey 9 does, leaves a MULTI open, and what is written next becomes a part of the
+    old transaction: at the next start it is carried out twice, or not at all.
+    """
+    size = os.path.getsize(path)
+    start = max(0, size - TAIL_BYTES)
+    with open(path, "rb") as file:
+        file.seek(start)
+        tail = file.read()
+    multi = len(tail)
+    for _ in range(100):
+        multi = tail.rfind(_MULTI, 0, multi)
+        if multi < 0:
+            return None
+        at, is_open = multi, True
+        while (after := _whole_command(tail, at)) is not None:
+            if tail[at:after].upper() == _EXEC:
+                is_open = False
+            at = after
+        # What another program pushed may hold these bytes: then whole commands are left behind the first broken one.
+        if _NEXT_COMMAND.search(tail, at) is None:
+            return start + (multi if is_open else at)
+    return None
 
 
 def zeros_at_end(path: str) -> int:

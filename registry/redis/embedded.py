@@ -362,6 +362,9 @@ class Embedded:
         aside: str = await self._in_thread(data_folder.copy_aside, path)
         try:
             os.truncate(path, size - zeros)
+            whole = await self._in_thread(data_folder.whole_transactions, path)
+            if whole is not None:
+                os.truncate(path, whole)
             server = await self._run(load_truncated=True)
             kept = os.path.getsize(path)
             if server is not None or not await self._in_thread(data_folder.is_only_an_end, aside, kept):
