@@ -7,12 +7,13 @@ stop:  ports closed -> parked polls answered -> what is under way finished -> ch
 from __future__ import annotations
 
 import gc
+import ipaddress
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from twisted.internet.defer import DeferredList, inlineCallbacks
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
@@ -29,7 +30,15 @@ from registry.http.door import FrontDoor
 from registry.http.json_check import BadJson, check_json
 from registry.http.site import RegistrySite, make_site
 from registry.http.verbs import Verbs
-from registry.listening import Bounded, listen_on, raise_file_limit, shown, warn_of_strangers, why_not
+from registry.listening import (
+    Bounded,
+    accept_waiting,
+    listen_on,
+    raise_file_limit,
+    shown,
+    warn_of_strangers,
+    why_not,
+)
 from registry.queue.endings import Endings
 from registry.queue.looking import Looking
 from registry.queue.queues import Queues
@@ -52,6 +61,10 @@ DRAIN_SECONDS = 15.0
 # The first requests wait this long for Redis; then they are answered that there is none, within the two seconds that are
 # promised for that, s.
 REDIS_SECONDS = 1.0
+# /readyz waits this long for Redis, s.
+READY_SECONDS = 2.5
+# Idle connections stay open this long when the daemon stops: a request that is on its way is told, s.
+LAST_SECONDS = 0.1
 MAX_BATCH_BYTES = 16 << 20
 
 
@@ -178,7 +191,7 @@ class Daemon(StopsOnce):
 
     def _polled(self, poll: bytes) -> None:
         mark, _, worker = poll.partition(b"\n")
-        self.queues.workers.polls_elsewhere(mark.decode(), worker.decode())
+        self.queues.workers.announced(mark.decode(), worker.decode())
 
     def _woken(self, keys: bytes) -> None:
         lines = self.queues.waiting.lines
@@ -187,8 +200,21 @@ class Daemon(StopsOnce):
             if name in lines:
                 self.queues.wake(name, relay=True)
 
-    def _redis_state(self) -> str:
-        return "" if self._store.ready else sentence(f"Redis cannot be used: {self._link.last_error}")
+    def _redis_state(self) -> Deferred[str]:
+        """Fires with "" when Redis takes our writes now, else with a sentence."""
+        if not self._store.ready:
+            return succeed(sentence(f"Redis cannot be used: {self._link.last_error}"))
+        told: Deferred[str] = Deferred()
+        # Not by cancelling the probe: its answer must be read all the same.
+        timer = self._reactor.callLater(READY_SECONDS, told.callback, "Redis does not answer.")
+
+        def answered(why: str) -> None:
+            if timer.active():
+                timer.cancel()
+                told.callback(why)
+
+        self._store.probe().addCallbacks(lambda _: answered(""), lambda f: answered(f.getErrorMessage()))
+        return told
 
     def _connections(self) -> int:
         return len(self.door.connections) + len(self.site.connections)
@@ -242,16 +268,26 @@ class Daemon(StopsOnce):
     def _stop(self) -> Any:
         self._notifier.stopping()
         log.info("registry stops: no new connections, parked polls are answered")
-        yield DeferredList([d for d in (port.stopListening() for port in self._ports) if d is not None])
         if self._built:
             self.queues.draining = True
+            for port in self._ports:
+                accept_waiting(port)
+        yield DeferredList([d for d in (port.stopListening() for port in self._ports) if d is not None])
+        if self._built:
             self.door.drain()
             self.queues.end_polls()
             self._endings.end_all()
             self.site.drain()
             deadline = time.monotonic() + DRAIN_SECONDS
-            open_ones = (self.door.connections, self.site.connections)
-            while (any(open_ones) or not self.queues.settled) and time.monotonic() < deadline:
+            until = time.monotonic() + LAST_SECONDS
+            while time.monotonic() < deadline:
+                under_way = self.door.under_way or self.site.under_way or not self.queues.settled
+                if not under_way and time.monotonic() >= until:
+                    break
+                yield deferLater(self._reactor, 0.02)
+            self.door.close_idle()
+            self.site.close_idle()
+            while (self.door.connections or self.site.connections) and time.monotonic() < deadline:
                 yield deferLater(self._reactor, 0.02)
             # No port is the site's own, so nothing else tells it that it is over; its timer would stay.
             self.site.stopFactory()
@@ -276,14 +312,19 @@ def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
     names = {name.lower().encode() for name in allowed}
 
     def check(host: bytes) -> bool:
-        if host in (b"localhost", b"::1") or host.endswith(b".localhost"):
+        if host == b"localhost" or host.endswith(b".localhost"):
             return True
-        parts = host.split(b".")
-        if len(parts) == 4 and parts[0] == b"127" and all(p.isdigit() and int(p) < 256 for p in parts):
-            return True
-        return host in names or b"*" in names
+        return host in names or b"*" in names or _is_loopback(host.decode("ascii", "replace"))
 
     return check
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _fsync(word: str) -> Literal["always", "everysec"]:

@@ -16,6 +16,7 @@ import os
 import random
 import resource
 import secrets
+import select
 import socket
 import stat
 from collections.abc import Callable, Iterable
@@ -257,6 +258,18 @@ def shown(address: Any) -> str:
     if isinstance(address, UNIXAddress) and address.name:
         return os.fsdecode(address.name).replace("\0", "@", 1)
     return str(address)
+
+
+def accept_waiting(port: Any) -> None:
+    """Accept what has connected already: the kernel resets it when the port is closed, and nobody is told why."""
+    if not hasattr(port, "doRead"):  # an endpoint of somebody else's
+        return
+    waiting = select.poll()
+    waiting.register(port.fileno(), select.POLLIN)
+    for _ in range(100):
+        if not waiting.poll(0):
+            return
+        port.doRead()
 
 
 def warn_of_strangers(addresses: Iterable[Any]) -> None:

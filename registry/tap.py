@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -84,6 +85,10 @@ def makeService(options: Options) -> IService:
     # Timers must not follow the wall clock: set an hour forward, it would fire all of them at once.
     reactor.seconds = time.monotonic  # type: ignore[attr-defined,method-assign]
     reactor.stop = _stop_once(reactor.stop)  # type: ignore[attr-defined,method-assign]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        # The terminal was closed. There is nothing to read anew, and an end without a word would cut every poll.
+        hung_up: Any = reactor
+        signal.signal(signal.SIGHUP, lambda *_: hung_up.callFromThread(hung_up.stop))
     config = options.config
     access = options.access if config.access_log else None
     if config.processes > 1:

@@ -52,7 +52,7 @@ class Driver:
         self.now = START
         self.link = Straight(server.path)
         links: Any = self.link
-        self.store = Store(links, links, wall=lambda: self.now / 1000, monotonic=lambda: 0.0)
+        self.store = Store(links, links, monotonic=lambda: self.now / 1000)
         for verb, script in self.store._scripts.items():
             text = script.text.replace(b"call('TIME')", b"call('MGET', 'clock:s', 'clock:us')")
             assert text != script.text, verb

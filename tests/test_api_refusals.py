@@ -269,8 +269,15 @@ async def test_the_position_in_a_batch_of_lines_counts_from_the_beginning(world:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_schedule_takes_no_head(world: World) -> None:
-    assert (await world.ask("HEAD", "/api/schedules/s")).status == 405
+async def test_head_is_told_what_get_would_be(world: World) -> None:
+    for path, status in (
+        ("schedules/s", 404),
+        ("queues/q", 200),
+        ("queues/q/tasks", 200),
+        ("queues/q/retry", 405),
+    ):
+        answer = await world.ask("HEAD", f"/api/{path}")
+        assert (answer.status, answer.body) == (status, b"")
 
 
 @pytest_twisted.ensureDeferred

@@ -247,10 +247,12 @@ def test_draining_ends_what_is_idle_and_lets_the_rest_finish(world: World) -> No
     idle, parked = world.at_door(), world.at_door()
     parked.protocol.dataReceived(POP)
     world.door.drain()
-    assert idle.ended == "closed" and not parked.ended
+    assert world.door.under_way and not idle.ended and not parked.ended
     world.verbs.later[0].callback(Answer(202, b"{}"))
     assert answers(bytes(parked.out))[0][1][b"connection"] == b"close"
     assert parked.ended == "closed"
+    world.door.close_idle()
+    assert idle.ended == "closed"
 
 
 def test_what_fails_is_told(world: World) -> None:

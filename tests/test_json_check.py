@@ -202,7 +202,7 @@ def test_refuses_what_is_too_deep(body: bytes, position: int) -> None:
     with pytest.raises(BadJson) as caught:
         check_json(body)
     assert (caught.value.position, caught.value.code) == (position, "too_deep")
-    assert str(caught.value) == f"The body is nested more than {MAX_DEPTH} deep."
+    assert str(caught.value) == f"The body is nested more than {MAX_DEPTH} deep, at byte {position}."
 
 
 def test_is_an_error_of_the_domain() -> None:

@@ -88,7 +88,7 @@ def test_a_pop_tells_options_that_it_does_not_know(served: Daemon, q: str) -> No
     pop(served, q, "wait=-1").refused(400, "bad_option", "'wait'")
     pop(served, q, "wait=0&wait=1").refused(400, "bad_option", "'wait'", "twice")
     pop(served, q, "wait=0&worker=").refused(400, "bad_option", "'worker'")
-    pop(served, q, "wait=0&ack=nonsense").refused(400, "bad_option", "'ack'")
+    pop(served, q, "wait=0&ack=no.lease").refused(400, "bad_option", "'ack'")
     pop(served, q, "wait=0&ack=").refused(400, "bad_option", "'ack'")
 
 
@@ -134,9 +134,10 @@ def test_a_result_that_is_null_or_false_is_kept_as_it_is(served: Daemon, q: str)
 def test_every_holders_word_needs_a_lease_that_is_held(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     for verb in ("ack", "fail", "release", "extend"):
-        refused = on(served, verb, q, "0123456789abcdef-0123").refused(409, "lease_lost")
-        assert "forget" in refused["error"]
-        on(served, verb, q, "nonsense").refused(400, "bad_option")
+        for unknown in ("0123456789abcdef-0123", "nonsense", "-", "_" * 160):
+            assert "forget" in on(served, verb, q, unknown).refused(409, "lease_lost")["error"]
+        for no_lease in ("no.lease", "x" * 161, "%C3%BC"):
+            on(served, verb, q, no_lease).refused(400, "bad_option")
     assert counts(served, q) == {"ready": 1}
 
 

@@ -41,7 +41,7 @@ class Scripts(Clients):
             return  # nobody was told this lease
         reply = self.driver.say("ack", name, lease, b'{"ok":1}')
         if task is not None:
-            assert reply == [0, b"done"]
+            assert reply == [0, b"late" if task.ends <= self.now else b"done"]
             queue.finish(task, self.now, False)
             queue.acked[lease] = self.now + ACK_FOR
             return
@@ -71,7 +71,7 @@ class Scripts(Clients):
         if not again:
             said["n"] = True
         reply = self.driver.say("fail", name, lease, encode_options(said))
-        if task is None:
+        if task is None or task.ends <= self.now:
             assert reply == [1]
             return
         task.lapsed = None
@@ -94,7 +94,7 @@ class Scripts(Clients):
         if task is not None and task.hidden:
             return
         reply = self.driver.say("release", name, lease, b"%d" % delay)
-        if task is None:
+        if task is None or task.ends <= self.now:
             assert reply == [1]
             return
         assert reply == [0]
@@ -174,19 +174,19 @@ class Scripts(Clients):
     def retry(self, pick: int) -> None:
         name, task_id = self.a_task(pick, "x")
         queue, task = self.queues[name], self.find(name, task_id)
-        reply = self.driver.say("retry", name, task_id)
+        reply = self.driver.say("retry", name, task_id, b"")
         if task is None or task.state != "x":
             assert reply == [1]
             return
         if task.key is not None and queue.keys.get(task.key, task_id) != task_id:
             assert reply == [10]
             return
-        assert reply == [0]
+        assert reply == [0, (task.key or "").encode()]
         if task.key is not None:
             queue.keys[task.key] = task_id
         task.granted = task.granted or task.attempts
         task.attempts = task.attempt + task.granted
-        task.expires = task.lapsed = task.reason = None
+        task.expires = task.reason = None
         task.marked, task.lapses = False, 0
         queue.make_ready(task, head=False)
 

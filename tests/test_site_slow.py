@@ -161,7 +161,9 @@ async def test_draining_ends_idle_connections_and_closes_the_others_after_their_
     busy = server.talk(ask("GET /park HTTP/1.1"))
     await until(lambda: server.root.parked and len(server.site.connections) == 2)
     server.site.drain()
+    server.site.close_idle()
     assert await idle == b""
+    assert server.site.under_way
     server.root.reply(server.root.parked[0], b"{}")
     status, headers, body = split(await busy)
     assert (status, headers["connection"], body) == (200, "close", b"{}")

@@ -107,11 +107,13 @@ async def test_a_call_whose_clock_was_wrong_takes_the_right_time_and_is_sent_onc
 
 @pytest_twisted.ensureDeferred
 async def test_what_reaches_redis_after_its_deadline_is_not_carried_out(module_redis: RedisServer) -> None:
-    times = iter([0.0])  # the deadline is set at 0 s, and everything after that happens at 10 s
+    times = iter([0.0])
     bench = await Bench(module_redis, monotonic=lambda: next(times, 10.0)).start()
     try:
         for verb in ("push", "pop"):
-            times = iter([0.0])
+            bench.store.set_clock(bench.now() - 60_000)
+            # A push's id and the deadline are made at 0 s, and everything after that happens at 10 s.
+            times = iter([0.0, 0.0] if verb == "push" else [0.0])
             with pytest.raises(RedisUnavailable) as refused:
                 await (bench.push((b"q", b"1")) if verb == "push" else bench.pop(b"q"))
             assert refused.value.outcome == "not_applied"

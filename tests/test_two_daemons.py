@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -245,3 +246,37 @@ def test_the_clock_of_redis_may_be_seen_from_both_alike(one: Daemon, two: Daemon
     assert time.time() - started >= 0.55
     assert len(tasks(one, q)) == len(tasks(two, q)) == 1
     assert counts(one, q) == counts(two, q)
+
+
+def test_a_queue_with_a_poller_at_one_is_listed_by_the_other(one: Daemon, two: Daemon, q: str) -> None:
+    waiting = poll(one, q)
+    wait_until(
+        lambda: q in [row["name"] for row in ask(two, "GET", f"/api/queues?search={q}").ok()["queues"]], 5
+    )
+    waiting.hang_up()
+
+
+def test_each_knows_when_the_other_was_polled(one: Daemon, two: Daemon, q: str) -> None:
+    assert pop(one, q, "wait=0").status == 202
+    why = f"/api/queues/{q}/tasks/{pushed(two, q, 1)}/why"
+
+    def told(daemon: Daemon) -> Any:
+        [reason] = [r for r in ask(daemon, "GET", why).ok()["reasons"] if r["code"] == "nobody_polls"]
+        return reason
+
+    wait_until(lambda: "since the registry started" not in told(two)["text"], 5)
+    assert abs(told(one)["seconds"] - told(two)["seconds"]) < 1
+
+
+def test_of_polls_of_a_worker_at_the_same_time_one_stays(one: Daemon, two: Daemon, q: str) -> None:
+    for round_ in range(8):
+        worker = f"{q}-{round_}"
+        polls = [
+            Asked(daemon, "GET", f"/api/popTask/{q}?wait=20&worker={worker}")
+            for daemon in (one, two, one, two)
+        ]
+        wait_until(lambda polls=polls: [p.waits(0.01) for p in polls].count(True) == 1, 3)  # type: ignore[misc]
+        time.sleep(0.1)
+        assert [p.waits(0.01) for p in polls].count(True) == 1
+        for asked in polls:
+            asked.hang_up()

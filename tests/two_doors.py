@@ -179,7 +179,7 @@ class World:
         self.lines: list[str] = []
         self.access = Access(lambda *lines: self.lines.extend(lines), self.clock.callLater)
         stopped: Any = lambda: False  # noqa: E731
-        api = Api(self.verbs, None, lambda: "", stopped, list)  # type: ignore[arg-type]
+        api = Api(self.verbs, None, lambda: succeed(""), stopped, list)  # type: ignore[arg-type]
         self.site = make_site(
             api.resource(),
             reactor=self.clock,  # type: ignore[arg-type]

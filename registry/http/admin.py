@@ -43,6 +43,11 @@ class WrongMethod(RegistryError):
         self.allowed = allowed
 
 
+def _method(ask: Ask) -> bytes:
+    # The site sends no body where HEAD asked.
+    return b"GET" if ask.method == b"HEAD" else ask.method
+
+
 _yes_no = one_of("1", "0", "true", "false")
 
 
@@ -81,12 +86,13 @@ class Admin:
             },
         )
         names = yield self._looking.names()
+        pollers = yield self._queues.pollers()
+        names = sorted(set(names).union(pollers))
         needle = said.get("search", "").encode()
         if needle:
             names = [name for name in names if needle in name]
         sort = said.get("sort", "name")
         limit, at = said.get("limit", PAGE), 0
-        pollers = yield self._queues.pollers()
         now = self._queues.store.now_ms()
         if sort == "name" and "family" not in said:
             if "cursor" in said:
@@ -116,7 +122,7 @@ class Admin:
     def queue_path(self, ask: Ask) -> Any:
         """Everything below ``/api/queues/{q}``."""
         name = name_from(ask.segments[2])
-        match (ask.method, *ask.segments[3:]):
+        match (_method(ask), *ask.segments[3:]):
             case [b"GET"]:
                 return self._queue(name, ask.query)
             case [b"PATCH"]:
@@ -186,11 +192,8 @@ class Admin:
         if "id" not in said:
             count, skipped = yield self._steering.retry_all(name, said.get("reason"), dry_run)
             return json_answer(200, {"success": True, "count": count, "skipped": skipped})
-        if dry_run:
-            view = yield self._looking.task(name, said["id"].encode())
-            return json_answer(200, {"success": True, "count": int(view.state == "dead"), "skipped": 0})
-        yield self._steering.retry_one(name, said["id"].encode())
-        return json_answer(200, {"success": True, "count": 1, "skipped": 0})
+        done = yield self._steering.retry_one(name, said["id"].encode(), said.get("reason"), dry_run)
+        return json_answer(200, {"success": True, "count": int(done), "skipped": int(not done)})
 
     @inlineCallbacks
     def _move(self, name: bytes, query: bytes) -> Any:
@@ -226,11 +229,11 @@ class Admin:
     def _task(self, name: bytes, task_id: bytes, query: bytes) -> Any:
         wait = min(options(query, {"wait": asked.wait_length}).get("wait", 0.0), self._max_wait)
         if wait:
-            ended = self._endings.wait(name, task_id, wait)
+            ended = self._endings.wait(task_id, wait)
             try:
                 reply = yield self._queues.watch(name, task_id)
                 if reply not in ("done", "dead", None):
-                    yield ended
+                    name = (yield ended) or name
             finally:
                 ended.addErrback(lambda _: None)
                 ended.cancel()
@@ -256,7 +259,7 @@ class Admin:
         queue = yield self._looking.queue(name)
         position = (yield self._looking.position(view)) if view.state == "ready" else None
         pollers = yield self._queues.pollers()
-        silent = self._queues.silent_seconds(name)
+        silent = yield self._queues.silent_ms(name)
         rate = queue.policy.get("rate")
         spent = rate is not None and (yield self._looking.rate_is_spent(name, rate))
         reasons = why(view, queue, position, pollers.get(name, 0), silent, self._queues.store.now_ms(), spent)
@@ -284,9 +287,10 @@ class Admin:
         name = name_from(ask.segments[2])
         options(ask.query, {})
         verbs = {b"GET": self._schedule, b"PUT": self._put_schedule, b"DELETE": self._drop_schedule}
-        if ask.method not in verbs:
+        verb = verbs.get(_method(ask))
+        if verb is None:
             raise WrongMethod(tuple(verbs))
-        return verbs[ask.method](name, ask)
+        return verb(name, ask)
 
     @inlineCallbacks
     def _schedule(self, name: bytes, ask: Ask) -> Any:
@@ -407,7 +411,7 @@ def why(
     queue: QueueView,
     position: int | None,
     pollers: int,
-    silent: float | None,
+    silent_ms: int | None,
     now_ms: int,
     rate_is_spent: bool = False,
 ) -> list[dict[str, Any]]:
@@ -439,8 +443,9 @@ def why(
     if rate_is_spent:
         say("rate_limited", f"The queue starts at most {rules['rate']:g} tasks a second.", rate=rules["rate"])
     if not pollers:
-        if silent is not None:
-            quiet, sentence = silent, f"Nobody has polled this queue for {silent:.0f} s."
+        if silent_ms is not None:
+            quiet = silent_ms / 1000
+            sentence = f"Nobody has polled this queue for {quiet:.0f} s."
         else:
             # At least since the push, as far as this process knows.
             pushed = pushed_at_ms(view.id) if view.id else None

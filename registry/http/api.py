@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -28,14 +28,27 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import PathConverter
 
 from registry import __version__
-from registry.errors import NotFound
+from registry.errors import NotFound, RedisUnavailable, ShuttingDown
 from registry.http.admin import Admin, Ask, WrongMethod
 from registry.http.site import drained
 from registry.http.verbs import ROUTES, Verbs
-from registry.http.wire import JSON, NO_STORE, Answer, error_answer, failure_answer, json_answer, options
+from registry.http.wire import (
+    JSON,
+    NO_STORE,
+    Answer,
+    come_back,
+    error_answer,
+    failure_answer,
+    json_answer,
+    options,
+)
 from registry.queue.reply import Reply, as_deferred
 
 log = Logger()
+
+
+# What a path takes is told where its parts are known.
+EVERY_METHOD = ["GET", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"]
 
 
 class AnyPath(PathConverter):  # type: ignore[misc]
@@ -46,7 +59,7 @@ class AnyPath(PathConverter):  # type: ignore[misc]
 
 
 class Api:
-    """Routes to verbs. ``redis_state()`` tells whether Redis can be used, and a sentence when not."""
+    """Routes to verbs. ``redis_state()`` fires with what is wrong with Redis as a sentence, "" for nothing."""
 
     app = Klein()
     # Redirects would be built from the client's Host; a double slash is simply another path.
@@ -59,7 +72,7 @@ class Api:
         self,
         verbs: Verbs,
         admin: Admin,
-        redis_state: Callable[[], str],
+        redis_state: Callable[[], Deferred[str]],
         stopping: Callable[[], bool],
         warnings: Callable[[], list[str]],
     ) -> None:
@@ -90,7 +103,7 @@ class Api:
     def queues(self, request: IRequest) -> Any:
         return self._answer(request, lambda ask: self._admin.queues(ask.query))
 
-    @app.route("/api/queues/<path:rest>", methods=["GET", "PATCH", "DELETE", "POST"])
+    @app.route("/api/queues/<path:rest>", methods=EVERY_METHOD)
     def queue(self, request: IRequest, rest: str) -> Any:
         return self._answer(request, self._admin.queue_path)
 
@@ -98,7 +111,7 @@ class Api:
     def schedules(self, request: IRequest) -> Any:
         return self._answer(request, lambda ask: self._admin.schedules(ask.query))
 
-    @app.route("/api/schedules/<path:rest>", methods=["GET", "PUT", "DELETE"])
+    @app.route("/api/schedules/<path:rest>", methods=EVERY_METHOD)
     def schedule(self, request: IRequest, rest: str) -> Any:
         return self._answer(request, self._admin.schedule_path)
 
@@ -126,11 +139,14 @@ class Api:
         options(ask.query, {})
         return json_answer(200, {"status": "ok", "version": __version__})
 
-    def _readiness(self, ask: Ask) -> Answer:
+    @inlineCallbacks
+    def _readiness(self, ask: Ask) -> Any:
         options(ask.query, {})
-        why = "The registry is stopping." if self._stopping() else self._redis_state()
+        if self._stopping():
+            raise ShuttingDown()
+        why = yield self._redis_state()
         if why:
-            return error_answer(503, "not_ready", why, 2)
+            raise RedisUnavailable(why, retry_after=2)
         return json_answer(200, {"status": "ready", "version": __version__, "warnings": self._warnings()})
 
     @app.handle_errors(HTTPException)
@@ -169,6 +185,7 @@ class Api:
             headers.setRawHeaders(name, [value])
         if answer.status == 202 and self._stopping():
             headers.setRawHeaders(b"Connection", [b"close"])
+            headers.setRawHeaders(b"Retry-After", [b"%d" % come_back()])
         if not answer.taken:
             return answer.body
         request.write(answer.body)

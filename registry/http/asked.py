@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode
 
 import msgspec
 
 from registry.errors import BadBody, BadOption
-from registry.http.json_check import BadJson, check_json
+from registry.http.json_check import MAX_DEPTH, BadJson, check_json
 from registry.http.wire import ExactFloat, moment, one_of, option_pairs, options, seconds, text, whole
 
 Header = Callable[[bytes], "bytes | None"]
@@ -22,10 +22,12 @@ WEEK = 7 * 86_400
 RESULT_FOR_PREFER = 60
 MOST_AT_ONCE = 1000
 
-_LEASE = re.compile(rb"[A-Za-z0-9_]{1,80}-[A-Za-z0-9_-]{1,80}")
+_LEASE = re.compile(rb"[A-Za-z0-9_-]{1,160}")
 _WAIT = re.compile(r"\d{1,40}(\.\d{1,20})?|\.\d{1,20}", re.ASCII)
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
-_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6}(?:\.\d{1,3})?)\"?(?=$|[,;\s])", re.IGNORECASE)
+_PREFER_WAIT = re.compile(
+    r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,40}(?:\.\d{1,20})?)\"?(?=$|[,;\s])", re.IGNORECASE
+)
 
 lease_length = seconds(0.1, 43_200)
 
@@ -89,11 +91,12 @@ def idempotency_key(header: Header) -> str | None:
     return key
 
 
-def fingerprint(query: bytes, *more: bytes) -> str:
-    """What makes two requests the same: their options in any order, and their bodies."""
+def fingerprint(query: bytes, *more: bytes, but: Collection[str] = ()) -> str:
+    """What makes two requests the same: their options in any order, those of ``but`` left out, and their bodies."""
     digest = hashlib.sha256()
     for name, value in sorted(option_pairs(query)):
-        digest.update(b"%b=%b\n" % (name.encode(), value.encode()))
+        if name not in but:
+            digest.update(b"%b=%b\n" % (name.encode(), value.encode()))
     for part in more:
         digest.update(b"%d:" % len(part) + part)
     return digest.hexdigest()[:24]
@@ -105,7 +108,7 @@ def prefer_wait(header: Header) -> float | None:
     if value is None:
         return None
     found = _PREFER_WAIT.search(value.decode("latin-1"))
-    return float(found[1]) if found else None
+    return min(float(found[1]), YEAR) if found else None
 
 
 def push_options(
@@ -161,7 +164,8 @@ def payloads(header: Header, body: bytes) -> list[bytes]:
                 found.append(line.strip(b" \t\r"))
             at += len(line) + 1
     else:
-        check_json(body)
+        # The array around them is not a task's own.
+        check_json(body, MAX_DEPTH + 1)
         found = split_array(body)
     if not 1 <= len(found) <= MOST_AT_ONCE:
         raise BadBody(f"A batch has 1 to {MOST_AT_ONCE} tasks; this one has {len(found)}.")
@@ -252,7 +256,7 @@ def failing(said: dict[str, Any]) -> tuple[dict[str, str] | None, int | None, bo
         isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= YEAR
     ):
         raise BadOption(f"The field 'delay' is a number of seconds from 0 to {YEAR}.")
-    retry = said.get("retry", True)
+    retry = True if said.get("retry") is None else said["retry"]
     if not isinstance(retry, bool):
         raise BadOption("The field 'retry' is true or false.")
     return error or None, None if delay is None else ms(delay), retry

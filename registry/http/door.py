@@ -38,7 +38,7 @@ from registry.http.head import Asks, may_become_ours
 from registry.http.reading import Reading
 from registry.http.site import RegistrySite
 from registry.http.verbs import Verbs
-from registry.http.wire import JSON, NO_STORE, Answer, failure_answer
+from registry.http.wire import JSON, NO_STORE, Answer, come_back, failure_answer
 
 READY, BUSY, WRITING, PASSED, OVER = range(5)
 
@@ -87,8 +87,16 @@ class FrontDoor(Factory):  # type: ignore[misc]
         return [b"http/1.1"]
 
     def drain(self) -> None:
-        """From now on every answer closes its connection, and those without a request under way end now."""
+        """From now on every answer closes its connection. Idle ones stay open for `close_idle`."""
         self.draining = True
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a request is being read or answered."""
+        return any(not door.idle for door in self.connections)
+
+    def close_idle(self) -> None:
+        """End the connections without a request."""
         for door in list(self.connections):
             if door.idle:
                 door.close()
@@ -387,6 +395,8 @@ class Door:
             more += b"%b: %b\r\n" % pair
         if ask.head.close or door.draining:
             more += b"Connection: close\r\n"
+            if door.draining and answer.status == 202:
+                more += b"Retry-After: %d\r\n" % come_back()
         request_id = ask.head.request_id or next(door._ids)
         data = b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
             door._starts.get(answer.status) or door.start(answer.status),

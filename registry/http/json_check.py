@@ -54,7 +54,7 @@ class BadJson(BadBody):
 
     def __init__(self, position: int, reason: str, code: str = "bad_json") -> None:
         if code == "too_deep":
-            super().__init__(f"The body is {reason}.")
+            super().__init__(f"The body is {reason}, at byte {position}.")
         else:
             super().__init__(f"The body is not JSON: {reason} at byte {position}.")
         self.position = position
@@ -62,8 +62,8 @@ class BadJson(BadBody):
         self.code = code
 
 
-def check_json(body: bytes) -> None:
-    """Return when ``body`` is one JSON value with nothing but white space around it, else raise `BadJson`."""
+def check_json(body: bytes, most: int = MAX_DEPTH) -> None:
+    """Return when ``body`` is one JSON value, at most ``most`` deep, with nothing but white space around it, else raise `BadJson`."""
     try:
         if not body.isascii():
             body.decode("utf-8")
@@ -71,10 +71,10 @@ def check_json(body: bytes) -> None:
     except UnicodeDecodeError as error:
         raise BadJson(error.start, f"invalid UTF-8 (0x{body[error.start]:02x})") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        _second_look(body, error)
+        _second_look(body, error, most)
     # No nesting of 500 without as many brackets, so short bodies need no counting.
-    if len(body) > MAX_DEPTH and body.count(b"[") + body.count(b"{") > MAX_DEPTH and depth(body) > MAX_DEPTH:
-        raise _too_deep(body)
+    if len(body) > most and body.count(b"[") + body.count(b"{") > most and depth(body) > most:
+        raise _too_deep(body, most)
 
 
 def depth(body: bytes) -> int:
@@ -85,7 +85,7 @@ def depth(body: bytes) -> int:
     return max(accumulate(steps), default=0)
 
 
-def _second_look(body: bytes, error: Exception) -> None:
+def _second_look(body: bytes, error: Exception, most: int) -> None:
     """Judge a body that the fast parser refused: return when it is JSON nonetheless, else raise `BadJson`."""
     if b"\\u" in body:
         # msgspec wants surrogates in pairs; the grammar does not. Both substitutes keep the length, and the
@@ -99,12 +99,12 @@ def _second_look(body: bytes, error: Exception) -> None:
     if len(body) > MAX_SCAN_BYTES and position is not None:
         at = int(position.group(1))
         raise BadJson(at, "the grammar is broken")
-    if position is None and depth(body) > MAX_DEPTH:
-        raise _too_deep(body)
-    scan(body)
+    if position is None and depth(body) > most:
+        raise _too_deep(body, most)
+    scan(body, most)
 
 
-def scan(body: bytes) -> None:
+def scan(body: bytes, most: int = MAX_DEPTH) -> None:
     """The same as `check_json`, told by the slow road alone; ``body`` must be valid UTF-8."""
     pos = 0
     end = len(body)
@@ -114,7 +114,7 @@ def scan(body: bytes) -> None:
         pos = _skip_space(body, pos)
         byte = body[pos] if pos < end else -1
         if byte in _CLOSES:
-            if len(open_brackets) == MAX_DEPTH:
+            if len(open_brackets) == most:
                 raise BadJson(pos, _TOO_DEEP, "too_deep")
             open_brackets.append(byte)
             pos = _skip_space(body, pos + 1)
@@ -166,14 +166,14 @@ def _key(body: bytes, pos: int) -> int:
     return pos + 1
 
 
-def _too_deep(body: bytes) -> BadJson:
+def _too_deep(body: bytes, most: int) -> BadJson:
     """Word that ``body`` is too deep; past ``MAX_SCAN_BYTES`` with the earliest possible position."""
     if len(body) <= MAX_SCAN_BYTES:
         try:
-            scan(body)
+            scan(body, most)
         except BadJson as error:
             return error
-    return BadJson(MAX_DEPTH, _TOO_DEEP, "too_deep")
+    return BadJson(most, _TOO_DEEP, "too_deep")
 
 
 def _unexpected(body: bytes, pos: int) -> BadJson:

@@ -142,8 +142,16 @@ class RegistrySite(Site):  # type: ignore[misc]
         return (self.big_bodies and self.big_bodies(path)) or self.max_body
 
     def drain(self) -> None:
-        """From now on every answer closes its connection, and those without a request under way end now."""
+        """From now on every answer closes its connection. Idle ones stay open for `close_idle`."""
         self.draining = True
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a request is being read or answered."""
+        return any(channel.phase != IDLE for channel in self.connections)
+
+    def close_idle(self) -> None:
+        """End the connections without a request."""
         for channel in list(self.connections):
             if channel.phase == IDLE:
                 channel.close()

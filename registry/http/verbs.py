@@ -13,12 +13,11 @@ POST      /api/ackTasks/{worker}             {"acks":[…],"fails":[…]} -> 200
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
-from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlineCallbacks
 from twisted.python.failure import Failure
 
 from registry.config import Config
@@ -26,7 +25,7 @@ from registry.errors import BadBody, BadOption, Conflict, NotFound, TooLarge
 from registry.http import asked
 from registry.http.asked import Header, lease_id, ms
 from registry.http.json_check import check_json
-from registry.http.wire import Answer, Raw, dumps, json_answer, name_from, options
+from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from, options
 from registry.queue.endings import Endings
 from registry.queue.joining import Joining
 from registry.queue.leases import Leases, status
@@ -40,6 +39,8 @@ NOTHING = Answer(202, b'{"error":"No tasks available"}')
 NOTHING_OF_MANY = Answer(202, b'{"tasks":[]}')
 SUCCESS = b'{"success":true}'
 NO_OPTIONS: dict[str, Any] = {}
+# What a repeated pop may say anew: how long this one waits, and what it acknowledges on its way.
+ITS_OWN = ("wait", "ack")
 # What a pop with lease and nothing else tells its script.
 LEASED = {"l": True}
 # Acks and fails in one request.
@@ -98,18 +99,20 @@ class Verbs:
     def _push_and_wait(self, name: bytes, body: bytes, said: dict[str, Any], wait: float) -> Any:
         pushed = yield self._queues.push(name, body, said)
         answer = {"success": True, "id": pushed.id}
-        headers = [(b"Preference-Applied", b"wait=%d" % math.floor(wait))]
+        headers = [(b"Preference-Applied", b"wait=%b" % f"{wait:.15g}".encode())]
         if pushed.duplicate:
             answer["duplicate"] = True
         if pushed.replayed:
             headers.append((b"Idempotency-Replayed", b"true"))
-        ended = self._endings.wait(name, pushed.id, wait)
-        told = False
+        ended = self._endings.wait(pushed.id, wait)
+        told = None
         try:
             # Asked for only now, so that an end before this line is seen here, and one after it by the line above.
             view = yield self._looking.task(name, pushed.id)
             if view.state not in ("done", "dead"):
                 told = yield ended
+                # It may have moved meanwhile.
+                name = told or name
                 view = yield self._looking.task(name, pushed.id)
         except NotFound:
             # The push was carried out all the same: the task was purged since, or has moved to another queue.
@@ -167,7 +170,7 @@ class Verbs:
         if key is None:
             popped = self._queues.pop(name, wait, length, packed)
         else:
-            print_ = asked.fingerprint(query, body)
+            print_ = asked.fingerprint(query, body, but=ITS_OWN)
             packed.update(ik=key, ih=print_)
             popped = self._joining.join(
                 (b"pop", name, key, print_), lambda: self._queues.pop(name, wait, length, packed)
@@ -181,8 +184,11 @@ class Verbs:
         def both(results: list[tuple[bool, Any]]) -> Any:
             (pop_ok, answer), (ack_ok, status) = results
             if not pop_ok:
-                return answer
-            if not ack_ok:
+                if answer.check(CancelledError) or not ack_ok:
+                    return answer
+                # Refused, but the ack was not.
+                answer = failure_answer(answer)
+            elif not ack_ok:
                 # Nobody knows whether the ack was carried out; the task taken meanwhile must not wait for its lease to end.
                 self.lost(answer)
                 return status
@@ -213,7 +219,7 @@ class Verbs:
         key = asked.idempotency_key(header)
         if key is None:
             return start().addCallback(_popped_many)
-        print_ = asked.fingerprint(query, raw, body)
+        print_ = asked.fingerprint(query, raw, body, but=ITS_OWN)
         packed.update(ik=key, ih=print_)
         return self._joining.join((b"pops", raw, key, print_), start).addCallback(_popped_many)
 
@@ -303,9 +309,9 @@ class Verbs:
 
 
 def _pushed(pushed: Pushed) -> Answer:
-    if pushed.duplicate:
-        return Answer(200, b'{"success":true,"id":"%b","duplicate":true}' % pushed.id)
     headers = ((b"Idempotency-Replayed", b"true"),) if pushed.replayed else ()
+    if pushed.duplicate:
+        return Answer(200, b'{"success":true,"id":"%b","duplicate":true}' % pushed.id, headers)
     return Answer(200, b'{"success":true,"id":"%b"}' % pushed.id, headers)
 
 

@@ -120,6 +120,11 @@ def failure_answer(failure: Failure) -> Answer:
     )
 
 
+def come_back() -> int:
+    """Seconds after which a poller of a daemon that stops should ask again: spread, for they are all told at once."""
+    return random.randint(1, 3)
+
+
 def name_from(raw: bytes) -> bytes:
     """A queue's name from its segment of the path: percent-decoded once. The queues check what it may hold."""
     if b"%" not in raw:
@@ -139,11 +144,13 @@ def option_pairs(query: bytes) -> list[tuple[str, str]]:
         if not part:
             continue
         name, _, value = part.partition(b"=")
+        raw = unquote_to_bytes(name.replace(b"+", b" "))
+        key = raw.decode("utf-8", "backslashreplace")
         try:
-            key = unquote_to_bytes(name.replace(b"+", b" ")).decode()
+            raw.decode()
             text = unquote_to_bytes(value.replace(b"+", b" ")).decode()
         except UnicodeDecodeError:
-            raise errors.BadOption("An option in the query is not UTF-8.") from None
+            raise errors.BadOption(f"The option {key[:80]!r} is not UTF-8.") from None
         if key in seen:
             raise errors.BadOption(f"The option {key[:80]!r} is given twice.")
         seen.add(key)
@@ -220,6 +227,8 @@ def text(low: int, high: int) -> Callable[[str, str], str]:
 
 def moment(name: str, value: str) -> float:
     """A reader of RFC 3339 times, as seconds since 1970."""
+    # A plus that was not escaped has become a blank on its way through the query.
+    value = re.sub(r" (\d\d:\d\d)\Z", r"+\1", value)
     try:
         if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", value):
             raise ValueError

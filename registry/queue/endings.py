@@ -9,18 +9,17 @@ from twisted.internet.defer import Deferred
 
 
 class Endings:
-    """Those in this process who wait for the end of a task."""
+    """Those in this process who wait for the end of a task. Ids are unique, and stay a task's own when it moves to another queue."""
 
     def __init__(self, later: Callable[..., Any]) -> None:
         self._later = later
-        self._waiting: dict[tuple[bytes, bytes], list[Deferred[bool]]] = {}
+        self._waiting: dict[bytes, list[Deferred[bytes | None]]] = {}
 
-    def wait(self, name: bytes, task_id: bytes, seconds: float) -> Deferred[bool]:
-        """Fires with True when the task has ended, with False when the time is up. May be cancelled."""
-        key = (name, task_id)
-        d: Deferred[bool] = Deferred(lambda d: self._leave(key, d))
-        self._waiting.setdefault(key, []).append(d)
-        timer = self._later(seconds, self._time_up, key, d)
+    def wait(self, task_id: bytes, seconds: float) -> Deferred[bytes | None]:
+        """Fires with the queue in which the task has ended, with None when the time is up. May be cancelled."""
+        d: Deferred[bytes | None] = Deferred(lambda d: self._leave(task_id, d))
+        self._waiting.setdefault(task_id, []).append(d)
+        timer = self._later(seconds, self._time_up, task_id, d)
 
         def over(result: Any) -> Any:
             if timer.active():
@@ -29,30 +28,30 @@ class Endings:
 
         return d.addBoth(over)
 
-    def _drop(self, key: tuple[bytes, bytes], d: Deferred[bool]) -> bool:
-        waiting = self._waiting.get(key, [])
+    def _drop(self, task_id: bytes, d: Deferred[bytes | None]) -> bool:
+        waiting = self._waiting.get(task_id, [])
         # By identity: the Deferred handed out is the one that waits.
         left = [other for other in waiting if other is not d]
         if left:
-            self._waiting[key] = left
+            self._waiting[task_id] = left
         else:
-            self._waiting.pop(key, None)
+            self._waiting.pop(task_id, None)
         return len(left) < len(waiting)
 
-    def _leave(self, key: tuple[bytes, bytes], d: Deferred[bool]) -> None:
-        self._drop(key, d)
+    def _leave(self, task_id: bytes, d: Deferred[bytes | None]) -> None:
+        self._drop(task_id, d)
 
-    def _time_up(self, key: tuple[bytes, bytes], d: Deferred[bool]) -> None:
-        if self._drop(key, d):
-            d.callback(False)
+    def _time_up(self, task_id: bytes, d: Deferred[bytes | None]) -> None:
+        if self._drop(task_id, d):
+            d.callback(None)
 
     def ended(self, name: bytes, task_id: bytes) -> None:
-        """This task has ended."""
-        for d in self._waiting.pop((name, task_id), []):
-            d.callback(True)
+        """This task of this queue has ended."""
+        for d in self._waiting.pop(task_id, []):
+            d.callback(name)
 
     def end_all(self) -> None:
         """The daemon stops: all are told that their time is up."""
-        for key in list(self._waiting):
-            for d in self._waiting.pop(key, []):
-                d.callback(False)
+        for task_id in list(self._waiting):
+            for d in self._waiting.pop(task_id, []):
+                d.callback(None)

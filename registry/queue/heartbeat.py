@@ -1,8 +1,11 @@
-"""What each daemon tells the others: how many pollers are parked at which queues. Any of them answers with the sum."""
+"""What each daemon tells the others: how many pollers are parked at which queues, and which were polled last. Any of them answers
+for all."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from msgspec import msgpack
@@ -14,46 +17,74 @@ from registry.redis.store import Store
 LIFE_MS = 6000
 # Of a daemon with pollers at more queues, these many are told.
 MOST_NAMES = 5000
+# Of the queues that a daemon has seen polled, the last so many are told.
+MOST_POLLED = 300
 
 
 class Heartbeat:
-    """This daemon's beat, and the sum over all."""
+    """This daemon's beat, and what all beats say together. ``polled()``: the queues polled here and when, s, the latest last."""
 
-    def __init__(self, store: Store, waiting: Waiting) -> None:
+    def __init__(
+        self,
+        store: Store,
+        waiting: Waiting,
+        polled: Callable[[], OrderedDict[bytes, float]],
+        now: Callable[[], float],
+    ) -> None:
         self._store = store
         self._waiting = waiting
-        self._silent = True
+        self._polled = polled
+        self._now = now
 
     def _mine(self) -> dict[bytes, int]:
         return {
             name: len(line.parked) - line.stale for name, line in self._waiting.lines.items() if line.parked
         }
 
+    def _last_polls(self) -> dict[bytes, int]:
+        """When the queues polled here were polled last, in Redis's time, ms."""
+        now, now_ms = self._now(), self._store.now_ms()
+        latest = islice(reversed(self._polled().items()), MOST_POLLED)
+        return {name: now_ms - int((now - at) * 1000) for name, at in latest}
+
     @inlineCallbacks
     def beat(self) -> Any:
-        """Tell; a daemon without parked pollers tells that once, and then nothing."""
-        mine = self._mine()
-        if not mine and self._silent:
+        """Tell; a daemon that nobody has polled yet has nothing to tell."""
+        polled = self._last_polls()
+        if not polled:
             return
-        self._silent = not mine
         store = self._store
-        told = dict(list(mine.items())[:MOST_NAMES])
+        told = [list(self._mine().items())[:MOST_NAMES], list(polled.items())]
         until = store.now_ms() + LIFE_MS
         yield store.lookup(
-            b"SET", store.space + b"beat:" + store.process, msgpack.encode(list(told.items())), b"PX", LIFE_MS
+            b"SET", store.space + b"beat:" + store.process, msgpack.encode(told), b"PX", LIFE_MS
         )
         yield store.lookup(b"ZADD", store.space + b"beats", until, store.process)
         yield store.lookup(b"ZREMRANGEBYSCORE", store.space + b"beats", b"-inf", store.now_ms() - LIFE_MS)
 
     @inlineCallbacks
+    def _others(self) -> Any:
+        store = self._store
+        processes = yield store.lookup(b"ZRANGE", store.space + b"beats", 0, -1)
+        keys = [store.space + b"beat:" + process for process in processes if process != store.process]
+        beats = (yield store.lookup(b"MGET", *keys)) if keys else []
+        return [msgpack.decode(beat) for beat in beats if beat]
+
+    @inlineCallbacks
     def pollers(self) -> Any:
         """Fires with parked pollers by queue, over all daemons; this one's as they are now."""
-        store = self._store
         total = Counter(self._mine())
-        others = yield store.lookup(b"ZRANGE", store.space + b"beats", 0, -1)
-        keys = [store.space + b"beat:" + process for process in others if process != store.process]
-        if keys:
-            for packed in (yield store.lookup(b"MGET", *keys)):
-                for name, count in msgpack.decode(packed) if packed else ():
-                    total[name] += count
+        for parked, _ in (yield self._others()):
+            for name, count in parked:
+                total[name] += count
         return dict(total)
+
+    @inlineCallbacks
+    def silent_ms(self, name: bytes) -> Any:
+        """Fires with how long ago this queue was polled anywhere, None when that is not known."""
+        polls = [at for _, polled in (yield self._others()) for other, at in polled if other == name]
+        here = self._polled().get(name)
+        silent = [max(0, self._store.now_ms() - at) for at in polls]
+        if here is not None:
+            silent.append(int((self._now() - here) * 1000))
+        return min(silent, default=None)

@@ -61,15 +61,9 @@ class Looking:
         return views[0]
 
     def names(self) -> Deferred[list[bytes]]:
-        """Fires with the names of all queues with tasks in any state, a policy or, in this process, a parked poller."""
+        """Fires with the names of all queues with tasks in any state or a policy."""
         d = self._store.lookup(b"ZRANGE", self._store.space + b"index", 0, -1)
-
-        def merged(keys: list[bytes]) -> list[bytes]:
-            found = {self._store.name_of(key) for key in keys}
-            found.update(self._queues.waiting.names())
-            return sorted(found)
-
-        return d.addCallback(merged)
+        return d.addCallback(lambda keys: [self._store.name_of(key) for key in keys])
 
     @inlineCallbacks
     def counts(self, names: Sequence[bytes]) -> Any:
@@ -204,12 +198,9 @@ class Looking:
             if payload is None:
                 continue
             view = self._view(name, task_id, payload, metas[task_id])
-            texts = (
-                payload,
-                task_id,
-                str(view.known.get("er") or "").encode(),
-                str(view.known.get("y") or "").encode(),
-            )
+            error = view.known.get("er") or {}
+            told = [view.known.get("y") or "", *(error.values() if isinstance(error, dict) else [str(error)])]
+            texts = (payload, task_id, *(text.encode() for text in told))
             if not search or any(search in text for text in texts):
                 views.append(view)
         return views, len(ids)

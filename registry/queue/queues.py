@@ -72,8 +72,8 @@ class Queues:
         self.batching = Batching(self._send, later)
         self.workers = Workers()
         self.draining = False
-        self._heartbeat = Heartbeat(store, self.waiting)
         self._polled: OrderedDict[bytes, float] = OrderedDict()  # the one polled longest ago first
+        self._heartbeat = Heartbeat(store, self.waiting, lambda: self._polled, now)
         self._confirming: dict[bytes, list[bytes]] = {}
         self._unsettled: list[tuple[str, Entry]] = []
 
@@ -454,10 +454,9 @@ class Queues:
         """Parked pollers by queue, over all daemons."""
         return self._heartbeat.pollers()
 
-    def silent_seconds(self, name: bytes) -> float | None:
-        """How long ago this queue was last polled here; None when that is not known."""
-        at = self._polled.get(name)
-        return None if at is None else self._now() - at
+    def silent_ms(self, name: bytes) -> Deferred[int | None]:
+        """Fires with how long ago this queue was last polled, over all daemons; None when that is not known."""
+        return self._heartbeat.silent_ms(name)
 
     @property
     def settled(self) -> bool:

@@ -42,8 +42,8 @@ def check(said: dict[str, Any]) -> dict[str, Any]:
             raise BadOption(f"The field {name!r} is missing, or is no text.")
     if said.get("task") is None:
         raise BadOption("The field 'task' is missing.")
-    timezone = said.get("timezone", "UTC")
-    missed = said.get("missed", "skip")
+    timezone = "UTC" if said.get("timezone") is None else said["timezone"]
+    missed = "skip" if said.get("missed") is None else said["missed"]
     if missed not in MISSED:
         raise BadOption("The field 'missed' is skip or once.")
     try:
@@ -58,7 +58,7 @@ def check(said: dict[str, Any]) -> dict[str, Any]:
         next(CronSim(said["cron"], datetime.now(UTC)))
     except (CronSimError, StopIteration, ValueError):
         raise BadOption("The field 'cron' is an expression of five fields, like */5 * * * *.") from None
-    check_name(said["queue"].encode())
+    check_name(said["queue"].encode("utf-8", "surrogatepass"))
     return {
         "cron": said["cron"],
         "timezone": timezone,

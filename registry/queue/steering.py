@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from msgspec import msgpack
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 
 from registry.errors import BadOption, Conflict, NotFound
 from registry.queue.looking import Looking
@@ -21,6 +21,8 @@ IDS_A_PAGE = 500
 # A bulk retry leaves these alone unless it names them: nobody wants what was cancelled to run after all.
 NOT_JSON = "not_json"
 LEFT_ALONE = ("cancelled", "expired", NOT_JSON)
+
+_DRY = b"1"
 
 RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
     "paused": (bool, 0, 1),
@@ -66,9 +68,13 @@ class Steering:
             raise Conflict("not_delayed", f"This task is {STATES[reply[1].decode()]}, not delayed.")
 
     @inlineCallbacks
-    def retry_one(self, name: bytes, task_id: bytes) -> Any:
-        """A dead task is ready again."""
-        reply = yield self._one("retry", name, task_id)
+    def retry_one(self, name: bytes, task_id: bytes, reason: str | None = None, dry_run: bool = False) -> Any:
+        """A dead task is ready again; fires with False, and leaves it alone, when it died of another ``reason``."""
+        if reason is not None:
+            view = yield self._looking.task(name, task_id)
+            if view.state == "dead" and view.known.get("y") != reason:
+                return False
+        reply = yield self._one("retry", name, task_id, _DRY if dry_run else b"")
         if reply[0] == 11:
             raise Conflict(
                 "not_json", "This element of another program is not JSON, and can never be served."
@@ -78,6 +84,7 @@ class Steering:
         if reply[0]:
             yield self._looking.task(name, task_id)
             raise Conflict("not_dead", "This task is not dead.")
+        return True
 
     @inlineCallbacks
     def retry_all(self, name: bytes, reason: str | None, dry_run: bool) -> Any:
@@ -85,27 +92,28 @@ class Steering:
         check_name(name)
         key = self._store.tag(name) + b"x"
         at = count = skipped = 0
+        # Of several dead with one key the first takes it, which a dry run cannot see in Redis.
+        keys: set[bytes] = set()
         while True:
             ids = yield self._store.lookup(b"ZRANGE", key, at, at + IDS_A_PAGE - 1)
             if not ids:
                 return count, skipped
             metas = yield self._store.lookup(b"HMGET", self._store.tag(name) + b"m", *ids)
             chosen = [i for i, packed in zip(ids, metas, strict=True) if _wanted(packed, reason)]
-            if dry_run:
-                count += len(chosen)
-                at += len(ids)
-                continue
-            replies = yield self._each("retry", name, chosen)
-            done = sum(1 for reply in replies if reply[0] == 0)
-            skipped += sum(1 for reply in replies if reply[0] in (10, 11))
+            replies = yield self._each("retry", name, chosen, _DRY if dry_run else b"")
+            done = 0
+            for code, *more in map(_checked, replies):
+                taken = code in (10, 11) or (dry_run and code == 0 and more[0] in keys)
+                skipped += taken
+                if code == 0 and not taken:
+                    done += 1
+                    keys.update(filter(None, more))
             count += done
-            at += len(ids) - done
+            at += len(ids) if dry_run else len(ids) - done
 
     @inlineCallbacks
-    def _each(self, verb: str, name: bytes, ids: Iterable[bytes]) -> Any:
-        from twisted.internet.defer import gatherResults
-
-        entries = [self._store.of_lease(name, task_id) for task_id in ids]
+    def _each(self, verb: str, name: bytes, ids: Iterable[bytes], *args: bytes) -> Any:
+        entries = [self._store.of_lease(name, task_id, *args) for task_id in ids]
         return (yield gatherResults([self._queues.ask(verb, entry) for entry in entries], consumeErrors=True))
 
     @inlineCallbacks
@@ -151,8 +159,15 @@ class Steering:
             del given["paused"]
             reset.append("paused")
         packed = msgpack.encode({"set": given, "reset": reset})
-        d = self._one("policy", name, packed)
-        return d.addCallback(lambda reply: msgpack.decode(reply[1]) or {})
+        return self._change(name, packed)
+
+    @inlineCallbacks
+    def _change(self, name: bytes, packed: bytes) -> Any:
+        reply = yield self._one("policy", name, packed)
+        while reply[2]:
+            # More results than may be kept from now on: a bounded piece of them with each call.
+            reply = yield self._one("policy", name, packed)
+        return msgpack.decode(reply[1]) or {}
 
 
 def _checked(reply: list[Any]) -> list[Any]:
@@ -197,6 +212,8 @@ def _retention(value: Any) -> dict[str, Any]:
             isinstance(number, bool)
             or not isinstance(number, int | float)
             or not 0 <= number <= RETENTION[name]
+            or (name == "done_max" and not isinstance(number, int))
         ):
-            raise BadOption(f"The field 'retention.{name}' is a number from 0 to {RETENTION[name]}.")
+            what = "a whole number" if name == "done_max" else "a number"
+            raise BadOption(f"The field 'retention.{name}' is {what} from 0 to {RETENTION[name]}.")
     return dict(value)

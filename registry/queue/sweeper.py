@@ -19,6 +19,7 @@ log = Logger()
 SWEEP_SECONDS = 0.4
 RECHECK_SECONDS = 0.8
 BEAT_SECONDS = 2.0
+WATCH_SECONDS = 2.0
 TICK_SECONDS = 1.0
 # Queues a sweep at most, and moves a queue and kind: a sweep keeps other clients of Redis waiting for some ms at most.
 QUEUES_A_SWEEP = 100
@@ -46,6 +47,7 @@ class Sweeper:
             (SWEEP_SECONDS, self.sweep),
             (RECHECK_SECONDS, self.recheck),
             (BEAT_SECONDS, self._queues.beat),
+            (WATCH_SECONDS, self._store.watch_keys),
             (TICK_SECONDS, self._schedules.tick),
         )
         for seconds, chore in chores:

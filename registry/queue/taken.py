@@ -18,8 +18,8 @@ class Pushed:
 
     def __init__(self, task_id: bytes, how: int = 0) -> None:
         self.id = task_id
-        self.duplicate = how == 1
-        self.replayed = how == 2
+        self.duplicate = how in (1, 3)
+        self.replayed = how in (2, 3)
 
 
 class Taken:

@@ -11,6 +11,7 @@ it out, a stopped Redis does so when it is continued.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -316,6 +317,11 @@ class Link:
         self._delay = min(LAST_RETRY, self._delay * 2)
         self._retry = self._reactor.callLater(delay * random.uniform(0.75, 1.0), self._connect)
 
+    def complain(self, text: str) -> None:
+        """Say what is wrong with this Redis although it answers; each thing once a minute."""
+        if self.ready:
+            self._failed(text)
+
     def _failed(self, text: str) -> None:
         """Remember what is wrong; say each thing once a minute."""
         self.last_error = text = self._scrub(text)
@@ -373,11 +379,14 @@ class Link:
 
 
 PING = pack(b"PING")
+_OF_A_SCRIPT = re.compile(r"\AERR Error running script .* -([A-Z]+) ")
 
 
 def error_word(error: ResponseError) -> str:
-    """The first word of an error reply: READONLY, NOSCRIPT, OOM, …"""
-    return str(error).split(" ", 1)[0]
+    """The word that tells what an error reply is about: READONLY, NOSCRIPT, OOM, … Before Redis 7 a script's error hides it."""
+    text = str(error)
+    inside = _OF_A_SCRIPT.search(text)
+    return inside[1] if inside else text.split(" ", 1)[0]
 
 
 class Pool:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from msgspec import msgpack
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 from txredisapi import ResponseError
 
@@ -30,6 +30,8 @@ _REFUSALS = re.compile(
     r"\b(MISCONF|READONLY|LOADING|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|CROSSSLOT|NOAUTH|NOPERM|UNKILLABLE)\b"
 )
 CALL_SECONDS = 3.0
+# A reply that came within this time, s, tells what Redis's clock says now.
+CLOCK_SECONDS = 0.1
 
 
 def bulk(value: bytes) -> bytes:
@@ -65,7 +67,6 @@ class Store:
         pool: Pool,
         key_prefix: str = "",
         *,
-        wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
@@ -75,9 +76,9 @@ class Store:
         self._bulk_key = lru_cache(maxsize=4096)(lambda name: bulk(prefix + name))
         self.space = b"{%bregistry}" % self.prefix
         self.process = os.urandom(6).hex().encode()
-        self._wall = wall
+        # The time is Redis's, carried on by a clock that nobody sets.
         self._monotonic = monotonic
-        self._offset = 0.0
+        self._offset = time.time() - monotonic()
         self._scripts: dict[str, Script] = {}
         self._heads: dict[str, tuple[bytes, int]] = {}
         self._common = bulk(self.space) + bulk(self.process)
@@ -95,7 +96,7 @@ class Store:
 
     def now_ms(self) -> int:
         """The time as Redis tells it, as nearly as this process knows, in ms."""
-        return int((self._wall() + self._offset) * 1000)
+        return int((self._monotonic() + self._offset) * 1000)
 
     def list_key(self, name: bytes) -> bytes:
         """The key of a queue's list."""
@@ -188,20 +189,25 @@ class Store:
         d = attempt()
         if bounded:
             d.addCallback(answered)
-        d.addErrback(_as_domain)
+        d.addErrback(self._refused)
         return d
+
+    def _refused(self, failure: Any) -> Any:
+        """As `_as_domain`; what says that Redis takes no writes, or not ours, is told in the log as well."""
+        error = failure.value
+        if isinstance(error, ResponseError) and (found := _REFUSALS.search(str(error))):
+            self._link.complain(f"Redis refuses the scripts: {str(error)[found.start() :]}")
+        return _as_domain(failure)
 
     def set_clock(self, redis_ms: int) -> None:
         """Take the time a reply of Redis told."""
-        self._offset = redis_ms / 1000 - self._wall()
+        self._offset = redis_ms / 1000 - self._monotonic()
 
     def greet(self) -> Deferred[None]:
         """On each new connection: learn the clock, check the schema, load the scripts. Fails when a newer daemon's keys are found."""
         d = self._link.command(b"TIME")
         d.addCallback(lambda t: self.set_clock(int(t[0]) * 1000 + int(t[1]) // 1000))
-        d.addCallback(lambda _: self._link.command(b"SET", self.space + b"schema", SCHEMA, b"NX"))
-        d.addCallback(lambda _: self._link.command(b"GET", self.space + b"schema"))
-        d.addCallback(self._check_schema)
+        d.addCallback(lambda _: self._learn_schema())
 
         def load_all(_: object) -> Deferred[Any]:
             last: Deferred[Any] | None = None
@@ -215,27 +221,65 @@ class Store:
 
         return d.addCallback(load_all).addCallback(lambda _: None)
 
-    def _check_schema(self, found: bytes | None) -> None:
-        if found is not None and int(found) > int(SCHEMA):
+    @inlineCallbacks
+    def _learn_schema(self) -> Any:
+        """Check whose keys these are, and say that they are ours where nobody has; fires with whether that was so."""
+        key = self.space + b"schema"
+        found = yield self._link.command(b"GET", key)
+        if found is None:
+            yield self._link.command(b"SET", key, SCHEMA, b"NX")
+            return True
+        if int(found) > int(SCHEMA):
             raise NewerSchema(
                 f"The keys in this Redis are of version {found.decode()}, newer than this daemon's {SCHEMA.decode()}: "
                 "upgrade this daemon."
             )
+        return False
+
+    @inlineCallbacks
+    def watch_keys(self) -> Any:
+        """Notice when somebody has emptied this Redis: nothing in it would tell, and the tasks are gone."""
+        try:
+            gone = yield self._learn_schema()
+        except NewerSchema as error:
+            # The next greeting finds it too, and says what comes of it.
+            self._link.retire(str(error))
+            return
+        if gone:
+            log.critical(
+                "The keys of the registry have vanished from Redis (FLUSHALL, or another server in its place): "
+                "the tasks that were there are lost"
+            )
 
     def sweep(self, queues: int, moves: int) -> Deferred[list[int]]:
         """Let time do its work on the queues that are due; fires with [queues swept, moves made]."""
-        args = self._common_for_all + bulk(b"%d" % queues) + bulk(b"%d" % moves)
-        script = self._scripts["sweep"]
+        asked = self._monotonic()
+
+        def swept(reply: list[int]) -> list[int]:
+            # Redis's clock may be set at any time. A reply that took long tells nothing about it.
+            if self._monotonic() - asked < CLOCK_SECONDS:
+                self.set_clock(reply[2])
+            return reply[:2]
+
+        return self._without_keys("sweep", bulk(b"%d" % queues) + bulk(b"%d" % moves), 2).addCallback(swept)
+
+    def probe(self) -> Deferred[None]:
+        """Fails when Redis would refuse a push: it takes no writes, or not from us."""
+        return self._without_keys("probe", b"", 0).addErrback(self._refused).addCallback(lambda _: None)
+
+    def _without_keys(self, verb: str, args: bytes, count: int) -> Deferred[Any]:
+        args = self._common_for_all + args
+        script = self._scripts[verb]
 
         def send(head: bytes) -> Deferred[Any]:
-            return self._link.call(b"*8\r\n%b$1\r\n0\r\n$1\r\n0\r\n%b" % (head, args))
+            return self._link.call(b"*%d\r\n%b$1\r\n0\r\n$1\r\n0\r\n%b" % (6 + count, head, args))
 
         def refused(failure: Any) -> Any:
             if isinstance(failure.value, ResponseError) and str(failure.value).startswith("NOSCRIPT"):
                 return send(b"$4\r\nEVAL\r\n" + bulk(script.text))
             return failure
 
-        return send(self._heads["sweep"][0]).addErrback(refused)
+        return send(self._heads[verb][0]).addErrback(refused)
 
     def read(self, verb: str, names: Sequence[bytes]) -> Deferred[list[Any]]:
         """Run a script that only reads, over one of the other connections; an element per name."""
@@ -285,7 +329,7 @@ VERBS = {
     "release": 2,
     "extend": 3,
     "cancel": 1,
-    "retry": 1,
+    "retry": 2,
     "run": 1,
     "watch": 1,
     "policy": 1,
@@ -293,6 +337,7 @@ VERBS = {
     "move": 4,
     "counts": 0,
     "sweep": 0,
+    "probe": 0,
 }
 
 

@@ -8,7 +8,11 @@ local acked, traces, freed = {}, {}, {}
 -- What is known of the tasks, read at once for each queue: by entry. Of a task under a lease it says which lease that is.
 local found = {}
 
+-- Whether any lease of a queue has run out without the sweeper having seen it: by queue.
+local some_lapsed = {}
+
 local function find(list, entries)
+  some_lapsed[list] = call('ZCOUNT', '{' .. list .. '}l', '-inf', now) > 0
   local ids = {}
   for n, i in ipairs(entries) do ids[n] = string.match(ARGV[2 + i * 2], '^[^-]*') end
   local packed = call('HMGET', '{' .. list .. '}m', unpack(ids))
@@ -24,6 +28,7 @@ local function ack(i, list, lease, result)
   local holds = m and m.s == 'l' and m.o and m.o.i == lease
   if holds then
     -- Its lease ends with the others'.
+    if some_lapsed[list] and not is_held(g, lease) then status = 'late' end
   elseif call('ZREM', g .. 'l', lease) == 1 then
     m = known(g, id) or {a = 1}
   else
@@ -33,6 +38,9 @@ local function ack(i, list, lease, result)
     if m.s == 'r' then leave_tombstone(list, g, m) end
     if m.s == 'd' then call('ZREM', g .. 'd', id) end
     if m.s == 'x' then call('ZREM', g .. 'x', id) end
+    -- Who is late is who had it last.
+    local last = m.h and m.h[#m.h]
+    m.o = last and {i = lease, w = last.w, f = last.f}
     m.y, status = nil, 'late'
   end
   make_done(list, g, id, m, result ~= '' and result, false)

@@ -37,9 +37,14 @@ local function due(list, at)
   if not known or known > at then dues[list] = at end
 end
 
--- One entry's failure as its reply: Redis 7 raises tables, older ones strings.
+-- One entry's failure as its reply: Redis 7 raises tables, older ones strings. A Redis that takes no writes refused every entry, and
+-- the whole call fails: those who watch the connection are to know.
+local NO_WRITES = {'READONLY', 'MISCONF', 'NOREPLICAS'}
 local function refusal(e)
   local text = type(e) == 'table' and (e.err or 'error') or tostring(e)
+  for _, word in ipairs(NO_WRITES) do
+    if string.find(text, word, 1, true) then error(e, 0) end
+  end
   if string.find(text, 'WRONGTYPE', 1, true) then return {6, text} end
   if string.find(text, 'OOM command', 1, true) then return {7, text} end
   return {8, text}

@@ -4,15 +4,17 @@
 -- Reply per entry: {0, length ms, cancel} · {1} the lease is lost · {8, text}.
 local function extend(list, lease, length, packed)
   local g = '{' .. list .. '}'
-  local ends = call('ZSCORE', g .. 'l', lease)
-  if not ends or tonumber(ends) <= now then return {1} end
+  if not is_held(g, lease) then return {1} end
   local id = string.match(lease, '^[^-]*')
   local m = known(g, id)
   if not m or not m.o then return {1} end
   local rules = policy_of(g)
   if length == 0 then length = m.l or (rules.lease or 60) * 1000 end
-  if rules.max_run then length = math.min(length, m.o.f + rules.max_run * 1000 - now) end
-  if length <= 0 then return {1} end
+  if rules.max_run then
+    -- Not past the bound, but what the pop granted beyond it is not taken away.
+    local granted = tonumber(call('ZSCORE', g .. 'l', lease))
+    length = math.min(length, math.max(granted, m.o.f + rules.max_run * 1000) - now)
+  end
   -- Taken out first: a full Redis lets a script that began by freeing go on.
   call('ZREM', g .. 'l', lease)
   call('ZADD', g .. 'l', now + length, lease)

@@ -4,7 +4,9 @@
 -- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}.
 local function fail(list, lease, packed)
   local g = '{' .. list .. '}'
-  if call('ZREM', g .. 'l', lease) == 0 then return {1} end
+  must_be_list(list)
+  if not is_held(g, lease) then return {1} end
+  call('ZREM', g .. 'l', lease)
   local id = string.match(lease, '^[^-]*')
   local o = cmsgpack.unpack(packed)
   local m = known(g, id) or {a = 1}

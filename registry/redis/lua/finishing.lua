@@ -12,21 +12,24 @@ local ends, known_ends, counted = {}, {}, {}
 -- More arguments a command does not take from Lua at once.
 local MOST_ARGUMENTS = 2000
 
--- Beyond the queue's limit the oldest go, two for each that came; those that a push asked to keep stay, and are passed over.
+-- Beyond the queue's limit the oldest go, more than came where the limit was lowered; those that a push asked to keep stay, and are
+-- passed over.
+local MOST_TRIMMED = 1000
 local function trim(list, g, came)
   local over = call('ZCARD', g .. 'e') - ((policy_of(g).retention or {}).done_max or 1000)
-  if over <= 0 then return end
-  local goes, gone = math.min(over, 2 * came), {}
+  if over <= 0 then return 0 end
+  local goes, gone = math.min(over, came + 20, MOST_TRIMMED), {}
   local oldest = call('ZRANGE', g .. 'e', 0, goes + 17)
   for i, packed in ipairs(call('HMGET', g .. 'm', unpack(oldest))) do
     local m = packed and cmsgpack.unpack(packed)
     if #gone < goes and not (m and (m.r or m.i)) then gone[#gone + 1] = oldest[i] end
   end
-  if #gone == 0 then return end
+  if #gone == 0 then return 0 end
   call('ZREM', g .. 'e', unpack(gone))
   call('HDEL', g .. 't', unpack(gone))
   call('HDEL', g .. 'm', unpack(gone))
   drained[list] = true
+  return over - #gone
 end
 
 local function write_ends(list)

@@ -38,6 +38,16 @@ local function slot_freed(list, g)
   if policy_of(g).concurrency then wake(list) end
 end
 
+-- Where another program keeps something else under the queue's name, an entry is refused before it changes anything: Redis
+-- takes back nothing of what a script did before its failure, and a task would be in no list any more.
+local function must_be_list(list) call('LLEN', list) end
+
+-- A lease that has run out is nobody's, whether or not the sweeper has come by.
+local function is_held(g, lease)
+  local ends = call('ZSCORE', g .. 'l', lease)
+  return ends and tonumber(ends) > now
+end
+
 local function ready_list(list, g, priority)
   return (priority or 0) == 0 and list or g .. priority
 end
@@ -117,8 +127,8 @@ end
 
 local function backoff_ms(g, m)
   local base = m.b or (policy_of(g).backoff or 10) * 1000
-  local wait = math.min(base * 2 ^ math.min((m.a or 1) - 1, 20), 3600000)
-  return math.floor(wait * (0.9 + clock[2] % 1000 / 5000))
+  local wait = base * 2 ^ math.min((m.a or 1) - 1, 20)
+  return math.min(math.floor(wait * (0.9 + clock[2] % 1000 / 5000)), 3600000)
 end
 
 local function attempts_left(g, m)

@@ -1,12 +1,18 @@
--- uses: base, life
+-- uses: base, life, finishing
 -- Policy: change some of a queue's rules.
--- KEYS: the list of each entry. ARGV per entry: msgpack {set {rule -> value}, reset {rule, …}}. Reply per entry: {0, msgpack of all rules} · {8, text}.
+-- KEYS: the list of each entry. ARGV per entry: msgpack {set {rule -> value}, reset {rule, …}}.
+-- Reply per entry: {0, msgpack of all rules, how many of the done go beyond a new limit and were not met yet} · {8, text}.
 local function change(list, packed)
   local g = '{' .. list .. '}'
+  must_be_list(list)
   local o = cmsgpack.unpack(packed)
   local rules = policy_of(g)
   for rule, value in pairs(o.set or {}) do rules[rule] = value end
-  for _, rule in ipairs(o.reset or {}) do rules[rule] = nil end
+  local keeps = (o.set or {}).retention
+  for _, rule in ipairs(o.reset or {}) do
+    rules[rule] = nil
+    keeps = keeps or rule == 'retention'
+  end
   if next(rules) == nil then
     call('DEL', g .. 'c')
     call('HDEL', g .. 'n', 'started', 'since')
@@ -15,8 +21,9 @@ local function change(list, packed)
     call('SET', g .. 'c', cmsgpack.pack(rules))
     due(list, FAR)
   end
+  local left = keeps and trim(list, g, MOST_TRIMMED) or 0
   wake(list)
-  return {0, cmsgpack.pack(rules)}
+  return {0, cmsgpack.pack(rules), left}
 end
 
 local replies = {}

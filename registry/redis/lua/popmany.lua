@@ -27,14 +27,14 @@ local function pop_many(first, nonce, lease_ms, packed)
       at = at + 1
     else
       -- By itself: what was taken from the others must be answered whatever is wrong with this one.
-      local together, group = pcall(take_group, list, asks, #given + 1, MOST_BYTES - bytes)
+      local together, group = pcall(take_group, list, asks, #given + 1, MOST_BYTES - bytes, #given > 0)
       for _, reply in ipairs(together and group or {}) do
         reply[8], reply[9], reply[10] = 0, list, nonce
         given[#given + 1] = reply
         bytes = bytes + #reply[3]
       end
       if not together or #group == 0 then
-        local ok, reply = pcall(take, list, nonce, lease_ms, o)
+        local ok, reply = pcall(take, list, nonce, lease_ms, o, #given > 0 and MOST_BYTES - bytes)
         if not ok then reply = refusal(reply) end
         if reply[1] == 0 then
           reply[8], reply[9], reply[10] = 0, list, nonce
@@ -42,7 +42,9 @@ local function pop_many(first, nonce, lease_ms, packed)
           bytes = bytes + #reply[3]
           if fair then at = at + 1 end
         else
-          if reply[1] ~= 1 then nothing = reply end
+          if reply[1] == 9 then break end
+          -- Where there may be more behind what was only cleared away, that counts, whatever the others say.
+          if reply[1] ~= 1 and nothing[1] ~= 2 then nothing = reply end
           over[list] = true
           open = open - 1
         end

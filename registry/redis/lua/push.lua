@@ -2,14 +2,17 @@
 -- Push: a new task becomes ready, or delayed.
 -- KEYS: the list of each entry.
 -- ARGV per entry: id, payload, options ('' or msgpack: p d at x n b l k r ik ih tp w, see `push_options` in `http/asked.py`).
--- Reply per entry: {0} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed ·
+-- Reply per entry: {0} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed · {0, id, 3} both ·
 --   {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length.
 if too_late() then return {'LATE', now} end
 
 local function with_options(list, g, id, payload, o, rules)
   local memory = o.ik and g .. 'i:push:' .. o.ik
   local first = memory and remembered_as(memory, o.ih)
-  if first then return {0, first, 2} end
+  if first then
+    local id = string.match(first, '^(.*)%+$')
+    return id and {0, id, 3} or {0, first, 2}
+  end
   if first == false then return {5} end
   if not is_list(list) then return {6, 'WRONGTYPE'} end
   if o.k then
@@ -20,6 +23,7 @@ local function with_options(list, g, id, payload, o, rules)
         m.w, m.r = true, m.r or o.r
         keep(g, other, m)
       end
+      if memory then call('SET', memory, other .. '+ ' .. o.ih, 'PX', DAY) end
       return {0, other, 1}
     end
   end

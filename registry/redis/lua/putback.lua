@@ -20,6 +20,7 @@ end
 local function put_back(list, lease, answer)
   local g = '{' .. list .. '}'
   local id = string.match(lease, '^[^-]*')
+  must_be_list(list)
   local m = known(g, id)
   if m and m.o and m.o.k and not last_answer(g, id, m, answer) then return {1} end
   if call('ZREM', g .. 'l', lease) == 0 then return {1} end

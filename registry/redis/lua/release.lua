@@ -3,7 +3,9 @@
 -- KEYS: the list of each entry. ARGV per entry: lease id, delay ms. Reply per entry: {0} · {1} the lease is lost · {8, text}.
 local function release(list, lease, wait)
   local g = '{' .. list .. '}'
-  if call('ZREM', g .. 'l', lease) == 0 then return {1} end
+  must_be_list(list)
+  if not is_held(g, lease) then return {1} end
+  call('ZREM', g .. 'l', lease)
   local id = string.match(lease, '^[^-]*')
   local m = known(g, id) or {a = 1}
   remember(m, 'released')

@@ -3,6 +3,7 @@
 -- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0} · {1} no such task · {2, state} not delayed · {8, text}.
 local function run(list, id)
   local g = '{' .. list .. '}'
+  must_be_list(list)
   if call('HEXISTS', g .. 't', id) == 0 then return {1} end
   local m = known(g, id) or {s = 'r'}
   if call('ZREM', g .. 'd', id) == 0 then return {2, m.s} end

@@ -1,7 +1,7 @@
 -- uses: base, life, finishing
 -- Sweep: what time does to the queues that are due, oldest due first: leases lapse, delays end, expired tasks die, traces go.
 -- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind.
--- Reply: {queues swept, moves made}.
+-- Reply: {queues swept, moves made, the time}.
 local moves, per_kind = 0, tonumber(ARGV[5])
 
 local function lapse_leases(list, g)
@@ -82,6 +82,7 @@ end
 
 local function sweep(list)
   local g = '{' .. list .. '}'
+  must_be_list(list)
   expire(list, g)
   lapse_leases(list, g)
   end_delays(list, g)
@@ -104,10 +105,10 @@ local queues = call('ZRANGEBYSCORE', SPACE .. 'index', '-inf', now, 'LIMIT', 0, 
 for _, list in ipairs(queues) do
   local ok = pcall(sweep, list)
   if not ok then
-    -- One queue in an unexpected state must not keep the others from being swept.
+    -- One queue in an unexpected state must not keep the others from being swept; it is tried again soon.
     dues[list], drained[list] = nil, nil
     call('ZREM', SPACE .. 'index', list)
-    call('ZADD', SPACE .. 'index', now + 10000, list)
+    call('ZADD', SPACE .. 'index', now + 1000, list)
   end
 end
-return finish({#queues, moves})
+return finish({#queues, moves, now})

@@ -29,9 +29,9 @@ end
 -- What a queue's policy has against a start now, or nil.
 local function held_back(list, q, leased)
   local rules, g = q.rules, q.g
+  if rules.concurrency and not leased then return {4} end
   if rules.paused then return {3, 'paused'} end
   if rules.concurrency then
-    if not leased then return {4} end
     if call('ZCARD', g .. 'l') >= rules.concurrency then return {3, 'concurrency_limited'} end
   end
   if rules.rate then
@@ -60,7 +60,8 @@ local function next_element(list, q)
   return call('RPOP', list), 0
 end
 
-local function take(list, nonce, lease_ms, o)
+-- `room`: bytes a payload may have; one that has more stays where it is, and the reply is {9}.
+local function take(list, nonce, lease_ms, o, room)
   local q = learnt[list] or learn(list, '{' .. list .. '}')
   local g = q.g
   local leased = o and o.l
@@ -79,7 +80,6 @@ local function take(list, nonce, lease_ms, o)
       made = made + 1
       -- The capital A tells for good that nobody has checked this payload; no id made by a push has one.
       id, payload, raw = string.format('%011xA%s%03x', now, string.sub(nonce, 1, 9), made), e, 1
-      call('HSET', g .. 't', id, e)
     end
     if stale then
       if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
@@ -87,7 +87,11 @@ local function take(list, nonce, lease_ms, o)
     elseif m and m.x and m.x <= now then
       call('ZREM', g .. 'o', id)
       bury(list, g, id, m, 'expired')
+    elseif room and #payload > room then
+      call('RPUSH', p == 0 and list or g .. p, e)
+      return {9}
     else
+      if raw == 1 then call('HSET', g .. 't', id, e) end
       local lease = id .. '-' .. nonce
       local rules = q.rules or {}
       local length = lease_ms > 0 and lease_ms or (m and m.l) or (rules.lease or 60) * 1000
@@ -131,7 +135,8 @@ local function pack_leased(lease)
   return around[1] .. lease .. around[2]
 end
 
-local function take_group(list, asks, from, room)
+-- `bound`: true when no payload may have more bytes than there is room, false when only the first may, nil when the last may.
+local function take_group(list, asks, from, room, bound)
   local q = learnt[list] or learn(list, '{' .. list .. '}')
   if q.rules or q.ranked then return {} end
   local elements = call('LRANGE', list, -math.min(at_once, #asks - from + 1), -1)
@@ -148,7 +153,7 @@ local function take_group(list, asks, from, room)
   for j, id in ipairs(ids) do
     local nonce, length, o = unpack(asks[from + j - 1], 1, 3)
     local m = metas[j] and cmsgpack.unpack(metas[j]) or nil
-    if not payloads[j] or room <= 0 or (m and m.s or 'r') ~= 'r' or (m and m.g or 0) ~= generations[j] or (m and m.x) then break end
+    if not payloads[j] or room <= 0 or (bound ~= nil and #payloads[j] > room and (bound or j > 1)) or (m and m.s or 'r') ~= 'r' or (m and m.g or 0) ~= generations[j] or (m and m.x) then break end
     local leased, lease = o and o.l, id .. '-' .. nonce
     if length == 0 then length = m and m.l or 60000 end
     if leased and not (m or o.w or o.k or o.mk) then

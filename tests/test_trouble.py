@@ -1,0 +1,201 @@
+"""What is told when Redis answers and still cannot be used, and when somebody ends the daemon in an unusual way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from tests.bench import SCHEMA, Bench
+from tests.live import Daemon, RedisServer, wait_until
+from tests.talk import Asked, ask, fresh, leased, pop, push, pushed, running
+
+every_redis = pytest.mark.every_redis
+
+
+@pytest.fixture
+def served(redis_server: RedisServer) -> Iterator[Daemon]:
+    with running(redis_server) as daemon:
+        yield daemon
+
+
+def ready(daemon: Daemon) -> int:
+    return ask(daemon, "GET", "/readyz").status
+
+
+@every_redis
+def test_readyz_asks_redis_and_does_not_wait_for_long(served: Daemon, redis_server: RedisServer) -> None:
+    assert ready(served) == 200
+    redis_server.pause()
+    try:
+        began = time.monotonic()
+        refused = ask(served, "GET", "/readyz").refused(503, "redis_unavailable", "does not answer")
+        assert time.monotonic() - began < 3 and refused["outcome"] == "not_applied"
+    finally:
+        redis_server.resume()
+    wait_until(lambda: ready(served) == 200, 10)
+
+
+@every_redis
+def test_a_demoted_master_is_told_of_and_left(served: Daemon, redis_server: RedisServer) -> None:
+    q = fresh()
+    pushed(served, q, 1)
+    connections = redis_server.command("INFO", "stats").split(b"total_connections_received:")[1].split()[0]
+    redis_server.command("SLAVEOF", "127.0.0.1", "1")
+    assert push(served, q, 2).json["outcome"] == "not_applied"
+    wait_until(lambda: ready(served) == 503, 5)
+    assert "READONLY" in served.log or "read only" in served.log
+    # A name that leads to the new master by now is looked up again.
+    time.sleep(1)
+    now = redis_server.command("INFO", "stats").split(b"total_connections_received:")[1].split()[0]
+    assert int(now) > int(connections) + 1
+    redis_server.command("SLAVEOF", "NO", "ONE")
+    wait_until(lambda: push(served, q, 2).status == 200, 10)
+    wait_until(lambda: ready(served) == 200, 10)
+
+
+@every_redis
+def test_a_redis_that_refuses_writes_is_not_ready_and_the_log_says_so(
+    served: Daemon, redis_server: RedisServer
+) -> None:
+    if redis_server.version.startswith("3."):
+        pytest.skip("Redis 3.2 lets scripts write all the same")
+    redis_server.command("CONFIG", "SET", "min-slaves-to-write", "1")
+    refused = push(served, fresh(), 1).refused(503, "redis_unavailable", "NOREPLICAS")
+    assert refused["outcome"] == "not_applied"
+    assert ready(served) == 503
+    assert "NOREPLICAS" in served.log
+    redis_server.command("CONFIG", "SET", "min-slaves-to-write", "0")
+    assert ready(served) == 200
+    assert push(served, fresh(), 1).status == 200
+
+
+@every_redis
+def test_scripts_that_are_forbidden_make_it_not_ready(served: Daemon, redis_server: RedisServer) -> None:
+    if int(redis_server.version.split(".")[0]) < 6:
+        pytest.skip("this Redis knows no users")
+    redis_server.command("ACL", "SETUSER", "default", "-evalsha")
+    push(served, fresh(), 1).refused(503, "redis_unavailable", "NOPERM")
+    assert ready(served) == 503
+    wait_until(lambda: "NOPERM" in served.log, 3)
+
+
+@every_redis
+def test_a_full_redis_is_still_connected_to(served: Daemon, redis_server: RedisServer) -> None:
+    """It can only be drained by those who are let in."""
+    q = fresh()
+    pushed(served, q, "x")
+    redis_server.command("CONFIG", "SET", "maxmemory", "1")
+    redis_server.command("CLIENT", "KILL", "TYPE", "normal")
+    wait_until(lambda: ready(served) == 200, 10)
+    push(served, q, 1).refused(503, "redis_full")
+    assert pop(served, q, "wait=0").status == 200
+
+
+@every_redis
+def test_an_emptied_redis_is_noticed(served: Daemon, redis_server: RedisServer) -> None:
+    pushed(served, fresh(), 1)
+    redis_server.command("FLUSHALL")
+    wait_until(lambda: "have vanished from Redis" in served.log, 6)
+    assert redis_server.command("GET", SCHEMA) == b"1"
+    time.sleep(2.5)
+    assert served.log.count("have vanished") == 1
+    assert push(served, fresh(), 1).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clock_that_was_set_is_followed(module_redis: RedisServer) -> None:
+    bench = await Bench(module_redis).start()
+    try:
+        for wrong in (-600_000, 600_000):
+            bench.store.set_clock(bench.now() + wrong)
+            await bench.sweep()
+            assert abs(bench.store.now_ms() - bench.now()) < 500
+    finally:
+        await bench.stop()
+
+
+def test_the_daemons_own_clock_may_be_set(monkeypatch: pytest.MonkeyPatch, module_redis: RedisServer) -> None:
+    bench = Bench(module_redis)
+    bench.store.set_clock(5_000_000)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert abs(bench.store.now_ms() - 5_000_000) < 1000
+
+
+# The end
+
+
+def connected(daemon: Daemon) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", daemon.port), timeout=10)
+
+
+def request(daemon: Daemon, path: str) -> bytes:
+    return f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1".encode()
+
+
+def all_of(connection: socket.socket) -> bytes:
+    found = b""
+    while piece := connection.recv(65536):
+        found += piece
+    connection.close()
+    return found
+
+
+def test_new_requests_of_a_stopping_daemon_are_told(served: Daemon) -> None:
+    """On connections that were idle, whatever road they took, as long as something is under way."""
+    q = fresh()
+    half = connected(served)
+    half.sendall(request(served, f"/api/pushTask/{q}")[:-1])
+    fresh_one, used, behind = (connected(served) for _ in range(3))
+    used.sendall(request(served, f"/api/pushTask/{q}"))
+    assert used.recv(65536).startswith(b"HTTP/1.1 200")
+    behind.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert behind.recv(65536).startswith(b"HTTP/1.1 200")
+    os.kill(served.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    for connection in (fresh_one, used, behind):
+        connection.sendall(request(served, f"/api/pushTask/{q}"))
+        told = all_of(connection)
+        assert told.startswith(b"HTTP/1.1 503") and b"shutting_down" in told
+        assert b"\r\nConnection: close\r\n" in told
+    half.sendall(b"1")
+    assert all_of(half).startswith(b"HTTP/1.1 503")
+    served.wait()
+
+
+def test_what_the_kernel_has_accepted_is_answered_at_the_end(served: Daemon) -> None:
+    parked = Asked(served, "GET", f"/api/popTask/{fresh()}?wait=20")
+    assert parked.waits(0.3)
+    os.kill(served.pid, signal.SIGSTOP)
+    late = [connected(served) for _ in range(20)]
+    for connection in late:
+        connection.sendall(request(served, f"/api/pushTask/{fresh()}"))
+    os.kill(served.pid, signal.SIGTERM)
+    os.kill(served.pid, signal.SIGCONT)
+    for connection in late:
+        assert all_of(connection).split(b" ")[1] in (b"200", b"503")
+    drained = parked.answer()
+    assert drained.status == 202 and drained.headers["connection"] == "close"
+    assert 1 <= int(drained.headers["retry-after"]) <= 3
+    served.wait()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_closed_terminal_ends_it_as_sigterm_does(redis_server: RedisServer, processes: str) -> None:
+    with running(redis_server, PROCESSES=processes) as daemon:
+        q = fresh()
+        pushed(daemon, q, 1)
+        parked: Any = Asked(daemon, "GET", f"/api/popTask/{fresh()}?wait=20")
+        assert parked.waits(0.3)
+        os.kill(daemon.pid, signal.SIGHUP)
+        assert parked.answer().status == 202
+        daemon.wait()
+        assert "registry has stopped" in daemon.log
+    with running(redis_server) as daemon:
+        assert leased(daemon, q)["task"] == 1
