@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lints, type checks and tests, in a virtual environment of its own: .venv-test, or the one VENV names.
-# Arguments go to pytest: bin/test.sh -m 'not slow'. Without any, the tests run in as many processes as there are cores.
+# Arguments go to pytest: bin/test.sh -m 'not slow'. Without any, the tests run in several processes.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 venv=${VENV:-.venv-test}
@@ -18,7 +18,8 @@ python=$venv/bin/python
 step "ruff check" "$python" -m ruff check
 step "ruff format" "$python" -m ruff format --check
 step "mypy" "$python" -m mypy
-[ $# -gt 0 ] || set -- -n auto --dist loadfile
+# Most of a test's time is waiting, so that there is room for half as many again as there are cores.
+[ $# -gt 0 ] || set -- -n "$(($(nproc) * 3 / 2))" --dist loadfile
 step "pytest" "$python" -m pytest "$@"
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'Failed: %s\n' "${failed[@]}" >&2

@@ -392,7 +392,8 @@ def test_why_of_every_state(served: Daemon, q: str) -> None:
     told = why(served, q, delayed)
     assert told["state"] == "delayed"
     [reason] = [r for r in told["reasons"] if r["code"] == "delayed"]
-    assert 45 < reason["seconds"] <= 50
+    # A daemon knows the time of Redis to a few ms.
+    assert 45 < reason["seconds"] < 50.1
     task_id = pushed(served, q, 1, "attempts=1")
     held = leased(served, q, "wait=0&lease=30&worker=w7")
     told = why(served, q, task_id)
