@@ -132,6 +132,16 @@ def test_what_was_only_cleared_away_hides_nothing_behind_it(served: Daemon) -> N
         a = fresh()
 
 
+def test_a_fair_pop_reads_no_whole_queue(served: Daemon, module_redis_process: RedisServer) -> None:
+    a, b = fresh(), fresh()
+    for name in (a, b):
+        ask(served, "PUT", f"/api/pushTasks/{name}", list(range(500))).ok()
+    module_redis_process.command("CONFIG", "RESETSTAT")
+    given = ask(served, "GET", f"/api/popTasks/{a},{b}?count=6&order=fair&wait=0").ok()["tasks"]
+    assert sorted(one["task"] for one in given) == [0, 0, 1, 1, 2, 2]
+    assert b"cmdstat_lrange" not in module_redis_process.command("INFO", "commandstats")
+
+
 def test_what_came_of_an_ack_is_told_with_a_refusal_of_the_pop_too(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     lease = leased(served, q)["lease"]
@@ -188,6 +198,13 @@ def test_a_bound_on_the_run_takes_nothing_away_that_a_pop_granted(served: Daemon
     assert 28 < on(served, "extend", q, lease, b"", "lease=100").ok()["expires_in"] <= 30
     assert on(served, "extend", q, lease, b"", "lease=1").ok()["expires_in"] == 1
     assert on(served, "extend", q, lease, b"", "lease=100").ok()["expires_in"] <= 2
+
+
+def test_a_bound_of_a_fraction_of_a_millisecond(served: Daemon, q: str) -> None:
+    policy(served, q, max_run=10.0005)
+    pushed(served, q, 1)
+    lease = leased(served, q, "lease=1&wait=0", Idempotency_Key="i")["lease"]
+    assert 9 < on(served, "extend", q, lease, b"", "lease=100").ok()["expires_in"] <= 10.001
 
 
 # Steering

@@ -173,7 +173,7 @@ class Verbs:
             print_ = asked.fingerprint(query, body, but=ITS_OWN)
             packed.update(ik=key, ih=print_)
             popped = self._joining.join(
-                (b"pop", name, key, print_), lambda: self._queues.pop(name, wait, length, packed)
+                (b"pop", name, key, print_, wait), lambda: self._queues.pop(name, wait, length, packed)
             )
         d = popped.addCallback(_popped)
         return d if acked is None else self._with_ack(d, acked)
@@ -221,7 +221,7 @@ class Verbs:
             return start().addCallback(_popped_many)
         print_ = asked.fingerprint(query, raw, body, but=ITS_OWN)
         packed.update(ik=key, ih=print_)
-        return self._joining.join((b"pops", raw, key, print_), start).addCallback(_popped_many)
+        return self._joining.join((b"pops", raw, key, print_, wait), start).addCallback(_popped_many)
 
     # Working
 

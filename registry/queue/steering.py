@@ -23,6 +23,8 @@ NOT_JSON = "not_json"
 LEFT_ALONE = ("cancelled", "expired", NOT_JSON)
 
 _DRY = b"1"
+# Another round says nothing of the rules: somebody else may have changed them meanwhile.
+_TRIM_ON = msgpack.encode({"t": True})
 
 RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
     "paused": (bool, 0, 1),
@@ -166,7 +168,7 @@ class Steering:
         reply = yield self._one("policy", name, packed)
         while reply[2]:
             # More results than may be kept from now on: a bounded piece of them with each call.
-            reply = yield self._one("policy", name, packed)
+            reply = yield self._one("policy", name, _TRIM_ON)
         return msgpack.decode(reply[1]) or {}
 
 

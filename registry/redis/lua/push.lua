@@ -23,7 +23,8 @@ local function with_options(list, g, id, payload, o, rules)
         m.w, m.r = true, m.r or o.r
         keep(g, other, m)
       end
-      if memory then call('SET', memory, other .. '+ ' .. o.ih, 'PX', DAY) end
+      -- A full Redis need not refuse what it has already.
+      if memory then redis.pcall('SET', memory, other .. '+ ' .. o.ih, 'PX', DAY) end
       return {0, other, 1}
     end
   end

@@ -139,7 +139,10 @@ end
 local function take_group(list, asks, from, room, bound)
   local q = learnt[list] or learn(list, '{' .. list .. '}')
   if q.rules or q.ranked then return {} end
-  local elements = call('LRANGE', list, -math.min(at_once, #asks - from + 1), -1)
+  local most = math.min(at_once, #asks - from + 1)
+  -- From -0 on would be the whole list.
+  if most <= 0 then return {} end
+  local elements = call('LRANGE', list, -most, -1)
   local ids, generations = {}, {}
   for j = #elements, 1, -1 do
     local id, generation = ours(elements[j])
