@@ -6,23 +6,34 @@ local function forget(list, g, id)
   drained[list] = true
 end
 
--- Done tasks of this call by queue, written together: {score, id, score, id, …}, and what is known of them, {id, m, id, m, …};
--- those that count towards the queue's limit are counted.
-local ends, known_ends, counted = {}, {}, {}
+-- Done tasks of this call by queue, written together: {score, id, score, id, …}, and what is known of them, {id, m, id, m, …}.
+local ends, known_ends = {}, {}
 -- More arguments a command does not take from Lua at once.
 local MOST_ARGUMENTS = 2000
 
--- Beyond the queue's limit the oldest go, more than came where the limit was lowered; those that a push asked to keep stay, and are
--- passed over.
-local MOST_TRIMMED = 1000
-local function trim(list, g, came)
+-- Whether what a push asked for still keeps the result of this task.
+local function is_asked_for(m)
+  return (m.r and m.z + m.r > now) or (m.i and m.z + DAY > now)
+end
+
+-- Beyond the queue's limit the oldest go, `most` of them at once. Those that a push asked to keep stay, and are passed over: `pages` of
+-- them in front, and then a page somewhere behind, so that they do not shield the others for long. How many are still over.
+local MOST_TRIMMED = 500
+local function trim(list, g, most, pages)
   local over = call('ZCARD', g .. 'e') - ((policy_of(g).retention or {}).done_max or 1000)
   if over <= 0 then return 0 end
-  local goes, gone = math.min(over, came + 20, MOST_TRIMMED), {}
-  local oldest = call('ZRANGE', g .. 'e', 0, goes + 17)
-  for i, packed in ipairs(call('HMGET', g .. 'm', unpack(oldest))) do
-    local m = packed and cmsgpack.unpack(packed)
-    if #gone < goes and not (m and (m.r or m.i)) then gone[#gone + 1] = oldest[i] end
+  local goes, gone, from = math.min(over, most), {}, 0
+  for page = 0, pages do
+    -- The microseconds of the clock: Redis gives every run of a script the same random numbers.
+    if page == pages then from = from + clock[2] % math.max(over - from, 1) end
+    if from >= over then break end
+    local oldest = call('ZRANGE', g .. 'e', from, math.min(from + goes + 8, over - 1))
+    for i, packed in ipairs(call('HMGET', g .. 'm', unpack(oldest))) do
+      local m = packed and cmsgpack.unpack(packed)
+      if #gone < goes and not (m and is_asked_for(m)) then gone[#gone + 1] = oldest[i] end
+    end
+    if #gone == goes then break end
+    from = from + #oldest
   end
   if #gone == 0 then return 0 end
   call('ZREM', g .. 'e', unpack(gone))
@@ -37,8 +48,9 @@ local function write_ends(list)
   if not scores then return end
   call('HMSET', g .. 'm', unpack(known_ends[list]))
   call('ZADD', g .. 'e', unpack(scores))
-  if counted[list] then trim(list, g, counted[list]) end
-  ends[list], known_ends[list], counted[list] = nil, nil, nil
+  -- Twice as many as came, so that a backlog shrinks.
+  trim(list, g, #scores + 4, 1)
+  ends[list], known_ends[list] = nil, nil
 end
 
 before_end[#before_end + 1] = function()
@@ -64,6 +76,5 @@ local function make_done(list, g, id, m, result, handed_over)
   fields[n + 1], fields[n + 2] = id, cmsgpack.pack(m)
   ends[list], known_ends[list] = scores, fields
   due(list, now + stay)
-  if not (m.r or m.i) then counted[list] = (counted[list] or 0) + 1 end
   if n + 2 >= MOST_ARGUMENTS then write_ends(list) end
 end
