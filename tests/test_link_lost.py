@@ -10,8 +10,9 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
+from txredisapi import ResponseError
 
-from registry.redis.link import pack
+from registry.redis.link import error_word, pack, said
 from tests.links import DEADLINE, every_redis, failure_of, make, outcome_of, sleep, until, version
 from tests.live import RedisServer
 from tests.redis_proxy import RedisProxy, redis_proxy
@@ -157,6 +158,19 @@ async def test_a_replica_ends_the_link_until_it_is_a_master(redis_server: RedisS
     await until(lambda: link.ready and link.wire is not before)
     redis_server.command("SLAVEOF", "NO", "ONE")
     assert await link.command("SET", "k", "x") == b"OK"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "READONLY You can't",
+        "ERR READONLY You can't",
+        "ERR Error running script (call to f_3b4f): @user_script:23: @user_script: 302: -READONLY You can't",
+    ],
+)
+def test_what_an_error_says_that_a_script_came_upon(text: str) -> None:
+    assert said(ResponseError(text)) == "READONLY You can't"
+    assert error_word(ResponseError(text)) == "READONLY"
 
 
 @every_redis

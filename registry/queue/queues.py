@@ -465,10 +465,15 @@ class Queues:
 
     def redis_is_back(self) -> None:
         """Send again what found no Redis, and let every line look again."""
+        self.settle_again()
+        self.wake_all()
+
+    def settle_again(self) -> bool:
+        """Send the confirms and put-backs again that did not get through; whether there were any."""
         unsettled, self._unsettled = self._unsettled, []
         for verb, entry in unsettled:
             self._settle(verb, entry)
-        self.wake_all()
+        return bool(unsettled)
 
 
 def _itself(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -76,6 +76,9 @@ class Sweeper:
 
     def sweep(self) -> Deferred[None]:
         """Sweep until nothing is due."""
+        if self._queues.settle_again():
+            # Redis refused these for a moment. A hand-over that was confirmed must not expire before that is known.
+            return succeed(None)
 
         def swept(reply: list[int]) -> Deferred[None] | None:
             queues, moves = reply

@@ -345,7 +345,7 @@ class Link:
         word = error_word(error)
         # LOADING: a replica that takes a new copy; a fresh connection asks until that is done.
         if word in ("READONLY", "MASTERDOWN", "NOAUTH", "LOADING"):
-            self.retire(str(error))
+            self.retire(said(error))
 
     def _on_tick(self) -> None:
         """Watch the oldest unanswered command without a timer or a timestamp per command.
@@ -379,14 +379,22 @@ class Link:
 
 
 PING = pack(b"PING")
-_OF_A_SCRIPT = re.compile(r"\AERR Error running script .* -([A-Z]+) ")
+# Before Redis 7 with the place in the script, from 7 on where the script raised what it had caught.
+_OF_A_SCRIPT = re.compile(
+    r"\AERR (?:Error running script .* -(?=[A-Z]+ )|(?=(?:READONLY|MISCONF|NOREPLICAS) ))"
+)
+
+
+def said(error: ResponseError) -> str:
+    """What an error reply says, without what Redis puts in front of an error that a script came upon."""
+    text = str(error)
+    in_front = _OF_A_SCRIPT.search(text)
+    return text[in_front.end() :] if in_front else text
 
 
 def error_word(error: ResponseError) -> str:
-    """The word that tells what an error reply is about: READONLY, NOSCRIPT, OOM, … Before Redis 7 a script's error hides it."""
-    text = str(error)
-    inside = _OF_A_SCRIPT.search(text)
-    return inside[1] if inside else text.split(" ", 1)[0]
+    """The word that tells what an error reply is about: READONLY, NOSCRIPT, OOM, …"""
+    return said(error).split(" ", 1)[0]
 
 
 class Pool:

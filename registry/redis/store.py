@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from txredisapi import ResponseError
 
 from registry.errors import Conflict, RedisFull, RedisUnavailable
-from registry.redis.link import Link, Pool
+from registry.redis.link import Link, Pool, error_word
 from registry.redis.scripts import Script, load
 
 log = Logger()
@@ -32,6 +32,7 @@ _REFUSALS = re.compile(
 CALL_SECONDS = 3.0
 # A reply that came within this time, s, tells what Redis's clock says now.
 CLOCK_SECONDS = 0.1
+CLOCK_JUMP_MS = 250
 
 
 def bulk(value: bytes) -> bytes:
@@ -79,6 +80,7 @@ class Store:
         # The time is Redis's, carried on by a clock that nobody sets.
         self._monotonic = monotonic
         self._offset = time.time() - monotonic()
+        self._knew_keys = False
         self._scripts: dict[str, Script] = {}
         self._heads: dict[str, tuple[bytes, int]] = {}
         self._common = bulk(self.space) + bulk(self.process)
@@ -219,52 +221,65 @@ class Store:
             assert last is not None
             return last
 
-        return d.addCallback(load_all).addCallback(lambda _: None)
+        return d.addCallback(load_all).addCallback(lambda _: self._try_a_script())
+
+    @inlineCallbacks
+    def _try_a_script(self) -> Any:
+        """Fails where this connection can be of no use: a replica in the master's place, a user without the right to write."""
+        probe = self._scripts["probe"]
+        try:
+            yield self._link.command(b"EVALSHA", probe.sha, 0, 0, self.space, b"-")
+        except ResponseError as error:
+            # What passes by itself has its own answer to each request, and its own line in the log.
+            if error_word(error) not in ("MISCONF", "NOREPLICAS", "OOM", "BUSY", "NOSCRIPT"):
+                raise
 
     @inlineCallbacks
     def _learn_schema(self) -> Any:
-        """Check whose keys these are, and say that they are ours where nobody has; fires with whether that was so."""
+        """Check whose keys these are, and say that they are ours where nobody has."""
         key = self.space + b"schema"
         found = yield self._link.command(b"GET", key)
         if found is None:
             yield self._link.command(b"SET", key, SCHEMA, b"NX")
-            return True
-        if int(found) > int(SCHEMA):
+            if self._knew_keys:
+                log.critical(
+                    "The keys of the registry have vanished from Redis (FLUSHALL, or another server in its place): "
+                    "the tasks that were there are lost"
+                )
+        self._knew_keys = True
+        if found is not None and int(found) > int(SCHEMA):
             raise NewerSchema(
                 f"The keys in this Redis are of version {found.decode()}, newer than this daemon's {SCHEMA.decode()}: "
                 "upgrade this daemon."
             )
-        return False
 
     @inlineCallbacks
     def watch_keys(self) -> Any:
         """Notice when somebody has emptied this Redis: nothing in it would tell, and the tasks are gone."""
         try:
-            gone = yield self._learn_schema()
+            yield self._learn_schema()
         except NewerSchema as error:
             # The next greeting finds it too, and says what comes of it.
             self._link.retire(str(error))
-            return
-        if gone:
-            log.critical(
-                "The keys of the registry have vanished from Redis (FLUSHALL, or another server in its place): "
-                "the tasks that were there are lost"
-            )
+        except ResponseError as error:
+            self._link.complain(str(error))
 
     def sweep(self, queues: int, moves: int) -> Deferred[list[int]]:
         """Let time do its work on the queues that are due; fires with [queues swept, moves made]."""
         asked = self._monotonic()
 
         def swept(reply: list[int]) -> list[int]:
-            # Redis's clock may be set at any time. A reply that took long tells nothing about it.
-            if self._monotonic() - asked < CLOCK_SECONDS:
+            # Redis's clock may be set at any time. A reply that took long tells nothing about it, and the time it took on its way
+            # is no reason to step back.
+            if self._monotonic() - asked < CLOCK_SECONDS and abs(reply[2] - self.now_ms()) > CLOCK_JUMP_MS:
                 self.set_clock(reply[2])
             return reply[:2]
 
-        return self._without_keys("sweep", bulk(b"%d" % queues) + bulk(b"%d" % moves), 2).addCallback(swept)
+        d = self._without_keys("sweep", bulk(b"%d" % queues) + bulk(b"%d" % moves), 2)
+        return d.addErrback(self._refused).addCallback(swept)
 
     def probe(self) -> Deferred[None]:
-        """Fails when Redis would refuse a push: it takes no writes, or not from us."""
+        """Fails when Redis takes no writes, or not from us. That it is full is no failure: pops go on."""
         return self._without_keys("probe", b"", 0).addErrback(self._refused).addCallback(lambda _: None)
 
     def _without_keys(self, verb: str, args: bytes, count: int) -> Deferred[Any]:
