@@ -7,7 +7,6 @@ stop:  ports closed -> parked polls answered -> what is under way finished -> ch
 from __future__ import annotations
 
 import gc
-import ipaddress
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +32,7 @@ from registry.http.verbs import Verbs
 from registry.listening import (
     Bounded,
     accept_waiting,
+    is_loopback,
     listen_on,
     raise_file_limit,
     shown,
@@ -88,6 +88,7 @@ class Daemon(StopsOnce):
         self._fail = fail
         self._ports: list[IListeningPort] = []
         self._held: list[Any] = []
+        self._handed_over = False
         self._embedded: Embedded | None = None
         self._parent = Parent.of(reactor, environ)
         self._notifier = self._parent or Notifier(reactor, environ)
@@ -239,6 +240,8 @@ class Daemon(StopsOnce):
         """Open the ports, which accept nothing yet."""
         config = self.config
         strings = list(config.listen) or listen_fds(self._environ)
+        # systemd keeps its sockets open, and the next daemon serves those who wait there.
+        self._handed_over = bool(strings) and not config.listen
         if not strings:
             strings = [f"tcp:{config.port}:interface={config.host.replace(':', chr(92) + ':')}"]
         for text in strings:
@@ -270,8 +273,9 @@ class Daemon(StopsOnce):
         log.info("registry stops: no new connections, parked polls are answered")
         if self._built:
             self.queues.draining = True
-            for port in self._ports:
-                accept_waiting(port)
+            if not self._handed_over:
+                for port in self._ports:
+                    accept_waiting(port)
         yield DeferredList([d for d in (port.stopListening() for port in self._ports) if d is not None])
         if self._built:
             self.door.drain()
@@ -314,17 +318,9 @@ def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
     def check(host: bytes) -> bool:
         if host == b"localhost" or host.endswith(b".localhost"):
             return True
-        return host in names or b"*" in names or _is_loopback(host.decode("ascii", "replace"))
+        return host in names or b"*" in names or is_loopback(host.decode("ascii", "replace"))
 
     return check
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _fsync(word: str) -> Literal["always", "everysec"]:

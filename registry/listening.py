@@ -274,7 +274,7 @@ def accept_waiting(port: Any) -> None:
 
 def warn_of_strangers(addresses: Iterable[Any]) -> None:
     """One line for all addresses that are not this machine's alone: there is nothing else that keeps anybody out."""
-    reached = [shown(one) for one in addresses if not _is_loopback(one)]
+    reached = [shown(one) for one in addresses if not _is_private(one)]
     if reached:
         log.warn(
             "anybody who reaches {where} may push, pop and purge; the names that clients use for it must be in ALLOWED_HOSTS",
@@ -282,10 +282,18 @@ def warn_of_strangers(addresses: Iterable[Any]) -> None:
         )
 
 
-def _is_loopback(address: Any) -> bool:
+def _is_private(address: Any) -> bool:
     if not isinstance(address, (IPv4Address, IPv6Address)):
         return True  # a unix socket has its mode
-    ip = ipaddress.ip_address(address.host.partition("%")[0])
+    return is_loopback(address.host.partition("%")[0])
+
+
+def is_loopback(text: str) -> bool:
+    """Whether this is an address, of either family, of this machine alone; a name is none."""
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        return False
     return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 

@@ -62,6 +62,7 @@ class Limits:
     linger_bytes: int = 16 * 1024 * 1024
     drain_seconds: int = 20
     abort_seconds: float = 15.0
+    goodbye_seconds: float = 1.0
 
 
 @implementer(IPullProducer)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -155,6 +156,12 @@ class RegistrySite(Site):  # type: ignore[misc]
         for channel in list(self.connections):
             if channel.phase == IDLE:
                 channel.close()
+                # TLS waits for the client's own goodbye. One that does not say it, and has all its answers, has nothing to lose.
+                channel.when_drained(partial(self._abort_soon, channel))
+
+    def _abort_soon(self, channel: Channel, lost: Exception | None) -> None:
+        if lost is None:
+            self.reactor.callLater(self.limits.goodbye_seconds, channel.abort)
 
     # The log file and its clock, twisted.web's own, are not used.
     def startFactory(self) -> None:
