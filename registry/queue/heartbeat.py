@@ -81,10 +81,14 @@ class Heartbeat:
 
     @inlineCallbacks
     def silent_ms(self, name: bytes) -> Any:
-        """Fires with how long ago this queue was polled anywhere, None when that is not known."""
-        polls = [at for _, polled in (yield self._others()) for other, at in polled if other == name]
-        here = self._polled().get(name)
-        silent = [max(0, self._store.now_ms() - at) for at in polls]
-        if here is not None:
-            silent.append(int((self._now() - here) * 1000))
-        return min(silent, default=None)
+        """Fires with how long ago this queue was polled anywhere, at least; None when that is not known."""
+        now_ms, here = self._store.now_ms(), self._polled().get(name)
+        known = [] if here is None else [int((self._now() - here) * 1000)]
+        at_least = []
+        for _, polled in (yield self._others()):
+            found = [at for other, at in polled if other == name]
+            known += [now_ms - at for at in found]
+            if not found and len(polled) >= MOST_POLLED:
+                # It was polled there before all that are told, or never.
+                at_least.append(now_ms - polled[-1][1])
+        return max(0, min(known + at_least)) if known else None
