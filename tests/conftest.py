@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from tests.deadline import pytest_timeout_set_timer
 from tests.live import Daemon, RedisServer, redis_binaries, redis_version, short_folder
+from tests.talk import fresh, running
 
 __all__ = ["pytest_timeout_set_timer"]  # a hook: pytest finds it in this module
 SETTLE_SECONDS = 1.0  # for the far end of a closed connection to be noticed
@@ -102,6 +103,26 @@ def module_redis(module_redis_process: RedisServer) -> RedisServer:
     module_redis_process.command("FLUSHALL")
     module_redis_process.command("SCRIPT", "FLUSH")
     return module_redis_process
+
+
+@pytest.fixture(scope="module")
+def served(module_redis_process: RedisServer) -> Iterator[Daemon]:
+    """One daemon on the module's redis-server for the tests of a module."""
+    with running(module_redis_process) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def pair(module_redis_process: RedisServer) -> Iterator[tuple[Daemon, Daemon]]:
+    """Two daemons on the module's redis-server for the tests of a module."""
+    with running(module_redis_process) as one, running(module_redis_process) as two:
+        yield one, two
+
+
+@pytest.fixture
+def q() -> str:
+    """The name of a queue that no other test uses."""
+    return fresh()
 
 
 class StartDaemon(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,24 +22,12 @@ from tests.talk import (
     pop,
     pushed,
     queue,
-    running,
     task,
     tasks,
 )
 
 pytestmark = pytest.mark.every_redis
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-
-
-@pytest.fixture(scope="module")
-def served(module_redis_process: RedisServer) -> Iterator[Daemon]:
-    with running(module_redis_process) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def q() -> str:
-    return fresh()
 
 
 def pages(served: Daemon, path: str, what: str, query: str = "") -> list[list[dict[str, Any]]]:

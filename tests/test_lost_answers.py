@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,7 +16,6 @@ from tests.talk import (
     counts,
     drain,
     eventually,
-    fresh,
     history,
     keys_of,
     leased,
@@ -28,24 +26,12 @@ from tests.talk import (
     pop,
     pushed,
     queue,
-    running,
     sleep_past,
     task,
     tasks,
 )
 
 pytestmark = pytest.mark.every_redis
-
-
-@pytest.fixture(scope="module")
-def served(module_redis_process: RedisServer) -> Iterator[Daemon]:
-    with running(module_redis_process, MAX_WAIT="55") as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def q() -> str:
-    return fresh()
 
 
 # Losing the answer

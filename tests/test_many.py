@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,23 +25,11 @@ from tests.talk import (
     pop,
     push,
     pushed,
-    running,
     task,
     tasks,
 )
 
 pytestmark = pytest.mark.every_redis
-
-
-@pytest.fixture(scope="module")
-def served(module_redis_process: RedisServer) -> Iterator[Daemon]:
-    with running(module_redis_process) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def q() -> str:
-    return fresh()
 
 
 def batch(served: Daemon, q: str, body: Any, query: str = "", **headers: str) -> Answer:

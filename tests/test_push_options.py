@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,7 +23,6 @@ from tests.talk import (
     pop,
     push,
     pushed,
-    running,
     sleep_past,
     task,
     tasks,
@@ -32,17 +30,6 @@ from tests.talk import (
 
 pytestmark = pytest.mark.every_redis
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-@pytest.fixture(scope="module")
-def served(module_redis_process: RedisServer) -> Iterator[Daemon]:
-    with running(module_redis_process) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def q() -> str:
-    return fresh()
 
 
 def moment(seconds: float, zone: str = "Z") -> str:

@@ -6,32 +6,15 @@ A tick is made due by moving it: its time in Redis is set to a moment that has p
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tests.live import Daemon, RedisServer, wait_until
-from tests.talk import ask, becomes, counts, drain, fresh, leased, on, poll, pop, running, task, tasks
+from tests.talk import ask, becomes, counts, drain, fresh, leased, on, poll, pop, task, tasks
 
 pytestmark = pytest.mark.every_redis
-
-
-@pytest.fixture(scope="module")
-def pair(module_redis_process: RedisServer) -> Iterator[tuple[Daemon, Daemon]]:
-    with running(module_redis_process) as one, running(module_redis_process) as two:
-        yield one, two
-
-
-@pytest.fixture
-def served(pair: tuple[Daemon, Daemon]) -> Daemon:
-    return pair[0]
-
-
-@pytest.fixture
-def q() -> str:
-    return fresh()
 
 
 def put(served: Daemon, name: str, **said: Any) -> dict[str, Any]:

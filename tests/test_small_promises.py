@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec import msgpack
+from twisted.internet.defer import succeed
 
 from registry.daemon import host_allowed
+from registry.queue.steering import Steering
 from tests.live import Daemon, RedisServer, wait_until
 from tests.talk import (
     Asked,
@@ -24,24 +26,12 @@ from tests.talk import (
     push,
     pushed,
     retry,
-    running,
     sleep_past,
     task,
     tasks,
 )
 
 pytestmark = pytest.mark.every_redis
-
-
-@pytest.fixture(scope="module")
-def served(module_redis_process: RedisServer) -> Iterator[Daemon]:
-    with running(module_redis_process) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def q() -> str:
-    return fresh()
 
 
 # Pushing
@@ -241,6 +231,51 @@ def test_a_lower_limit_of_the_done_holds_at_once(served: Daemon, q: str) -> None
     assert counts(served, q) == {"done": 60}
     assert policy(served, q, retention={"done_max": 2})["done"] == 2
     assert {row["id"] for row in tasks(served, q, "state=done")} == set(ids[-2:])
+
+
+def test_a_lower_limit_holds_for_more_than_one_call_can_clear_away(served: Daemon, q: str) -> None:
+    for _ in range(8):
+        ask(served, "PUT", f"/api/pushTasks/{q}", list(range(100))).ok()
+        given = ask(served, "GET", f"/api/popTasks/{q}?count=100&wait=0").ok()["tasks"]
+        ask(served, "POST", f"/api/ackTasks/{q}", {"acks": [one["lease"] for one in given]}).ok()
+    assert policy(served, q, retention={"done_max": 2})["done"] == 2
+
+
+def test_rules_are_written_once_however_long_the_clearing_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second write would undo what somebody else has changed meanwhile."""
+    replies = [[0, msgpack.encode({}), left] for left in (900, 400, 0)]
+    calls: list[Any] = []
+
+    def one(self: Steering, verb: str, name: bytes, packed: bytes) -> Any:
+        calls.append(msgpack.decode(packed))
+        return succeed(replies[len(calls) - 1])
+
+    monkeypatch.setattr(Steering, "_one", one)
+    Steering.__new__(Steering).set_policy(b"q", {"retention": {"done_max": 2}})
+    assert calls == [{"set": {"retention": {"done_max": 2}}, "reset": []}, {"t": True}, {"t": True}]
+
+
+def test_results_that_were_asked_for_do_not_shield_the_others_for_ever(served: Daemon, q: str) -> None:
+    """Those in front of the line are kept, but not longer than was asked for."""
+    policy(served, q, retention={"done_max": 3})
+    for query in ["result=0.5"] * 60 + [""] * 8:
+        pushed(served, q, 1, query)
+        on(served, "ack", q, leased(served, q)["lease"]).ok()
+    assert counts(served, q)["done"] >= 60
+    time.sleep(0.6)
+    for _ in range(20):
+        pushed(served, q, 1)
+        on(served, "ack", q, leased(served, q)["lease"]).ok()
+    assert counts(served, q) == {"done": 3}
+
+
+def test_results_that_are_asked_for_do_not_shield_the_others(served: Daemon, q: str) -> None:
+    policy(served, q, retention={"done_max": 3})
+    for query in ["result=60"] * 60 + [""] * 100:
+        pushed(served, q, 1, query)
+        on(served, "ack", q, leased(served, q)["lease"]).ok()
+    # Those that came after them were passed over at first.
+    assert 60 <= counts(served, q)["done"] <= 60 + 3 + 40
 
 
 def test_paths_below_a_queue_tell_the_methods_they_take(served: Daemon, q: str) -> None:

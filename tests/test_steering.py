@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,24 +27,12 @@ from tests.talk import (
     pushed,
     queue,
     retry,
-    running,
     sleep_past,
     task,
     tasks,
 )
 
 pytestmark = pytest.mark.every_redis
-
-
-@pytest.fixture(scope="module")
-def served(module_redis_process: RedisServer) -> Iterator[Daemon]:
-    with running(module_redis_process) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def q() -> str:
-    return fresh()
 
 
 def dead(served: Daemon, q: str, payload: Any, query: str = "attempts=1") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from tests.talk import (
     ask,
     becomes,
     counts,
-    fresh,
     leased,
     on,
     policy,
@@ -33,12 +31,6 @@ pytestmark = pytest.mark.every_redis
 ABOUT_A_SECOND = 2.5
 
 
-@pytest.fixture(scope="module")
-def pair(module_redis_process: RedisServer) -> Iterator[tuple[Daemon, Daemon]]:
-    with running(module_redis_process) as one, running(module_redis_process) as two:
-        yield one, two
-
-
 @pytest.fixture
 def one(pair: tuple[Daemon, Daemon]) -> Daemon:
     return pair[0]
@@ -47,11 +39,6 @@ def one(pair: tuple[Daemon, Daemon]) -> Daemon:
 @pytest.fixture
 def two(pair: tuple[Daemon, Daemon]) -> Daemon:
     return pair[1]
-
-
-@pytest.fixture
-def q() -> str:
-    return fresh()
 
 
 def test_a_policy_is_in_force_on_every_daemon(one: Daemon, two: Daemon, q: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.live import Daemon, RedisServer, wait_until
@@ -11,28 +9,15 @@ from tests.talk import (
     ask,
     becomes,
     counts,
-    fresh,
     leased,
     on,
     pop,
     pushed,
     retry,
-    running,
     sleep_past,
 )
 
 pytestmark = pytest.mark.every_redis
-
-
-@pytest.fixture(scope="module")
-def served(module_redis_process: RedisServer) -> Iterator[Daemon]:
-    with running(module_redis_process) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def q() -> str:
-    return fresh()
 
 
 @pytest.mark.parametrize("verb", ["release", "fail"])
