@@ -17,13 +17,14 @@ from typing import Any, Protocol
 import pytest
 import pytest_twisted
 from twisted.internet import reactor, task
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests.bench import Bench
 from tests.deadline import pytest_timeout_set_timer
 from tests.live import Daemon, RedisServer, redis_binaries, redis_version, short_folder
 from tests.talk import fresh, running
@@ -117,6 +118,17 @@ def pair(module_redis_process: RedisServer) -> Iterator[tuple[Daemon, Daemon]]:
     """Two daemons on the module's redis-server for the tests of a module."""
     with running(module_redis_process) as one, running(module_redis_process) as two:
         yield one, two
+
+
+@pytest.fixture
+def bench(module_redis: RedisServer) -> Iterator[Bench]:
+    """A store on the module's redis-server."""
+    one = Bench(module_redis)
+    pytest_twisted.blockon(ensureDeferred(one.start()))
+    try:
+        yield one
+    finally:
+        pytest_twisted.blockon(ensureDeferred(one.stop()))
 
 
 @pytest.fixture

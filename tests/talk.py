@@ -38,6 +38,11 @@ class Answer:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def task(self) -> Any:
+        """The payload in the answer of a pop."""
+        return self.ok()["task"]
+
     def ok(self) -> Any:
         """The body of a 200."""
         assert self.status == 200, self

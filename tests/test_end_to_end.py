@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import struct
 import subprocess
 import threading
 import time
@@ -22,59 +20,10 @@ import pytest
 from tests.conftest import StartDaemon
 from tests.links import A_SENTENCE
 from tests.live import Daemon, RedisServer, wait_until
+from tests.talk import Answer, Asked
 
 every_redis = pytest.mark.every_redis
 SEED_WORKER = Path(__file__).parent / "workers" / "seed_worker.js"
-
-
-class Answer:
-    """An answer that was read whole."""
-
-    def __init__(self, response: http.client.HTTPResponse) -> None:
-        self.status = response.status
-        self.headers = response.headers
-        self.body = response.read()
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def task(self) -> Any:
-        assert self.status == 200, (self.status, self.body)
-        return self.json["task"]
-
-
-class Asked:
-    """One request on a connection of its own, whose answer is read when it is wanted."""
-
-    def __init__(self, daemon: Daemon, method: str, path: str, body: bytes = b"") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", daemon.port), timeout=10)
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost:{daemon.port}\r\n"
-        self.socket.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-
-    def answer(self, seconds: float = 10) -> Answer:
-        self.socket.settimeout(seconds)
-        response = http.client.HTTPResponse(self.socket)
-        response.begin()
-        try:
-            return Answer(response)
-        finally:
-            self.socket.close()
-
-    def waits(self, seconds: float = 0.3) -> bool:
-        """Nothing has come so far, and nothing comes in this time."""
-        self.socket.settimeout(seconds)
-        try:
-            self.socket.recv(1, socket.MSG_PEEK)
-        except TimeoutError:
-            return True
-        return False
-
-    def hang_up(self, reset: bool = False) -> None:
-        if reset:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
 
 
 def pop(daemon: Daemon, name: str = "q", wait: float | None = None) -> Asked:
@@ -192,7 +141,7 @@ def test_what_was_put_back_goes_to_the_next_one_that_waits(served: Daemon, redis
     redis_server.pause()
     gone = pop(served)
     time.sleep(0.3)
-    gone.hang_up()
+    gone.hang_up(reset=False)
     there = pop(served, wait=20)
     time.sleep(0.3)
     redis_server.resume()

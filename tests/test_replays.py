@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import ensureDeferred
 
 from registry.redis.store import encode_options
-from tests.live import RedisServer
-from tests.test_scripts import Bench
+from tests.bench import Bench
 
 pytestmark = pytest.mark.every_redis
-
-
-@pytest.fixture
-def bench(module_redis: RedisServer) -> Iterator[Bench]:
-    one = Bench(module_redis)
-    pytest_twisted.blockon(ensureDeferred(one.start()))
-    try:
-        yield one
-    finally:
-        pytest_twisted.blockon(ensureDeferred(one.stop()))
 
 
 async def pop(bench: Bench, answer: bytes) -> bytes:

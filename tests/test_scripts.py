@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import pytest_twisted
-from twisted.internet.defer import ensureDeferred
 
-from tests.bench import FAR, HANDOVER, INDEX, wait
-from tests.bench import Bench as Bench  # test_replays.py imports it from here
-from tests.live import RedisServer
+from tests.bench import FAR, HANDOVER, INDEX, Bench, wait
 
 pytestmark = pytest.mark.every_redis
-
-
-@pytest.fixture
-def bench(module_redis: RedisServer) -> Iterator[Bench]:
-    one = Bench(module_redis)
-    pytest_twisted.blockon(ensureDeferred(one.start()))
-    try:
-        yield one
-    finally:
-        pytest_twisted.blockon(ensureDeferred(one.stop()))
 
 
 @pytest_twisted.ensureDeferred

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import StartDaemon
 from tests.live import RedisServer, free_port, wait_until
-from tests.test_end_to_end import Asked, push
+from tests.talk import Asked, push
 
 
 def test_the_first_request_after_a_start_waits_for_redis(
@@ -29,7 +29,7 @@ def test_without_redis_it_serves_all_the_same(daemon: StartDaemon, redis_server:
     redis_server.kill()
     one = daemon(redis=redis_server, wait=False)
     wait_until(lambda: "listening on" in one.log, 20, "its port")
-    answer = push(one, 1)
+    answer = push(one, "q", 1)
     assert answer.status == 503
     assert answer.json["code"] == "redis_unavailable"
 

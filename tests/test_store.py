@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import pytest_twisted
-from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.defer import gatherResults
 
 from registry.errors import RedisFull, RedisUnavailable
 from registry.redis.store import NewerSchema
@@ -14,16 +12,6 @@ from tests.bench import SCHEMA, Bench
 from tests.live import RedisServer
 
 pytestmark = pytest.mark.every_redis
-
-
-@pytest.fixture
-def bench(module_redis: RedisServer) -> Iterator[Bench]:
-    one = Bench(module_redis)
-    pytest_twisted.blockon(ensureDeferred(one.start()))
-    try:
-        yield one
-    finally:
-        pytest_twisted.blockon(ensureDeferred(one.stop()))
 
 
 @pytest_twisted.ensureDeferred
