@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -229,9 +230,26 @@ def test_what_the_kernel_has_accepted_is_answered_at_the_end(served: Daemon) -> 
     served.wait()
 
 
+@contextmanager
+def inherited(hang_up: signal.Handlers) -> Iterator[None]:
+    """What is started meanwhile finds SIGHUP like this, whatever these tests were started under."""
+    before = signal.signal(signal.SIGHUP, hang_up)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_nohup_keeps_it_running(redis_server: RedisServer) -> None:
+    with inherited(signal.SIG_IGN), running(redis_server) as daemon:
+        os.kill(daemon.pid, signal.SIGHUP)
+        time.sleep(0.5)
+        assert push(daemon, fresh(), 1).status == 200
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_closed_terminal_ends_it_as_sigterm_does(redis_server: RedisServer, processes: str) -> None:
-    with running(redis_server, PROCESSES=processes) as daemon:
+    with inherited(signal.SIG_DFL), running(redis_server, PROCESSES=processes) as daemon:
         q = fresh()
         pushed(daemon, q, 1)
         parked: Any = Asked(daemon, "GET", f"/api/popTask/{fresh()}?wait=20")
