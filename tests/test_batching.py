@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from registry.errors import Overloaded, RedisUnavailable
@@ -27,12 +27,15 @@ class Wire:
 
     def __init__(self) -> None:
         self.clock = Clock()
+        self.down = False
         self.sent: list[tuple[str, list[str]]] = []
         self.open: list[tuple[Sequence[Entry], Deferred[list[Any]]]] = []
         self.batching = Batching(self._send, self.clock.callLater)
 
     def _send(self, verb: str, entries: Sequence[Any]) -> Deferred[list[Any]]:
         self.sent.append((verb, [e.name for e in entries]))
+        if self.down:
+            return fail(RedisUnavailable("no connection"))
         answer: Deferred[list[Any]] = Deferred()
         self.open.append((entries, answer))
         return answer
@@ -194,6 +197,28 @@ def test_a_failed_call_fails_its_own_entries_and_the_next_goes_out(wire: Wire) -
     wire.answer()
     assert results(later) == ["d"]
     assert wire.idle()
+
+
+def test_a_thousand_groups_that_fail_at_once_leave_nothing_under_way(wire: Wire) -> None:
+    """As when the connection goes with a backlog: every group behind the first ones fails as soon as it is sent."""
+    replies = wire.add("ack", *[Entry(str(at)) for at in range(1000 * MAX_ENTRIES)])
+    wire.turn()
+    wire.down = True
+    for _, answer in wire.open:
+        answer.errback(RedisUnavailable("gone", outcome="unknown"))
+    assert len(results(replies)) == len(replies)
+    assert wire.idle()
+    wire.down, wire.open = False, []
+    [reply] = wire.add("ack", Entry("later"))
+    wire.turn()
+    wire.answer()
+    assert results([reply]) == ["later"]
+
+
+def test_put_backs_of_one_moment_travel_together(wire: Wire) -> None:
+    wire.add("putback", *[Entry(str(at)) for at in range(3 * MAX_ENTRIES)])
+    wire.turn()
+    assert [len(names) for _, names in wire.sent] == [3 * MAX_ENTRIES]
 
 
 def test_an_answer_of_the_wrong_length_is_nobodys(wire: Wire) -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -19,6 +19,8 @@ from registry.errors import Overloaded, RedisUnavailable
 log = Logger()
 
 MAX_ENTRIES = 128
+# Put-backs of one moment keep their order, which they can only within a call.
+MOST_ENTRIES = {"putback": 2048}
 MAX_BYTES = 1 << 20
 MAX_IN_FLIGHT = 2
 MAX_WAITING_BYTES = 64 << 20
@@ -49,6 +51,7 @@ class Batching:
         self._in_flight = 0
         self._bytes = 0
         self._scheduled = False
+        self._flushing = False
         # Told True before the replies of a group are given out, and False after: answers may leave together.
         self.on_group: Callable[[bool], None] = lambda begins: None
         self.calls = 0
@@ -82,24 +85,37 @@ class Batching:
         self._flush()
 
     def _flush(self) -> None:
+        # A call that fails at once comes back here, for every group that waits: the loop goes on by itself.
+        if self._flushing:
+            return
+        self._flushing = True
+        try:
+            self._send_groups()
+        finally:
+            self._flushing = False
+
+    def _send_groups(self) -> None:
         while self._turns and self._in_flight < MAX_IN_FLIGHT:
             verb = self._turns.popleft()
             waiting = self._waiting[verb]
-            if len(waiting) <= MAX_ENTRIES and (len(waiting) == 1 or self._bytes <= MAX_BYTES):
+            most = MOST_ENTRIES.get(verb, MAX_ENTRIES)
+            if len(waiting) <= most and (len(waiting) == 1 or self._bytes <= MAX_BYTES):
                 group = list(waiting)
                 size = sum([entry.size for entry in group])
                 waiting.clear()
             else:
-                group, size = _take(waiting)
+                group, size = _take(waiting, most)
                 if waiting:
                     self._turns.append(verb)
             self._bytes -= size
             self._in_flight += 1
             self.calls += 1
             self.entries += len(group)
-            self._send(verb, group).addCallbacks(
-                self._answered, self._failed, callbackArgs=(group,), errbackArgs=(group,)
-            )
+            try:
+                sent = self._send(verb, group)
+            except Exception:  # it must not count as under way for ever
+                sent = fail()
+            sent.addCallbacks(self._answered, self._failed, callbackArgs=(group,), errbackArgs=(group,))
 
     def _answered(self, replies: list[Any], group: list[Any]) -> None:
         self._in_flight -= 1
@@ -136,11 +152,11 @@ class Batching:
                 log.failure("a failure could not be taken")
 
 
-def _take(waiting: deque[Any]) -> tuple[list[Any], int]:
+def _take(waiting: deque[Any], most: int) -> tuple[list[Any], int]:
     """The first entries within the bounds; an entry larger than the bound in bytes travels alone."""
     group = [waiting.popleft()]
     size = group[0].size
-    while waiting and len(group) < MAX_ENTRIES and size + waiting[0].size <= MAX_BYTES:
+    while waiting and len(group) < most and size + waiting[0].size <= MAX_BYTES:
         entry = waiting.popleft()
         size += entry.size
         group.append(entry)
