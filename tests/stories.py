@@ -151,7 +151,7 @@ class Clients(RuleBasedStateMachine):
 
     def _nonce(self) -> bytes:
         # An element of another program gets its id from the beginning of the nonce.
-        return b"%09x" % next(self.count) + b"0" * 23
+        return b"%08x" % next(self.count) + b"0" * 24
 
     @rule(name=queues, leased=st.booleans(), lease_ms=st.sampled_from([0, 300, 5_000, 50_000]))
     def pop(self, name: bytes, leased: bool, lease_ms: int) -> None:

@@ -20,7 +20,8 @@ local function find(list, entries)
 end
 
 local function ack(i, list, lease, result)
-  if acked[lease] then return {0, 'done'} end
+  local here = acked[list] or {}
+  if here[lease] then return {0, 'done'} end
   local g = '{' .. list .. '}'
   local id = string.match(lease, '^[^-]*')
   local status = 'done'
@@ -51,7 +52,8 @@ local function ack(i, list, lease, result)
   end
   local known_traces = traces[list] or {}
   known_traces[#known_traces + 1], known_traces[#known_traces + 2] = score(now + TEN_MINUTES), lease
-  traces[list], acked[lease] = known_traces, true
+  here[lease] = true
+  traces[list], acked[list] = known_traces, here
   due(list, now + TEN_MINUTES)
   return {0, status}
 end

@@ -4,7 +4,7 @@
 --   Q, {Q}1 … {Q}9   ready, newest left; "\1" .. id (24 hex digits) [ ":" .. generation ], anything else is raw (another program's)
 --   {Q}t  hash  id -> payload, in every state        {Q}m  hash  id -> what is known of it beyond the payload (below)
 --   {Q}l  zset  lease id -> end of the lease, ms     {Q}d  zset  id -> due, ms
---   {Q}x  zset  id -> forgotten at, ms (dead)        {Q}e  zset  id -> forgotten at, ms (done)
+--   {Q}x  zset  id -> forgotten at, ms (dead)        {Q}e  zset  id -> forgotten at, ms (done; + 0.5 where a push asked to keep it)
 --   {Q}o  zset  id -> expires, ms (ready or delayed, with a ttl)
 --   {Q}k  hash  unique key -> id                     {Q}a  zset  lease id -> forgotten at, ms (acknowledged)
 --   {Q}c  policy, msgpack                            {Q}n  hash  counters: s0 … s9 tombstones in the lists, rates
@@ -50,11 +50,14 @@ local function refusal(e)
   return {8, text}
 end
 
+-- A full Redis refuses what may need memory, but not behind a write that does not. What is small, or leads to less, begins with one.
+local function may_grow() call('DEL', SPACE .. 'probe') end
+
 local function holds_nothing(lists)
   local keys = {}
   for _, list in ipairs(lists) do
     local g, n = '{' .. list .. '}', #keys
-    keys[n + 1], keys[n + 2], keys[n + 3], keys[n + 4] = g .. 't', g .. 'c', g .. 'a', list
+    keys[n + 1], keys[n + 2], keys[n + 3], keys[n + 4], keys[n + 5], keys[n + 6] = g .. 't', g .. 'c', g .. 'a', g .. 'l', g .. 'n', list
   end
   return call('EXISTS', unpack(keys)) == 0
 end

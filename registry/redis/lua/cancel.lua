@@ -21,6 +21,7 @@ local function cancel(list, id)
   return {0, 'cancelled'}
 end
 
+may_grow()
 local replies = {}
 for i = 1, #KEYS do
   local ok, reply = pcall(cancel, KEYS[i], ARGV[3 + i])

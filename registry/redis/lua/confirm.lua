@@ -24,7 +24,8 @@ local function end_all(list)
     end
   end
   if #plain > 0 then
-    call('HDEL', g .. 't', unpack(plain))
+    -- Of those that were cancelled and forgotten meanwhile only a tombstone is left.
+    for _ = call('HDEL', g .. 't', unpack(plain)) + 1, #plain do lift_tombstone(g) end
     drained[list] = true
   end
 end

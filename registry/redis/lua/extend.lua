@@ -9,7 +9,7 @@ local function extend(list, lease, length, packed)
   local m = known(g, id)
   if not m or not m.o then return {1} end
   local rules = policy_of(g)
-  if length == 0 then length = m.l or (rules.lease or 60) * 1000 end
+  if length == 0 then length = m.l or lease_of(rules) end
   if rules.max_run then
     -- Not past the bound, but what the pop granted beyond it is not taken away.
     local granted = tonumber(call('ZSCORE', g .. 'l', lease))

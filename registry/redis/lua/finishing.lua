@@ -11,14 +11,12 @@ local ends, known_ends = {}, {}
 -- More arguments a command does not take from Lua at once.
 local MOST_ARGUMENTS = 2000
 
--- Whether what a push asked for still keeps the result of this task.
-local function is_asked_for(m)
-  return (m.r and m.z + m.r > now) or (m.i and m.z + DAY > now)
-end
-
--- Beyond the queue's limit the oldest go, `most` of them at once. Those that a push asked to keep stay, and are passed over: `pages` of
--- them in front, and then a page somewhere behind, so that they do not shield the others for long. How many are still over.
-local MOST_TRIMMED = 500
+-- Beyond the queue's limit the oldest go, `most` of them at once. Those that a push asked to keep stay for that time, and are passed
+-- over: `pages` of them in front, and then a page somewhere behind, so that they do not shield the others for long. Their scores are no
+-- whole numbers, so that of the others nothing need be read. How many are still over.
+local ASKED_FOR = '.5'
+local function is_asked_for(at) return string.find(at, '.', 1, true) end
+local MOST_TRIMMED, READ_A_PAGE = 500, 20
 local function trim(list, g, most, pages)
   local over = call('ZCARD', g .. 'e') - ((policy_of(g).retention or {}).done_max or 1000)
   if over <= 0 then return 0 end
@@ -27,13 +25,20 @@ local function trim(list, g, most, pages)
     -- The microseconds of the clock: Redis gives every run of a script the same random numbers.
     if page == pages then from = from + clock[2] % math.max(over - from, 1) end
     if from >= over then break end
-    local oldest = call('ZRANGE', g .. 'e', from, math.min(from + goes + 8, over - 1))
-    for i, packed in ipairs(call('HMGET', g .. 'm', unpack(oldest))) do
+    local oldest = call('ZRANGE', g .. 'e', from, math.min(from + goes + 8, over - 1), 'WITHSCORES')
+    local asked, is_over = {}, {}
+    for i = 1, #oldest, 2 do
+      if is_asked_for(oldest[i + 1]) and #asked < READ_A_PAGE then asked[#asked + 1] = oldest[i] end
+    end
+    for i, packed in ipairs(#asked > 0 and call('HMGET', g .. 'm', unpack(asked)) or {}) do
       local m = packed and cmsgpack.unpack(packed)
-      if #gone < goes and not (m and is_asked_for(m)) then gone[#gone + 1] = oldest[i] end
+      is_over[asked[i]] = not (m and ((m.r and m.z + m.r > now) or (m.i and m.z + DAY > now)))
+    end
+    for i = 1, #oldest, 2 do
+      if #gone < goes and (is_over[oldest[i]] or not is_asked_for(oldest[i + 1])) then gone[#gone + 1] = oldest[i] end
     end
     if #gone == goes then break end
-    from = from + #oldest
+    from = from + #oldest / 2
   end
   if #gone == 0 then return 0 end
   call('ZREM', g .. 'e', unpack(gone))
@@ -49,7 +54,7 @@ local function write_ends(list)
   call('HMSET', g .. 'm', unpack(known_ends[list]))
   call('ZADD', g .. 'e', unpack(scores))
   -- Twice as many as came, so that a backlog shrinks.
-  trim(list, g, #scores + 4, 1)
+  trim(list, g, math.min(#scores + 4, MOST_TRIMMED), 1)
   ends[list], known_ends[list] = nil, nil
 end
 
@@ -72,7 +77,7 @@ local function make_done(list, g, id, m, result, handed_over)
   if stay == 0 then return forget(list, g, id) end
   local scores, fields = ends[list] or {}, known_ends[list] or {}
   local n = #scores
-  scores[n + 1], scores[n + 2] = score(now + stay), id
+  scores[n + 1], scores[n + 2] = score(now + stay) .. ((m.r or m.i) and ASKED_FOR or ''), id
   fields[n + 1], fields[n + 2] = id, cmsgpack.pack(m)
   ends[list], known_ends[list] = scores, fields
   due(list, now + stay)

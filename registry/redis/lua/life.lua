@@ -33,6 +33,9 @@ local function policy_of(g)
   return rules
 end
 
+-- The length of a queue's leases, whole ms: Redis takes no others for the life of a key.
+local function lease_of(rules) return math.floor((rules.lease or 60) * 1000 + 0.5) end
+
 -- A lease has ended: where the queue limits how many there are, somebody may start now.
 local function slot_freed(list, g)
   if policy_of(g).concurrency then wake(list) end
@@ -93,6 +96,14 @@ end
 local function taken_away(g, m, lease)
   if not m or not m.g or (m.o and m.o.i == lease) then return false end
   lift_tombstone(g, m.p)
+  return true
+end
+
+-- Such a task may be cancelled and forgotten as well before its lease ends: then only its tombstone is left.
+local function is_forgotten(list, g, id)
+  if call('HEXISTS', g .. 't', id) == 1 then return false end
+  lift_tombstone(g)
+  drained[list] = true
   return true
 end
 

@@ -28,6 +28,7 @@ local function change(list, packed)
   return {0, cmsgpack.pack(rules), left}
 end
 
+may_grow()
 local replies = {}
 for i = 1, #KEYS do
   local ok, reply = pcall(change, KEYS[i], ARGV[3 + i])

@@ -24,7 +24,7 @@ local function put_back(list, lease, answer)
   local m = known(g, id)
   if m and m.o and m.o.k and not last_answer(g, id, m, answer) then return {1} end
   if call('ZREM', g .. 'l', lease) == 0 then return {1} end
-  if taken_away(g, m, lease) then return {0} end
+  if taken_away(g, m, lease) or (not m and is_forgotten(list, g, id)) then return {0} end
   if m then
     m.a, m.o = math.max(0, (m.a or 1) - 1), nil
     if m.c then
@@ -37,6 +37,7 @@ local function put_back(list, lease, answer)
 end
 
 -- Last to first: each goes in front of the one before, so the first taken ends up first.
+may_grow()
 local replies = {}
 for i = #KEYS, 1, -1 do
   local ok, reply = pcall(put_back, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])

@@ -26,6 +26,7 @@ local function replay(memory, print, answer)
     if ends and tonumber(ends) > now then
       local id, nonce = string.match(lease, '^([^-]*)-(.*)$')
       local m = known(g, id)
+      may_grow()
       m.o.k[#m.o.k + 1] = answer
       if #m.o.k > MOST_ANSWERS then table.remove(m.o.k, 1) end
       keep(g, id, m)

@@ -1,17 +1,22 @@
 -- uses: base, life, finishing
 -- Sweep: what time does to the queues that are due, oldest due first: leases lapse, delays end, expired tasks die, traces go.
--- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind.
+-- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after so many no further queue.
 -- Reply: {queues swept, moves made, the time}.
 local moves, per_kind = 0, tonumber(ARGV[5])
+-- Forgetting an acknowledged lease is one command for many.
+local TRACES_A_MOVE = 10
 
 local function lapse_leases(list, g)
   -- From the latest to the oldest: each goes in front, so those of one moment keep their order.
   for _, lease in ipairs(call('ZREVRANGEBYSCORE', g .. 'l', now, '-inf', 'LIMIT', 0, per_kind)) do
     call('ZREM', g .. 'l', lease)
     local id = string.match(lease, '^[^-]*')
-    local m = known(g, id) or {}
-    local reason = (not m.o or m.o.h) and 'handover_expired' or 'lease_expired'
-    if not taken_away(g, m, lease) then lapse(list, g, id, m, reason) end
+    local m = known(g, id)
+    if m or not is_forgotten(list, g, id) then
+      m = m or {}
+      local reason = (not m.o or m.o.h) and 'handover_expired' or 'lease_expired'
+      if not taken_away(g, m, lease) then lapse(list, g, id, m, reason) end
+    end
     moves = moves + 1
   end
 end
@@ -44,7 +49,11 @@ local function forget_old(list, g)
       moves = moves + 1
     end
   end
-  call('ZREMRANGEBYSCORE', g .. 'a', '-inf', now)
+  local traces = math.min(call('ZCOUNT', g .. 'a', '-inf', now), TRACES_A_MOVE * per_kind)
+  if traces > 0 then
+    call('ZREMRANGEBYRANK', g .. 'a', 0, traces - 1)
+    moves = moves + math.floor(traces / TRACES_A_MOVE)
+  end
 end
 
 -- Tombstones at the heads of the lists go; those further in go when they get there.
@@ -89,7 +98,7 @@ local function sweep(list)
   forget_old(list, g)
   clear_heads(list, g)
   dues[list], drained[list] = nil, nil
-  if call('EXISTS', g .. 't', g .. 'c', g .. 'a', g .. 'n', list) == 0 then
+  if holds_nothing({list}) then
     call('ZREM', SPACE .. 'index', list)
   else
     local at = next_due(list, g)
@@ -101,8 +110,11 @@ local function sweep(list)
   if packed and cmsgpack.unpack(packed).rate then wake(list) end
 end
 
-local queues = call('ZRANGEBYSCORE', SPACE .. 'index', '-inf', now, 'LIMIT', 0, ARGV[4])
+local queues, swept = call('ZRANGEBYSCORE', SPACE .. 'index', '-inf', now, 'LIMIT', 0, ARGV[4]), 0
 for _, list in ipairs(queues) do
+  -- Others wait for Redis meanwhile; those left are still due.
+  if moves >= per_kind then break end
+  swept = swept + 1
   local ok = pcall(sweep, list)
   if not ok then
     -- One queue in an unexpected state must not keep the others from being swept; it is tried again soon.
@@ -111,4 +123,4 @@ for _, list in ipairs(queues) do
     call('ZADD', SPACE .. 'index', now + 1000, list)
   end
 end
-return finish({#queues, moves, now})
+return finish({swept, moves, now})

@@ -43,6 +43,7 @@ local function held_back(list, q, leased)
     -- A clock that was set back must not make a window last.
     if not since or now >= since + length or now < since then started, since = 0, now end
     if started >= most then
+      may_grow()
       due(list, math.ceil(since + length))
       return {3, 'rate_limited'}
     end
@@ -79,7 +80,7 @@ local function take(list, nonce, lease_ms, o, room)
     else
       made = made + 1
       -- The capital A tells for good that nobody has checked this payload; no id made by a push has one.
-      id, payload, raw = string.format('%011xA%s%03x', now, string.sub(nonce, 1, 9), made), e, 1
+      id, payload, raw = string.format('%011xA%s%04x', now, string.sub(nonce, 1, 8), made), e, 1
     end
     if stale then
       if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
@@ -94,7 +95,7 @@ local function take(list, nonce, lease_ms, o, room)
       if raw == 1 then call('HSET', g .. 't', id, e) end
       local lease = id .. '-' .. nonce
       local rules = q.rules or {}
-      local length = lease_ms > 0 and lease_ms or (m and m.l) or (rules.lease or 60) * 1000
+      local length = lease_ms > 0 and lease_ms or (m and m.l) or lease_of(rules)
       local attempt = (m and m.a or 0) + 1
       call('ZADD', g .. 'l', now + length, lease)
       if q.started then call('HMSET', g .. 'n', 'started', q.started, 'since', q.since) end

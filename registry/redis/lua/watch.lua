@@ -14,6 +14,7 @@ local function watch(list, id)
   return {0, m.s}
 end
 
+may_grow()
 local replies = {}
 for i = 1, #KEYS do
   local ok, reply = pcall(watch, KEYS[i], ARGV[3 + i])
