@@ -10,6 +10,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, succeed
@@ -21,7 +22,7 @@ from twisted.logger import Logger
 from registry import __version__
 from registry.child import Parent
 from registry.config import Config, mask_url
-from registry.errors import RedisUnavailable, RegistryError, sentence
+from registry.errors import RedisUnavailable, RegistryError, Unavailable, sentence
 from registry.http.access import Access
 from registry.http.admin import Admin
 from registry.http.api import Api
@@ -143,9 +144,7 @@ class Daemon(StopsOnce):
             space + b"ended": self._ended,
             space + b"worker": self._polled,
         }
-        self._subscriber = Subscriber(
-            reactor, address, list(self._channels), self._noticed, self.queues.wake_all
-        )
+        self._subscriber = Subscriber(reactor, address, list(self._channels), self._noticed, self._look_again)
         schedules = Schedules(self.queues)
         self._sweeper = Sweeper(self._store, self.queues, schedules, reactor)
         looking = Looking(self.queues)
@@ -178,7 +177,26 @@ class Daemon(StopsOnce):
         self._warnings = yield worth_of_a_200(link, first=not self._ready_once)
         self._ready_once = True
         # The link counts as ready once this has returned.
-        self._reactor.callLater(0, self.queues.redis_is_back)
+        self._reactor.callLater(0, self._redis_is_back)
+
+    def _redis_is_back(self) -> None:
+        self.queues.redis_is_back()
+        self._look_for_ends()
+
+    def _look_again(self) -> None:
+        """Notices may have been lost: of tasks that came, and of tasks that ended."""
+        self.queues.wake_all()
+        self._look_for_ends()
+
+    def _look_for_ends(self) -> None:
+        for name, task_id in self._endings.awaited():
+            self.queues.watch(name, task_id).addCallbacks(
+                partial(self._told_late, name, task_id), lambda failure: failure.trap(Unavailable)
+            )
+
+    def _told_late(self, name: bytes, task_id: bytes, state: str | None) -> None:
+        if state in ("done", "dead"):
+            self._endings.ended(name, task_id)
 
     def _noticed(self, channel: bytes, message: bytes) -> None:
         sender, _, rest = message.partition(b"\n")

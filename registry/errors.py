@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 
 class RegistryError(Exception):
     """Base of all errors a caller can act on; ``str()`` is one sentence for a person.
@@ -72,6 +74,14 @@ class Unavailable(RegistryError):
     """
 
     outcome = "not_applied"
+
+
+def partly(error: Unavailable) -> Unavailable:
+    """The error of a request of which something was carried out already, or may have been."""
+    # Many requests may have been told the same error: theirs stays as it is.
+    known = copy(error)
+    known.outcome = "unknown"
+    return known
 
 
 class RedisUnavailable(Unavailable):

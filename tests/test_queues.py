@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from registry.errors import BadName, RedisFull, RedisUnavailable, ShuttingDown
+from registry.queue.batching import MAX_WAITING_BYTES
 from registry.queue.queues import CONFIRM_SECONDS
 from tests.conftest import LoggedErrors
 from tests.memory import World
@@ -173,3 +174,18 @@ def test_when_draining_parked_pollers_are_told_there_is_nothing_and_newcomers_re
     assert asking.got is None
     assert world.settled()
     assert world.nothing_left()
+
+
+@pytest.mark.parametrize("verb", ["confirm", "put_back"])
+def test_what_meets_an_overloaded_daemon_is_settled_later(world: World, verb: str) -> None:
+    world.push(b"1")
+    poll = world.pop()
+    world.turn()
+    world.queues.batching._bytes += MAX_WAITING_BYTES + 1
+    getattr(world.queues, verb)(poll.taken)
+    world.turn(CONFIRM_SECONDS)
+    assert world.store.held
+    world.queues.batching._bytes -= MAX_WAITING_BYTES + 1
+    assert world.queues.settle_again()
+    world.turn()
+    assert world.store.held == {}

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from registry.errors import RedisUnavailable
 from registry.queue.reply import Gathering, Reply, as_deferred
 
 
@@ -90,6 +91,7 @@ def test_many_replies_are_told_as_one_in_their_order_or_as_the_first_failure() -
         gathering.part(2).callback("c")
         if fails:
             gathering.part(0).errback(Failure(RuntimeError("first")))
+            assert not told
             gathering.part(1).errback(Failure(RuntimeError("second")))
             assert [str(failure.value) for failure in told] == ["first"]
         else:
@@ -97,3 +99,28 @@ def test_many_replies_are_told_as_one_in_their_order_or_as_the_first_failure() -
             assert not told
             gathering.part(1).callback("b")
             assert told == [["a", "b", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "told"),
+    [
+        (["not_applied", "not_applied"], "not_applied"),
+        (["not_applied", None], "unknown"),
+        ([None, "not_applied"], "unknown"),
+        (["not_applied", "unknown"], "unknown"),
+    ],
+)
+def test_a_failure_beside_what_was_carried_out_is_unknown(outcomes: list[str | None], told: str) -> None:
+    all_: Deferred[Any] = Deferred()
+    gathering = Gathering(2, all_)
+    errors = [RedisUnavailable("gone", outcome) if outcome else None for outcome in outcomes]
+    for at, error in enumerate(errors):
+        if error is None:
+            gathering.part(at).callback([0])
+        else:
+            gathering.part(at).errback(Failure(error))
+    failures: list[Failure] = []
+    all_.addErrback(failures.append)
+    assert [getattr(failure.value, "outcome", None) for failure in failures] == [told]
+    # Others may have been told the same error.
+    assert [error.outcome for error in errors if error] == [outcome for outcome in outcomes if outcome]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.live import Daemon, RedisServer, wait_until
-from tests.talk import ask, becomes, counts, drain, fresh, leased, on, poll, pop, task, tasks
+from tests.talk import ask, becomes, counts, drain, fresh, leased, on, policy, poll, pop, task, tasks
 
 pytestmark = pytest.mark.every_redis
 
@@ -167,6 +167,24 @@ def test_what_a_schedule_pushed_is_a_task_like_any_other(
     assert counts(served, q) == {"dead": 1}
     assert drain(served, q) == []
     ask(served, "DELETE", f"/api/schedules/{q}").ok()
+
+
+def test_many_that_are_refused_do_not_starve_the_others(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    policy(served, q, max_length=0)
+    names = [f"{q}-{at}" for at in range(101)]
+    for name in names[:100]:
+        put(served, name, cron="0 0 1 1 *", queue=q, task=1)
+    put(served, names[100], cron="0 0 1 1 *", queue=f"{q}-other", task=1)
+    try:
+        now = int(time.time() * 1000)
+        scores = [part for at, name in enumerate(names) for part in (now - 20_000 + at, name)]
+        module_redis_process.command("ZADD", "{registry}ticks", *scores)
+        wait_until(lambda: counts(served, f"{q}-other") == {"ready": 1}, 10)
+    finally:
+        for name in names:
+            ask(served, "DELETE", f"/api/schedules/{name}").ok()
 
 
 def test_a_queue_that_refuses_does_not_stop_the_other_schedules(

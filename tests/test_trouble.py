@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import pytest_twisted
 
 from tests.bench import SCHEMA, Bench
 from tests.live import Daemon, RedisServer, wait_until
-from tests.talk import Asked, ask, fresh, leased, pop, push, pushed, running
+from tests.talk import Asked, ask, counts, fresh, leased, on, pop, push, pushed, running, tasks
 
 every_redis = pytest.mark.every_redis
 
@@ -260,3 +261,95 @@ def test_a_closed_terminal_ends_it_as_sigterm_does(redis_server: RedisServer, pr
         assert "registry has stopped" in daemon.log
     with running(redis_server) as daemon:
         assert leased(daemon, q)["task"] == 1
+
+
+# Of a request that needs Redis more than once
+
+
+def kept(redis: RedisServer) -> None:
+    """Start it anew, as one that keeps what it has."""
+    redis.stop()
+    redis.start("--appendonly", "yes", "--appendfsync", "always")
+
+
+def test_a_push_that_was_stored_is_no_failure_when_redis_goes_while_it_waits(
+    redis_server: RedisServer,
+) -> None:
+    kept(redis_server)
+    with running(redis_server) as daemon:
+        q = fresh()
+        waiting = Asked(daemon, "PUT", f"/api/pushTask/{q}", b"1", {"Prefer": "wait=2"})
+        wait_until(lambda: counts(daemon, q) == {"ready": 1})
+        redis_server.kill()
+        answer = waiting.answer()
+        assert answer.status == 202 and answer.json["success"] is True
+        where = answer.headers["Location"]
+        assert where == f"/api/queues/{q}/tasks/{answer.json['id']}"
+        for refused in (ask(daemon, "GET", where), ask(daemon, "GET", f"/api/queues/{q}/tasks")):
+            refused.refused(503, "redis_unavailable")
+        assert "Unhandled error" not in daemon.log and "FirstError" not in daemon.log
+        redis_server.start("--appendonly", "yes", "--appendfsync", "always")
+        wait_until(lambda: ready(daemon) == 200)
+        assert ask(daemon, "GET", where).ok()["state"] == "ready"
+
+
+def test_a_policy_that_was_stored_is_not_said_to_be_not_applied(redis_server: RedisServer) -> None:
+    """The rules are written over one connection, and the queue is read over another: that one is cut in between."""
+    with running(redis_server) as daemon:
+        for _ in range(30):
+            q = fresh()
+            for line in redis_server.command("CLIENT", "LIST").decode().splitlines():
+                said = dict(part.split("=", 1) for part in line.split() if "=" in part)
+                if said["cmd"].split("|")[0] in ("set", "zadd", "zremrangebyscore", "zrangebyscore", "get"):
+                    redis_server.command("CLIENT", "KILL", "ID", said["id"])
+            answer = ask(daemon, "PATCH", f"/api/queues/{q}", {"lease": 5})
+            if answer.status != 200 and redis_server.command("EXISTS", f"{{{q}}}c"):
+                assert answer.refused(503, "redis_unavailable")["outcome"] == "unknown"
+                return
+            time.sleep(0.2)
+        pytest.skip("the connection was never cut at the right moment")
+
+
+@every_redis
+def test_a_lost_notice_of_an_end_costs_a_second_at_most(served: Daemon, redis_server: RedisServer) -> None:
+    q = fresh()
+    waiting = Asked(served, "PUT", f"/api/pushTask/{q}", b"1", {"Prefer": "wait=30"})
+    wait_until(lambda: counts(served, q) == {"ready": 1})
+    looking = Asked(served, "GET", f"/api/queues/{q}/tasks/{tasks(served, q)[0]['id']}?wait=30")
+    lease = leased(served, q)["lease"]
+    assert waiting.waits(0.1)
+    cut = [
+        dict(part.split("=", 1) for part in line.split() if "=" in part)["id"]
+        for line in redis_server.command("CLIENT", "LIST").decode().splitlines()
+        if "cmd=subscribe" in line
+    ]
+    for connection in cut:
+        redis_server.command("CLIENT", "KILL", "ID", connection)
+    on(served, "ack", q, lease, b"7").ok()
+    assert waiting.answer(15).json["result"] == 7
+    assert looking.answer(15).json["state"] == "done"
+
+
+@every_redis
+def test_a_bulk_retry_ends_although_workers_fail_at_once(served: Daemon) -> None:
+    q = fresh()
+    ask(served, "PUT", f"/api/pushTasks/{q}?attempts=1000", [1] * 600).ok()
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            given = ask(served, "GET", f"/api/popTasks/{q}?count=100&wait=1&lease=30").json["tasks"]
+            fails = [{"lease": one["lease"], "retry": False} for one in given]
+            ask(served, "POST", f"/api/ackTasks/{q}", {"fails": fails}).ok()
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    try:
+        for worker in workers:
+            worker.start()
+        wait_until(lambda: counts(served, q) == {"dead": 600}, 20)
+        retried = Asked(served, "POST", f"/api/queues/{q}/retry").answer(20).ok()
+        assert retried == {"success": True, "count": 600, "skipped": 0}
+    finally:
+        over.set()
+        for worker in workers:
+            worker.join()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import inlineCallbacks
 
-from registry.errors import BadBody, BadOption, NotFound, RegistryError
+from registry.errors import BadBody, BadOption, NotFound, RegistryError, Unavailable, partly
 from registry.http import asked
 from registry.http.asked import Header
 from registry.http.json_check import check_json
@@ -175,7 +175,10 @@ class Admin:
         if not isinstance(changes, dict):
             raise BadBody("The body is a JSON object of the rules to change.")
         yield self._steering.set_policy(name, changes)
-        return (yield self._queue(name, b""))
+        try:
+            return (yield self._queue(name, b""))
+        except Unavailable as error:
+            raise partly(error) from None
 
     @inlineCallbacks
     def _purge(self, name: bytes, query: bytes) -> Any:
@@ -229,7 +232,7 @@ class Admin:
     def _task(self, name: bytes, task_id: bytes, query: bytes) -> Any:
         wait = min(options(query, {"wait": asked.wait_length}).get("wait", 0.0), self._max_wait)
         if wait:
-            ended = self._endings.wait(task_id, wait)
+            ended = self._endings.wait(name, task_id, wait)
             try:
                 reply = yield self._queues.watch(name, task_id)
                 if reply not in ("done", "dead", None):

@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlin
 from twisted.python.failure import Failure
 
 from registry.config import Config
-from registry.errors import BadBody, BadOption, Conflict, NotFound, TooLarge
+from registry.errors import BadBody, BadOption, Conflict, NotFound, TooLarge, Unavailable
 from registry.http import asked
 from registry.http.asked import Header, lease_id, ms
 from registry.http.json_check import check_json
@@ -104,7 +104,7 @@ class Verbs:
             answer["duplicate"] = True
         if pushed.replayed:
             headers.append((b"Idempotency-Replayed", b"true"))
-        ended = self._endings.wait(pushed.id, wait)
+        ended = self._endings.wait(name, pushed.id, wait)
         told = None
         try:
             # Asked for only now, so that an end before this line is seen here, and one after it by the line above.
@@ -119,6 +119,9 @@ class Verbs:
             if told:
                 return json_answer(200, {**answer, "state": "dead", "reason": "purged"}, headers)
             return json_answer(202, {**answer, "state": "moved"}, headers)
+        except Unavailable:
+            # Stored it is; how it goes on nobody can say now.
+            return json_answer(202, answer, [*headers, _location(name, pushed.id)])
         finally:
             ended.addErrback(lambda _: None)
             ended.cancel()
@@ -126,8 +129,7 @@ class Verbs:
             return json_answer(200, {**answer, "state": "done", "result": result_of(view.known)}, headers)
         if view.state == "dead":
             return json_answer(200, {**answer, "state": "dead", "reason": view.known.get("y")}, headers)
-        where = b"/api/queues/%b/tasks/%b" % (quote_from_bytes(name, safe="").encode(), pushed.id)
-        return json_answer(202, {**answer, "state": view.state}, [*headers, (b"Location", where)])
+        return json_answer(202, {**answer, "state": view.state}, [*headers, _location(name, pushed.id)])
 
     def push_many(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """All tasks of the body, or none."""
@@ -306,6 +308,10 @@ class Verbs:
         # In the order they were taken, which the script keeps for those of one moment.
         for taken in answer.taken:
             self._queues.put_back(taken)
+
+
+def _location(name: bytes, task_id: bytes) -> tuple[bytes, bytes]:
+    return b"Location", b"/api/queues/%b/tasks/%b" % (quote_from_bytes(name, safe="").encode(), task_id)
 
 
 def _pushed(pushed: Pushed) -> Answer:

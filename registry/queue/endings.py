@@ -14,11 +14,16 @@ class Endings:
     def __init__(self, later: Callable[..., Any]) -> None:
         self._later = later
         self._waiting: dict[bytes, list[Deferred[bytes | None]]] = {}
+        self._queues: dict[bytes, bytes] = {}
 
-    def wait(self, task_id: bytes, seconds: float) -> Deferred[bytes | None]:
-        """Fires with the queue in which the task has ended, with None when the time is up. May be cancelled."""
+    def wait(self, name: bytes, task_id: bytes, seconds: float) -> Deferred[bytes | None]:
+        """Fires with the queue in which the task has ended, with None when the time is up. May be cancelled.
+
+        ``name``: the queue in which it is now.
+        """
         d: Deferred[bytes | None] = Deferred(lambda d: self._leave(task_id, d))
         self._waiting.setdefault(task_id, []).append(d)
+        self._queues[task_id] = name
         timer = self._later(seconds, self._time_up, task_id, d)
 
         def over(result: Any) -> Any:
@@ -35,7 +40,7 @@ class Endings:
         if left:
             self._waiting[task_id] = left
         else:
-            self._waiting.pop(task_id, None)
+            self._forget(task_id)
         return len(left) < len(waiting)
 
     def _leave(self, task_id: bytes, d: Deferred[bytes | None]) -> None:
@@ -45,13 +50,21 @@ class Endings:
         if self._drop(task_id, d):
             d.callback(None)
 
+    def _forget(self, task_id: bytes) -> list[Deferred[bytes | None]]:
+        self._queues.pop(task_id, None)
+        return self._waiting.pop(task_id, [])
+
+    def awaited(self) -> list[tuple[bytes, bytes]]:
+        """Queue and id of each task whose end somebody waits for."""
+        return [(name, task_id) for task_id, name in self._queues.items()]
+
     def ended(self, name: bytes, task_id: bytes) -> None:
         """This task of this queue has ended."""
-        for d in self._waiting.pop(task_id, []):
+        for d in self._forget(task_id):
             d.callback(name)
 
     def end_all(self) -> None:
         """The daemon stops: all are told that their time is up."""
         for task_id in list(self._waiting):
-            for d in self._waiting.pop(task_id, []):
+            for d in self._forget(task_id):
                 d.callback(None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import msgpack
-from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.errors import BadOption, NotFound
 from registry.queue.names import check_name, pushed_at_ms
@@ -97,11 +97,8 @@ class Looking:
         """Fires with the `TaskView`, or fails with `NotFound`."""
         check_name(name)
         tag = self._store.tag(name)
-        payload, packed = yield gatherResults(
-            [
-                self._store.lookup(b"HGET", tag + b"t", task_id),
-                self._store.lookup(b"HGET", tag + b"m", task_id),
-            ]
+        payload, packed = yield self._store.lookups(
+            (b"HGET", tag + b"t", task_id), (b"HGET", tag + b"m", task_id)
         )
         if payload is None:
             raise NotFound("There is no such task here: it never was, or it was done and has been forgotten.")
@@ -210,8 +207,8 @@ class Looking:
         if not ids:
             return {}, {}
         tag = self._store.tag(name)
-        payloads, metas = yield gatherResults(
-            [self._store.lookup(b"HMGET", tag + b"t", *ids), self._store.lookup(b"HMGET", tag + b"m", *ids)]
+        payloads, metas = yield self._store.lookups(
+            (b"HMGET", tag + b"t", *ids), (b"HMGET", tag + b"m", *ids)
         )
         return dict(zip(ids, payloads, strict=True)), dict(zip(ids, metas, strict=True))
 

@@ -16,11 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from registry.errors import (
-    RedisUnavailable,
-    RegistryError,
-    ShuttingDown,
-)
+from registry.errors import RedisUnavailable, RegistryError, ShuttingDown, Unavailable
 from registry.queue.batching import Batching
 from registry.queue.carried import Settling, Storing
 from registry.queue.heartbeat import Heartbeat
@@ -179,7 +175,14 @@ class Queues:
             line = self.waiting.lines.get(name)
             # One with a key may have been given its lease already, and one with a worker is told to the other daemons.
             asks = options is not None and ("ik" in options or "w" in options)
-            if line is not None and line.parked and self.store.ready and not asks:
+            # A queue may refuse the one kind and let the other wait.
+            if (
+                line is not None
+                and line.parked
+                and line.parked[-1].leased == poller.leased
+                and self.store.ready
+                and not asks
+            ):
                 self._park(poller)
                 return poller
         else:
@@ -433,7 +436,7 @@ class Queues:
     def not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
         """A confirm, a put-back or a burial was not carried out, or nobody knows."""
         # The entry names its own record, and finds it gone when it was carried out after all: it may be sent again.
-        if failure.check(RedisUnavailable, ShuttingDown) and len(self._unsettled) < MAX_UNSETTLED:
+        if failure.check(Unavailable) and len(self._unsettled) < MAX_UNSETTLED:
             self._unsettled.append((verb, Entry(*again)))
         else:
             log.failure("a {verb} was refused", failure, verb=verb)

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from registry.errors import Unavailable, partly
+
 
 class Told(Protocol):
     """Whoever is told how something went: a Deferred, a `Reply`."""
@@ -96,14 +98,19 @@ def as_deferred(reply: Reply | Deferred[Any]) -> Deferred[Any]:
 
 
 class Gathering:
-    """The replies of many entries, told to ``told`` as one list in their order, or as the first failure among them."""
+    """The replies of many entries, told to ``told`` as one list in their order, or as the first failure among them.
 
-    __slots__ = ("_left", "_replies", "_told")
+    Told when all of them are known: a failure beside which others were carried out has an unknown outcome.
+    """
+
+    __slots__ = ("_failure", "_left", "_outcomes", "_replies", "_told")
 
     def __init__(self, count: int, told: Told) -> None:
         self._left = count
         self._replies: list[Any] = [None] * count
-        self._told: Told | None = told
+        self._told = told
+        self._failure: Failure | None = None
+        self._outcomes: set[str] = set()
 
     def part(self, at: int) -> Told:
         """What the entry at this place is to tell."""
@@ -112,15 +119,26 @@ class Gathering:
     def one(self, at: int, reply: Any) -> None:
         """The entry at this place has its reply."""
         self._replies[at] = reply
-        self._left -= 1
-        if not self._left and self._told is not None:
-            self._told.callback(self._replies)
+        self._known("applied")
 
     def failed(self, failure: Failure) -> None:
         """An entry was not carried out, or nobody knows."""
-        told, self._told = self._told, None
-        if told is not None:
-            told.errback(failure)
+        if self._failure is None:
+            self._failure = failure
+        self._known(getattr(failure.value, "outcome", "unknown"))
+
+    def _known(self, outcome: str) -> None:
+        self._outcomes.add(outcome)
+        self._left -= 1
+        if self._left:
+            return
+        failure = self._failure
+        if failure is None:
+            self._told.callback(self._replies)
+        elif len(self._outcomes) > 1 and isinstance(failure.value, Unavailable):
+            self._told.errback(Failure(partly(failure.value)))
+        else:
+            self._told.errback(failure)
 
 
 class _Part:

@@ -15,7 +15,7 @@ from msgspec import msgpack
 from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 
-from registry.errors import BadOption, NotFound, RegistryError
+from registry.errors import BadOption, NotFound, RegistryError, Unavailable, partly
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
 
@@ -26,6 +26,9 @@ LATE_SECONDS = 60
 MISSED = ("skip", "once")
 # Missed ticks are counted up to this many.
 MOST_COUNTED = 1000
+DUE_A_PAGE, MOST_PAGES = 100, 100
+# The trouble of one schedule is told this often, ms.
+SAID_MS = 60_000
 
 
 def ticks(cron: str, timezone: str, after_ms: int) -> Any:
@@ -80,6 +83,7 @@ class Schedules:
         self._store = queues.store
         self._known = self._store.space + b"schedules"
         self._ticks = self._store.space + b"ticks"
+        self._said: dict[bytes, int] = {}
 
     @inlineCallbacks
     def put(self, name: bytes, said: dict[str, Any]) -> Any:
@@ -87,8 +91,12 @@ class Schedules:
         check_name(name)
         known = check(said)
         first = next(ticks(known["cron"], known["timezone"], self._store.now_ms()))
-        yield self._store.lookup(b"HSET", self._known, name, msgpack.encode(known))
+        # A tick without a schedule goes when it is due; a schedule without a tick would never be noticed.
         yield self._store.lookup(b"ZADD", self._ticks, first, name)
+        try:
+            yield self._store.lookup(b"HSET", self._known, name, msgpack.encode(known))
+        except Unavailable as error:
+            raise partly(error) from None
         return shown(known, first)
 
     @inlineCallbacks
@@ -112,8 +120,9 @@ class Schedules:
     @inlineCallbacks
     def drop(self, name: bytes) -> Any:
         """Forget a schedule; what it pushed stays."""
-        yield self._store.lookup(b"ZREM", self._ticks, name)
         gone = yield self._store.lookup(b"HDEL", self._known, name)
+        # One that is left goes when it is due.
+        yield self._store.lookup(b"ZREM", self._ticks, name).addErrback(lambda f: f.trap(Unavailable))
         if not gone:
             raise NotFound("There is no schedule of this name.")
 
@@ -121,15 +130,33 @@ class Schedules:
     def tick(self) -> Any:
         """Push what is due. Every daemon may do this at the same time."""
         now = self._store.now_ms()
-        due = yield self._store.lookup(
-            b"ZRANGEBYSCORE", self._ticks, b"-inf", now, b"WITHSCORES", b"LIMIT", 0, 100
-        )
-        for name, score in zip(due[::2], due[1::2], strict=True):
-            try:
-                yield self._tick_one(name, int(float(score)), now)
-            except RegistryError as e:
-                # It stays due, and is tried again with the next chore.
-                log.warn("the schedule {name!r} could not push: {why}", name=name, why=str(e))
+        failed = 0
+        for _ in range(MOST_PAGES):
+            # Those that could not push stay due and in front, and are passed over.
+            due = yield self._store.lookup(
+                b"ZRANGEBYSCORE", self._ticks, b"-inf", now, b"WITHSCORES", b"LIMIT", failed, DUE_A_PAGE
+            )
+            for name, score in zip(due[::2], due[1::2], strict=True):
+                try:
+                    yield self._tick_one(name, int(float(score)), now)
+                except Exception as error:
+                    failed += 1
+                    self._could_not(name, error)
+            if len(due) < 2 * DUE_A_PAGE:
+                return
+
+    def _could_not(self, name: bytes, error: Exception) -> None:
+        """Each schedule's trouble once a minute; it is tried again with every chore."""
+        now = self._store.now_ms()
+        if now - self._said.get(name, 0) < SAID_MS:
+            return
+        if len(self._said) >= MOST_COUNTED:
+            self._said.clear()
+        self._said[name] = now
+        if isinstance(error, RegistryError):
+            log.warn("the schedule {name!r} could not push: {why}", name=name, why=str(error))
+        else:
+            log.failure("the schedule {name!r} could not push", name=name)
 
     @inlineCallbacks
     def _tick_one(self, name: bytes, at: int, now: int) -> Any:

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from msgspec import msgpack
-from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.python.failure import Failure
 
-from registry.errors import BadOption, Conflict, NotFound
+from registry.errors import BadOption, Conflict, NotFound, Unavailable, partly
 from registry.queue.looking import Looking
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
+from registry.queue.reply import Gathering
 from registry.queue.taken import STATES, denied
 
 MOVES_A_CALL = 200
@@ -96,13 +98,16 @@ class Steering:
         at = count = skipped = 0
         # Of several dead with one key the first takes it, which a dry run cannot see in Redis.
         keys: set[bytes] = set()
+        # What dies again meanwhile is left to the next request: workers that fail at once would keep this one busy for ever.
+        seconds, micros = yield self._store.lookup(b"TIME")
+        began = int(seconds) * 1000 + int(micros) // 1000
         while True:
-            ids = yield self._store.lookup(b"ZRANGE", key, at, at + IDS_A_PAGE - 1)
+            ids = yield _after(count, self._store.lookup(b"ZRANGE", key, at, at + IDS_A_PAGE - 1))
             if not ids:
                 return count, skipped
-            metas = yield self._store.lookup(b"HMGET", self._store.tag(name) + b"m", *ids)
-            chosen = [i for i, packed in zip(ids, metas, strict=True) if _wanted(packed, reason)]
-            replies = yield self._each("retry", name, chosen, _DRY if dry_run else b"")
+            metas = yield _after(count, self._store.lookup(b"HMGET", self._store.tag(name) + b"m", *ids))
+            chosen = [i for i, packed in zip(ids, metas, strict=True) if _wanted(packed, reason, began)]
+            replies = yield _after(count, self._each("retry", name, chosen, _DRY if dry_run else b""))
             done = 0
             for code, *more in map(_checked, replies):
                 taken = code in (10, 11) or (dry_run and code == 0 and more[0] in keys)
@@ -116,7 +121,12 @@ class Steering:
     @inlineCallbacks
     def _each(self, verb: str, name: bytes, ids: Iterable[bytes], *args: bytes) -> Any:
         entries = [self._store.of_lease(name, task_id, *args) for task_id in ids]
-        return (yield gatherResults([self._queues.ask(verb, entry) for entry in entries], consumeErrors=True))
+        replies: Deferred[list[Any]] = Deferred()
+        gathering = Gathering(len(entries), replies)
+        for at, entry in enumerate(entries):
+            entry.reply = gathering.part(at)
+            self._queues.carry(verb, entry)
+        return (yield replies) if entries else []
 
     @inlineCallbacks
     def move(self, name: bytes, to: bytes, state: str) -> Any:
@@ -130,7 +140,7 @@ class Steering:
             # The ready that cannot go stay at the head: each call meets them again before it meets others.
             most = MOVES_A_CALL + (min(skipped, MOST_MET_AGAIN) if state == "ready" else 0)
             args = (self._store.list_key(to), state.encode(), b"%d" % most, b"%d" % skipped)
-            reply = yield self._one("move", name, *args)
+            reply = yield _after(moved, self._one("move", name, *args))
             moved += reply[1]
             # The ready that could not go are met again by the next call, the others are passed over.
             skipped = reply[2] if state == "ready" else skipped + reply[2]
@@ -142,7 +152,7 @@ class Steering:
         """Ready and delayed tasks are forgotten; fires with how many."""
         count = 0
         while True:
-            reply = yield self._one("purge", name, b"%d" % MOVES_A_CALL)
+            reply = yield _after(count, self._one("purge", name, b"%d" % MOVES_A_CALL))
             count += reply[1]
             if not reply[2]:
                 return count
@@ -168,7 +178,7 @@ class Steering:
         reply = yield self._one("policy", name, packed)
         while reply[2]:
             # More results than may be kept from now on: a bounded piece of them with each call.
-            reply = yield self._one("policy", name, _TRIM_ON)
+            reply = yield _after(True, self._one("policy", name, _TRIM_ON))
         return msgpack.decode(reply[1]) or {}
 
 
@@ -178,8 +188,21 @@ def _checked(reply: list[Any]) -> list[Any]:
     return reply
 
 
-def _wanted(packed: bytes | None, reason: str | None) -> bool:
-    why = msgpack.decode(packed).get("y") if packed else None
+def _after(applied: Any, asked: Deferred[Any]) -> Deferred[Any]:
+    """What is asked when something of the request was ``applied`` already: then no failure of it means that nothing was."""
+
+    def failed(failure: Failure) -> Failure:
+        error = failure.value
+        return Failure(partly(error)) if isinstance(error, Unavailable) else failure
+
+    return asked.addErrback(failed) if applied else asked
+
+
+def _wanted(packed: bytes | None, reason: str | None, began_ms: int) -> bool:
+    known = msgpack.decode(packed) if packed else {}
+    if known.get("z", 0) > began_ms:
+        return False
+    why = known.get("y")
     return why == reason if reason is not None else why not in LEFT_ALONE
 
 

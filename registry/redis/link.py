@@ -385,6 +385,12 @@ _OF_A_SCRIPT = re.compile(
 )
 
 
+def first_error(failure: Failure) -> Failure:
+    """What went wrong, of what `gatherResults` makes of it."""
+    first: Failure = failure.value.subFailure  # type: ignore[union-attr]
+    return first
+
+
 def said(error: ResponseError) -> str:
     """What an error reply says, without what Redis puts in front of an error that a script came upon."""
     text = str(error)

@@ -14,12 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 from msgspec import msgpack
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.logger import Logger
 from txredisapi import ResponseError
 
 from registry.errors import Conflict, RedisFull, RedisUnavailable
-from registry.redis.link import Link, Pool, error_word
+from registry.redis.link import Link, Pool, error_word, first_error
 from registry.redis.scripts import Script, load
 
 log = Logger()
@@ -322,6 +322,13 @@ class Store:
     def lookup(self, *args: bytes | str | int) -> Deferred[Any]:
         """A command that only reads, over one of the other connections."""
         return self._pool.command(*args).addErrback(_as_domain)
+
+    def lookups(self, *commands: tuple[bytes | str | int, ...]) -> Deferred[list[Any]]:
+        """Several at once; fires with their replies, in order, or fails with the first failure among them."""
+        d: Deferred[list[Any]] = gatherResults(
+            [self.lookup(*command) for command in commands], consumeErrors=True
+        )
+        return d.addErrback(first_error)
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from registry.redis.address import RedisAddress
-from registry.redis.link import Link
+from registry.redis.link import Link, first_error
 from registry.redis.wire import Wire
 
 
@@ -61,7 +61,7 @@ class Subscriber:
     def _subscribe(self, link: Link) -> Deferred[Any]:
         # One command a channel: each has then one reply, as everywhere else.
         answers = [link.command(b"SUBSCRIBE", channel) for channel in self._channels]
-        return gatherResults(answers, consumeErrors=True).addCallbacks(self._subscribed, _first_error)
+        return gatherResults(answers, consumeErrors=True).addCallbacks(self._subscribed, first_error)
 
     def _subscribed(self, answers: Any) -> None:
         try:
@@ -74,10 +74,6 @@ class Subscriber:
             self._on_message(channel, payload)
         except Exception:  # the connection is not to blame
             self._log.failure("{name}: a notice could not be used", name=self.link.name)
-
-
-def _first_error(failure: Any) -> Any:
-    return failure.value.subFailure
 
 
 class _NoticeWire(Wire):
