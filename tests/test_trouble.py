@@ -263,6 +263,30 @@ def test_a_closed_terminal_ends_it_as_sigterm_does(redis_server: RedisServer, pr
         assert leased(daemon, q)["task"] == 1
 
 
+@every_redis
+def test_a_start_at_an_empty_redis_that_is_full(redis_server: RedisServer) -> None:
+    redis_server.command("CONFIG", "SET", "maxmemory", "1")
+    with running(redis_server) as daemon:
+        push(daemon, fresh(), 1).refused(503, "redis_full")
+        redis_server.command("CONFIG", "SET", "maxmemory", "0")
+        assert push(daemon, fresh(), 1).status == 200
+        wait_until(lambda: redis_server.command("GET", SCHEMA) == b"1", 5)
+        assert "vanished" not in daemon.log
+
+
+@every_redis
+def test_a_key_of_another_program_in_the_place_of_the_schema(redis_server: RedisServer) -> None:
+    redis_server.command("SET", SCHEMA, "theirs")
+    one = Daemon((), {"REDIS_URL": redis_server.url}, ("twistd", "-n", "--pidfile="))
+    try:
+        one.start(wait=False)
+        assert one.wait() == 1
+        assert "{registry}schema in this Redis is not the registry's" in one.log
+        assert "Traceback" not in one.log
+    finally:
+        one.remove()
+
+
 # Of a request that needs Redis more than once
 
 

@@ -29,6 +29,8 @@ SCHEMA = b"1"
 _REFUSALS = re.compile(
     r"\b(MISCONF|READONLY|LOADING|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|CROSSSLOT|NOAUTH|NOPERM|UNKILLABLE)\b"
 )
+# What Redis refuses writes with until somebody makes room, on a disk or in memory, or a replica comes back.
+PASSES = ("MISCONF", "NOREPLICAS", "OOM")
 CALL_SECONDS = 3.0
 # A reply that came within this time, s, tells what Redis's clock says now.
 CLOCK_SECONDS = 0.1
@@ -231,7 +233,7 @@ class Store:
             yield self._link.command(b"EVALSHA", probe.sha, 0, 0, self.space, b"-")
         except ResponseError as error:
             # What passes by itself has its own answer to each request, and its own line in the log.
-            if error_word(error) not in ("MISCONF", "NOREPLICAS", "OOM", "BUSY", "NOSCRIPT"):
+            if error_word(error) not in (*PASSES, "BUSY", "NOSCRIPT"):
                 raise
 
     @inlineCallbacks
@@ -240,13 +242,23 @@ class Store:
         key = self.space + b"schema"
         found = yield self._link.command(b"GET", key)
         if found is None:
-            yield self._link.command(b"SET", key, SCHEMA, b"NX")
+            try:
+                yield self._link.command(b"SET", key, SCHEMA, b"NX")
+            except ResponseError as error:
+                if error_word(error) not in PASSES:
+                    raise
+                # It is written when Redis takes writes.
+                return
             if self._knew_keys:
                 log.critical(
                     "The keys of the registry have vanished from Redis (FLUSHALL, or another server in its place): "
                     "the tasks that were there are lost"
                 )
         self._knew_keys = True
+        if found is not None and not found.isdigit():
+            raise NewerSchema(
+                f"The key {key.decode()} in this Redis is not the registry's: another program has taken it."
+            )
         if found is not None and int(found) > int(SCHEMA):
             raise NewerSchema(
                 f"The keys in this Redis are of version {found.decode()}, newer than this daemon's {SCHEMA.decode()}: "
@@ -368,7 +380,7 @@ class ScriptError(Exception):
 
 
 class NewerSchema(Exception):
-    """The keys in this Redis were written by a newer registry."""
+    """The keys in this Redis were written by a newer registry, or by no registry at all."""
 
 
 def _as_domain(failure: Any) -> Any:
