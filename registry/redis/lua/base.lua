@@ -19,8 +19,8 @@ local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local SPACE, PROCESS, FAR = ARGV[2], ARGV[3], 1e14
 local INDEX, FAR_SCORE = SPACE .. 'index', '100000000000000'
--- From Redis 6.2 on ZADD can lower scores; 7.0 was the first to tell scripts which one it is.
-local ZADD_LOWERS = redis.REDIS_VERSION_NUM ~= nil
+-- 7.0 was the first to tell scripts which one it is.
+local SINCE_7 = redis.REDIS_VERSION_NUM ~= nil
 local woken, is_woken, dues, drained, ended, before_end = {}, {}, {}, {}, {}, {}
 
 -- Somebody waiting at this queue has a reason to look again.
@@ -88,7 +88,8 @@ local function enter_index()
   -- Nothing is due later: who is there keeps its score.
   if #far > 0 then call('ZADD', INDEX, 'NX', unpack(far)) end
   if #near == 0 then return end
-  if ZADD_LOWERS then
+  -- From Redis 6.2 on ZADD can lower scores.
+  if SINCE_7 then
     call('ZADD', INDEX, 'LT', unpack(near))
     return
   end
