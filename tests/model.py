@@ -32,6 +32,8 @@ class Task:
     ends: int = 0
     due: int = 0
     forgotten: int = 0
+    ended: int = 0
+    asked_until: int | None = None
     lapsed: bytes | None = None
     marked: bool = False
     reason: str | None = None
@@ -86,13 +88,12 @@ class Queue:
 
     def finish(self, task: Task, now: int, handed_over: bool) -> None:
         self.free_key(task)
-        stay = task.result if handed_over else max(task.result, HOUR)
-        if task.key is not None and not stay:
-            stay = HOUR
+        stay = max(task.result, 0 if handed_over and task.key is None else HOUR)
         if not stay:
             del self.tasks[task.id]
             return
         task.state, task.lease, task.forgotten, task.plain = "e", None, now + stay, False
+        task.ended, task.asked_until = now, now + task.result if task.result else None
 
     def lapse(self, task: Task, now: int) -> None:
         if task.plain:
@@ -171,6 +172,9 @@ class Queue:
         for task in [*self.of("x"), *self.of("e")]:
             if task.forgotten <= now:
                 del self.tasks[task.id]
+        for task in self.of("e"):
+            if task.asked_until is not None and task.asked_until <= now:
+                task.asked_until = None
         self.acked = {lease: at for lease, at in self.acked.items() if at > now}
 
     def move(self, there: Queue, state: str) -> tuple[int, int]:

@@ -106,7 +106,7 @@ def compare(driver: Driver, name: bytes, queue: Queue) -> None:
     """Redis holds what the model of this queue holds, in every state, and counts it so."""
     tag = b"{%b}" % name
     lines = [(b"LRANGE", tag + b"%d" % p if p else name, 0, -1) for p in range(10)]
-    sets = [(b"ZRANGE", tag + kind, 0, -1, b"WITHSCORES") for kind in (b"d", b"l", b"x", b"e", b"a")]
+    sets = [(b"ZRANGE", tag + kind, 0, -1, b"WITHSCORES") for kind in (b"d", b"l", b"x", b"e", b"f", b"a")]
     hashes = [(b"HGETALL", tag + kind) for kind in (b"t", b"m", b"k")]
     found = driver.together(*hashes, *lines, *sets)
     payloads, packed, keys = (_pairs(flat) for flat in found[:3])
@@ -116,13 +116,15 @@ def compare(driver: Driver, name: bytes, queue: Queue) -> None:
     for p, elements in enumerate(found[3:13]):
         alive = [one for one in (_alive(e, payloads, metas) for e in reversed(elements)) if one is not None]
         assert alive == [one if isinstance(one, bytes) else one.id for one in queue.ready[p]]
-    delayed, held, dead, done, acked = (
+    delayed, held, dead, done, asked_for, acked = (
         {member: int(float(score)) for member, score in _pairs(flat).items()} for flat in found[13:]
     )
     assert delayed == {task.id: task.due for task in queue.of("d")}
     assert held == {task.lease: task.ends for task in queue.of("l")}
     assert dead == {task.id: task.forgotten for task in queue.of("x")}
-    assert done == {task.id: task.forgotten for task in queue.of("e")}
+    ended = queue.of("e")
+    assert done == {task.id: task.ended for task in ended if task.asked_until is None}
+    assert asked_for == {task.id: task.asked_until for task in ended if task.asked_until is not None}
     assert acked == queue.acked
     assert keys == {key.encode(): task_id for key, task_id in queue.keys.items()}
     for task in queue.tasks.values():

@@ -255,27 +255,61 @@ def test_rules_are_written_once_however_long_the_clearing_takes(monkeypatch: pyt
     assert calls == [{"set": {"retention": {"done_max": 2}}, "reset": []}, {"t": True}, {"t": True}]
 
 
-def test_results_that_were_asked_for_do_not_shield_the_others_for_ever(served: Daemon, q: str) -> None:
-    """Those in front of the line are kept, but not longer than was asked for."""
-    policy(served, q, retention={"done_max": 3})
-    for query in ["result=0.5"] * 60 + [""] * 8:
-        pushed(served, q, 1, query)
-        on(served, "ack", q, leased(served, q)["lease"]).ok()
-    assert counts(served, q)["done"] >= 60
-    time.sleep(0.6)
-    for _ in range(20):
-        pushed(served, q, 1)
-        on(served, "ack", q, leased(served, q)["lease"]).ok()
-    assert counts(served, q) == {"done": 3}
+def done(served: Daemon, q: str, task: Any, query: str = "") -> str:
+    """Push, lease, acknowledge; the id."""
+    task_id = pushed(served, q, task, query)
+    on(served, "ack", q, leased(served, q)["lease"]).ok()
+    return task_id
 
 
-def test_results_that_are_asked_for_do_not_shield_the_others(served: Daemon, q: str) -> None:
+def listed(served: Daemon, q: str) -> list[Any]:
+    """The payloads of the done, over pages of one."""
+    found, cursor = [], ""
+    while True:
+        page = ask(served, "GET", f"/api/queues/{q}/tasks?state=done&limit=1{cursor}").ok()
+        found += [row["task"] for row in page["tasks"]]
+        if page["cursor"] is None:
+            return found
+        cursor = f"&cursor={page['cursor']}"
+
+
+def test_of_the_done_the_oldest_go_first_whatever_was_asked_to_be_kept(served: Daemon, q: str) -> None:
     policy(served, q, retention={"done_max": 3})
-    for query in ["result=60"] * 60 + [""] * 100:
-        pushed(served, q, 1, query)
-        on(served, "ack", q, leased(served, q)["lease"]).ok()
-    # Those that came after them were passed over at first.
-    assert 60 <= counts(served, q)["done"] <= 60 + 3 + 40
+    for n in range(45):
+        done(served, q, n, "" if n % 3 == 2 else "result=10000" if n % 3 else "result=60")
+    # The newest three that no push asked to keep, and all others.
+    assert sorted(listed(served, q)) == [n for n in range(45) if n % 3 != 2 or n > 35]
+
+
+def test_the_done_are_listed_newest_first_whatever_keeps_them(served: Daemon, q: str) -> None:
+    for n in range(8):
+        done(served, q, n, "result=60" if n % 3 else "")
+        time.sleep(0.002)
+    assert listed(served, q) == list(reversed(range(8)))
+
+
+def test_what_was_asked_to_be_kept_is_so_for_that_time_and_no_longer_beyond_the_limit(
+    served: Daemon, q: str
+) -> None:
+    policy(served, q, retention={"done_max": 3})
+    for n in range(20):
+        done(served, q, n, "result=0.5")
+    assert counts(served, q) == {"done": 20}
+    becomes(served, q, 5, done=3)
+    assert listed(served, q) == [19, 18, 17]
+
+
+def test_a_changed_retention_counts_for_what_has_ended_too(served: Daemon, q: str) -> None:
+    policy(served, q, retention={"done": 3600, "done_max": 2})
+    for n in range(2):
+        done(served, q, n)
+    policy(served, q, retention={"done": 600, "done_max": 2})
+    for n in range(10, 12):
+        done(served, q, n)
+    assert listed(served, q) == [11, 10]
+    policy(served, q, retention={"done": 0.5})
+    becomes(served, q, 5)
+    assert listed(served, q) == []
 
 
 def test_paths_below_a_queue_tell_the_methods_they_take(served: Daemon, q: str) -> None:

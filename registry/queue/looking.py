@@ -121,10 +121,12 @@ class Looking:
         check_name(name)
         if state == "ready":
             return (yield self._ready_tasks(name, cursor, limit, search))
+        if state == "done":
+            return (yield self._done_tasks(name, cursor, limit, search))
         at = _offset(cursor)
         tag = self._store.tag(name)
-        key = tag + {"delayed": b"d", "leased": b"l", "dead": b"x", "done": b"e"}[state]
-        command = b"ZREVRANGE" if state in ("dead", "done") else b"ZRANGE"
+        key = tag + {"delayed": b"d", "leased": b"l", "dead": b"x"}[state]
+        command = b"ZREVRANGE" if state == "dead" else b"ZRANGE"
         most = FAR_ENOUGH if search else limit
         found = yield self._store.lookup(command, key, at, at + most - 1, b"WITHSCORES")
         scores = dict(zip(found[::2], found[1::2], strict=True))
@@ -139,6 +141,42 @@ class Looking:
                 view.lease_ends_ms = int(float(scores[view.id]))
         more = used < len(ids) or len(ids) == most
         return views, str(at + used) if more and ids else None
+
+    @inlineCallbacks
+    def _done_tasks(self, name: bytes, cursor: str, limit: int, search: bytes) -> Any:
+        # A cursor is how many were shown of those the queue keeps, and of those their pushes asked to keep.
+        kept, _, asked_for = cursor.partition(".")
+        at = [_offset(kept), _offset(asked_for)]
+        tag = self._store.tag(name)
+        most = FAR_ENOUGH if search else limit
+        lines = yield self._store.lookups(
+            *[
+                (b"ZREVRANGE", tag + kind, from_, from_ + most - 1)
+                for kind, from_ in zip((b"e", b"f"), at, strict=True)
+            ]
+        )
+        payloads, metas = yield self._fields(name, [task_id for line in lines for task_id in line])
+        views: list[TaskView] = []
+        used = [0, 0]
+        while len(views) < limit:
+            heads = [
+                (msgpack.decode(metas[line[n]] or b"\x80").get("z", 0), which)
+                for which, (line, n) in enumerate(zip(lines, used, strict=True))
+                if n < len(line)
+            ]
+            if not heads:
+                break
+            # The one that ended last.
+            which = max(heads)[1]
+            task_id = lines[which][used[which]]
+            used[which] += 1
+            if payloads[task_id] is not None:
+                view = self._view(name, task_id, payloads[task_id], metas[task_id])
+                view.state = "done"
+                if _holds(view, search):
+                    views.append(view)
+        more = any(n < len(line) or len(line) == most for line, n in zip(lines, used, strict=True))
+        return views, f"{at[0] + used[0]}.{at[1] + used[1]}" if more else None
 
     @inlineCallbacks
     def _ready_tasks(self, name: bytes, cursor: str, limit: int, search: bytes) -> Any:
@@ -180,7 +218,7 @@ class Looking:
                 view = self._view(name, task_id, payloads[task_id], metas[task_id])
                 if view.state != "ready" or view.known.get("g", 0) != int(generation or 0):
                     continue
-            if not search or search in view.payload or search in (view.id or b""):
+            if _holds(view, search):
                 views.append(view)
         return views, len(elements)
 
@@ -195,10 +233,7 @@ class Looking:
             if payload is None:
                 continue
             view = self._view(name, task_id, payload, metas[task_id])
-            error = view.known.get("er") or {}
-            told = [view.known.get("y") or "", *(error.values() if isinstance(error, dict) else [str(error)])]
-            texts = (payload, task_id, *(text.encode() for text in told))
-            if not search or any(search in text for text in texts):
+            if _holds(view, search):
                 views.append(view)
         return views, len(ids)
 
@@ -243,6 +278,15 @@ class Looking:
             return False
         most = max(1, math.floor(rate))
         return int(started) >= most and 0 <= self._store.now_ms() - int(since) < most * 1000 / rate
+
+
+def _holds(view: TaskView, search: bytes) -> bool:
+    """Whether the text is in the payload, the id or what is known of the error."""
+    if not search:
+        return True
+    error = view.known.get("er") or {}
+    told = [view.known.get("y") or "", *(error.values() if isinstance(error, dict) else [str(error)])]
+    return any(search in text for text in (view.payload, view.id or b"", *(one.encode() for one in told)))
 
 
 def _offset(cursor: str) -> int:

@@ -4,14 +4,15 @@
 --   Q, {Q}1 … {Q}9   ready, newest left; "\1" .. id (24 hex digits) [ ":" .. generation ], anything else is raw (another program's)
 --   {Q}t  hash  id -> payload, in every state        {Q}m  hash  id -> what is known of it beyond the payload (below)
 --   {Q}l  zset  lease id -> end of the lease, ms     {Q}d  zset  id -> due, ms
---   {Q}x  zset  id -> forgotten at, ms (dead)        {Q}e  zset  id -> forgotten at, ms (done; + 0.5 where a push asked to keep it)
+--   {Q}x  zset  id -> forgotten at, ms (dead)        {Q}e  zset  id -> ended at, ms (done)
+--   {Q}f  zset  id -> until when its push asked to keep it, ms (done; in {Q}e after that)
 --   {Q}o  zset  id -> expires, ms (ready or delayed, with a ttl)
 --   {Q}k  hash  unique key -> id                     {Q}a  zset  lease id -> forgotten at, ms (acknowledged)
 --   {Q}c  policy, msgpack                            {Q}n  hash  counters: s0 … s9 tombstones in the lists, rates
 --   {Q}i: strings, answers remembered for an Idempotency-Key, each with a time to live
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
 -- A task pushed without options has no entry in {Q}m until it is leased; there: s state (r d l x e), a attempts, g generation,
---   p priority, x expires, n attempts allowed, b backoff, l lease, k key, r result kept, h history, o holder, v result, …
+--   p priority, x expires, n attempts allowed, b backoff, l lease, k key, r result kept, h history, o holder, v result, z ended at, u not kept for the queue's sake, …
 -- ARGV: 1 not after (ms, 0 for no bound), 2 SPACE, 3 process id, then a fixed stride per entry.
 redis.replicate_commands()
 local call = redis.call

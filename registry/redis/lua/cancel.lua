@@ -6,7 +6,7 @@ local function cancel(list, id)
   if call('HEXISTS', g .. 't', id) == 0 then return {1} end
   local m = known(g, id) or {s = 'r'}
   if m.s == 'x' or m.s == 'e' then
-    call('ZREM', g .. m.s, id)
+    if call('ZREM', g .. m.s, id) == 0 then call('ZREM', g .. 'f', id) end
     forget(list, g, id)
     return {0, 'removed'}
   end

@@ -23,7 +23,8 @@ local function count(list)
     end
   end
   return {
-    0, math.max(ready, 0), call('ZCARD', g .. 'd'), call('ZCARD', g .. 'l'), call('ZCARD', g .. 'x'), call('ZCARD', g .. 'e'),
+    0, math.max(ready, 0), call('ZCARD', g .. 'd'), call('ZCARD', g .. 'l'), call('ZCARD', g .. 'x'),
+    call('ZCARD', g .. 'e') + call('ZCARD', g .. 'f'),
     head, call('GET', g .. 'c'),
   }
 end

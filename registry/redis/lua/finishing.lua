@@ -6,41 +6,15 @@ local function forget(list, g, id)
   drained[list] = true
 end
 
--- Done tasks of this call by queue, written together: {score, id, score, id, …}, and what is known of them, {id, m, id, m, …}.
-local ends, known_ends = {}, {}
--- More arguments a command does not take from Lua at once.
-local MOST_ARGUMENTS = 2000
+-- How long a queue keeps its done, ms.
+local function done_for(g) return ((policy_of(g).retention or {}).done or 3600) * 1000 end
 
--- Beyond the queue's limit the oldest go, `most` of them at once. Those that a push asked to keep stay for that time, and are passed
--- over: `pages` of them in front, and then a page somewhere behind, so that they do not shield the others for long. Their scores are no
--- whole numbers, so that of the others nothing need be read. How many are still over.
-local ASKED_FOR = '.5'
-local function is_asked_for(at) return string.find(at, '.', 1, true) end
-local MOST_TRIMMED, READ_A_PAGE = 500, 20
-local function trim(list, g, most, pages)
+-- Beyond the queue's limit the oldest go; those that a push asked to keep are in {Q}f, and not counted. How many are still over.
+local MOST_TRIMMED = 1000
+local function trim(list, g)
   local over = call('ZCARD', g .. 'e') - ((policy_of(g).retention or {}).done_max or 1000)
   if over <= 0 then return 0 end
-  local goes, gone, from = math.min(over, most), {}, 0
-  for page = 0, pages do
-    -- The microseconds of the clock: Redis gives every run of a script the same random numbers.
-    if page == pages then from = from + clock[2] % math.max(over - from, 1) end
-    if from >= over then break end
-    local oldest = call('ZRANGE', g .. 'e', from, math.min(from + goes + 8, over - 1), 'WITHSCORES')
-    local asked, is_over = {}, {}
-    for i = 1, #oldest, 2 do
-      if is_asked_for(oldest[i + 1]) and #asked < READ_A_PAGE then asked[#asked + 1] = oldest[i] end
-    end
-    for i, packed in ipairs(#asked > 0 and call('HMGET', g .. 'm', unpack(asked)) or {}) do
-      local m = packed and cmsgpack.unpack(packed)
-      is_over[asked[i]] = not (m and ((m.r and m.z + m.r > now) or (m.i and m.z + DAY > now)))
-    end
-    for i = 1, #oldest, 2 do
-      if #gone < goes and (is_over[oldest[i]] or not is_asked_for(oldest[i + 1])) then gone[#gone + 1] = oldest[i] end
-    end
-    if #gone == goes then break end
-    from = from + #oldest / 2
-  end
-  if #gone == 0 then return 0 end
+  local gone = call('ZRANGE', g .. 'e', 0, math.min(over, MOST_TRIMMED) - 1)
   call('ZREM', g .. 'e', unpack(gone))
   call('HDEL', g .. 't', unpack(gone))
   call('HDEL', g .. 'm', unpack(gone))
@@ -48,14 +22,22 @@ local function trim(list, g, most, pages)
   return over - #gone
 end
 
+-- Done tasks of this call, written together: what is known of them by queue, {id, m, id, m, …}, and the scores of both sets by their
+-- keys, {score, id, score, id, …}.
+local ends, known_ends = {}, {}
+-- More arguments a command does not take from Lua at once.
+local MOST_ARGUMENTS = 2000
+
 local function write_ends(list)
-  local g, scores = '{' .. list .. '}', ends[list]
-  if not scores then return end
-  call('HMSET', g .. 'm', unpack(known_ends[list]))
-  call('ZADD', g .. 'e', unpack(scores))
-  -- Twice as many as came, so that a backlog shrinks.
-  trim(list, g, math.min(#scores + 4, MOST_TRIMMED), 1)
-  ends[list], known_ends[list] = nil, nil
+  local g, fields = '{' .. list .. '}', known_ends[list]
+  if not fields then return end
+  call('HMSET', g .. 'm', unpack(fields))
+  for _, key in ipairs({g .. 'e', g .. 'f'}) do
+    if ends[key] then call('ZADD', key, unpack(ends[key])) end
+    ends[key] = nil
+  end
+  trim(list, g)
+  known_ends[list] = nil
 end
 
 before_end[#before_end + 1] = function()
@@ -65,21 +47,28 @@ end
 local function make_done(list, g, id, m, result, handed_over)
   free_key(g, id, m)
   slot_freed(list, g)
-  local retention = policy_of(g).retention or {}
-  local stay = (m.r or 0)
-  if not handed_over then stay = math.max(stay, (retention.done or 3600) * 1000) end
-  if m.i then stay = math.max(stay, DAY) end
-  if m.k and stay == 0 then stay = (retention.done or 3600) * 1000 end
+  -- What was handed over without lease is not kept for the queue's sake, unless it had a key.
+  local stay = handed_over and not m.k and 0 or done_for(g)
+  local asked_for = math.max(m.r or 0, m.i and DAY or 0)
   local lease = m.o and m.o.i
   remember(m, 'done')
   m.s, m.v, m.z, m.ll = 'e', result or nil, now, lease
   tell_ended(list, id, m)
-  if stay == 0 then return forget(list, g, id) end
-  local scores, fields = ends[list] or {}, known_ends[list] or {}
-  local n = #scores
-  scores[n + 1], scores[n + 2] = score(now + stay) .. ((m.r or m.i) and ASKED_FOR or ''), id
-  fields[n + 1], fields[n + 2] = id, cmsgpack.pack(m)
-  ends[list], known_ends[list] = scores, fields
-  due(list, now + stay)
-  if n + 2 >= MOST_ARGUMENTS then write_ends(list) end
+  if stay == 0 and asked_for == 0 then return forget(list, g, id) end
+  m.u = stay == 0 or nil
+  local key = g .. (asked_for > 0 and 'f' or 'e')
+  local scores, fields = ends[key] or {}, known_ends[list] or {}
+  local n, at = #scores, #fields
+  scores[n + 1], scores[n + 2] = score(asked_for > 0 and now + asked_for or now), id
+  fields[at + 1], fields[at + 2] = id, cmsgpack.pack(m)
+  ends[key], known_ends[list] = scores, fields
+  due(list, now + (asked_for > 0 and asked_for or stay))
+  if at + 2 >= MOST_ARGUMENTS then write_ends(list) end
+end
+
+-- What a push asked for is over: from now on the queue keeps it like all its done, if it does so at all.
+local function no_longer_asked_for(list, g, id)
+  local m = known(g, id)
+  if not m or m.u or m.z + done_for(g) <= now then return forget(list, g, id) end
+  call('ZADD', g .. 'e', score(m.z), id)
 end

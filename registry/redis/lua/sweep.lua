@@ -42,8 +42,14 @@ local function expire(list, g)
 end
 
 local function forget_old(list, g)
-  for _, kind in ipairs({'x', 'e'}) do
-    for _, id in ipairs(call('ZRANGEBYSCORE', g .. kind, '-inf', now, 'LIMIT', 0, per_kind)) do
+  for _, id in ipairs(call('ZRANGEBYSCORE', g .. 'f', '-inf', now, 'LIMIT', 0, per_kind)) do
+    call('ZREM', g .. 'f', id)
+    no_longer_asked_for(list, g, id)
+    moves = moves + 1
+  end
+  trim(list, g)
+  for kind, before in pairs({x = now, e = now - done_for(g)}) do
+    for _, id in ipairs(call('ZRANGEBYSCORE', g .. kind, '-inf', score(before), 'LIMIT', 0, per_kind)) do
       call('ZREM', g .. kind, id)
       forget(list, g, id)
       moves = moves + 1
@@ -80,9 +86,9 @@ end
 
 local function next_due(list, g)
   local at = FAR
-  for _, kind in ipairs({'l', 'd', 'o', 'x', 'e', 'a'}) do
+  for _, kind in ipairs({'l', 'd', 'o', 'x', 'e', 'f', 'a'}) do
     local first = call('ZRANGE', g .. kind, 0, 0, 'WITHSCORES')
-    if first[2] then at = math.min(at, tonumber(first[2])) end
+    if first[2] then at = math.min(at, tonumber(first[2]) + (kind == 'e' and done_for(g) or 0)) end
   end
   local stale = call('HVALS', g .. 'n')
   if #stale > 0 and at > now + 5000 then at = now + 5000 end
