@@ -142,6 +142,7 @@ class Daemon(StopsOnce):
         self._channels = {
             space + b"wake": self._woken,
             space + b"ended": self._ended,
+            space + b"moved": self._moved,
             space + b"worker": self._polled,
         }
         self._subscriber = Subscriber(reactor, address, list(self._channels), self._noticed, self._look_again)
@@ -207,6 +208,11 @@ class Daemon(StopsOnce):
         for pair in pairs.split(b"\n"):
             key, _, task_id = pair.rpartition(b"\t")
             self._endings.ended(self._store.name_of(key), task_id)
+
+    def _moved(self, moves: bytes) -> None:
+        for move in moves.split(b"\n"):
+            rest, _, to = move.rpartition(b"\t")
+            self._endings.moved(rest.rpartition(b"\t")[2], self._store.name_of(to))
 
     def _polled(self, poll: bytes) -> None:
         mark, _, worker = poll.partition(b"\n")

@@ -163,7 +163,7 @@ class Queue:
                 if task.state == "r":
                     self.leave_ready(task)
                 self.bury(task, "expired", now)
-        for task in reversed(self.of("l")):
+        for task in sorted(self.of("l"), key=lambda t: t.lease or b"", reverse=True):
             if task.ends <= now:
                 self.lapse(task, now)
         for task in self.of("d"):

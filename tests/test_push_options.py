@@ -468,6 +468,8 @@ def test_the_wait_ends_when_a_hang_up_ends_what_was_cancelled(served: Daemon, q:
 def test_the_wait_ends_when_its_time_is_up_although_the_task_has_moved(served: Daemon, q: str) -> None:
     asked = Asked(served, "PUT", f"/api/pushTask/{q}", b"1", {"Prefer": "wait=1"})
     becomes(served, q, ready=1)
-    ask(served, "POST", f"/api/queues/{q}/move?to={fresh()}").ok()
+    to = fresh()
+    ask(served, "POST", f"/api/queues/{q}/move?to={to}").ok()
     answer = asked.answer(3)
-    assert (answer.status, answer.json["state"]) == (202, "moved")
+    assert (answer.status, answer.json["state"]) == (202, "ready")
+    assert ask(served, "GET", answer.headers["Location"]).ok()["queue"] == to

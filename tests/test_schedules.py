@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -167,6 +168,22 @@ def test_what_a_schedule_pushed_is_a_task_like_any_other(
     assert counts(served, q) == {"dead": 1}
     assert drain(served, q) == []
     ask(served, "DELETE", f"/api/schedules/{q}").ok()
+
+
+def test_schedules_are_listed_a_page_at_a_time(served: Daemon, q: str) -> None:
+    names = [f"{q}-{end}" for end in ("a b", "c%", "\u00fc", "\U0001f600")]
+    for name in names:
+        put(served, quote(name), cron="0 0 1 1 *", queue=q, task=1)
+    found, cursor = [], ""
+    while True:
+        page = ask(served, "GET", f"/api/schedules?limit=1{cursor}").ok()
+        found += [row["name"] for row in page["schedules"]]
+        if page["cursor"] is None:
+            break
+        cursor = f"&cursor={quote(page['cursor'])}"
+    assert found == sorted(found) and set(names) <= set(found)
+    for name in names:
+        ask(served, "DELETE", f"/api/schedules/{quote(name)}").ok()
 
 
 def test_many_that_are_refused_do_not_starve_the_others(

@@ -197,6 +197,37 @@ def test_a_bound_of_a_fraction_of_a_millisecond(served: Daemon, q: str) -> None:
     assert 9 < on(served, "extend", q, lease, b"", "lease=100").ok()["expires_in"] <= 10.001
 
 
+def test_results_of_many_acks_keep_their_bytes(served: Daemon, q: str) -> None:
+    results = ['{"a":1,"a":2,"p":"a\\/b","z":-0}', '"\\ud800"', " [1, 2.50] ", "1e999", "null"]
+    ids = [pushed(served, q, n) for n in range(len(results))]
+    given = ask(served, "GET", f"/api/popTasks/{q}?count=9&wait=0").ok()["tasks"]
+    acks = ",".join(
+        f'{{"result":{result},"lease":"{one["lease"]}"}}' for one, result in zip(given, results, strict=True)
+    )
+    Asked(served, "POST", f"/api/ackTasks/{q}", f'{{"acks":[{acks}]}}').answer().ok()
+    for task_id, result in zip(ids, results, strict=True):
+        body = ask(served, "GET", f"/api/queues/{q}/tasks/{task_id}").body
+        assert f'"result":{result.strip()}'.encode() in body
+
+
+def test_a_release_takes_no_body_that_it_would_not_heed(served: Daemon, q: str) -> None:
+    pushed(served, q, 1)
+    lease = leased(served, q)["lease"]
+    on(served, "release", q, lease, {"delay": 50}).refused(400, "bad_option", "delay")
+    on(served, "release", q, lease, {}).ok()
+    assert counts(served, q) == {"ready": 1}
+
+
+def test_leases_that_run_out_together_go_back_in_the_order_of_the_queue(served: Daemon, q: str) -> None:
+    for n in range(4):
+        pushed(served, q, n)
+    for length in (0.3, 0.2, 0.1):
+        leased(served, q, f"lease={length}&wait=0")
+    sleep_past(0.5)
+    # However many sweeps saw them end: a later one goes in front.
+    assert [row["task"] for row in tasks(served, q)] == [0, 1, 2, 3]
+
+
 # Steering
 
 
@@ -286,6 +317,16 @@ def test_the_done_are_listed_newest_first_whatever_keeps_them(served: Daemon, q:
         done(served, q, n, "result=60" if n % 3 else "")
         time.sleep(0.002)
     assert listed(served, q) == list(reversed(range(8)))
+
+
+def test_who_looks_at_a_task_that_moves_is_told_where_it_is(served: Daemon, q: str) -> None:
+    task_id = pushed(served, q, 1)
+    looking = Asked(served, "GET", f"/api/queues/{q}/tasks/{task_id}?wait=1.5")
+    assert looking.waits(0.3)
+    to = fresh()
+    assert ask(served, "POST", f"/api/queues/{q}/move?to={to}").ok()["count"] == 1
+    row = looking.answer().ok()
+    assert (row["queue"], row["state"]) == (to, "ready")
 
 
 def test_what_was_asked_to_be_kept_is_so_for_that_time_and_no_longer_beyond_the_limit(

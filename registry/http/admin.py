@@ -236,7 +236,7 @@ class Admin:
             try:
                 reply = yield self._queues.watch(name, task_id)
                 if reply not in ("done", "dead", None):
-                    name = (yield ended) or name
+                    name = (yield ended).queue
             finally:
                 ended.addErrback(lambda _: None)
                 ended.cancel()
@@ -278,10 +278,16 @@ class Admin:
 
     @inlineCallbacks
     def schedules(self, query: bytes) -> Any:
-        """All schedules, by name."""
-        options(query, {})
+        """The schedules by name, a page at a time."""
+        said = options(query, {"cursor": text(1, 800), "limit": whole(1, MOST_A_PAGE)})
         found = yield self._schedules.all()
-        return json_answer(200, {"schedules": [schedule_row(name, known) for name, known in found]})
+        if "cursor" in said:
+            after = asked.unquoted(said["cursor"]).decode("utf-8", "replace")
+            found = [(name, known) for name, known in found if name > after]
+        limit = said.get("limit", PAGE)
+        rows = [schedule_row(name, known) for name, known in found[:limit]]
+        cursor = asked.quoted(found[limit - 1][0].encode()) if len(found) > limit else None
+        return json_answer(200, {"schedules": rows, "cursor": cursor})
 
     def schedule_path(self, ask: Ask) -> Any:
         """One schedule."""

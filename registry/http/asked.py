@@ -205,8 +205,8 @@ def _split_slowly(body: bytes) -> list[bytes]:
     return found
 
 
-def json_object(body: bytes, known: tuple[str, ...]) -> dict[str, Any]:
-    """A body that is empty or a JSON object with these members only."""
+def json_object(body: bytes, known: tuple[str, ...] | None) -> dict[str, Any]:
+    """A body that is empty or a JSON object, with these members only; None for any."""
     if not body.strip(b" \t\r\n"):
         return {}
     check_json(body)
@@ -214,7 +214,7 @@ def json_object(body: bytes, known: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadBody("The body of this request is a JSON object.")
     for name in value:
-        if name not in known:
+        if known is not None and name not in known:
             raise BadOption(f"There is no field {name[:80]!r} here; this request takes: {', '.join(known)}.")
     return value
 
@@ -290,6 +290,12 @@ def member(body: bytes, name: str) -> bytes | None:
         members = [match for piece in _split_slowly(body) if (match := _MEMBER.match(piece))]
         found = {json.loads(match[1]): match[2] for match in members}.get(name)
     return None if found is None else bytes(found)
+
+
+def elements(body: bytes, name: str) -> list[bytes]:
+    """The bytes of each element of an array that is a member of a JSON object; none where it is not there."""
+    array = member(body, name)
+    return [] if array is None else split_array(array)
 
 
 def schedule_options(said: Any) -> dict[str, Any]:

@@ -112,13 +112,13 @@ class Verbs:
             if view.state not in ("done", "dead"):
                 told = yield ended
                 # It may have moved meanwhile.
-                name = told or name
+                name = told.queue
                 view = yield self._looking.task(name, pushed.id)
         except NotFound:
             # The push was carried out all the same: the task was purged since, or has moved to another queue.
-            if told:
+            if told is not None and told.ended:
                 return json_answer(200, {**answer, "state": "dead", "reason": "purged"}, headers)
-            return json_answer(202, {**answer, "state": "moved"}, headers)
+            return json_answer(202, answer, [*headers, _location(name, pushed.id)])
         except Unavailable:
             # Stored it is; how it goes on nobody can say now.
             return json_answer(202, answer, [*headers, _location(name, pushed.id)])
@@ -248,6 +248,10 @@ class Verbs:
     ) -> Deferred[Answer]:
         """The task goes back, the attempt not counted."""
         delay = options(query, asked.RELEASE_OPTIONS).get("delay", 0.0)
+        if asked.json_object(body, None):
+            raise BadOption(
+                "The delay of a release is an option in the query, ?delay=SECONDS; it has no body."
+            )
         d = self._leases.release(name_from(raw), lease_id(lease), ms(delay))
         return d.addCallback(lambda _: Answer(200, SUCCESS))
 
@@ -282,7 +286,9 @@ class Verbs:
             raise BadOption("The fields 'acks' and 'fails' are arrays.")
         if len(acks) + len(fails) > MOST_SETTLED:
             raise BadBody(f"At most {MOST_SETTLED} leases can be settled at once.")
-        given = [_ack_entry(entry) for entry in acks]
+        given = [
+            _ack_entry(entry, raw) for entry, raw in zip(acks, asked.elements(body, "acks"), strict=True)
+        ]
         failed = [_fail_entry(entry) for entry in fails]
         leases = [entry[0] for entry in given] + [entry[0] for entry in failed]
 
@@ -377,7 +383,7 @@ def _lost(failure: Failure) -> str:
     raise AssertionError
 
 
-def _ack_entry(entry: Any) -> tuple[bytes, bytes]:
+def _ack_entry(entry: Any, raw: bytes) -> tuple[bytes, bytes]:
     if isinstance(entry, str):
         return lease_id(entry.encode("utf-8", "replace"), "An element of 'acks'"), b""
     if (
@@ -386,7 +392,8 @@ def _ack_entry(entry: Any) -> tuple[bytes, bytes]:
         or set(entry) - {"lease", "result"}
     ):
         raise BadOption('An element of "acks" is a lease, or an object with lease and result.')
-    result = dumps(entry["result"]) if entry.get("result") is not None else b""
+    # A result is kept as the bytes it came in, as that of a single ack is.
+    result = (asked.member(raw, "result") or b"") if entry.get("result") is not None else b""
     return lease_id(entry["lease"].encode("utf-8", "replace"), "A lease in 'acks'"), result
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
+
+
+class Ending(NamedTuple):
+    """The queue in which the task is, or was; whether it has ended, or the time is up."""
+
+    queue: bytes
+    ended: bool
 
 
 class Endings:
@@ -13,18 +20,15 @@ class Endings:
 
     def __init__(self, later: Callable[..., Any]) -> None:
         self._later = later
-        self._waiting: dict[bytes, list[Deferred[bytes | None]]] = {}
+        self._waiting: dict[bytes, list[Deferred[Ending]]] = {}
         self._queues: dict[bytes, bytes] = {}
 
-    def wait(self, name: bytes, task_id: bytes, seconds: float) -> Deferred[bytes | None]:
-        """Fires with the queue in which the task has ended, with None when the time is up. May be cancelled.
-
-        ``name``: the queue in which it is now.
-        """
-        d: Deferred[bytes | None] = Deferred(lambda d: self._leave(task_id, d))
+    def wait(self, name: bytes, task_id: bytes, seconds: float) -> Deferred[Ending]:
+        """Fires with an `Ending`. May be cancelled. ``name``: the queue in which the task is now."""
+        d: Deferred[Ending] = Deferred(lambda d: self._leave(task_id, d))
         self._waiting.setdefault(task_id, []).append(d)
         self._queues[task_id] = name
-        timer = self._later(seconds, self._time_up, task_id, d)
+        timer = self._later(seconds, self._time_up, task_id, d, name)
 
         def over(result: Any) -> Any:
             if timer.active():
@@ -33,7 +37,7 @@ class Endings:
 
         return d.addBoth(over)
 
-    def _drop(self, task_id: bytes, d: Deferred[bytes | None]) -> bool:
+    def _drop(self, task_id: bytes, d: Deferred[Ending]) -> bool:
         waiting = self._waiting.get(task_id, [])
         # By identity: the Deferred handed out is the one that waits.
         left = [other for other in waiting if other is not d]
@@ -43,14 +47,20 @@ class Endings:
             self._forget(task_id)
         return len(left) < len(waiting)
 
-    def _leave(self, task_id: bytes, d: Deferred[bytes | None]) -> None:
+    def _leave(self, task_id: bytes, d: Deferred[Ending]) -> None:
         self._drop(task_id, d)
 
-    def _time_up(self, task_id: bytes, d: Deferred[bytes | None]) -> None:
+    def _time_up(self, task_id: bytes, d: Deferred[Ending], name: bytes) -> None:
+        queue = self._queues.get(task_id, name)
         if self._drop(task_id, d):
-            d.callback(None)
+            d.callback(Ending(queue, False))
 
-    def _forget(self, task_id: bytes) -> list[Deferred[bytes | None]]:
+    def moved(self, task_id: bytes, name: bytes) -> None:
+        """This task is in another queue now."""
+        if task_id in self._queues:
+            self._queues[task_id] = name
+
+    def _forget(self, task_id: bytes) -> list[Deferred[Ending]]:
         self._queues.pop(task_id, None)
         return self._waiting.pop(task_id, [])
 
@@ -61,10 +71,10 @@ class Endings:
     def ended(self, name: bytes, task_id: bytes) -> None:
         """This task of this queue has ended."""
         for d in self._forget(task_id):
-            d.callback(name)
+            d.callback(Ending(name, True))
 
     def end_all(self) -> None:
         """The daemon stops: all are told that their time is up."""
-        for task_id in list(self._waiting):
+        for name, task_id in self.awaited():
             for d in self._forget(task_id):
-                d.callback(None)
+                d.callback(Ending(name, False))

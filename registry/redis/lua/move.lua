@@ -2,6 +2,9 @@
 -- Move: tasks of one state go to the tail of another queue, order and ids kept, so many at a time.
 -- KEYS: the list they leave. ARGV per entry: the list they join, state (ready delayed dead), moves at most, how many were skipped before.
 -- Reply per entry: {0, moved, skipped, 1 when there is more} · {6, text} the target is no list · {8, text}.
+-- Of the tasks that somebody waits for: every daemon is told where they are now.
+local moves = {}
+
 local function carry(list, g, to, h, id, m)
   if m and m.k and m.s ~= 'x' then
     if call('HEXISTS', h .. 'k', m.k) == 1 then return false end
@@ -18,6 +21,7 @@ local function carry(list, g, to, h, id, m)
     end
   end
   forget(list, g, id)
+  if m and m.w then moves[#moves + 1] = list .. '\t' .. id .. '\t' .. to end
   return true
 end
 
@@ -93,4 +97,5 @@ for i = 1, #KEYS do
   local ok, reply = pcall(move, KEYS[i], ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]))
   replies[i] = ok and reply or refusal(reply)
 end
+if #moves > 0 then call('PUBLISH', SPACE .. 'moved', '-\n' .. table.concat(moves, '\n')) end
 return finish(replies)

@@ -7,8 +7,10 @@ local moves, per_kind = 0, tonumber(ARGV[5])
 local TRACES_A_MOVE = 10
 
 local function lapse_leases(list, g)
-  -- From the latest to the oldest: each goes in front, so those of one moment keep their order.
-  for _, lease in ipairs(call('ZREVRANGEBYSCORE', g .. 'l', now, '-inf', 'LIMIT', 0, per_kind)) do
+  local leases = call('ZREVRANGEBYSCORE', g .. 'l', now, '-inf', 'LIMIT', 0, per_kind)
+  -- From the task pushed last to the first: each goes in front, so those of one sweep keep the order in which they were pushed.
+  table.sort(leases, function(a, b) return a > b end)
+  for _, lease in ipairs(leases) do
     call('ZREM', g .. 'l', lease)
     local id = string.match(lease, '^[^-]*')
     local m = known(g, id)
