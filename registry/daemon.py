@@ -18,6 +18,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from registry import __version__
 from registry.child import Parent
@@ -192,8 +193,12 @@ class Daemon(StopsOnce):
     def _look_for_ends(self) -> None:
         for name, task_id in self._endings.awaited():
             self.queues.watch(name, task_id).addCallbacks(
-                partial(self._told_late, name, task_id), lambda failure: failure.trap(Unavailable)
+                partial(self._told_late, name, task_id), self._not_looked
             )
+
+    def _not_looked(self, failure: Failure) -> None:
+        if not failure.check(Unavailable):
+            log.failure("the end of a task could not be looked for", failure)
 
     def _told_late(self, name: bytes, task_id: bytes, state: str | None) -> None:
         if state in ("done", "dead"):
@@ -211,8 +216,9 @@ class Daemon(StopsOnce):
 
     def _moved(self, moves: bytes) -> None:
         for move in moves.split(b"\n"):
-            rest, _, to = move.rpartition(b"\t")
-            self._endings.moved(rest.rpartition(b"\t")[2], self._store.name_of(to))
+            # No name holds a control character.
+            key, task_id, to = move.split(b"\t")
+            self._endings.moved(task_id, self._store.name_of(key), self._store.name_of(to))
 
     def _polled(self, poll: bytes) -> None:
         mark, _, worker = poll.partition(b"\n")

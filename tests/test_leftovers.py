@@ -121,6 +121,32 @@ async def test_a_sweep_stops_after_so_many_moves_and_goes_on_with_the_rest(bench
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_backlog_of_one_queue_does_not_keep_the_sweeper_from_the_others(bench: Bench) -> None:
+    await bench.push(*[(b"big", b"1")] * 500, options={"d": 1})
+    await wait(0.01)
+    await bench.push((b"small", b"1"), options={"d": 1})
+    await wait(0.01)
+    for _ in range(2):
+        await bench.store.sweep(100, 30)
+    assert len(bench.ready(b"small")) == 1
+    assert bench.redis("ZCARD", "{big}d") > 400
+
+
+@pytest_twisted.ensureDeferred
+async def test_put_backs_of_very_many_queues_in_one_call(bench: Bench) -> None:
+    names = [b"q%d" % at for at in range(1400)]
+    held = []
+    for at in range(0, len(names), 100):
+        some = names[at : at + 100]
+        ids = await bench.push(*[(name, b"1") for name in some])
+        held += [(name, lease) for name, (lease, *_) in zip(some, await bench.pop(*some), strict=True)]
+        for _ in range(2):
+            await bench.call("cancel", [bench.store.of_lease(*one) for one in zip(some, ids, strict=True)])
+    assert await bench.put_back(*held) == [[0]] * len(names)
+    assert bench.keys() == set()
+
+
+@pytest_twisted.ensureDeferred
 async def test_traces_of_acks_go_some_at_a_time(bench: Bench) -> None:
     await bench.push((b"q", b"1"))
     bench.redis("ZADD", "{q}a", *[part for at in range(900) for part in (1, b"l%d" % at)])

@@ -329,6 +329,18 @@ def test_who_looks_at_a_task_that_moves_is_told_where_it_is(served: Daemon, q: s
     assert (row["queue"], row["state"]) == (to, "ready")
 
 
+def test_who_looks_in_the_wrong_queue_misleads_nobody(served: Daemon, q: str) -> None:
+    task_id = pushed(served, q, 1)
+    wrong, to = fresh(), fresh()
+    ask(served, "GET", f"/api/queues/{wrong}/tasks/{task_id}?wait=1").refused(404, "not_found")
+    first = Asked(served, "GET", f"/api/queues/{q}/tasks/{task_id}?wait=2")
+    assert first.waits(0.2)
+    ask(served, "GET", f"/api/queues/{wrong}/tasks/{task_id}?wait=1").refused(404, "not_found")
+    ask(served, "POST", f"/api/queues/{q}/move?to={to}").ok()
+    ask(served, "GET", f"/api/queues/{q}/tasks/{task_id}?wait=1").refused(404, "not_found")
+    assert first.answer().ok()["queue"] == to
+
+
 def test_what_was_asked_to_be_kept_is_so_for_that_time_and_no_longer_beyond_the_limit(
     served: Daemon, q: str
 ) -> None:

@@ -65,3 +65,30 @@ def test_an_idle_client_that_says_no_goodbye_does_not_hold_up_a_stop(
         # By itself such a connection ends after 15 s.
         served.terminate(10)
         assert "registry has stopped" in served.log
+
+
+def test_an_answer_on_its_way_to_a_slow_client_gets_there_although_the_daemon_stops(
+    daemon: StartDaemon, redis_server: RedisServer, short_dir: Path
+) -> None:
+    served, port, context = listening(daemon, redis_server, short_dir)
+    task = b'"' + b"x" * 1_000_000 + b'"'
+    for head, body in ((b"PUT /api/pushTask/q", task), (b"GET /api/popTask/q?wait=0", b"")):
+        with socket.socket() as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            plain.settimeout(20)
+            plain.connect(("127.0.0.1", port))
+            with context.wrap_socket(plain, server_hostname="localhost") as connection:
+                connection.sendall(
+                    b"%b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
+                    % (head, len(body), body)
+                )
+                if body:
+                    assert connection.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+                    continue
+                # The kernel holds it all; for Redis the task is done.
+                wait_until(lambda: not redis_server.command("EXISTS", "{q}l", "{q}t"))
+                served.terminate(10)
+                got = b""
+                while more := connection.recv(65536):
+                    got += more
+                assert got.endswith(b'{"task":' + task + b"}")

@@ -151,6 +151,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if not self.lost and transport is not None:
             transport.abortConnection()
 
+    def close_beneath(self) -> None:
+        """End the connection beneath TLS, in order: an answer that the kernel holds still gets to the client."""
+        if not self.lost:
+            self._raw_transport().loseConnection()
+
     def _consumer(self) -> Any:
         return self.transport
 

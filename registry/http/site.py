@@ -156,12 +156,12 @@ class RegistrySite(Site):  # type: ignore[misc]
         for channel in list(self.connections):
             if channel.phase == IDLE:
                 channel.close()
-                # TLS waits for the client's own goodbye. One that does not say it, and has all its answers, has nothing to lose.
-                channel.when_drained(partial(self._abort_soon, channel))
+                # TLS waits for the client's own goodbye, which not every client says.
+                channel.when_drained(partial(self._wait_no_longer, channel))
 
-    def _abort_soon(self, channel: Channel, lost: Exception | None) -> None:
+    def _wait_no_longer(self, channel: Channel, lost: Exception | None) -> None:
         if lost is None:
-            self.reactor.callLater(self.limits.goodbye_seconds, channel.abort)
+            self.reactor.callLater(self.limits.goodbye_seconds, channel.close_beneath)
 
     # The log file and its clock, twisted.web's own, are not used.
     def startFactory(self) -> None:

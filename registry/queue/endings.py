@@ -15,66 +15,71 @@ class Ending(NamedTuple):
     ended: bool
 
 
+class _Waiter:
+    """One who waits: what is told, and the queue in which the task is as far as this one knows."""
+
+    __slots__ = ("queue", "told")
+
+    def __init__(self, queue: bytes, told: Deferred[Ending]) -> None:
+        self.queue = queue
+        self.told = told
+
+
 class Endings:
     """Those in this process who wait for the end of a task. Ids are unique, and stay a task's own when it moves to another queue."""
 
     def __init__(self, later: Callable[..., Any]) -> None:
         self._later = later
-        self._waiting: dict[bytes, list[Deferred[Ending]]] = {}
-        self._queues: dict[bytes, bytes] = {}
+        self._waiting: dict[bytes, list[_Waiter]] = {}
 
     def wait(self, name: bytes, task_id: bytes, seconds: float) -> Deferred[Ending]:
-        """Fires with an `Ending`. May be cancelled. ``name``: the queue in which the task is now."""
-        d: Deferred[Ending] = Deferred(lambda d: self._leave(task_id, d))
-        self._waiting.setdefault(task_id, []).append(d)
-        self._queues[task_id] = name
-        timer = self._later(seconds, self._time_up, task_id, d, name)
+        """Fires with an `Ending`. May be cancelled. ``name``: the queue in which the task is said to be now."""
+        told: Deferred[Ending] = Deferred(lambda _: self._leave(task_id, waiter))
+        waiter = _Waiter(name, told)
+        self._waiting.setdefault(task_id, []).append(waiter)
+        timer = self._later(seconds, self._time_up, task_id, waiter)
 
         def over(result: Any) -> Any:
             if timer.active():
                 timer.cancel()
             return result
 
-        return d.addBoth(over)
+        return told.addBoth(over)
 
-    def _drop(self, task_id: bytes, d: Deferred[Ending]) -> bool:
+    def _leave(self, task_id: bytes, waiter: _Waiter) -> None:
+        self._drop(task_id, waiter)
+
+    def _drop(self, task_id: bytes, waiter: _Waiter) -> bool:
         waiting = self._waiting.get(task_id, [])
-        # By identity: the Deferred handed out is the one that waits.
-        left = [other for other in waiting if other is not d]
+        left = [other for other in waiting if other is not waiter]
         if left:
             self._waiting[task_id] = left
         else:
-            self._forget(task_id)
+            self._waiting.pop(task_id, None)
         return len(left) < len(waiting)
 
-    def _leave(self, task_id: bytes, d: Deferred[Ending]) -> None:
-        self._drop(task_id, d)
+    def _time_up(self, task_id: bytes, waiter: _Waiter) -> None:
+        if self._drop(task_id, waiter):
+            waiter.told.callback(Ending(waiter.queue, False))
 
-    def _time_up(self, task_id: bytes, d: Deferred[Ending], name: bytes) -> None:
-        queue = self._queues.get(task_id, name)
-        if self._drop(task_id, d):
-            d.callback(Ending(queue, False))
+    def moved(self, task_id: bytes, name: bytes, to: bytes) -> None:
+        """This task has left one queue for another."""
+        for waiter in self._waiting.get(task_id, []):
+            # Who has asked for it under a wrong name learns nothing by this.
+            if waiter.queue == name:
+                waiter.queue = to
 
-    def moved(self, task_id: bytes, name: bytes) -> None:
-        """This task is in another queue now."""
-        if task_id in self._queues:
-            self._queues[task_id] = name
-
-    def _forget(self, task_id: bytes) -> list[Deferred[Ending]]:
-        self._queues.pop(task_id, None)
-        return self._waiting.pop(task_id, [])
-
-    def awaited(self) -> list[tuple[bytes, bytes]]:
+    def awaited(self) -> set[tuple[bytes, bytes]]:
         """Queue and id of each task whose end somebody waits for."""
-        return [(name, task_id) for task_id, name in self._queues.items()]
+        return {(waiter.queue, task_id) for task_id, waiting in self._waiting.items() for waiter in waiting}
 
     def ended(self, name: bytes, task_id: bytes) -> None:
         """This task of this queue has ended."""
-        for d in self._forget(task_id):
-            d.callback(Ending(name, True))
+        for waiter in self._waiting.pop(task_id, []):
+            waiter.told.callback(Ending(name, True))
 
     def end_all(self) -> None:
         """The daemon stops: all are told that their time is up."""
-        for name, task_id in self.awaited():
-            for d in self._forget(task_id):
-                d.callback(Ending(name, False))
+        for task_id in list(self._waiting):
+            for waiter in self._waiting.pop(task_id, []):
+                waiter.told.callback(Ending(waiter.queue, False))

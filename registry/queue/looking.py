@@ -116,7 +116,8 @@ class Looking:
     def tasks(self, name: bytes, state: str, cursor: str, limit: int, search: bytes = b"") -> Any:
         """Fires with (tasks, cursor of the next page or None). ``cursor`` is empty for the first page.
 
-        The order is that of delivery for ready, of due times for delayed and leased, newest first for dead and done.
+        The order is that of delivery for ready, of due times for delayed and leased, newest first for dead and done; among those
+        that a push asked to keep, those that are kept longest.
         """
         check_name(name)
         if state == "ready":

@@ -95,6 +95,8 @@ class Schedules:
         yield self._store.lookup(b"ZADD", self._ticks, first, name)
         try:
             yield self._store.lookup(b"HSET", self._known, name, msgpack.encode(known))
+            # Came it due in between, it was taken for one of no schedule.
+            yield self._store.lookup(b"ZADD", self._ticks, b"NX", first, name)
         except Unavailable as error:
             raise partly(error) from None
         return shown(known, first)

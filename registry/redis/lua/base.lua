@@ -70,7 +70,8 @@ local function leave_index()
     if not dues[list] then lists[#lists + 1] = list end
   end
   if #lists == 0 then return end
-  if holds_nothing(lists) then
+  -- More arguments a command does not take from Lua at once.
+  if #lists <= 1000 and holds_nothing(lists) then
     gone = lists
   else
     for _, list in ipairs(lists) do

@@ -15,7 +15,8 @@ local function end_all(list)
     local m = known_of[i] and cmsgpack.unpack(known_of[i])
     if not m then
       plain[#plain + 1] = id
-    else
+    elseif m.s ~= 'e' then
+      -- Acknowledged it can be where it was cancelled on its way, retried and given to somebody else.
       if m.s == 'x' then
         call('ZREM', g .. 'x', id)
         lift_tombstone(g, m.p)

@@ -109,7 +109,8 @@ local function sweep(list)
   if holds_nothing({list}) then
     call('ZREM', SPACE .. 'index', list)
   else
-    local at = next_due(list, g)
+    -- Where more is due than was done here, the others have their turn first.
+    local at = math.max(next_due(list, g), now)
     call('ZREM', SPACE .. 'index', list)
     call('ZADD', SPACE .. 'index', at, list)
   end

@@ -6,6 +6,7 @@ local function watch(list, id)
   if call('HEXISTS', g .. 't', id) == 0 then return {1} end
   local m = known(g, id) or {s = 'r'}
   if m.s ~= 'x' and m.s ~= 'e' and not m.w then
+    may_grow()
     m.w = true
     -- Long enough for the one who waits to read how it ended.
     m.r = m.r or 60000
@@ -14,7 +15,6 @@ local function watch(list, id)
   return {0, m.s}
 end
 
-may_grow()
 local replies = {}
 for i = 1, #KEYS do
   local ok, reply = pcall(watch, KEYS[i], ARGV[3 + i])
