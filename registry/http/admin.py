@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import inlineCallbacks
 
-from registry.errors import BadBody, BadOption, NotFound, RegistryError, Unavailable, partly
+from registry.errors import BadBody, BadOption, NotFound, RegistryError
 from registry.http import asked
 from registry.http.asked import Header
 from registry.http.json_check import check_json
@@ -18,6 +18,7 @@ from registry.queue.endings import Endings
 from registry.queue.looking import FAR_ENOUGH, Looking, QueueView, TaskView
 from registry.queue.names import is_foreign, pushed_at_ms
 from registry.queue.queues import Queues
+from registry.queue.reply import after
 from registry.queue.schedules import Schedules
 from registry.queue.steering import Steering
 
@@ -175,10 +176,7 @@ class Admin:
         if not isinstance(changes, dict):
             raise BadBody("The body is a JSON object of the rules to change.")
         yield self._steering.set_policy(name, changes)
-        try:
-            return (yield self._queue(name, b""))
-        except Unavailable as error:
-            raise partly(error) from None
+        return (yield after(True, self._queue(name, b"")))
 
     @inlineCallbacks
     def _purge(self, name: bytes, query: bytes) -> Any:

@@ -118,13 +118,15 @@ class Verbs:
             # The push was carried out all the same: the task was purged since, or has moved to another queue.
             if told is not None and told.ended:
                 return json_answer(200, {**answer, "state": "dead", "reason": "purged"}, headers)
-            return json_answer(202, answer, [*headers, _location(name, pushed.id)])
+            view = None
         except Unavailable:
             # Stored it is; how it goes on nobody can say now.
-            return json_answer(202, answer, [*headers, _location(name, pushed.id)])
+            view = None
         finally:
             ended.addErrback(lambda _: None)
             ended.cancel()
+        if view is None:
+            return json_answer(202, answer, [*headers, _location(name, pushed.id)])
         if view.state == "done":
             return json_answer(200, {**answer, "state": "done", "result": result_of(view.known)}, headers)
         if view.state == "dead":

@@ -157,11 +157,12 @@ class Looking:
             ]
         )
         payloads, metas = yield self._fields(name, [task_id for line in lines for task_id in line])
+        ended = {i: msgpack.decode(packed).get("z", 0) if packed else 0 for i, packed in metas.items()}
         views: list[TaskView] = []
         used = [0, 0]
         while len(views) < limit:
             heads = [
-                (msgpack.decode(metas[line[n]] or b"\x80").get("z", 0), which)
+                (ended[line[n]], which)
                 for which, (line, n) in enumerate(zip(lines, used, strict=True))
                 if n < len(line)
             ]

@@ -97,6 +97,16 @@ def as_deferred(reply: Reply | Deferred[Any]) -> Deferred[Any]:
     return deferred
 
 
+def after(applied: object, asked: Deferred[Any]) -> Deferred[Any]:
+    """What is asked when something of the request was ``applied`` already: then no failure of it means that nothing was."""
+
+    def failed(failure: Failure) -> Failure:
+        error = failure.value
+        return Failure(partly(error)) if isinstance(error, Unavailable) else failure
+
+    return asked.addErrback(failed) if applied else asked
+
+
 class Gathering:
     """The replies of many entries, told to ``told`` as one list in their order, or as the first failure among them.
 

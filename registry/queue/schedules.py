@@ -15,9 +15,10 @@ from msgspec import msgpack
 from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 
-from registry.errors import BadOption, NotFound, RegistryError, Unavailable, partly
+from registry.errors import BadOption, NotFound, RegistryError, Unavailable
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
+from registry.queue.reply import after
 
 log = Logger()
 
@@ -93,12 +94,9 @@ class Schedules:
         first = next(ticks(known["cron"], known["timezone"], self._store.now_ms()))
         # A tick without a schedule goes when it is due; a schedule without a tick would never be noticed.
         yield self._store.lookup(b"ZADD", self._ticks, first, name)
-        try:
-            yield self._store.lookup(b"HSET", self._known, name, msgpack.encode(known))
-            # Came it due in between, it was taken for one of no schedule.
-            yield self._store.lookup(b"ZADD", self._ticks, b"NX", first, name)
-        except Unavailable as error:
-            raise partly(error) from None
+        yield after(True, self._store.lookup(b"HSET", self._known, name, msgpack.encode(known)))
+        # Came it due in between, it was taken for one of no schedule.
+        yield after(True, self._store.lookup(b"ZADD", self._ticks, b"NX", first, name))
         return shown(known, first)
 
     @inlineCallbacks

@@ -7,13 +7,12 @@ from typing import Any
 
 from msgspec import msgpack
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.python.failure import Failure
 
-from registry.errors import BadOption, Conflict, NotFound, Unavailable, partly
+from registry.errors import BadOption, Conflict, NotFound
 from registry.queue.looking import Looking
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
-from registry.queue.reply import Gathering
+from registry.queue.reply import Gathering, after
 from registry.queue.taken import STATES, denied
 
 MOVES_A_CALL = 200
@@ -102,12 +101,12 @@ class Steering:
         seconds, micros = yield self._store.lookup(b"TIME")
         began = int(seconds) * 1000 + int(micros) // 1000
         while True:
-            ids = yield _after(count, self._store.lookup(b"ZRANGE", key, at, at + IDS_A_PAGE - 1))
+            ids = yield after(count, self._store.lookup(b"ZRANGE", key, at, at + IDS_A_PAGE - 1))
             if not ids:
                 return count, skipped
-            metas = yield _after(count, self._store.lookup(b"HMGET", self._store.tag(name) + b"m", *ids))
+            metas = yield after(count, self._store.lookup(b"HMGET", self._store.tag(name) + b"m", *ids))
             chosen = [i for i, packed in zip(ids, metas, strict=True) if _wanted(packed, reason, began)]
-            replies = yield _after(count, self._each("retry", name, chosen, _DRY if dry_run else b""))
+            replies = yield after(count, self._each("retry", name, chosen, _DRY if dry_run else b""))
             done = 0
             for code, *more in map(_checked, replies):
                 taken = code in (10, 11) or (dry_run and code == 0 and more[0] in keys)
@@ -140,7 +139,7 @@ class Steering:
             # The ready that cannot go stay at the head: each call meets them again before it meets others.
             most = MOVES_A_CALL + (min(skipped, MOST_MET_AGAIN) if state == "ready" else 0)
             args = (self._store.list_key(to), state.encode(), b"%d" % most, b"%d" % skipped)
-            reply = yield _after(moved, self._one("move", name, *args))
+            reply = yield after(moved, self._one("move", name, *args))
             moved += reply[1]
             # The ready that could not go are met again by the next call, the others are passed over.
             skipped = reply[2] if state == "ready" else skipped + reply[2]
@@ -152,7 +151,7 @@ class Steering:
         """Ready and delayed tasks are forgotten; fires with how many."""
         count = 0
         while True:
-            reply = yield _after(count, self._one("purge", name, b"%d" % MOVES_A_CALL))
+            reply = yield after(count, self._one("purge", name, b"%d" % MOVES_A_CALL))
             count += reply[1]
             if not reply[2]:
                 return count
@@ -178,7 +177,7 @@ class Steering:
         reply = yield self._one("policy", name, packed)
         while reply[2]:
             # More results than may be kept from now on: a bounded piece of them with each call.
-            reply = yield _after(True, self._one("policy", name, _TRIM_ON))
+            reply = yield after(True, self._one("policy", name, _TRIM_ON))
         return msgpack.decode(reply[1]) or {}
 
 
@@ -186,16 +185,6 @@ def _checked(reply: list[Any]) -> list[Any]:
     if reply[0] in (4, 5, 6, 7, 8, 9):
         raise denied(reply)
     return reply
-
-
-def _after(applied: Any, asked: Deferred[Any]) -> Deferred[Any]:
-    """What is asked when something of the request was ``applied`` already: then no failure of it means that nothing was."""
-
-    def failed(failure: Failure) -> Failure:
-        error = failure.value
-        return Failure(partly(error)) if isinstance(error, Unavailable) else failure
-
-    return asked.addErrback(failed) if applied else asked
 
 
 def _wanted(packed: bytes | None, reason: str | None, began_ms: int) -> bool:

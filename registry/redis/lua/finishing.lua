@@ -7,12 +7,12 @@ local function forget(list, g, id)
 end
 
 -- How long a queue keeps its done, ms.
-local function done_for(g) return ((policy_of(g).retention or {}).done or 3600) * 1000 end
+local function done_for(g) return (retention_of(g).done or 3600) * 1000 end
 
 -- Beyond the queue's limit the oldest go; those that a push asked to keep are in {Q}f, and not counted. How many are still over.
 local MOST_TRIMMED = 1000
 local function trim(list, g)
-  local over = call('ZCARD', g .. 'e') - ((policy_of(g).retention or {}).done_max or 1000)
+  local over = call('ZCARD', g .. 'e') - (retention_of(g).done_max or 1000)
   if over <= 0 then return 0 end
   local gone = call('ZRANGE', g .. 'e', 0, math.min(over, MOST_TRIMMED) - 1)
   call('ZREM', g .. 'e', unpack(gone))

@@ -33,6 +33,8 @@ local function policy_of(g)
   return rules
 end
 
+local function retention_of(g) return policy_of(g).retention or {} end
+
 -- The length of a queue's leases, whole ms: Redis takes no others for the life of a key.
 local function lease_of(rules) return math.floor((rules.lease or 60) * 1000 + 0.5) end
 
@@ -125,8 +127,7 @@ local function remember(m, reason, err)
 end
 
 local function bury(list, g, id, m, reason, err)
-  local retention = policy_of(g).retention or {}
-  local forget = now + (retention.dead or 2592000) * 1000
+  local forget = now + (retention_of(g).dead or 2592000) * 1000
   call('ZADD', g .. 'x', forget, id)
   m.s, m.y, m.z, m.er, m.du = 'x', reason, now, err or m.er, nil
   free_key(g, id, m)

@@ -115,8 +115,7 @@ local function sweep(list)
     call('ZADD', SPACE .. 'index', at, list)
   end
   -- A limited queue's window has moved on: its pollers look again.
-  local packed = call('GET', g .. 'c')
-  if packed and cmsgpack.unpack(packed).rate then wake(list) end
+  if policy_of(g).rate then wake(list) end
 end
 
 local queues, swept = call('ZRANGEBYSCORE', SPACE .. 'index', '-inf', now, 'LIMIT', 0, ARGV[4]), 0
