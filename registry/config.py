@@ -1,4 +1,4 @@
-"""One frozen, checked Config from four places: defaults < ``.env`` < environment < command line.
+"""The table of settings, and one frozen, checked Config from four places: defaults < ``.env`` < environment < command line.
 
 ``.env`` is only read, never exported: a child process (the embedded Redis) does not see it. An empty
 value, wherever it is given, means the default, so that ``REDIS_URL= twistd -n registry`` undoes a ``.env``.
@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from dotenv import dotenv_values
 
+from registry import values
 from registry.errors import RegistryError
-
-LOG_LEVELS = ("debug", "info", "warn", "error", "critical")
 
 
 class ConfigError(RegistryError):
@@ -29,48 +27,146 @@ class ConfigError(RegistryError):
     code = "bad_config"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Config:
-    """Every setting of the daemon, checked. Durations are seconds, sizes are bytes.
+def setting(
+    default: Any, parse: Callable[[str], Any], summary: str, details: str = "", separator: str = ","
+) -> Any:
+    """An entry of the table of settings, as a field of Config.
 
-    A field is read from the variable of its name in upper case. ``redis_url`` None means the embedded Redis,
-    ``listen`` empty means TCP on ``host`` and ``port``, ``redis_server`` None means: find one.
+    ``summary``: what it is, in one sentence, for ``--help`` and the documents; ``details``: what else to know, for
+    the documents alone; ``separator``: between the parts of a value that has several.
+    """
+    entry = {"parse": parse, "summary": summary, "details": details, "separator": separator}
+    made: Any = dataclasses.field(default=default, metadata=entry)
+    return made
+
+
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class Config:
+    """Every setting of the daemon, checked. Durations are seconds, sizes are bytes. The table of settings, too.
+
+    A field is read from the variable of its name in upper case. What its entry says becomes the options of the command
+    line, ``.env.sample`` and the table in docs/configuration.md: after a change ``python -m tests.settings_files``
+    writes the two files anew.
     """
 
-    data_dir: str
-    host: str = "127.0.0.1"
-    port: int = 3000
-    listen: tuple[str, ...] = ()
-    broker: str = "redis"
-    redis_url: str | None = None
-    redis_fsync: str = "always"
-    queue_timeout: float = 10.0
-    max_wait: float = 55.0
-    pool_max: int = 10
-    max_task_bytes: int = 1048576
-    key_prefix: str = ""
-    access_log: bool = True
-    log_level: str = "info"
-    allowed_hosts: tuple[str, ...] = ()
-    processes: int = 1
-    redis_server: str | None = None
+    host: str = setting(
+        "127.0.0.1",
+        values.host,
+        "Address to listen on.",
+        "Loopback by default, because nobody has to prove who they are yet.",
+    )
+    port: int = setting(
+        3000, values.whole(0, 65535), "TCP port to listen on.", "0 takes a free one and logs it."
+    )
+    listen: tuple[str, ...] = setting(
+        (),
+        values.listen,
+        "Twisted endpoint strings, with spaces between them, instead of HOST and PORT.",
+        "For TLS, IPv6, unix sockets, several at once: tcp:3000:interface=127.0.0.1 unix:/run/registry/http.sock. "
+        "The option --listen takes one string and may be given several times.",
+        separator=" ",
+    )
+    broker: str = setting(
+        "redis",
+        values.broker,
+        "Where the tasks live; redis is the only one there is.",
+        "The variable is kept because .env files of 2018 set it.",
+    )
+    redis_url: str | None = setting(
+        None,
+        values.redis_url,
+        "redis://[user][:password]@host:port/db, rediss:// (TLS) or unix:///path/redis.sock?db=0.",
+        "Empty: the daemon runs a private Redis of its own in DATA_DIR, so that nothing has to be set up first. TLS "
+        "takes ?cafile=, ?certfile=, ?keyfile= and ?verify=0. Characters such as / @ : # ? % in a password are "
+        "written %2F %40 %3A %23 %3F %25.",
+    )
+    redis_url_file: str | None = setting(
+        None,
+        values.path,
+        "A file that holds the URL, instead of REDIS_URL.",
+        "A password in a file is seen neither in the environment nor in the list of processes.",
+    )
+    redis_fsync: str = setting(
+        "always",
+        values.one_of("always", "everysec"),
+        "When the private Redis writes to its disk: always (before each answer) or everysec.",
+        "always, because a 200 should survive a power cut. everysec is faster on slow disks, and about two seconds of "
+        "answered tasks may be lost.",
+    )
+    data_dir: str = setting(
+        dataclasses.MISSING,
+        values.path,
+        "Folder of the private Redis.",
+        "Empty: $STATE_DIRECTORY under systemd, else $XDG_DATA_HOME/registry, else ~/.local/share/registry, because "
+        "tasks should outlive a temporary folder.",
+    )
+    redis_server: str | None = setting(
+        None,
+        values.path,
+        "The redis-server or valkey-server to run as the private Redis.",
+        'Empty: the one on PATH, else the one of the extra "embedded".',
+    )
+    queue_timeout: float = setting(
+        10.0,
+        values.seconds(0, 3600),
+        "Seconds that a pop waits for a task when it does not say.",
+        "Ten, as workers of 2018 expect.",
+    )
+    max_wait: float = setting(
+        55.0,
+        values.seconds(0, 3600),
+        "The longest wait in seconds that a request may ask for; never less than QUEUE_TIMEOUT.",
+        "Below the minute after which proxies usually cut a silent connection.",
+    )
+    pool_max: int = setting(
+        10,
+        values.whole(1, 1000),
+        "The most connections to Redis for lists, notices and health.",
+        "Pushes and pops share one of their own, so ten is plenty however many workers wait.",
+    )
+    max_task_bytes: int = setting(
+        1048576,
+        values.whole(1, 256 * 1024 * 1024),
+        "The largest task, in bytes (1 MiB).",
+        "A larger one is answered 413 before it is read, to bound the memory.",
+    )
+    key_prefix: str = setting(
+        "",
+        values.prefix,
+        "Put in front of the name of every queue to make its key in Redis, for a Redis shared with others; no braces.",
+        "Empty, as in 2018: the queue zoneCheck is the list zoneCheck.",
+    )
+    access_log: bool = setting(
+        True,
+        values.yes_no,
+        "Log a line per request: yes or no.",
+        "In combined log format. Switch it off when a proxy in front writes one already.",
+    )
+    log_level: str = setting(
+        "info",
+        values.level,
+        "debug, info, warn, error or critical: what is less is not logged.",
+        "Requests are logged as info.",
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        values.allowed_hosts,
+        "Host names, with commas between them, under which clients may reach this daemon besides loopback names; "
+        "* allows any.",
+        "A web page that points its own name at this machine is refused (DNS rebinding), and so is any other name "
+        "that is not listed.",
+    )
+    processes: int = setting(
+        1,
+        values.processes,
+        "Processes that serve requests: a number, or auto for one per core.",
+        "One is enough for thousands of tasks a second.",
+    )
 
     def describe(self) -> dict[str, str]:
         """Variable name -> value as text, in the order of the fields, the password in REDIS_URL masked."""
-        shown: dict[str, str] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "redis_url":
-                text = mask_url(value) if value else "(embedded)"
-            elif isinstance(value, tuple):
-                text = (" " if field.name == "listen" else ",").join(value)
-            elif isinstance(value, bool):
-                text = "yes" if value else "no"
-            elif isinstance(value, float):
-                text = f"{value:g}"
-            else:
-                text = "" if value is None else str(value)
-            shown[field.name.upper()] = text
+        shown = {one.name: as_text(getattr(self, one.field), one.separator) for one in SETTINGS}
+        shown["REDIS_URL"] = mask_url(self.redis_url) if self.redis_url else "(embedded)"
         return shown
 
     def secrets(self) -> tuple[str, ...]:
@@ -108,151 +204,44 @@ def _passwords(url: str) -> tuple[str, ...]:
     return tuple(sorted(filter(None, found), key=len, reverse=True))
 
 
-# One parser per kind of value; a ValueError's text is what the value must be.
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if re.fullmatch(r"[0-9]{1,18}", text) and low <= int(text) <= high:
-            return int(text)
-        raise ValueError(f"a whole number from {low} to {high}")
-
-    return parse
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text) if text.isascii() and "_" not in text else math.nan
-        except ValueError:
-            value = math.nan
-        if low <= value <= high:  # False for NaN
-            return value
-        raise ValueError(f"a number of seconds from {low:g} to {high:g}")
-
-    return parse
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() in words:
-            return text.lower()
-        raise ValueError(f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0])
-
-    return parse
-
-
-def _yes_no(text: str) -> bool:
-    word = text.lower()
-    if word in ("1", "yes", "true", "on"):
-        return True
-    if word in ("0", "no", "false", "off"):
-        return False
-    raise ValueError("yes or no (also 1/0, true/false, on/off)")
-
-
-def _broker(text: str) -> str:
-    if text.lower() == "redis":
-        return "redis"
-    raise ValueError("redis, the only broker there is")
-
-
-def _level(text: str) -> str:
-    return "warn" if text.lower() == "warning" else _one_of(*LOG_LEVELS)(text)
-
-
-def _host(text: str) -> str:
-    if re.fullmatch(r"[^\s/\x00-\x1f]+", text) and "://" not in text:
-        return text
-    raise ValueError("an address or a host name, such as 127.0.0.1, 0.0.0.0 or ::")
-
-
-def _prefix(text: str) -> str:
-    if text.isprintable() and not set(text) & {"{", "}"} and len(text.encode()) <= 100:
-        return text
-    raise ValueError("at most 100 bytes of printable text without braces")
-
-
-def _allowed_hosts(text: str) -> tuple[str, ...]:
-    names = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name = part.lower().rstrip(".")
-        if name == "*":  # any name at all: no more shield against DNS rebinding
-            names.append(name)
-            continue
-        if name.startswith("[") and name.endswith("]"):
-            name = name[1:-1]
-        elif name.count(":") == 1 or re.search(r"[\s/\[\]*]|[^\x21-\x7e]", name) or not name:
-            raise ValueError("host names with commas between them, without a scheme or a port; or * for any")
-        names.append(name)
-    return tuple(names)
-
-
-def _processes(text: str) -> int:
-    if text.lower() == "auto":
-        return len(os.sched_getaffinity(0))
-    try:
-        return _whole(1, 64)(text)
-    except ValueError:
-        raise ValueError("a whole number from 1 to 64, or auto for one per core") from None
-
-
-def _redis_url(text: str) -> str:
-    must = ValueError(
-        "a URL such as redis://:password@host:6379/0, rediss://host:6380 or unix:///run/redis.sock?db=0"
-    )
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise must from None
-    if not text.isprintable() or (port is not None and port == 0):
-        raise must
-    if parts.scheme in ("redis", "rediss") and text[len(parts.scheme) :].startswith("://"):
-        return text
-    if parts.scheme == "unix" and parts.path.startswith("/"):
-        return text
-    raise must
-
-
-def _path(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("a path")
-    return os.path.abspath(os.path.expanduser(text))
-
-
-def _listen(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+def as_text(value: Any, separator: str = ",") -> str:
+    """A value as it would be written in ``.env``."""
+    if isinstance(value, tuple):
+        return separator.join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
 
 
 class Setting(NamedTuple):
-    """One variable: its name in the environment and how its text becomes the value of the field."""
+    """One entry of the table: ``name`` in the environment, ``default`` as text, what to say about it."""
 
+    field: str
     name: str
+    default: str
     parse: Callable[[str], Any]
+    summary: str
+    details: str
+    separator: str
+
+    @property
+    def option(self) -> str:
+        """Its name on the command line, without the dashes in front."""
+        return self.field.replace("_", "-")
 
 
-SETTINGS = (
-    Setting("HOST", _host),
-    Setting("PORT", _whole(0, 65535)),
-    Setting("LISTEN", _listen),
-    Setting("BROKER", _broker),
-    Setting("REDIS_URL", _redis_url),
-    Setting("REDIS_FSYNC", _one_of("always", "everysec")),
-    Setting("DATA_DIR", _path),
-    Setting("QUEUE_TIMEOUT", _seconds(0, 3600)),
-    Setting("MAX_WAIT", _seconds(0, 3600)),
-    Setting("POOL_MAX", _whole(1, 1000)),
-    Setting("MAX_TASK_BYTES", _whole(1, 256 * 1024 * 1024)),
-    Setting("KEY_PREFIX", _prefix),
-    Setting("ACCESS_LOG", _yes_no),
-    Setting("LOG_LEVEL", _level),
-    Setting("ALLOWED_HOSTS", _allowed_hosts),
-    Setting("PROCESSES", _processes),
-    Setting("REDIS_SERVER", _path),
-)
-# Read besides the settings: a file that holds the URL, so that no password stands in an environment.
-REDIS_URL_FILE = "REDIS_URL_FILE"
+def _settings() -> Iterator[Setting]:
+    for field in dataclasses.fields(Config):
+        entry = field.metadata
+        known = field.default is not dataclasses.MISSING
+        default = as_text(field.default, entry["separator"]) if known else ""
+        yield Setting(field.name, field.name.upper(), default, **entry)
+
+
+SETTINGS = tuple(_settings())
+_NAMES = frozenset(one.name for one in SETTINGS)
 
 
 class _Layer(NamedTuple):
@@ -274,33 +263,27 @@ def load(
     """
     layers = [
         _Layer("from the command line", _given(options)),
-        _Layer("from the environment", {name: environ[name] for name in _names() if name in environ}),
+        _Layer("from the environment", {name: environ[name] for name in _NAMES if name in environ}),
         _Layer(f"from {env_file}", _read_env_file(env_file)),
     ]
-    values: dict[str, Any] = {}
-    for setting in SETTINGS:
-        if setting.name == "REDIS_URL":
-            found = _find_redis_url(layers)
-        else:
-            found = _find(layers, setting.name)
+    fields: dict[str, Any] = {}
+    _choose_redis(layers)
+    for one in SETTINGS:
+        found = _find(layers, one.name)
         if found is not None:
-            values[setting.name.lower()] = _parse(setting, *found)
-    values.setdefault("data_dir", _default_data_dir(environ))
-    config = Config(**values)
+            fields[one.field] = _parse(one, *found)
+    if "redis_url_file" in fields:
+        fields["redis_url"] = _read_redis_url(fields["redis_url_file"])
+    fields.setdefault("data_dir", _default_data_dir(environ))
+    config = Config(**fields)
     return dataclasses.replace(config, max_wait=max(config.max_wait, config.queue_timeout))
 
 
-def _names() -> Iterable[str]:
-    yield from (setting.name for setting in SETTINGS)
-    yield REDIS_URL_FILE
-
-
 def _given(options: Mapping[str, object]) -> dict[str, str | tuple[str, ...]]:
-    known = set(_names())
     given: dict[str, str | tuple[str, ...]] = {}
     for key, value in options.items():
         name = key.replace("-", "_").upper()
-        if name not in known or value is None:
+        if name not in _NAMES or value is None:
             continue
         if isinstance(value, (list, tuple)):
             if value:  # none given: the next layer speaks
@@ -319,8 +302,7 @@ def _read_env_file(env_file: str | None) -> dict[str, str | tuple[str, ...]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"The file {env_file} cannot be read: {reason}.") from None
-    known = set(_names())
-    return {name: value for name, value in read.items() if name in known and value is not None}
+    return {name: value for name, value in read.items() if name in _NAMES and value is not None}
 
 
 def _find(layers: list[_Layer], name: str) -> tuple[str | tuple[str, ...], str] | None:
@@ -334,30 +316,31 @@ def _find(layers: list[_Layer], name: str) -> tuple[str | tuple[str, ...], str] 
     return None
 
 
-def _find_redis_url(layers: list[_Layer]) -> tuple[str | tuple[str, ...], str] | None:
-    for layer in layers:
-        url, file = layer.values.get("REDIS_URL"), layer.values.get(REDIS_URL_FILE)
+def _choose_redis(layers: list[_Layer]) -> None:
+    """Of REDIS_URL and REDIS_URL_FILE the strongest layer's counts: take both out of the layers below it."""
+    both = ("REDIS_URL", "REDIS_URL_FILE")
+    for number, layer in enumerate(layers):
+        url, file = (layer.values.get(name) for name in both)
         if url and file:
             raise ConfigError(f"REDIS_URL and REDIS_URL_FILE are both given ({layer.source}): give only one.")
-        if file:
-            return _read_secret(str(file).strip(), layer.source)
-        if url is not None:
-            return _find([layer], "REDIS_URL")
-    return None
+        if file or url is not None:
+            for weaker in layers[number + 1 :]:
+                for name in both:
+                    weaker.values.pop(name, None)
 
 
-def _read_secret(path: str, source: str) -> tuple[str, str]:
+def _read_redis_url(path: str) -> Any:
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             text = file.read(65536).strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        sentence = f"REDIS_URL_FILE is {_quoted(path)} ({source}): it cannot be read: {reason}."
-        raise ConfigError(sentence) from None
+        raise ConfigError(f"REDIS_URL_FILE is {_quoted(path)}: it cannot be read: {reason}.") from None
     if not text:
         # Falling back to the embedded Redis would put tasks where nobody looks for them.
-        raise ConfigError(f"REDIS_URL_FILE is {_quoted(path)} ({source}): the file is empty.")
-    return text, f"from the file {path}"
+        raise ConfigError(f"REDIS_URL_FILE is {_quoted(path)}: the file is empty.")
+    redis_url = next(one for one in SETTINGS if one.name == "REDIS_URL")
+    return _parse(redis_url, text, f"from the file {path}")
 
 
 def _parse(setting: Setting, value: str | tuple[str, ...], source: str) -> Any:

@@ -32,7 +32,8 @@ from twisted.python.logfile import LogFile
 from twisted.python.usage import Options
 from zope.interface import implementer
 
-from registry.config import LOG_LEVELS, Config, mask_url
+from registry.config import Config, mask_url
+from registry.values import LOG_LEVELS
 
 VALUE_LIMIT = 200  # characters of one value that a client chose
 LINE_LIMIT = 2000  # characters of one line: a syslog daemon may cut at 2048 bytes

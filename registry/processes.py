@@ -32,7 +32,7 @@ from twisted.python.failure import Failure
 
 from registry import __version__
 from registry.child import LINK, VARIABLE, LineLink, line_link
-from registry.config import REDIS_URL_FILE, Config
+from registry.config import Config
 from registry.errors import RegistryError
 from registry.listening import Binder, raise_file_limit, shown, warn_of_strangers, why_not
 from registry.output import Output, reader
@@ -128,13 +128,9 @@ class Processes(StopsOnce):
     def environment(self, seat: int) -> dict[str, str]:
         """A child's environment, in which every setting is given: neither .env nor a default can change one."""
         config = self.config
-        settings = dataclasses.replace(config, processes=1, listen=()).describe()
+        settings = dataclasses.replace(config, processes=1, listen=(), redis_url_file=None).describe()
         settings["REDIS_URL"] = self._redis_url  # describe() hides its password
-        inherited = {
-            name: value
-            for name, value in self._environ.items()
-            if name not in _NOT_INHERITED and name != REDIS_URL_FILE
-        }
+        inherited = {name: value for name, value in self._environ.items() if name not in _NOT_INHERITED}
         bound = [[fd, one.seat, one.endpoint] for fd, one in enumerate(self.binder.bound, LINK + 1)]
         return {
             **inherited,

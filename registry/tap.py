@@ -17,32 +17,16 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.python import usage
 
 from registry import __version__
-from registry.config import ConfigError, load
+from registry.config import SETTINGS, ConfigError, Setting, load
 from registry.daemon import Daemon
 from registry.log import install
 from registry.output import output_of
 from registry.processes import Processes
 from registry.redis.address import parse_redis_url
 
-HELP = {
-    "HOST": "Address to listen on. [127.0.0.1]",
-    "PORT": "Port to listen on. [3000]",
-    "BROKER": "Where tasks are kept; only redis.",
-    "REDIS_URL": "redis://, rediss:// or unix:// URL of the Redis to use; without one a private Redis is run.",
-    "REDIS_URL_FILE": "A file that holds the URL, instead of REDIS_URL: no password in the list of processes.",
-    "REDIS_FSYNC": "When the private Redis writes to its disk: always (before each answer) or everysec. [always]",
-    "REDIS_SERVER": "The redis-server or valkey-server binary to run as the private Redis.",
-    "DATA_DIR": "Folder of the private Redis.",
-    "QUEUE_TIMEOUT": "Seconds a pop waits for a task when it does not say. [10]",
-    "MAX_WAIT": "The most seconds that a pop may wait. [55]",
-    "POOL_MAX": "The most connections to Redis. [10]",
-    "MAX_TASK_BYTES": "The largest task, in bytes. [1048576]",
-    "KEY_PREFIX": "Put in front of every queue's key in Redis. []",
-    "ACCESS_LOG": "Log a line per request: yes or no. [yes]",
-    "LOG_LEVEL": "debug, info, warn, error or critical. [info]",
-    "ALLOWED_HOSTS": "Host names, comma separated, under which clients reach this daemon beside loopback; * for any.",
-    "PROCESSES": "Processes that share the work: a number, or auto for one per core. [1]",
-}
+
+def _option(one: Setting) -> list[str | None]:
+    return [one.option, None, None, one.summary + (f" [{one.default}]" if one.default else "")]
 
 
 class Options(usage.Options):  # type: ignore[misc]
@@ -53,7 +37,7 @@ class Options(usage.Options):  # type: ignore[misc]
         "A task queue that any HTTP client can use. Every option can be given as a variable of the same name in "
         "upper case, in the environment or in a file .env in the working directory."
     )
-    optParameters = [[name.lower().replace("_", "-"), None, None, text] for name, text in HELP.items()]
+    optParameters = [_option(one) for one in SETTINGS if one.name != "LISTEN"]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

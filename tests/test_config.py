@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.config import REDIS_URL_FILE, SETTINGS, Config, ConfigError, load, mask_url
+from registry.config import SETTINGS, Config, ConfigError, load, mask_url
+from tests import settings_files
 
 HOME = {"HOME": "/home/ada"}
 
@@ -228,27 +229,31 @@ def test_config_is_frozen() -> None:
         read().port = 1  # type: ignore[misc]
 
 
-def test_env_sample_documents_every_variable_with_its_default(tmp_path: Path) -> None:
-    sample = (Path(__file__).parent.parent / ".env.sample").read_text()
-    lines = re.findall(r"^#([A-Z_]+)=(.*)$", sample, re.MULTILINE)
-    assert sorted(name for name, _ in lines) == sorted([s.name for s in SETTINGS] + [REDIS_URL_FILE])
+def test_env_sample_sets_what_is_the_default(tmp_path: Path) -> None:
+    lines = re.findall(r"^#([A-Z_]+)=(.*)$", settings_files.SAMPLE.read_text(), re.MULTILINE)
+    assert [name for name, _ in lines] == [one.name for one in SETTINGS]
     env_file = tmp_path / ".env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in lines))
     assert load({}, HOME, str(env_file)) == read()
     # and what a reader sees as the default is what the daemon says at its start
     shown = read().describe()
     for name, value in lines:
-        if name not in ("REDIS_URL", REDIS_URL_FILE, "DATA_DIR"):
+        if name not in ("REDIS_URL", "DATA_DIR"):
             assert shown[name] == value, name
+
+
+def test_the_files_that_list_the_settings_are_those_of_the_table() -> None:
+    again = "write them anew: python -m tests.settings_files"
+    assert settings_files.SAMPLE.read_text() == settings_files.sample(), again
+    assert settings_files.PAGE.read_text() == settings_files.page(), again
 
 
 def test_every_setting_has_an_option() -> None:
     from registry.tap import Options  # the composition root: it imports the reactor
 
-    options = {row[0] for row in Options.optParameters} | {"listen"}
-    assert options == {
-        name.lower().replace("_", "-") for name in [s.name for s in SETTINGS] + [REDIS_URL_FILE]
-    }
+    options = {str(row[0]): str(row[3]) for row in Options.optParameters}
+    assert set(options) | {"listen"} == {one.option for one in SETTINGS}
+    assert options["queue-timeout"].endswith("does not say. [10]")
 
 
 def test_the_file_of_the_url_may_come_from_the_command_line(tmp_path: Path) -> None:

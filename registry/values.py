@@ -1,0 +1,129 @@
+"""What a setting may be: one parser per kind of value.
+
+A parser takes the text as it was given, without the spaces around it. The text of its ValueError says what the
+value must be.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+LOG_LEVELS = ("debug", "info", "warn", "error", "critical")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if re.fullmatch(r"[0-9]{1,18}", text) and low <= int(text) <= high:
+            return int(text)
+        raise ValueError(f"a whole number from {low} to {high}")
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text) if text.isascii() and "_" not in text else math.nan
+        except ValueError:
+            value = math.nan
+        if low <= value <= high:  # False for NaN
+            return value
+        raise ValueError(f"a number of seconds from {low:g} to {high:g}")
+
+    return parse
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() in words:
+            return text.lower()
+        raise ValueError(f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0])
+
+    return parse
+
+
+def yes_no(text: str) -> bool:
+    word = text.lower()
+    if word in ("1", "yes", "true", "on"):
+        return True
+    if word in ("0", "no", "false", "off"):
+        return False
+    raise ValueError("yes or no (also 1/0, true/false, on/off)")
+
+
+def broker(text: str) -> str:
+    if text.lower() == "redis":
+        return "redis"
+    raise ValueError("redis, the only broker there is")
+
+
+def level(text: str) -> str:
+    return "warn" if text.lower() == "warning" else one_of(*LOG_LEVELS)(text)
+
+
+def host(text: str) -> str:
+    if re.fullmatch(r"[^\s/\x00-\x1f]+", text) and "://" not in text:
+        return text
+    raise ValueError("an address or a host name, such as 127.0.0.1, 0.0.0.0 or ::")
+
+
+def prefix(text: str) -> str:
+    if text.isprintable() and not set(text) & {"{", "}"} and len(text.encode()) <= 100:
+        return text
+    raise ValueError("at most 100 bytes of printable text without braces")
+
+
+def allowed_hosts(text: str) -> tuple[str, ...]:
+    names = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name = part.lower().rstrip(".")
+        if name == "*":  # any name at all: no more shield against DNS rebinding
+            names.append(name)
+            continue
+        if name.startswith("[") and name.endswith("]"):
+            name = name[1:-1]
+        elif name.count(":") == 1 or re.search(r"[\s/\[\]*]|[^\x21-\x7e]", name) or not name:
+            raise ValueError("host names with commas between them, without a scheme or a port; or * for any")
+        names.append(name)
+    return tuple(names)
+
+
+def processes(text: str) -> int:
+    if text.lower() == "auto":
+        return len(os.sched_getaffinity(0))
+    try:
+        return whole(1, 64)(text)
+    except ValueError:
+        raise ValueError("a whole number from 1 to 64, or auto for one per core") from None
+
+
+def redis_url(text: str) -> str:
+    must = ValueError(
+        "a URL such as redis://:password@host:6379/0, rediss://host:6380 or unix:///run/redis.sock?db=0"
+    )
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise must from None
+    if not text.isprintable() or (port is not None and port == 0):
+        raise must
+    if parts.scheme in ("redis", "rediss") and text[len(parts.scheme) :].startswith("://"):
+        return text
+    if parts.scheme == "unix" and parts.path.startswith("/"):
+        return text
+    raise must
+
+
+def path(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("a path")
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def listen(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
