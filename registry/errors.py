@@ -53,6 +53,13 @@ class Conflict(RegistryError):
         self.code = code
 
 
+class Replaced(RegistryError):
+    """A newer poll of the same worker has ended this one; its answer is that there is nothing."""
+
+    code = "replaced"
+    retry_after = 1
+
+
 class KeyReused(RegistryError):
     """An Idempotency-Key that came before with another body or other options."""
 

@@ -36,6 +36,9 @@ class Memory:
     def now_ms(self) -> int:
         return 1_700_000_000_000
 
+    def once(self, what: str, worker: str, ms: int) -> Deferred[bool]:
+        raise AssertionError("no poll of these tests names its worker")
+
     # An entry carries what it asks as it is; its bytes are counted for the bounds.
     def push(self, name: bytes, task_id: bytes, payload: bytes, options: bytes) -> Entry:
         return Entry(name, (task_id, payload))  # type: ignore[arg-type]

@@ -433,22 +433,40 @@ def test_a_newer_poll_of_a_worker_ends_its_older_one_also_of_another_queue(serve
     a, b = fresh("a"), fresh("b")
     older = poll(served, a, f"wait=20&lease=30&worker={a}")
     newer = poll(served, b, f"wait=20&lease=30&worker={a}")
-    answer = older.answer(1)
-    assert (answer.status, answer.body) == (202, b'{"error":"No tasks available"}')
+    assert is_replaced(older.answer(1))
     pushed(served, b, 1)
     assert newer.answer(3).ok()["task"] == 1
 
 
-def test_polls_of_many_and_of_one_end_each_other(served: Daemon) -> None:
-    a, b = fresh("a"), fresh("b")
-    many = Asked(served, "GET", f"/api/popTasks/{a},{b}?wait=20&worker={a}")
-    assert many.waits()
-    one = poll(served, a, f"wait=20&worker={a}")
-    assert many.answer(1).body == b'{"tasks":[]}'
-    again = Asked(served, "GET", f"/api/popTasks/{a},{b}?wait=20&worker={a}")
-    assert one.answer(1).status == 202
-    pushed(served, b, 2)
-    assert again.answer(3).ok()["tasks"][0]["task"] == 2
+def is_replaced(answer: Answer, body: bytes = b'{"error":"No tasks available"}') -> bool:
+    """This poll was ended by a newer one of its worker."""
+    told = answer.headers["Registry-Worker"], answer.headers["Retry-After"]
+    return (answer.status, answer.body, *told) == (202, body, "replaced", "1")
+
+
+@pytest.mark.parametrize("key", [None, "a-key"])
+def test_polls_of_many_and_of_one_end_each_other(served: Daemon, key: str | None) -> None:
+    headers = {"Idempotency-Key": key} if key else {}
+    for first, second in (("popTask", "popTasks"), ("popTasks", "popTask")):
+        a, b = fresh("a"), fresh("b")
+        older = Asked(served, "GET", f"/api/{first}/{a}?wait=20&lease=30&worker={a}", b"", headers)
+        assert older.waits()
+        newer = Asked(served, "GET", f"/api/{second}/{b}?wait=20&lease=30&worker={a}", b"", headers)
+        nothing = b'{"tasks":[]}' if first == "popTasks" else b'{"error":"No tasks available"}'
+        assert is_replaced(older.answer(1), nothing)
+        pushed(served, b, 2)
+        answer = newer.answer(3)
+        assert (answer.ok()["tasks"][0] if second == "popTasks" else answer.json)["task"] == 2
+        assert "Registry-Worker" not in answer.headers
+
+
+def test_a_poll_whose_time_is_up_is_not_told_that_it_was_replaced(served: Daemon, q: str) -> None:
+    answer = pop(served, q, f"wait=0.3&worker={q}")
+    assert (answer.status, answer.headers["Registry-Worker"], answer.headers["Retry-After"]) == (
+        202,
+        None,
+        None,
+    )
 
 
 def test_other_workers_polls_stay(served: Daemon, q: str) -> None:

@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlin
 from twisted.python.failure import Failure
 
 from registry.config import Config
-from registry.errors import BadBody, BadOption, Conflict, NotFound, TooLarge, Unavailable
+from registry.errors import BadBody, BadOption, Conflict, NotFound, Replaced, TooLarge, Unavailable
 from registry.http import asked
 from registry.http.asked import Header, lease_id, ms
 from registry.http.json_check import check_json
@@ -37,6 +37,8 @@ from registry.queue.taken import Pushed, Taken
 
 NOTHING = Answer(202, b'{"error":"No tasks available"}')
 NOTHING_OF_MANY = Answer(202, b'{"tasks":[]}')
+# What a poll is told beside that, when a newer one of its worker ended it.
+REPLACED = ((b"Registry-Worker", b"replaced"), (b"Retry-After", b"1"))
 SUCCESS = b'{"success":true}'
 NO_OPTIONS: dict[str, Any] = {}
 # What a repeated pop may say anew: how long this one waits, and what it acknowledges on its way.
@@ -179,7 +181,7 @@ class Verbs:
             popped = self._joining.join(
                 (b"pop", name, key, print_, wait), lambda: self._queues.pop(name, wait, length, packed)
             )
-        d = popped.addCallback(_popped)
+        d = popped.addCallback(_popped).addErrback(_replaced, NOTHING)
         return d if acked is None else self._with_ack(d, acked)
 
     def _with_ack(self, popped: Deferred[Answer], acked: Deferred[str]) -> Deferred[Answer]:
@@ -222,10 +224,11 @@ class Verbs:
 
         key = asked.idempotency_key(header)
         if key is None:
-            return start().addCallback(_popped_many)
+            return start().addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
         print_ = asked.fingerprint(query, raw, body, but=ITS_OWN)
         packed.update(ik=key, ih=print_)
-        return self._joining.join((b"pops", raw, key, print_, wait), start).addCallback(_popped_many)
+        popped = self._joining.join((b"pops", raw, key, print_, wait), start)
+        return popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
 
     # Working
 
@@ -371,6 +374,11 @@ def _popped_many(given: list[Taken]) -> Answer:
     )
     headers = ((b"Idempotency-Replayed", b"true"),) if given[0].replayed else ()
     return Answer(200, b'{"tasks":[%b]}' % tasks, headers, tuple(given))
+
+
+def _replaced(failure: Failure, nothing: Answer) -> Answer:
+    failure.trap(Replaced)
+    return Answer(nothing.status, nothing.body, REPLACED)
 
 
 def _acked(reply: list[Any]) -> Answer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from registry.errors import RedisUnavailable, ShuttingDown
+from registry.errors import RedisUnavailable, Replaced, ShuttingDown
 from registry.queue.names import check_name
 from registry.queue.taken import Taken, denied
 from registry.queue.waiting import Poller
@@ -32,7 +32,7 @@ class ManyPoller:
         self._nonce = b""
         self._asked = 0
         self._missed = False
-        self._asking = self._over = False
+        self._asking = self._over = self._replaced = False
         self._expired = wait <= 0
         self._polling: Callable[[], None] | None = None
         self.reply: Deferred[list[Taken]] = Deferred(lambda _: self._hang_up())
@@ -42,7 +42,7 @@ class ManyPoller:
             self.reply.errback(ShuttingDown("The registry is stopping; try again in a moment."))
             return
         if options.get("w"):
-            self._polling = queues.workers.polls(options["w"], self.end)
+            self._polling = queues.workers.polls(options["w"], self._replace)
         for name in self._names:
             queues.polled(name)
         self._stand_in_lines()
@@ -97,6 +97,8 @@ class ManyPoller:
                     self._queues.put_back(one)
             elif good:
                 self._finish(good)
+            elif self._replaced:
+                self._fail(Failure(Replaced()))
             else:
                 self._ask()
             # Others may have parked behind this place while it asked.
@@ -104,6 +106,11 @@ class ManyPoller:
                 self._queues.wake(name, relay=True)
         elif self._over:
             return
+        elif self._replaced and code in (1, 2, 3):
+            self._fail(Failure(Replaced()))
+            # What it was woken for is for others now.
+            for name in self._names:
+                self._queues.wake(name, relay=True)
         elif code == 2 or (code in (1, 3) and self._missed):
             self._leave_lines()
             self._stand_in_lines()
@@ -150,9 +157,16 @@ class ManyPoller:
             self._finish([])
 
     def end(self) -> None:
-        """Answer that there is nothing: the daemon stops, or a newer poll of the worker came."""
+        """Answer that there is nothing: the daemon stops."""
         if not self._over:
             self._finish([])
+
+    def _replace(self) -> None:
+        if self._asking:
+            # What it brings is not put back.
+            self._expired = self._replaced = True
+        elif not self._over:
+            self._fail(Failure(Replaced()))
 
     def _hang_up(self) -> None:
         if not self._over:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from registry.errors import RedisUnavailable, RegistryError, ShuttingDown, Unavailable
+from registry.errors import RedisUnavailable, RegistryError, Replaced, ShuttingDown, Unavailable
 from registry.queue.batching import Batching
 from registry.queue.carried import Settling, Storing
 from registry.queue.heartbeat import Heartbeat
@@ -66,7 +66,7 @@ class Queues:
         self.ids = Ids(store.now_ms)
         self.waiting = Waiting()
         self.batching = Batching(self._send, later)
-        self.workers = Workers()
+        self.workers = Workers(store.once, now)
         self.draining = False
         self._polled: OrderedDict[bytes, float] = OrderedDict()  # the one polled longest ago first
         self._heartbeat = Heartbeat(store, self.waiting, lambda: self._polled, now)
@@ -168,7 +168,7 @@ class Queues:
             return None
         poller = Poller(self, name, lease_ms, options, told)
         if options is not None and options.get("w"):
-            poller.polling = self.workers.polls(options["w"], lambda: self._end(poller))
+            poller.polling = self.workers.polls(options["w"], lambda: self._replace(poller))
         poller.ticket = self.waiting.ticket()
         if wait > 0:
             poller.until = self.polled(name) + wait
@@ -254,6 +254,9 @@ class Queues:
                 self._again(poller)
             elif poller.over:
                 self.waiting.tidy(name, line)
+            elif poller.replaced:
+                self.waiting.tidy(name, line)
+                self._fail(poller, Failure(Replaced()))
             elif poller.expired or self.draining:
                 self._finish(poller, None)
                 self.waiting.tidy(name, line)
@@ -270,6 +273,8 @@ class Queues:
                 self.wake(name, relay=True)
 
     def _again(self, poller: Poller) -> None:
+        if poller.replaced:
+            self._fail(poller, Failure(Replaced()))
         if poller.over:
             # Whoever is next takes over the reason to look.
             line = self.waiting.lines[poller.name]
@@ -318,13 +323,14 @@ class Queues:
             self._finish(poller, None)
             self.waiting.leave(poller)
 
-    def _end(self, poller: Poller) -> None:
-        """A newer poll of its worker takes over: this one is told that there is nothing."""
+    def _replace(self, poller: Poller) -> None:
+        """A newer poll of its worker takes over. A question on its way is waited for: what it brings is not put back."""
         if poller.over:
             return
-        asking = poller.asking
-        self._finish(poller, None)
-        if not asking:
+        if poller.asking:
+            poller.expired = poller.replaced = True
+        else:
+            self._fail(poller, Failure(Replaced()))
             self.waiting.leave(poller)
 
     def hung_up(self, poller: Poller) -> None:

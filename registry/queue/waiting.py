@@ -20,6 +20,7 @@ class Poller:
 
     ``asking``: its question is on the way to Redis. ``waited``: it was parked before.
     ``over``: it has been answered, or has hung up. ``polling``: to be called then, when it named its worker.
+    ``replaced``: a newer poll of its worker came while it was asking.
     ``owner``: the request for several queues that this is one place of; it does the asking.
     """
 
@@ -37,6 +38,7 @@ class Poller:
         "polling",
         "queues",
         "relay",
+        "replaced",
         "ticket",
         "timer",
         "told",
@@ -57,7 +59,7 @@ class Poller:
         self.nonce = b""
         self.ticket = 0
         self.asked = 0
-        self.asking = self.over = self.expired = self.relay = self.waited = False
+        self.asking = self.over = self.expired = self.relay = self.replaced = self.waited = False
         self.timer: Any = None
         self.polling: Callable[[], None] | None = None
         self.until = 0.0

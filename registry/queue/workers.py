@@ -1,7 +1,11 @@
-"""Who polls: of one worker only the newest poll is answered, whichever queue and daemon it reached.
+"""Who polls: a newer poll of a worker ends its older one, whichever queue and daemon they reached.
 
 Which of two is newer is told by Redis: it publishes a notice of each poll when it carries it out, and every daemon, the
 poll's own too, reads the notices in that order.
+
+A worker whose connection broke polls again, and the poll it left behind must not take a task. Two live workers that bear one
+name look alike, and would end each other for ever: so a name ends one poll in five seconds, over all daemons, and keeps the
+others open.
 """
 
 from __future__ import annotations
@@ -10,8 +14,18 @@ import os
 import time
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from registry.errors import Unavailable
+
+log = Logger()
+
 # A poll this old counts as announced, s: its own notice may have been lost.
 ANNOUNCED_SECONDS = 1.0
+# A name ends an older poll at most once in this time, and is warned of at most once in that, ms.
+END_EVERY_MS = 5_000
+WARN_EVERY_MS = 60_000
 
 
 class _Poll:
@@ -23,11 +37,17 @@ class _Poll:
 
 
 class Workers:
-    """The open polls of this process that named their worker."""
+    """The open polls of this process that named their worker.
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    ``once(what, worker, ms)`` fires with whether nobody, on any daemon, was told so of that worker in the last ``ms``.
+    """
+
+    def __init__(
+        self, once: Callable[[str, str, int], Deferred[bool]], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._once = once
         self._now = now
-        self._open: dict[str, _Poll] = {}
+        self._open: dict[str, list[_Poll]] = {}  # the oldest poll of each worker first
         self._process = os.urandom(4).hex()
         self._count = 0
 
@@ -37,26 +57,51 @@ class Workers:
         return f"{self._process}{self._count}"
 
     def polls(self, worker: str, end: Callable[[], None]) -> Callable[[], None]:
-        """A worker polls: its older poll ends, and this one is known until what is returned is called."""
+        """A worker polls: an older poll of it ends, and this one is known until what is returned is called."""
         self._count += 1
         poll = _Poll(self._count, self._now(), end)
-        older = self._open.get(worker)
-        self._open[worker] = poll
-        if older is not None:
-            older.end()
+        polls = self._open.setdefault(worker, [])
+        if polls:
+            self._end(worker, polls[0])
+        polls.append(poll)
 
         def over() -> None:
-            if self._open.get(worker) is poll:
+            if poll in polls:
+                polls.remove(poll)
+            if not polls and self._open.get(worker) is polls:
                 del self._open[worker]
 
         return over
 
     def announced(self, mark: str, worker: str) -> None:
         """Redis has carried out a poll of this worker with this mark, sent by another daemon or by this one."""
-        poll = self._open.get(worker)
-        if poll is None:
-            return
+        polls = self._open.get(worker, ())
         if mark.startswith(self._process):
-            poll.announced = poll.announced or int(mark[len(self._process) :]) >= poll.number
-        elif poll.announced or self._now() >= poll.began + ANNOUNCED_SECONDS:
-            poll.end()
+            newest = int(mark[len(self._process) :])
+            for poll in polls:
+                poll.announced = poll.announced or newest >= poll.number
+            return
+        for poll in polls:
+            if poll.announced or self._now() >= poll.began + ANNOUNCED_SECONDS:
+                self._end(worker, poll)
+                return
+
+    def _end(self, worker: str, older: _Poll) -> None:
+        def may_end(first: bool) -> Deferred[None] | None:
+            if first:
+                older.end()
+                return None
+            return self._once("warned", worker, WARN_EVERY_MS).addCallback(warn)
+
+        def warn(first: bool) -> None:
+            if first:
+                log.warn(
+                    "more than one live worker polls as worker={worker!r}: all of them are served, but none of them can end the "
+                    "poll that it left behind when its connection broke: give each worker its own name",
+                    worker=worker,
+                )
+
+        # While Redis is away, nothing would be given to the poll that was left behind.
+        self._once("replaced", worker, END_EVERY_MS).addCallback(may_end).addErrback(
+            lambda failure: failure.trap(Unavailable)
+        ).addErrback(lambda failure: log.failure("an older poll of a worker could not be ended", failure))

@@ -335,6 +335,11 @@ class Store:
         """A command that only reads, over one of the other connections."""
         return self._pool.command(*args).addErrback(_as_domain)
 
+    def once(self, what: str, worker: str, ms: int) -> Deferred[bool]:
+        """Whether no daemon was told so of this worker in the last ``ms``."""
+        key = self.space + f"worker:{what}:{worker}".encode()
+        return self.lookup(b"SET", key, b"1", b"NX", b"PX", ms).addCallback(lambda reply: reply is not None)
+
     def lookups(self, *commands: tuple[bytes | str | int, ...]) -> Deferred[list[Any]]:
         """Several at once; fires with their replies, in order, or fails with the first failure among them."""
         d: Deferred[list[Any]] = gatherResults(
