@@ -74,6 +74,29 @@ TABLE = {
     "an origin": (ask("GET /api/popTask/q", "Origin: http://evil.example"), 403),
     "our own origin": (ask("GET /api/popTask/q", "Origin: http://localhost"), 200),
     "a page of another site": (ask("GET /api/popTask/q", "Sec-Fetch-Site: cross-site"), 403),
+    "a browser that does not say whose page": (ask("GET /api/popTask/q", "User-Agent: Mozilla/5.0"), 403),
+    "a browser's look for many": (ask("GET /api/popTasks/q,r", "User-Agent: Opera/9.80"), 403),
+    "a player's own name": (ask("GET /api/popTask/q", "User-Agent: AppleCoreMedia/1.0.0.19E241"), 403),
+    "a name in small letters": (ask("GET /api/popTask/q", "User-Agent: App/1 mozilla/5.0"), 403),
+    "the browser's name beside another": (
+        ask("GET /api/popTask/q", "User-Agent: curl/8", "User-Agent: Mozilla/5.0"),
+        403,
+    ),
+    "PowerShell, that says so": (
+        ask(
+            "GET /api/popTask/q",
+            "User-Agent: Mozilla/5.0 (Windows NT) WindowsPowerShell/5.1",
+            "Sec-Fetch-Site: none",
+        ),
+        200,
+    ),
+    "PowerShell, posting": (ask("POST /api/popTask/q", "User-Agent: Mozilla/5.0"), 200),
+    "PowerShell, pushing": (ask("PUT /api/pushTask/q", "User-Agent: Mozilla/5.0", body=b"1"), 200),
+    "a browser on our own page": (
+        ask("GET /api/popTask/q", "User-Agent: Mozilla/5.0", "Origin: http://localhost"),
+        200,
+    ),
+    "a program": (ask("GET /api/popTask/q", "User-Agent: curl/8.5.0"), 200),
     "a compressed body": (ask("PUT /api/pushTask/q", "Content-Encoding: gzip", body=b"1"), 415),
     "a body too large": (ask("PUT /api/pushTask/q", body=b"1" * (LIMIT + 1)), 413),
     "a body just right": (ask("PUT /api/pushTask/q", body=b"1" * LIMIT), 200),
@@ -192,6 +215,7 @@ FIELDS = st.lists(
             "Content-Length: 201", "content-length: 2 ", "Content_Length: 2", "Transfer-Encoding: chunked",
             "Transfer-Encoding: identity", "Transfer-Encoding : chunked", "Idempotency-Key: \"k\"", "Prefer: wait=1",
             "Content-Encoding: gzip", "Content-Encoding: identity", "Origin: null", "Sec-Fetch-Site: none",
+            "User-Agent: Mozilla/5.0",
             "Expect: 100-continue", "X-Request-Id: ok", "X-Request-Id: not ok", " folded", "nonsense", ": x", "X\x0b: 1",
         ]
     ),

@@ -165,6 +165,11 @@ REFUSED = {
         403,
         "foreign_origin",
     ),
+    "popTask in escapes from a browser that does not say whose page": (
+        ask("GET /%61pi/pop%54ask/a HTTP/1.1", "User-Agent: Mozilla/5.0 (X11) Firefox/60.0"),
+        403,
+        "foreign_origin",
+    ),
     "two Idempotency-Keys": (
         ask(POST, "Idempotency-Key: a", "Idempotency-Key: b", "Content-Length: 0"),
         400,
@@ -295,6 +300,10 @@ ANSWERED = {
     "typed into the browser": (ask(POST, "Sec-Fetch-Site: none", "Content-Length: 0"), ["POST", "/a", 0]),
     "reading from another site": (
         ask("GET /api/queues HTTP/1.1", "Origin: http://evil.example", "Sec-Fetch-Site: cross-site"),
+        ["GET", "/api/queues", 0],
+    ),
+    "reading in a browser": (
+        ask("GET /api/queues HTTP/1.1", "User-Agent: Mozilla/5.0"),
         ["GET", "/api/queues", 0],
     ),
     "identity": (

@@ -250,7 +250,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         screen_length(get(b"content-length", ()), get(b"transfer-encoding", ()), version)
         if name is not None and not self.site.host_allowed(name):
             raise Refusal(421, "foreign_host", "This name is not one of the daemon's own; see ALLOWED_HOSTS.")
-        screen_site(method, target, get(b"sec-fetch-site", ()), get(b"origin", ()), hosts)
+        pages = get(b"sec-fetch-site", ()), get(b"origin", ()), hosts, get(b"user-agent", ())
+        screen_site(method, target, *pages)
         screen_encoding(get(b"content-encoding", ()))
         screen_key(get(b"idempotency-key", ()))
         request.body_limit = self.site.limit_of(target.partition(b"?")[0])

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from registry.errors import BadName
-from registry.http.screening import Refusal, sane_request_id, screen_host
+from registry.http.screening import Refusal, like_a_browser, sane_request_id, screen_host
 from registry.http.site import RegistrySite
 from registry.http.verbs import ROUTES, Verbs
 from registry.log import VALUE_LIMIT, escape
@@ -122,7 +122,8 @@ def read_head(block: bytes, host_allowed: Callable[[bytes], bool]) -> Head | Non
         return None
     close = _CONNECTION.get(headers.get(b"connection", b"keep-alive").lower())
     host = headers.get(b"host")
-    if close is None or host is None:
+    # What may be a browser's is the site's to judge, as it is when a header says which page it comes from.
+    if close is None or host is None or like_a_browser(headers.get(b"user-agent")):
         return None
     try:
         host = screen_host([host], b"HTTP/1.1")

@@ -23,6 +23,9 @@ _LABEL = rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})"
 _HOST = re.compile(
     rb"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|" + _LABEL + rb"(?:\." + _LABEL + rb")*\.?)(?::(?P<port>\d{0,5}))?"
 )
+# Of browsers, and of the players that some of them fetch sounds and films with, under a name of their own. PowerShell
+# calls itself Mozilla too.
+_BROWSER = re.compile(rb"mozilla/|opera/|com\.apple\.webkit|applecoremedia/|stagefright/", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
@@ -151,24 +154,43 @@ def screen_key(values: Sequence[bytes]) -> None:
         raise Refusal(400, "bad_option", "There is more than one Idempotency-Key header.")
 
 
+def like_a_browser(user_agent: bytes | None) -> bool:
+    """Whether this may be a browser, which sends whatever a page of anybody's makes it send."""
+    return user_agent is not None and _BROWSER.search(user_agent) is not None
+
+
 def screen_site(
-    method: bytes, target: bytes, fetch_site: Sequence[bytes], origin: Sequence[bytes], host: Sequence[bytes]
+    method: bytes,
+    target: bytes,
+    fetch_site: Sequence[bytes],
+    origin: Sequence[bytes],
+    host: Sequence[bytes],
+    user_agent: Sequence[bytes],
 ) -> None:
     """Refuse what a page of another site makes a browser send, on whatever changes state.
 
     ``Sec-Fetch-Site``, which no page can forge, decides when there is one, because a proxy may have rewritten
-    ``Host``; else ``Origin`` must name the host that was asked.
+    ``Host``; else ``Origin`` must name the host that was asked. Without either it is no browser, for a browser
+    sends ``Origin`` with all but GET and HEAD. With a GET it sends neither where the name is not a loopback name
+    and the connection is not TLS, so there a GET that takes must not look like a browser's.
     """
-    if not fetch_site and not origin:
-        return
     if method in SAFE_METHODS:
         path = unquote_to_bytes(target.partition(b"?")[0]) if method == b"GET" else b""
         if not path.lower().startswith(TAKING):
             return
     if fetch_site:
         foreign = any(value.lower() not in (b"same-origin", b"none") for value in fetch_site)
-    else:
+    elif origin:
         foreign = any(_authority(value) not in map(bytes.lower, host) for value in origin)
+    elif method == b"GET" and any(map(like_a_browser, user_agent)):
+        raise Refusal(
+            403,
+            "foreign_origin",
+            "By its User-Agent this is a browser, and it does not say which site's page wants this task. "
+            "A program that is none sends the header Sec-Fetch-Site: none, or another User-Agent.",
+        )
+    else:
+        return
     if foreign:
         raise Refusal(403, "foreign_origin", "A page of another site may not change anything here.")
 
