@@ -6,11 +6,12 @@ value must be.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
+
+from registry.duration import milliseconds
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "critical")
 
@@ -26,12 +27,9 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 def seconds(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        try:
-            value = float(text) if text.isascii() and "_" not in text else math.nan
-        except ValueError:
-            value = math.nan
-        if low <= value <= high:  # False for NaN
-            return value
+        ms = milliseconds(text)
+        if ms is not None and low * 1000 <= ms <= high * 1000:
+            return ms / 1000
         raise ValueError(f"a number of seconds from {low:g} to {high:g}")
 
     return parse

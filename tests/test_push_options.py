@@ -41,7 +41,7 @@ def moment(seconds: float, zone: str = "Z") -> str:
     ("query", "name"),
     [
         ("delay=-1", "'delay'"),
-        ("delay=1e3", "'delay'"),
+        ("delay=1e9", "'delay'"),
         ("delay=", "'delay'"),
         ("at=tomorrow", "'at'"),
         ("at=2026-01-31", "'at'"),

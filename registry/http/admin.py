@@ -13,7 +13,7 @@ from registry.http import asked
 from registry.http.asked import Header
 from registry.http.json_check import check_json
 from registry.http.verbs import result_of
-from registry.http.wire import Raw, json_answer, name_from, one_of, options, text, whole
+from registry.http.wire import ExactFloat, Raw, json_answer, name_from, one_of, options, text, whole
 from registry.queue.endings import Endings
 from registry.queue.looking import FAR_ENOUGH, Looking, QueueView, TaskView
 from registry.queue.names import is_foreign, pushed_at_ms
@@ -172,7 +172,7 @@ class Admin:
     def _patch(self, name: bytes, ask: Ask) -> Any:
         options(ask.query, {})
         check_json(ask.body)
-        changes = json.loads(ask.body, parse_int=asked.number)
+        changes = json.loads(ask.body, parse_int=asked.number, parse_float=ExactFloat.read)
         if not isinstance(changes, dict):
             raise BadBody("The body is a JSON object of the rules to change.")
         yield self._steering.set_policy(name, changes)

@@ -11,9 +11,20 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode
 
 import msgspec
 
+from registry.duration import NUMBER, milliseconds
 from registry.errors import BadBody, BadOption
 from registry.http.json_check import MAX_DEPTH, BadJson, check_json
-from registry.http.wire import ExactFloat, moment, one_of, option_pairs, options, seconds, text, whole
+from registry.http.wire import (
+    ExactFloat,
+    duration_ms,
+    moment,
+    one_of,
+    option_pairs,
+    options,
+    seconds,
+    text,
+    whole,
+)
 
 Header = Callable[[bytes], "bytes | None"]
 
@@ -23,11 +34,8 @@ RESULT_FOR_PREFER = 60
 MOST_AT_ONCE = 1000
 
 _LEASE = re.compile(rb"[A-Za-z0-9_-]{1,160}")
-_WAIT = re.compile(r"\d{1,40}(\.\d{1,20})?|\.\d{1,20}", re.ASCII)
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
-_PREFER_WAIT = re.compile(
-    r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,40}(?:\.\d{1,20})?)\"?(?=$|[,;\s])", re.IGNORECASE
-)
+_PREFER_WAIT = re.compile(rf"(?:^|[,;\s])wait\s*=\s*\"?({NUMBER})\"?(?=$|[,;\s])", re.IGNORECASE | re.ASCII)
 
 lease_length = seconds(0.1, 43_200)
 
@@ -39,9 +47,10 @@ def _lease_or_default(name: str, value: str) -> float:
 
 def wait_length(name: str, value: str) -> float:
     """A reader of how long to wait, in seconds. However long: whoever waits caps it."""
-    if not _WAIT.fullmatch(value):
+    ms = duration_ms(value)
+    if ms is None:
         raise BadOption(f"The option {name!r} is a number of seconds, 0 or more, not {value[:40]!r}.")
-    return min(float(value), YEAR)
+    return min(ms / 1000, YEAR)
 
 
 PUSH_OPTIONS: dict[str, Callable[[str, str], Any]] = {
@@ -74,8 +83,8 @@ EXTEND_OPTIONS: dict[str, Callable[[str, str], Any]] = {"lease": lease_length}
 
 
 def ms(duration: float) -> int:
-    """Seconds as whole ms, never rounded down to nothing."""
-    return max(1, round(duration * 1000)) if duration else 0
+    """Seconds that a reader gave, which are whole ms, as ms."""
+    return round(duration * 1000)
 
 
 def idempotency_key(header: Header) -> str | None:
@@ -108,7 +117,7 @@ def prefer_wait(header: Header) -> float | None:
     if value is None:
         return None
     found = _PREFER_WAIT.search(value.decode("latin-1"))
-    return min(float(found[1]), YEAR) if found else None
+    return min((milliseconds(found[1]) or 0) / 1000, YEAR) if found else None
 
 
 def push_options(
@@ -125,7 +134,7 @@ def push_options(
     if said.get("delay"):
         packed["d"] = ms(said["delay"])
     if "at" in said:
-        packed["at"] = int(said["at"] * 1000)
+        packed["at"] = ms(said["at"])
     if said.get("priority"):
         packed["p"] = said["priority"]
     for name, short in (("ttl", "x"), ("lease", "l"), ("result", "r")):
@@ -221,7 +230,8 @@ def json_object(body: bytes, known: tuple[str, ...] | None) -> dict[str, Any]:
 
 def number(digits: str) -> int | float:
     """What ``json.loads`` takes as ``parse_int``: the interpreter refuses to read an integer of thousands of digits."""
-    return int(digits) if len(digits) < 300 else ExactFloat.read(digits)
+    # Nor does it keep the sign of -0.
+    return int(digits) if len(digits) < 300 and digits != "-0" else ExactFloat.read(digits)
 
 
 def lease_id(raw: bytes, what: str = "The last part of the path") -> bytes:
@@ -252,14 +262,13 @@ def failing(said: dict[str, Any]) -> tuple[dict[str, str] | None, int | None, bo
         }
         error = {k: v.encode("utf-8", "replace").decode() for k, v in cut.items() if v}
     delay = said.get("delay")
-    if delay is not None and (
-        isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= YEAR
-    ):
+    delay_ms = milliseconds(delay) if isinstance(delay, int | float) else None
+    if delay is not None and (delay_ms is None or delay_ms > YEAR * 1000):
         raise BadOption(f"The field 'delay' is a number of seconds from 0 to {YEAR}.")
     retry = True if said.get("retry") is None else said["retry"]
     if not isinstance(retry, bool):
         raise BadOption("The field 'retry' is true or false.")
-    return error or None, None if delay is None else ms(delay), retry
+    return error or None, delay_ms, retry
 
 
 def is_json(body: bytes) -> bool:
@@ -308,7 +317,7 @@ def schedule_options(said: Any) -> dict[str, Any]:
     for name, value in said.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise BadOption(f"The option {name[:80]!r} is a text or a number.")
-        texts[name] = value if isinstance(value, str) else json.dumps(value)
+        texts[name] = value if isinstance(value, str) else repr(value)
         try:
             f"{name}{texts[name]}".encode()
         except UnicodeEncodeError:

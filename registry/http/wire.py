@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from registry import errors
+from registry.duration import milliseconds
 from registry.queue.taken import Taken
 
 log = Logger()
@@ -76,6 +77,9 @@ class ExactFloat(float):
         number = cls(text)
         number.text = text
         return number
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def dumps(value: Any) -> bytes:
@@ -172,18 +176,21 @@ def options(query: bytes, known: Mapping[str, Callable[[str, str], Any]]) -> dic
     return values
 
 
-_NUMBER = re.compile(r"\d{1,12}(\.\d{1,9})?|\.\d{1,9}", re.ASCII)
+def duration_ms(text: str) -> int | None:
+    """The ms of a duration in a query, None for what is none. A plus that was not escaped has become a blank on its way."""
+    return milliseconds(re.sub(r"(?<=[eE]) (?=\d)", "+", text))
 
 
 def seconds(low: float, high: float) -> Callable[[str, str], float]:
-    """A reader of durations in seconds, decimals allowed, within bounds."""
+    """A reader of durations in seconds, whole ms, within bounds."""
 
     def read(name: str, text: str) -> float:
-        if not _NUMBER.fullmatch(text) or not low <= float(text) <= high:
+        ms = duration_ms(text)
+        if ms is None or not low * 1000 <= ms <= high * 1000:
             raise errors.BadOption(
                 f"The option {name!r} is a number of seconds from {low:.15g} to {high:.15g}, not {text[:40]!r}."
             )
-        return float(text)
+        return ms / 1000
 
     return read
 
@@ -225,8 +232,12 @@ def text(low: int, high: int) -> Callable[[str, str], str]:
     return read
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+
+
 def moment(name: str, value: str) -> float:
-    """A reader of RFC 3339 times, as seconds since 1970."""
+    """A reader of RFC 3339 times, as seconds since 1970, rounded up to the ms."""
     # A plus that was not escaped has become a blank on its way through the query.
     value = re.sub(r" (\d\d:\d\d)\Z", r"+\1", value)
     try:
@@ -238,4 +249,4 @@ def moment(name: str, value: str) -> float:
         raise errors.BadOption(
             f"The option {name!r} is a time like 2026-01-31T12:00:00Z, not {value[:40]!r}."
         ) from None
-    return at.timestamp()
+    return -((_EPOCH - at) // _MS) / 1000

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import msgpack
 from twisted.internet.defer import Deferred, inlineCallbacks
 
+from registry.duration import milliseconds
 from registry.errors import BadOption, Conflict, NotFound
 from registry.queue.looking import Looking
 from registry.queue.names import check_name
@@ -38,6 +39,8 @@ RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
     "concurrency": (int, 1, 1e6),
     "max_run": ((int, float), 0.1, 366 * 86_400),
 }
+# These are seconds, and kept as whole ms.
+DURATIONS = ("lease", "backoff", "ttl", "max_run")
 RETENTION = {"done": 30 * 86_400, "done_max": 1_000_000, "dead": 366 * 86_400}
 
 
@@ -204,6 +207,8 @@ def _rule(rule: str, value: Any) -> Any:
         )
     kind: Any
     kind, low, high = RULES[rule]
+    if rule in DURATIONS:
+        return _duration(rule, value, low, high)
     if (
         not isinstance(value, kind)
         or (isinstance(value, bool) and kind is not bool)
@@ -213,21 +218,28 @@ def _rule(rule: str, value: Any) -> Any:
             raise BadOption(f"The field {rule!r} is true or false.")
         what = "a whole number" if kind is int else "a number"
         raise BadOption(f"The field {rule!r} is {what} from {low:.15g} to {high:.15g}.")
-    return value
+    # A number that tells its own notation is of no use to the scripts.
+    return float(value) if isinstance(value, float) else value
+
+
+def _duration(field: str, value: Any, low: float, high: float) -> float:
+    ms = milliseconds(value) if isinstance(value, int | float) else None
+    if ms is None or not low * 1000 <= ms <= high * 1000:
+        raise BadOption(f"The field {field!r} is a number of seconds from {low:.15g} to {high:.15g}.")
+    return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
 def _retention(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadOption("The field 'retention' is an object with done, done_max and dead.")
+    kept: dict[str, Any] = {}
     for name, number in value.items():
         if name not in RETENTION:
             raise BadOption(f"There is no field {name[:80]!r} in retention; it has: {', '.join(RETENTION)}.")
-        if (
-            isinstance(number, bool)
-            or not isinstance(number, int | float)
-            or not 0 <= number <= RETENTION[name]
-            or (name == "done_max" and not isinstance(number, int))
-        ):
-            what = "a whole number" if name == "done_max" else "a number"
-            raise BadOption(f"The field 'retention.{name}' is {what} from 0 to {RETENTION[name]}.")
-    return dict(value)
+        if name != "done_max":
+            kept[name] = _duration(f"retention.{name}", number, 0, RETENTION[name])
+            continue
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= RETENTION[name]:
+            raise BadOption(f"The field 'retention.{name}' is a whole number from 0 to {RETENTION[name]}.")
+        kept[name] = number
+    return kept

@@ -13,7 +13,7 @@ local function extend(list, lease, length, packed)
   if rules.max_run then
     -- Not past the bound, but what the pop granted beyond it is not taken away.
     local granted = tonumber(call('ZSCORE', g .. 'l', lease))
-    length = math.min(length, math.max(granted, m.o.f + math.floor(rules.max_run * 1000)) - now)
+    length = math.min(length, math.max(granted, m.o.f + in_ms(rules.max_run)) - now)
   end
   -- Taken out first: a full Redis lets a script that began by freeing go on.
   call('ZREM', g .. 'l', lease)

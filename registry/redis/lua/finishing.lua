@@ -7,7 +7,7 @@ local function forget(list, g, id)
 end
 
 -- How long a queue keeps its done, ms.
-local function done_for(g) return (retention_of(g).done or 3600) * 1000 end
+local function done_for(g) return in_ms(retention_of(g).done or 3600) end
 
 -- Beyond the queue's limit the oldest go; those that a push asked to keep are in {Q}f, and not counted. How many are still over.
 local MOST_TRIMMED = 1000

@@ -35,8 +35,11 @@ end
 
 local function retention_of(g) return policy_of(g).retention or {} end
 
--- The length of a queue's leases, whole ms: Redis takes no others for the life of a key.
-local function lease_of(rules) return math.floor((rules.lease or 60) * 1000 + 0.5) end
+-- The seconds of a rule as ms. They are whole ms, which a fraction of binary digits may miss by a little.
+local function in_ms(seconds) return math.floor(seconds * 1000 + 0.5) end
+
+-- The length of a queue's leases, ms.
+local function lease_of(rules) return in_ms(rules.lease or 60) end
 
 -- A lease has ended: where the queue limits how many there are, somebody may start now.
 local function slot_freed(list, g)
@@ -127,7 +130,7 @@ local function remember(m, reason, err)
 end
 
 local function bury(list, g, id, m, reason, err)
-  local forget = now + (retention_of(g).dead or 2592000) * 1000
+  local forget = now + in_ms(retention_of(g).dead or 2592000)
   call('ZADD', g .. 'x', forget, id)
   m.s, m.y, m.z, m.er, m.du = 'x', reason, now, err or m.er, nil
   free_key(g, id, m)
@@ -138,7 +141,7 @@ local function bury(list, g, id, m, reason, err)
 end
 
 local function backoff_ms(g, m)
-  local base = m.b or (policy_of(g).backoff or 10) * 1000
+  local base = m.b or in_ms(policy_of(g).backoff or 10)
   local wait = base * 2 ^ math.min((m.a or 1) - 1, 20)
   return math.min(math.floor(wait * (0.9 + clock[2] % 1000 / 5000)), 3600000)
 end

@@ -30,7 +30,7 @@ local function with_options(list, g, id, payload, o, rules)
   end
   -- What was answered before is answered again in a full queue too.
   if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
-  if rules.ttl and not o.x then o.x = rules.ttl * 1000 end
+  if rules.ttl and not o.x then o.x = in_ms(rules.ttl) end
   enter(list, g, id, payload, o, memory and true)
   if memory then call('SET', memory, id .. ' ' .. o.ih, 'PX', DAY) end
   return {0}

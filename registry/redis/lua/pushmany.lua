@@ -14,7 +14,7 @@ local function push_many(list, packed, options)
   local ids, payloads = batch[1], batch[2]
   local rules = policy_of(g)
   if rules.max_length and length(list, g) + #ids > rules.max_length then return {9, rules.max_length} end
-  if rules.ttl and not o.x then o.x = rules.ttl * 1000 end
+  if rules.ttl and not o.x then o.x = in_ms(rules.ttl) end
   if options == '' and not o.x then
     for from = 1, #ids, 500 do
       local elements, fields = {}, {}
