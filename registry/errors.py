@@ -102,6 +102,12 @@ class RedisUnavailable(Unavailable):
         self.retry_after = retry_after
 
 
+class EmbeddedUnavailable(RegistryError):
+    """The private Redis cannot be started; the sentence says why and what to do."""
+
+    code = "redis_unavailable"
+
+
 class RedisFull(Unavailable):
     """Redis is at ``maxmemory`` and refused to store more."""
 

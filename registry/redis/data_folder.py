@@ -4,6 +4,7 @@
       lock                    flock held by the daemon for its life; holds its pid
       redis/                  0700, the working directory of the server
         server.lock           flock held by the *server* for its life; holds its pid
+      written-by            the server that has written the data last, such as "valkey 9.1.2"
         redis.sock            its socket, unless the path is too long for one
         appendonly.aof        its data (before Redis 7)
         appendonlydir/        its data (Redis 7 and later)
@@ -28,7 +29,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 
-from registry.errors import RegistryError
+from registry.errors import EmbeddedUnavailable
+from registry.redis.servers import Data, Release, release_of
 
 # sun_path holds 107 bytes and a NUL; Redis 3.2 cuts a longer path silently at 107.
 MAX_SOCKET_PATH = 100
@@ -40,12 +42,6 @@ _NEXT_COMMAND = re.compile(rb"\r\n\*[1-9][0-9]*\r\n\$[0-9]+\r\n")
 _MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 # How far from the end a transaction is looked for; the largest is a batch.
 TAIL_BYTES = 256 * 1024 * 1024
-
-
-class EmbeddedUnavailable(RegistryError):
-    """The private Redis cannot be started; the sentence says why and what to do."""
-
-    code = "redis_unavailable"
 
 
 def private_folder(path: str, *, force_mode: bool = True) -> None:
@@ -197,13 +193,45 @@ def _own_folder(path: str) -> bool:
     )
 
 
-def check_format(folder: str, version: tuple[int, ...], binary: str) -> None:
-    """Refuse a server older than 7 on files of 7: it would not see them and start empty."""
-    if version < (7,) and os.path.isdir(os.path.join(folder, "appendonlydir")):
-        raise EmbeddedUnavailable(
-            f"The data in {folder} was written by Redis 7 or later and {binary} is "
-            f"{'.'.join(map(str, version))}, which cannot read it; set REDIS_SERVER to a newer one."
-        )
+def look_at(folder: str) -> Data:
+    """What is known of the data in ``folder``."""
+    parts = os.path.join(folder, "appendonlydir")
+    in_folder = os.path.isdir(parts)
+    names = [os.path.join(folder, "appendonly.aof"), os.path.join(folder, "dump.rdb")]
+    if in_folder:
+        names += [os.path.join(parts, name) for name in os.listdir(parts) if ".base." in name]
+    return Data(_read_writer(folder), max(map(_format_of, names)), in_folder)
+
+
+def _format_of(path: str) -> int:
+    """The RDB version in the head of a file, 0 when it has none."""
+    try:
+        with open(path, "rb") as file:
+            head = re.match(rb"REDIS(\d{4})|VALKEY(\d{3})", file.read(9))
+    except OSError:
+        return 0
+    return int(head[1] or head[2]) if head else 0
+
+
+def _read_writer(folder: str) -> Release | None:
+    try:
+        with open(os.path.join(folder, "written-by"), "rb") as file:
+            family, _, version = file.read(100).partition(b" ")
+    except OSError:
+        return None
+    return release_of(family + b" server v=" + version)
+
+
+def note_writer(folder: str, release: Release) -> None:
+    """Note who writes the data from now on; it is on disk when this returns. OSError when it cannot be."""
+    if _read_writer(folder) == release:
+        return
+    path = os.path.join(folder, "written-by")
+    with open(path + ".new", "w", encoding="ascii") as file:
+        file.write(f"{release}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".new", path)
 
 
 def last_aof(folder: str) -> str | None:

