@@ -39,7 +39,8 @@ class Task:
     reason: str | None = None
 
     def backoff_ms(self) -> int:
-        return int(min(self.backoff * 2 ** min(self.attempt - 1, 20), HOUR))
+        wait = self.backoff * 2 ** min(self.attempt - 1, 20)
+        return int(0.45 * min(wait, HOUR) + 0.5 * min(1.1 * wait, HOUR))
 
 
 @dataclass

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from registry.redis.store import encode_options
-from tests.model import HANDOVER, Queue, Task
+from tests.model import HANDOVER, HOUR, Queue, Task
 from tests.straight import Driver
 
 QUEUES = (b"a", b"b")
@@ -97,6 +97,9 @@ class Clients(RuleBasedStateMachine):
         task = Task(b"%024x" % n, b'{"n":%d}' % n)
         entry = self.store.push(name, task.id, task.payload, encode_options(options))
         reply = self.driver.call("push", entry)[0]
+        if options.get("x", HOUR) <= options.get("d", 0):
+            assert reply == [12, options["x"], options["d"]]
+            return
         key = options.get("k")
         other = queue.tasks[queue.keys[key]] if key in queue.keys else None
         if other is not None:

@@ -177,7 +177,7 @@ async def test_another_path_is_404_in_json(world: World) -> None:
         ("?wait=-1", "wait"),
         ("?wait=nan", "wait"),
         ("?wait=inf", "wait"),
-        ("?wait=1e3", "wait"),
+        ("?wait=1e", "wait"),
         ("?wait=1_0", "wait"),
         ("?wait=%D9%A3", "wait"),
         ("?wait=1&wait=1", "wait"),

@@ -146,7 +146,7 @@ def test_a_priority_survives_a_delay_a_release_and_a_retry(served: Daemon, q: st
 
 def test_an_expired_task_is_dead_with_that_reason(served: Daemon, q: str) -> None:
     ready = pushed(served, q, "ready", "ttl=0.3&priority=2")
-    late = pushed(served, q, "late", "ttl=0.3&delay=60")
+    late = pushed(served, q, "late", "ttl=0.3&delay=0.25")
     pushed(served, q, "stays", "ttl=60")
     assert task(served, q, ready)["expires_at"] > task(served, q, ready)["pushed_at"]
     becomes(served, q, ready=1, dead=2)

@@ -130,6 +130,10 @@ def push_options(
     said = options(query, known)
     if "delay" in said and "at" in said:
         raise BadOption("The options 'delay' and 'at' exclude each other.")
+    if "ttl" in said and said["ttl"] <= said.get("delay", 0.0):
+        raise BadOption(
+            "The option 'ttl' is not longer than 'delay': the task would expire before it is due."
+        )
     packed: dict[str, Any] = {}
     if said.get("delay"):
         packed["d"] = ms(said["delay"])

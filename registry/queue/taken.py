@@ -55,6 +55,11 @@ def denied(reply: list[Any]) -> Exception:
         return Conflict("wrong_type", "The key of this queue's name holds something else than a list.")
     if code == 9:
         return QueueFull(f"The queue is full: it may hold {reply[1]} tasks.")
+    if code == 12:
+        ttl, delay = (f"{ms / 1000:.15g} s" for ms in reply[1:3])
+        return BadOption(
+            f"The option 'ttl', the push's own or the queue's, is {ttl}: it is over before the task is due in {delay}."
+        )
     if code in (7, 8):
         return refusal(reply[1].decode("utf-8", "replace"))
     return BadOption(f"The request was refused ({code}).")

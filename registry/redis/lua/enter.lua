@@ -10,6 +10,12 @@ local function enter(list, g, id, payload, o, remembered)
   if at and at > now then make_delayed(list, g, id, m, at) else make_ready(list, g, id, m, false) end
 end
 
+-- The refusal of a push whose task, by its own ttl or the queue's, would expire before it is due: nobody could ever get it.
+local function expires_first(o)
+  local wait = o.d or (o.at and o.at - now)
+  return o.x and wait and wait >= o.x and {12, o.x, wait}
+end
+
 -- What an Idempotency-Key was answered before: nil for nothing, else the ids, or false for another request.
 local function remembered_as(memory, print)
   local answered = call('GET', memory)

@@ -1,6 +1,6 @@
 -- uses: base, life
 -- Extend: the holder is alive and needs more time; the queue's max_run bounds the whole.
--- KEYS: the list of each entry. ARGV per entry: lease id, length ms from now (0: the task's or the queue's own), msgpack {p progress, m message}.
+-- KEYS: the list of each entry. ARGV per entry: lease id, length ms from now (0: as long as it was given for last), msgpack {p progress, m message}.
 -- Reply per entry: {0, length ms, cancel} · {1} the lease is lost · {8, text}.
 local function extend(list, lease, length, packed)
   local g = '{' .. list .. '}'
@@ -9,7 +9,10 @@ local function extend(list, lease, length, packed)
   local m = known(g, id)
   if not m or not m.o then return {1} end
   local rules = policy_of(g)
-  if length == 0 then length = m.l or lease_of(rules) end
+  local changed = length ~= 0 and length ~= m.o.l
+  if changed then m.o.l = length end
+  -- A lease that an older daemon gave does not say for how long.
+  if length == 0 then length = m.o.l or m.l or lease_of(rules) end
   if rules.max_run then
     -- Not past the bound, but what the pop granted beyond it is not taken away.
     local granted = tonumber(call('ZSCORE', g .. 'l', lease))
@@ -22,8 +25,9 @@ local function extend(list, lease, length, packed)
   if packed ~= '' then
     local o = cmsgpack.unpack(packed)
     m.pr, m.pm = o.p or m.pr, o.m or m.pm
-    keep(g, id, m)
+    changed = true
   end
+  if changed then keep(g, id, m) end
   due(list, now + length)
   return {0, length, m.c and 1 or 0}
 end

@@ -16,7 +16,7 @@ local function fail(list, lease, packed)
     bury(list, g, id, m, m.c and 'cancelled' or 'failed', o.e)
     return {0, 'dead'}
   end
-  local wait = o.d or backoff_ms(g, m)
+  local wait = o.d or backoff_ms(g, id, m)
   if wait > 0 then
     make_delayed(list, g, id, m, now + wait)
     return {0, 'delayed'}

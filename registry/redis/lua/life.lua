@@ -1,6 +1,8 @@
 -- uses: base
 -- The moves between the states of a task. `m` is the unpacked entry of {Q}m, a table in any case after `known`.
 local DAY = 86400000
+-- What somebody waits for is kept so long at least after its end, whatever its push or its queue says, ms.
+local FOR_WHO_WAITS = 60000
 
 -- Redis makes text of a number with printf, and a number of the text again: most scores of a call are alike.
 local score_of = {}
@@ -130,7 +132,7 @@ local function remember(m, reason, err)
 end
 
 local function bury(list, g, id, m, reason, err)
-  local forget = now + in_ms(retention_of(g).dead or 2592000)
+  local forget = now + math.max(in_ms(retention_of(g).dead or 2592000), m.w and FOR_WHO_WAITS or 0)
   call('ZADD', g .. 'x', forget, id)
   m.s, m.y, m.z, m.er, m.du = 'x', reason, now, err or m.er, nil
   free_key(g, id, m)
@@ -140,10 +142,17 @@ local function bury(list, g, id, m, reason, err)
   due(list, forget)
 end
 
-local function backoff_ms(g, m)
-  local base = m.b or in_ms(policy_of(g).backoff or 10)
-  local wait = base * 2 ^ math.min((m.a or 1) - 1, 20)
-  return math.min(math.floor(wait * (0.9 + clock[2] % 1000 / 5000)), 3600000)
+-- A number from 0 to 1 for this task now. Not by math.random, which begins anew, with the same seed, in every script.
+local function chance(id)
+  return tonumber(string.sub(redis.sha1hex(id .. clock[1] .. clock[2]), 1, 8), 16) / 4294967296
+end
+
+-- The wait before the next attempt: a tenth more or less, for each task another, and not all at the cap.
+local LONGEST_BACKOFF = 3600000
+local function backoff_ms(g, id, m)
+  local wait = (m.b or in_ms(policy_of(g).backoff or 10)) * 2 ^ math.min((m.a or 1) - 1, 20)
+  local least, most = 0.9 * math.min(wait, LONGEST_BACKOFF), math.min(1.1 * wait, LONGEST_BACKOFF)
+  return math.floor(least + (most - least) * chance(id))
 end
 
 local function attempts_left(g, m)
@@ -160,5 +169,5 @@ local function lapse(list, g, id, m, reason)
   if m.c then return bury(list, g, id, m, 'cancelled') end
   if not attempts_left(g, m) then return bury(list, g, id, m, reason) end
   if m.q == 1 then return make_ready(list, g, id, m, true) end
-  return make_delayed(list, g, id, m, now + backoff_ms(g, m))
+  return make_delayed(list, g, id, m, now + backoff_ms(g, id, m))
 end

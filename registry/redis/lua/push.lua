@@ -3,7 +3,8 @@
 -- KEYS: the list of each entry.
 -- ARGV per entry: id, payload, options ('' or msgpack: p d at x n b l k r ik ih tp w, see `push_options` in `http/asked.py`).
 -- Reply per entry: {0} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed · {0, id, 3} both ·
---   {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length.
+--   {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length ·
+--   {12, ttl ms, delay ms} it would expire before it is due.
 if too_late() then return {'LATE', now} end
 
 local function with_options(list, g, id, payload, o, rules)
@@ -15,12 +16,15 @@ local function with_options(list, g, id, payload, o, rules)
   end
   if first == false then return {5} end
   if not is_list(list) then return {6, 'WRONGTYPE'} end
+  if rules.ttl and not o.x then o.x = in_ms(rules.ttl) end
+  local refused = expires_first(o)
+  if refused then return refused end
   if o.k then
     local other = call('HGET', g .. 'k', o.k)
     local m = other and known(g, other)
     if m and not (m.x and m.x <= now and (m.s == 'r' or m.s == 'd')) then
-      if o.w and not m.w then
-        m.w, m.r = true, m.r or o.r
+      if o.w and not (m.w and (m.r or 0) >= (o.r or 0)) then
+        m.w, m.r = true, math.max(m.r or 0, o.r or 0)
         keep(g, other, m)
       end
       -- A full Redis need not refuse what it has already.
@@ -30,7 +34,6 @@ local function with_options(list, g, id, payload, o, rules)
   end
   -- What was answered before is answered again in a full queue too.
   if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
-  if rules.ttl and not o.x then o.x = in_ms(rules.ttl) end
   enter(list, g, id, payload, o, memory and true)
   if memory then call('SET', memory, id .. ' ' .. o.ih, 'PX', DAY) end
   return {0}

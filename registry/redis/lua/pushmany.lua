@@ -1,7 +1,7 @@
 -- uses: base, life, enter
 -- Push many: all of a batch, or none.
 -- KEYS: the list of each entry. ARGV per entry: msgpack {ids, payloads}, options ('' or msgpack, as for push).
--- Reply per entry: {0} stored · {0, ids with commas, 2} replayed · {5} {6, text} {7, text} {8, text} {9, n} as for push.
+-- Reply per entry: {0} stored · {0, ids with commas, 2} replayed · {5} {6, text} {7, text} {8, text} {9, n} {12, ttl, delay} as for push.
 local function push_many(list, packed, options)
   local g = '{' .. list .. '}'
   local o = options ~= '' and cmsgpack.unpack(options) or {}
@@ -13,8 +13,10 @@ local function push_many(list, packed, options)
   local batch = cmsgpack.unpack(packed)
   local ids, payloads = batch[1], batch[2]
   local rules = policy_of(g)
-  if rules.max_length and length(list, g) + #ids > rules.max_length then return {9, rules.max_length} end
   if rules.ttl and not o.x then o.x = in_ms(rules.ttl) end
+  local refused = expires_first(o)
+  if refused then return refused end
+  if rules.max_length and length(list, g) + #ids > rules.max_length then return {9, rules.max_length} end
   if options == '' and not o.x then
     for from = 1, #ids, 500 do
       local elements, fields = {}, {}

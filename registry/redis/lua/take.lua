@@ -103,7 +103,7 @@ local function take(list, nonce, lease_ms, o, room)
         m = m or {}
         if m.x then call('ZREM', g .. 'o', id) end
         m.s, m.a, m.x = 'l', attempt, nil
-        m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
+        m.o = {i = lease, l = length, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
         m.pr, m.pm = nil, nil
         keep(g, id, m)
         q.metas = true
@@ -123,12 +123,13 @@ local AT_ONCE, MOST_AT_ONCE, SMALL_BYTES = 16, 128, 65536
 local at_once = AT_ONCE
 
 -- What is known of a task that nothing was known of before, under a lease of which nothing else is: packed once, and but for the
--- lease id alike for all.
-local plain_leased = {}
-local function pack_leased(lease)
+-- lease id alike for all leases of one length.
+local plain_leased, plain_length = {}, nil
+local function pack_leased(lease, length)
+  if length ~= plain_length then plain_leased, plain_length = {}, length end
   local around = plain_leased[#lease]
   if not around then
-    local packed = cmsgpack.pack({s = 'l', a = 1, o = {i = lease, f = now}})
+    local packed = cmsgpack.pack({s = 'l', a = 1, o = {i = lease, l = length, f = now}})
     local from, to = string.find(packed, lease, 1, true)
     around = {string.sub(packed, 1, from - 1), string.sub(packed, to + 1)}
     plain_leased[#lease] = around
@@ -171,11 +172,11 @@ local function take_group(list, asks, from, room, bound)
     local leased, lease = o and o.l, id .. '-' .. nonce
     if length == 0 then length = m and m.l or 60000 end
     if leased and not (m or o.w or o.k or o.mk) then
-      fields[#fields + 1], fields[#fields + 2] = id, pack_leased(lease)
+      fields[#fields + 1], fields[#fields + 2] = id, pack_leased(lease, length)
     elseif m or leased then
       m = m or {}
       m.s, m.a, m.pr, m.pm = 'l', (m.a or 0) + 1, nil, nil
-      m.o = {i = lease, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
+      m.o = {i = lease, l = length, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
       fields[#fields + 1], fields[#fields + 2] = id, cmsgpack.pack(m)
     end
     leases[2 * j - 1], leases[2 * j] = score(now + length), lease

@@ -9,7 +9,7 @@ local function watch(list, id)
     may_grow()
     m.w = true
     -- Long enough for the one who waits to read how it ended.
-    m.r = m.r or 60000
+    m.r = math.max(m.r or 0, FOR_WHO_WAITS)
     keep(g, id, m)
   end
   return {0, m.s}
