@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # Makes the virtual environment FOLDER with this checkout (editable) and its EXTRAS in it:
-#   bin/venv.sh FOLDER EXTRAS         for example: bin/venv.sh .venv embedded
+#   bin/venv.sh [FOLDER [EXTRAS]]     without them: .venv of the checkout, embedded
 # Does nothing when that was done before and setup.py has not changed since. PYTHON names the Python to take.
 set -euo pipefail
+case ${1:-} in
+-*)
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
+    case $1 in -h | --help) exit 0 ;; *) exit 2 ;; esac
+    ;;
+esac
 root=$(cd "$(dirname "$0")/.." && pwd)
-folder=$1 extras=$2
+folder=${1:-$root/.venv} extras=${2:-embedded}
 python=${PYTHON:-python3}
 stamp=$folder/.registry-$extras
 

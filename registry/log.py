@@ -28,11 +28,11 @@ from typing import Any, Protocol
 
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, formatTime
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 from twisted.python.usage import Options
 from zope.interface import implementer
 
 from registry.config import Config, mask_url
+from registry.log_streams import loss, open_log, stream
 from registry.values import LOG_LEVELS
 
 VALUE_LIMIT = 200  # characters of one value that a client chose
@@ -177,25 +177,7 @@ class Destination(Protocol):
 
     def write(self, priority: int, lines: Iterable[str]) -> None: ...
 
-
-class StreamDestination:
-    """Standard output or a file; ``journal`` puts ``<priority>`` in front of each line instead of the time.
-
-    ``write_bytes`` takes all of a record at once, so that records of several processes do not mix.
-    """
-
-    def __init__(self, write_bytes: Callable[[bytes], object], journal: bool = False) -> None:
-        self._write_bytes = write_bytes
-        self._journal = journal
-        self.stamped = not journal
-
-    def write(self, priority: int, lines: Iterable[str]) -> None:
-        before = f"<{priority}>" if self._journal else ""
-        text = "".join(f"{before}{line}\n" for line in lines)
-        try:
-            self._write_bytes(text.encode("utf-8", "backslashreplace"))
-        except (OSError, ValueError):
-            pass  # a full disk, a closed terminal: the daemon goes on
+    def finish(self) -> None: ...  # the process ends
 
 
 class SyslogDestination:
@@ -215,10 +197,26 @@ class SyslogDestination:
 
     def write(self, priority: int, lines: Iterable[str]) -> None:
         for line in lines:
-            if self._lost and self._send(PRIORITIES["warn"], f"{self._lost} lines lost: syslog did not read"):
+            if self._lost and self._send(PRIORITIES["warn"], loss(self._lost, "syslog")):
                 self._lost = 0
             if not self._send(priority, line):
                 self._lost += 1
+
+    def why_not(self) -> str:
+        """Why nothing can be sent now; empty when it can."""
+        try:
+            self._connect()
+        except OSError as error:
+            self.close()
+            return error.strerror or str(error)
+        return ""
+
+    def _connect(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)
+            self._socket.connect(self._path)
+        return self._socket
 
     def _send(self, priority: int, line: str) -> bool:
         t = time.localtime()
@@ -228,11 +226,7 @@ class SyslogDestination:
         record = text.encode("utf-8", "backslashreplace")
         for _ in range(2):  # once more on a new socket: the syslog daemon may have been restarted
             try:
-                if self._socket is None:
-                    self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-                    self._socket.setblocking(False)
-                    self._socket.connect(self._path)
-                self._socket.send(record)
+                self._connect().send(record)
                 return True
             except BlockingIOError:
                 return False
@@ -240,35 +234,14 @@ class SyslogDestination:
                 self.close()
         return False
 
+    def finish(self) -> None:
+        """Nothing waits here."""
+
     def close(self) -> None:
         """Close the socket; the next line opens it again."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-
-def is_journal(fd: int, environ: Mapping[str, str]) -> bool:
-    """Whether the descriptor is the stream that journald gave us: JOURNAL_STREAM is its ``device:inode``."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return False
-    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-
-
-def stream(file: Any, environ: Mapping[str, str]) -> StreamDestination:
-    """The destination for a file object, such as ``sys.stdout``; by its descriptor when it has one."""
-    try:
-        fd = file.fileno()
-        file.flush()
-    except (AttributeError, OSError, ValueError):
-        return StreamDestination(lambda data: file.write(data.decode()))
-    return StreamDestination(lambda data: _write_all(fd, data), is_journal(fd, environ))
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 # --- events to lines ---
@@ -304,6 +277,10 @@ class Observer:
                 masked[half:-half] = [f"... {len(masked) - 2 * half} lines ..."]
             lines += [f"\t{one_line(line)}" for line in masked]
         self._destination.write(PRIORITIES[level.name], lines)
+
+    def finish(self) -> None:
+        """The process ends."""
+        self._destination.finish()
 
     def access(self, *lines: str) -> None:
         """Access lines, which are complete and escaped already; their level is info."""
@@ -342,6 +319,11 @@ class AccessLog:
     def attach(self, observer: Observer) -> None:
         """From now on lines go to this observer."""
         self._observer = observer
+
+    def finish(self) -> None:
+        """The process ends: what was logged leaves it, if somebody reads it."""
+        if self._observer is not None:
+            self._observer.finish()
 
     def __call__(self, *lines: str) -> None:
         if self._observer is None:
@@ -400,7 +382,15 @@ def _twistd_destination(options: Any, environ: Mapping[str, str], syslog_socket:
     """What twistd's options ask for, as in its own UnixAppLogger; called when logging starts."""
     if options.get("syslog"):
         prefix = options.get("prefix") or "twisted"
-        return SyslogDestination("registry" if prefix == "twisted" else prefix, syslog_socket)
+        syslog = SyslogDestination("registry" if prefix == "twisted" else prefix, syslog_socket)
+        why = syslog.why_not()
+        if why and "REGISTRY_CHILD" not in environ:  # its parent has said it
+            print(
+                f"registry: nothing reads {syslog_socket} ({why}): lines are lost until a syslog daemon runs. "
+                "To log elsewhere, give --logfile=PATH instead of --syslog.",
+                file=sys.stderr,
+            )
+        return syslog
     name, foreground = options.get("logfile"), options.get("nodaemon")
     if name == "-" and not foreground:
         sys.exit("A daemon cannot log to standard output: give --logfile=PATH, --syslog, or -n to stay.")
@@ -408,17 +398,9 @@ def _twistd_destination(options: Any, environ: Mapping[str, str], syslog_socket:
         return stream(sys.stdout, environ)
     path = os.path.abspath(name or "twistd.log")
     try:
-        file = LogFile.fromFullPath(path, rotateLength=10_000_000, maxRotatedFiles=10)
+        destination, file = open_log(path)
     except OSError as error:
         sys.exit(f"The log file {path} cannot be written: {error.strerror}.")
-    asked: list[int] = []
-
-    def write(data: bytes) -> None:
-        if asked:  # between two records, never in the middle of one
-            asked.clear()
-            file.rotate()
-        file.write(data)
-
-    if not signal.getsignal(signal.SIGUSR1):
-        signal.signal(signal.SIGUSR1, lambda signum, frame: asked.append(signum))
-    return StreamDestination(write)
+    if file is not None and not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, lambda signum, frame: setattr(file, "rotate_next", True))
+    return destination

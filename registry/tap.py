@@ -73,6 +73,8 @@ def makeService(options: Options) -> IService:
         # The terminal was closed. There is nothing to read anew, and an end without a word would cut every poll.
         hung_up: Any = reactor
         signal.signal(signal.SIGHUP, lambda *_: hung_up.callFromThread(hung_up.stop))
+    # Behind the last line of the stop; what twistd logs after it finds its way as well.
+    reactor.addSystemEventTrigger("after", "shutdown", options.access.finish)  # type: ignore[attr-defined]
     config = options.config
     access = options.access if config.access_log else None
     if config.processes > 1:

@@ -34,6 +34,9 @@ class Kept:
     def write(self, priority: int, lines: Iterable[str]) -> None:
         self.records.append((priority, list(lines)))
 
+    def finish(self) -> None:
+        """Nothing to do."""
+
 
 def observed(
     level: str = "debug", secrets: tuple[str, ...] = (), stamped: bool = False

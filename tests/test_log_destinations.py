@@ -18,13 +18,8 @@ import pytest
 from twisted.python.usage import Options
 
 from registry.config import Config
-from registry.log import (
-    StreamDestination,
-    SyslogDestination,
-    install,
-    is_journal,
-    stream,
-)
+from registry.log import SyslogDestination, install
+from registry.log_streams import StreamDestination, is_journal, stream
 
 # --- destinations ---
 
@@ -320,3 +315,16 @@ def test_a_log_file_that_cannot_be_written_is_one_sentence(probe: Path) -> None:
         AssertionError, match=r"The log file /nowhere/my\.log cannot be written: No such file"
     ):
         run(probe, "twistd", "-n", "--pidfile=", "--logfile=/nowhere/my.log")
+
+
+def test_a_syslog_that_is_not_there_is_told(probe: Path, syslog_path: str) -> None:
+    environ = {**os.environ, "PYTHONPATH": f"{probe}{os.pathsep}{Path(__file__).parent.parent}"}
+    environ["SYSLOG"] = syslog_path
+    code = "from twisted.scripts.twistd import run; run()"
+    command = [sys.executable, "-c", code, "-n", "--pidfile=", "--syslog", "logprobe"]
+    done = subprocess.run(command, cwd=probe, env=environ, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"registry: nothing reads {syslog_path} (No such file or directory): lines are lost until a syslog daemon "
+        "runs. To log elsewhere, give --logfile=PATH instead of --syslog.\n"
+    )

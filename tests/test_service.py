@@ -149,13 +149,23 @@ def test_run_keeps_it_in_screen(run_environment: dict[str, str], short_dir: Path
         return run_script(run_environment, short_dir, *words)
 
     assert run("status").returncode == 3
-    started = run()
+    started = run("start", "--queue-timeout=7")
     try:
         assert started.returncode == 0, started.stdout
         wait_until(lambda: healthy(run_environment["PORT"]), 20, "an answer of the daemon in screen")
         assert run("status").returncode == 0
         assert run("start").returncode == 1, "a second one was started"
         assert "listening" in (short_dir / "log").read_text("utf-8")
+        # A restart keeps the options and the log, and who moves the log gets a new one.
+        before = run("status").stdout
+        (short_dir / "log").rename(short_dir / "log.old")
+        again = run_script({**run_environment, "LOG": ""}, short_dir, "restart")
+        assert again.returncode == 0, again.stdout
+        assert again.stdout.startswith("Stopped.\nThe registry runs (pid ")
+        assert run("status").stdout != before
+        wait_until(lambda: healthy(run_environment["PORT"]), 20, "an answer of the second daemon")
+        log = (short_dir / "log").read_text("utf-8")
+        assert "listening" in log and "'QUEUE_TIMEOUT': '7'" in log
     finally:
         # LOG is said at the start alone.
         log = run_environment.pop("LOG")
@@ -183,8 +193,34 @@ def test_run_tells_how_it_is_used(tmp_path: Path) -> None:
     for word in ("-h", "--help", "help"):
         done = run_script(dict(os.environ), tmp_path, word)
         assert done.returncode == 0
-        assert "bin/run.sh stop | status | attach" in done.stdout
+        assert "bin/run.sh stop | restart | status | attach" in done.stdout
         assert "set -" not in done.stdout
+
+
+@needs("screen")
+def test_restart_starts_what_does_not_run(run_environment: dict[str, str], short_dir: Path) -> None:
+    try:
+        started = run_script(run_environment, short_dir, "restart", "--queue-timeout=7")
+        assert started.returncode == 0, started.stdout
+    finally:
+        assert run_script(run_environment, short_dir, "stop").returncode == 0
+
+
+def test_venv_without_arguments_makes_the_usual_one(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "venv.sh"
+    script.write_text((ROOT / "bin" / "venv.sh").read_text())
+    (tmp_path / "setup.py").touch()
+    # A Python that only says what it is asked.
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\nmkdir -p "$3/bin"; cp "$0" "$3/bin/python"\n')
+    python.chmod(0o755)
+    env = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
+    done = subprocess.run(["bash", script], env=env, cwd="/", capture_output=True, text=True, check=True)
+    assert f"-m venv {tmp_path}/.venv\n" in done.stdout
+    assert f"--editable {tmp_path}[embedded]\n" in done.stdout
+    done = subprocess.run(["bash", script, "--help"], env=env, capture_output=True, text=True, check=True)
+    assert "bin/venv.sh [FOLDER [EXTRAS]]" in done.stdout and "set -" not in done.stdout
 
 
 def test_dev_restarts_on_a_change(run_environment: dict[str, str], short_dir: Path) -> None:
