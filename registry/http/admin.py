@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -13,16 +16,31 @@ from registry.http import asked
 from registry.http.asked import Header
 from registry.http.json_check import check_json
 from registry.http.verbs import result_of
-from registry.http.wire import ExactFloat, Raw, json_answer, name_from, one_of, options, text, whole
+from registry.http.wire import (
+    ExactFloat,
+    Raw,
+    cut_bytes,
+    dumps,
+    json_answer,
+    name_from,
+    one_of,
+    options,
+    text,
+    whole,
+)
 from registry.queue.endings import Endings
-from registry.queue.looking import FAR_ENOUGH, Looking, QueueView, TaskView
+from registry.queue.looking import FAR_ENOUGH, Looking, QueueView
 from registry.queue.names import is_foreign, pushed_at_ms
+from registry.queue.pages import SHOWN_BYTES, TaskView
 from registry.queue.queues import Queues
 from registry.queue.reply import after
 from registry.queue.schedules import Schedules
 from registry.queue.steering import Steering
 
-PAGE, MOST_A_PAGE = 100, 1000
+# Of rows; some room is left for what is around them.
+PAGE, MOST_A_PAGE, MOST_BYTES = 100, 1000, (8 << 20) - 1024
+# Later than any moment: where there is no oldest task.
+NEVER_MS = 10**15
 COUNTED = ("ready", "delayed", "leased", "dead", "done")
 
 
@@ -79,46 +97,46 @@ class Admin:
         said = options(
             query,
             {
-                "cursor": text(1, 300),
+                "cursor": text(1, 800),
                 "limit": whole(1, MOST_A_PAGE),
                 "search": text(0, 255),
                 "sort": one_of("name", "oldest", *COUNTED),
                 "family": one_of(":"),
             },
         )
-        names = yield self._looking.names()
-        pollers = yield self._queues.pollers()
-        names = sorted(set(names).union(pollers))
         needle = said.get("search", "").encode()
-        if needle:
-            names = [name for name in names if needle in name]
-        sort = said.get("sort", "name")
-        limit, at = said.get("limit", PAGE), 0
-        now = self._queues.store.now_ms()
-        if sort == "name" and "family" not in said:
-            if "cursor" in said:
-                after = asked.unquoted(said["cursor"])
-                names = [name for name in names if name > after]
-            views = yield self._looking.counts(names[:limit])
-            rows = [queue_row(view, now, pollers) for view in views]
-            cursor = asked.quoted(names[limit - 1]) if len(names) > limit else None
-            return json_answer(200, {"queues": rows, "cursor": cursor})
-        views = yield self._looking.counts(names)
-        rows = [queue_row(view, now, pollers) for view in views]
+        names = yield self._looking.names(needle)
+        pollers = yield self._queues.pollers()
+        names.update(name for name in pollers if needle in name)
+        sort, limit, now = said.get("sort", "name"), said.get("limit", PAGE), self._queues.store.now_ms()
+        behind = _place(sort, said["cursor"]) if "cursor" in said else None
+        rows: list[tuple[Any, dict[str, Any]]] = []
+
+        def keep(row: dict[str, Any]) -> None:
+            place = _value(sort, row, now), row["name"].encode()
+            if behind is None or place > behind:
+                # The first of them are enough, and one that tells that there are more.
+                bisect.insort(rows, (place, row), key=lambda one: one[0])
+                del rows[limit + 1 :]
+
         if "family" in said:
-            rows = fold(rows)
-        if sort == "name":
-            rows.sort(key=lambda row: row["name"])
-        elif sort == "oldest":
-            rows.sort(key=lambda row: (-(row["oldest_age"] or 0), row["name"]))
+            families: dict[str, dict[str, Any]] = {}
+            yield self._looking.each_count(
+                sorted(names), lambda view: fold(families, queue_row(view, now, pollers))
+            )
+            for row in families.values():
+                keep(row)
         else:
-            rows.sort(key=lambda row: (-row[sort], row["name"]))
-        if "cursor" in said:
-            at = whole(0, 10**9)("cursor", said["cursor"])
-        more = len(rows) > at + limit
-        return json_answer(
-            200, {"queues": rows[at : at + limit], "cursor": str(at + limit) if more else None}
-        )
+            if sort == "name":
+                names = heapq.nsmallest(
+                    limit + 1, (name for name in names if behind is None or name > behind[1])
+                )
+            yield self._looking.each_count(sorted(names), lambda view: keep(queue_row(view, now, pollers)))
+        cursor = None
+        if len(rows) > limit:
+            (value, last), _ = rows[limit - 1]
+            cursor = asked.quoted(last) if sort == "name" else f"{value}~{asked.quoted(last)}"
+        return json_answer(200, {"queues": [row for _, row in rows[:limit]], "cursor": cursor})
 
     def queue_path(self, ask: Ask) -> Any:
         """Everything below ``/api/queues/{q}``."""
@@ -212,19 +230,21 @@ class Admin:
             query,
             {
                 "state": one_of(*COUNTED),
-                "cursor": text(1, 40),
+                "cursor": text(1, 400),
                 "limit": whole(1, MOST_A_PAGE),
                 "search": text(0, 255),
             },
         )
-        views, cursor = yield self._looking.tasks(
-            name,
-            said.get("state", "ready"),
-            said.get("cursor", ""),
-            said.get("limit", PAGE),
-            said.get("search", "").encode(),
+        walk = self._looking.tasks(
+            name, said.get("state", "ready"), said.get("cursor", ""), said.get("search", "").encode()
         )
-        return json_answer(200, {"tasks": [task_row(view) for view in views], "cursor": cursor})
+        page = Page(said.get("limit", PAGE))
+        while not page.is_full:
+            view = yield walk.head()
+            if view is None or not page.takes(shortened(task_row(view), view)):
+                break
+            walk.take()
+        return json_answer(200, {"tasks": page.rows, "cursor": walk.cursor})
 
     @inlineCallbacks
     def _task(self, name: bytes, task_id: bytes, query: bytes) -> Any:
@@ -278,14 +298,21 @@ class Admin:
     def schedules(self, query: bytes) -> Any:
         """The schedules by name, a page at a time."""
         said = options(query, {"cursor": text(1, 800), "limit": whole(1, MOST_A_PAGE)})
-        found = yield self._schedules.all()
-        if "cursor" in said:
-            after = asked.unquoted(said["cursor"]).decode("utf-8", "replace")
-            found = [(name, known) for name, known in found if name > after]
         limit = said.get("limit", PAGE)
-        rows = [schedule_row(name, known) for name, known in found[:limit]]
-        cursor = asked.quoted(found[limit - 1][0].encode()) if len(found) > limit else None
-        return json_answer(200, {"schedules": rows, "cursor": cursor})
+        names = yield self._schedules.names(asked.unquoted(said.get("cursor", "")), limit + 1)
+        page, last = Page(limit), b""
+        for name in names:
+            try:
+                known = yield self._schedules.get(name)
+            except NotFound:
+                # It was dropped since.
+                continue
+            if not page.takes(schedule_row(name.decode(), known, SHOWN_BYTES)):
+                break
+            last = name
+        return json_answer(
+            200, {"schedules": page.rows, "cursor": asked.quoted(last) if page.ended_early else None}
+        )
 
     def schedule_path(self, ask: Ask) -> Any:
         """One schedule."""
@@ -318,6 +345,34 @@ class Admin:
         return json_answer(200, {"success": True})
 
 
+class Page:
+    """The rows of a list, encoded as they come: at most so many, and at most `MOST_BYTES` of them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rows: list[bytes] = []
+        self._size = 0
+        self.ended_early = False
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        """Whether there was room for this row. A page has one at least."""
+        encoded = dumps(row)
+        self._size += len(encoded) + 1
+        if self._rows and (len(self._rows) == self._limit or self._size > MOST_BYTES):
+            self.ended_early = True
+            return False
+        self._rows.append(encoded)
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        return self.ended_early or len(self._rows) == self._limit
+
+    @property
+    def rows(self) -> Raw:
+        return Raw(b"[" + b",".join(self._rows) + b"]")
+
+
 def at(moment_ms: float | None) -> str | None:
     """A time of day as RFC 3339 in UTC, with ms."""
     if moment_ms is None:
@@ -340,24 +395,57 @@ def queue_row(view: QueueView, now_ms: int, pollers: dict[bytes, int]) -> dict[s
     }
 
 
-def fold(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One summed row ``family:*`` for the queues of each family; the others stay."""
-    folded: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        family, colon, _ = row["name"].partition(":")
-        name = f"{family}:*" if colon else row["name"]
-        known = folded.get(name)
-        if known is None:
-            folded[name] = {**row, "name": name, "queues": 1} if colon else row
-            if colon:
-                folded[name]["policy"] = {}
-            continue
-        for state in (*COUNTED, "pollers"):
-            known[state] += row[state]
-        known["queues"] = known.get("queues", 1) + 1
-        ages = [age for age in (known["oldest_age"], row["oldest_age"]) if age is not None]
-        known["oldest_age"] = max(ages) if ages else None
-    return list(folded.values())
+def fold(families: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
+    """Add a queue to the summed row ``family:*`` of its family; one without a colon stays as it is."""
+    family, colon, _ = row["name"].partition(":")
+    name = f"{family}:*" if colon else row["name"]
+    known = families.get(name)
+    if known is None:
+        families[name] = {**row, "name": name, "policy": {}, "queues": 1} if colon else row
+        return
+    for state in (*COUNTED, "pollers"):
+        known[state] += row[state]
+    known["queues"] = known.get("queues", 1) + 1
+    ages = [age for age in (known["oldest_age"], row["oldest_age"]) if age is not None]
+    known["oldest_age"] = max(ages) if ages else None
+
+
+def _value(sort: str, row: dict[str, Any], now_ms: int) -> int:
+    """What a list of queues is sorted by, before the name. A moment, as an age would be another one on the next page."""
+    if sort == "oldest":
+        return NEVER_MS if row["oldest_age"] is None else round(now_ms - row["oldest_age"] * 1000)
+    return 0 if sort == "name" else -row[sort]
+
+
+def _place(sort: str, cursor: str) -> tuple[int, bytes]:
+    """The row behind which a page begins, from what the page before gave as cursor."""
+    if sort == "name":
+        return 0, asked.unquoted(cursor)
+    found = re.fullmatch(r"(-?\d{1,17})~(.+)", cursor)
+    if found is None:
+        raise BadOption("The option 'cursor' is what the page before gave as cursor.")
+    return int(found[1]), asked.unquoted(found[2])
+
+
+def shortened(row: dict[str, Any], view: TaskView) -> dict[str, Any]:
+    """A task as a list shows it: what is long is cut, and ``truncated`` says so."""
+    cut = False
+    if view.length > SHOWN_BYTES:
+        row["task"], cut = _beginning(view.payload), True
+    result = row["result"]
+    if result is not None and len(result) > SHOWN_BYTES:
+        row["result"], cut = _beginning(result), True
+    history = row["history"]
+    sizes = [len(dumps(attempt)) for attempt in history]
+    while sum(sizes) > SHOWN_BYTES:
+        del history[0], sizes[0]
+        cut = True
+    return {**row, "truncated": True} if cut else row
+
+
+def _beginning(value: bytes) -> str:
+    """The first bytes as text; a character that the cut went through is left out."""
+    return cut_bytes(bytes(value), SHOWN_BYTES).decode("utf-8", "replace")
 
 
 def task_row(view: TaskView) -> dict[str, Any]:
@@ -371,7 +459,7 @@ def task_row(view: TaskView) -> dict[str, Any]:
         "priority": known.get("p", 0),
         "pushed_at": at(pushed_at_ms(view.id)) if view.id else None,
         # What another program pushed may be no JSON, and would make none of the whole answer: it is shown as text.
-        "task": Raw(view.payload) if _is_json(view) else view.payload,
+        "task": Raw(view.payload) if len(view.payload) == view.length and _is_json(view) else view.payload,
         "history": [
             {
                 "attempt": h.get("a", 0),
@@ -406,10 +494,12 @@ def _is_json(view: TaskView) -> bool:
     return (view.id is not None and not is_foreign(view.id)) or asked.is_json(view.payload)
 
 
-def schedule_row(name: str, known: dict[str, Any]) -> dict[str, Any]:
-    """A schedule as the API shows it."""
+def schedule_row(name: str, known: dict[str, Any], shown: int | None = None) -> dict[str, Any]:
+    """A schedule as the API shows it; a list cuts what is longer than ``shown`` bytes."""
     row = {"name": name, **known, "task": Raw(known["task"])}
     row["next_at"], row["last_at"] = at(row.pop("next_ms")), at(row.pop("last_ms"))
+    if shown is not None and len(known["task"]) > shown:
+        row.update(task=_beginning(row["task"]), truncated=True)
     return row
 
 

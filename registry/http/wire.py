@@ -97,6 +97,19 @@ def dumps(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+def cut_bytes(text: bytes, most: int) -> bytes:
+    """At most so many bytes from the beginning, or, where ``most`` is negative, from the end; of UTF-8 whole characters."""
+    if len(text) <= abs(most):
+        return text
+    at = most if most >= 0 else len(text) + most
+    # A character has four bytes at most.
+    for _ in range(3):
+        if not 0 < at < len(text) or text[at] & 0xC0 != 0x80:
+            break
+        at += 1 if most < 0 else -1
+    return text[at:] if most < 0 else text[:at]
+
+
 def error_answer(status: int, code: str, sentence: str, retry_after: int = 0, **more: Any) -> Answer:
     """The shape of every refusal."""
     headers = ((b"Retry-After", b"%d" % retry_after),) if retry_after else ()

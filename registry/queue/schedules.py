@@ -6,6 +6,7 @@ Keys: SPACE schedules, hash, name -> msgpack of what is known; SPACE ticks, zset
 
 from __future__ import annotations
 
+import heapq
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -109,13 +110,10 @@ class Schedules:
         return shown(msgpack.decode(packed), at)
 
     @inlineCallbacks
-    def all(self) -> Any:
-        """[(name, schedule)], by name."""
-        flat = yield self._store.lookup(b"HGETALL", self._known)
-        due = yield self._store.lookup(b"ZRANGE", self._ticks, 0, -1, b"WITHSCORES")
-        at = dict(zip(due[::2], due[1::2], strict=True))
-        pairs = sorted(zip(flat[::2], flat[1::2], strict=True))
-        return [(name.decode(), shown(msgpack.decode(packed), at.get(name))) for name, packed in pairs]
+    def names(self, behind: bytes, most: int) -> Any:
+        """Fires with the next names behind one, in order, so many at most."""
+        names = yield self._store.lookup(b"HKEYS", self._known)
+        return heapq.nsmallest(most, (name for name in names if name > behind))
 
     @inlineCallbacks
     def drop(self, name: bytes) -> Any:

@@ -308,11 +308,11 @@ class Store:
 
         return send(self._heads[verb][0]).addErrback(refused)
 
-    def read(self, verb: str, names: Sequence[bytes]) -> Deferred[list[Any]]:
-        """Run a script that only reads, over one of the other connections; an element per name."""
+    def read(self, verb: str, names: Sequence[bytes], *args: bytes | str | int) -> Deferred[list[Any]]:
+        """Run a script that only reads, over one of the other connections. What ``args`` are is told in its Lua file."""
         script = self._scripts[verb]
         keys = [self.prefix + name for name in names]
-        rest: tuple[bytes | int, ...] = (len(keys), *keys, 0, self.space, self.process)
+        rest: tuple[bytes | str | int, ...] = (len(keys), *keys, 0, self.space, self.process, *args)
         d = self._pool.command(b"EVALSHA", script.sha, *rest)
 
         def refused(failure: Any) -> Any:
@@ -354,7 +354,7 @@ def _ready_lists(key: bytes) -> bytes:
     return bulk(key) + b"".join([bulk(b"{%b}%d" % (key, p)) for p in range(1, 10)])
 
 
-# Verb -> arguments per entry. The sweep has no entries.
+# Verb -> arguments per entry. The sweep and what only reads have no entries.
 VERBS = {
     "push": 3,
     "pop": 3,
@@ -374,7 +374,12 @@ VERBS = {
     "policy": 1,
     "purge": 1,
     "move": 4,
+    "delete": 2,
     "counts": 0,
+    "fields": 0,
+    "position": 0,
+    "ready": 0,
+    "scored": 0,
     "sweep": 0,
     "probe": 0,
 }

@@ -55,7 +55,7 @@ local function make_done(list, g, id, m, result, handed_over)
   m.s, m.v, m.z, m.ll = 'e', result or nil, now, lease
   tell_ended(list, id, m)
   if stay == 0 and asked_for == 0 then return forget(list, g, id) end
-  m.u = stay == 0 or nil
+  m.u, m.ku = stay == 0 or nil, asked_for > 0 and now + asked_for or nil
   local key = g .. (asked_for > 0 and 'f' or 'e')
   local scores, fields = ends[key] or {}, known_ends[list] or {}
   local n, at = #scores, #fields

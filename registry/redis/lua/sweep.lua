@@ -1,4 +1,4 @@
--- uses: base, life, finishing
+-- uses: base, life, finishing, heads
 -- Sweep: what time does to the queues that are due, oldest due first: leases lapse, delays end, expired tasks die, traces go.
 -- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after so many no further queue.
 -- Reply: {queues swept, moves made, the time}.
@@ -67,22 +67,8 @@ end
 -- Tombstones at the heads of the lists go; those further in go when they get there.
 local function clear_heads(list, g)
   for p = 0, 9 do
-    local from = p == 0 and list or g .. p
-    if call('EXISTS', from) == 0 then call('HDEL', g .. 'n', 's' .. p) end
-    for _ = 1, per_kind do
-      local e = call('LINDEX', from, -1)
-      local id, generation
-      if e then id, generation = ours(e) end
-      if not id then break end
-      local m = known(g, id)
-      local stale = call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= generation))
-      if not stale then break end
-      call('RPOP', from)
-      moves = moves + 1
-      if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then
-        call('HDEL', g .. 'n', 's' .. p)
-      end
-    end
+    if call('EXISTS', ready_list(list, g, p)) == 0 then call('HDEL', g .. 'n', 's' .. p) end
+    moves = moves + clear_head(list, g, p, per_kind)
   end
 end
 

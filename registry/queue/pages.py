@@ -1,0 +1,382 @@
+"""Walking over the tasks of a state, a bounded piece at a time, from a cursor that survives whatever comes and goes meanwhile.
+
+A cursor names the task behind which a walk goes on, and where it was: by its score in the sorted sets, by its id among the
+leased, by its element and its places in the ready lists. One call to Redis reads a bounded number of bytes, and what was
+read is let go of before more is: whoever asks for a long list keeps nobody waiting.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import msgpack
+from twisted.internet.defer import inlineCallbacks
+
+from registry.errors import BadOption
+from registry.queue.taken import STATES, denied
+from registry.redis.store import Store
+
+# A longer payload is cut in lists.
+SHOWN_BYTES = 65_536
+# What one call to Redis reads, and what a search reads before it answers with a cursor.
+BYTES_A_CALL = 1 << 20
+TASKS_A_CALL = 100
+SEARCH_BYTES, SEARCH_TASKS = 32 << 20, 1000
+LEASES_A_SCAN = 1000
+# Nothing that is kept for longer than this from now on has its time end before a walk.
+SURE_MS = 60_000
+
+_SCORED = re.compile(r"(\d{1,17})~([0-9A-Za-z-]{1,80})")
+_LEASED = re.compile(r"[0-9A-Za-z-]{1,80}")
+_READY = re.compile(r"([0-9])~(\d{1,12})~(\d{1,12})~(r\d{1,12}:[0-9a-f]{40}|[0-9A-Fa-f]{24}(?::\d{1,12})?)")
+_DONE = re.compile(
+    r"([al])~(\d{0,17})~(?:(\d{1,17})~([0-9A-Za-z]{1,40}))?~(?:(\d{1,17})~([0-9A-Za-z]{1,40}))?"
+)
+
+
+@dataclass(slots=True)
+class TaskView:
+    """A task as it is. ``known`` is what the scripts keep of it beyond the payload; empty for a plain one.
+
+    ``payload`` may be the beginning of one that has ``length`` bytes.
+    """
+
+    queue: bytes
+    id: bytes | None
+    payload: bytes
+    known: dict[str, Any]
+    state: str
+    lease_ends_ms: int | None = None
+    length: int = 0
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One member of a line: the task to read, or a view that needs no reading; ``place`` is where the line goes on behind it."""
+
+    id: bytes
+    place: str
+    lease_ends_ms: int | None = None
+    generation: int | None = None
+    view: TaskView | None = None
+
+
+@dataclass(slots=True)
+class _Want:
+    """What a walk is after, and what it has read for it."""
+
+    name: bytes
+    state: str
+    search: bytes
+    shown: int
+    bytes: int = 0
+    tasks: int = 0
+
+    @property
+    def has_enough(self) -> bool:
+        return bool(self.search) and (self.bytes >= SEARCH_BYTES or self.tasks >= SEARCH_TASKS)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A line with its tasks read. ``slots(place)`` fires with the next ones behind a place, none at the end.
+
+    ``place``: behind the last task that was taken, or passed over because it is not wanted.
+    """
+
+    store: Store
+    want: _Want
+    slots: Callable[[str], Any]
+    place: str
+    keeps: Callable[[TaskView], bool] = lambda view: True
+    ended: bool = False
+    _found: deque[tuple[TaskView | None, str]] = field(default_factory=deque)
+    _pending: deque[_Slot] = field(default_factory=deque)
+
+    @inlineCallbacks
+    def head(self) -> Any:
+        """Fires with the next task, which stays; None at the end of the line, or where a search has read enough."""
+        while True:
+            while self._found:
+                view, place = self._found[0]
+                if view is not None:
+                    return view
+                self.place = place
+                self._found.popleft()
+            if self.ended or self.want.has_enough:
+                return None
+            if not self._pending:
+                self._pending.extend((yield self.slots(self.place)))
+                if not self._pending:
+                    self.ended = True
+                    return None
+            yield self._read()
+
+    def take(self) -> None:
+        """The task that is ahead is behind now."""
+        _, self.place = self._found.popleft()
+
+    @inlineCallbacks
+    def _read(self) -> Any:
+        slots = [self._pending.popleft() for _ in range(min(TASKS_A_CALL, len(self._pending)))]
+        ids = [slot.id for slot in slots if slot.view is None]
+        rows: dict[bytes, Any] = {}
+        looked: set[bytes] = set(ids)
+        want = self.want
+        if ids:
+            reply = yield self.store.read("fields", [want.name], BYTES_A_CALL, want.shown, want.search, *ids)
+            if reply[0]:
+                raise denied(reply)
+            looked = set(ids[: reply[1]])
+            want.bytes += reply[2]
+            rows = {row[0]: row for row in reply[3:]}
+        for at, slot in enumerate(slots):
+            if slot.view is None and slot.id not in looked:
+                self._pending.extendleft(reversed(slots[at:]))
+                return
+            want.tasks += 1
+            self._found.append((self._view(slot, rows.get(slot.id)), slot.place))
+
+    def _view(self, slot: _Slot, row: Any) -> TaskView | None:
+        if slot.view is not None:
+            return slot.view
+        if row is None:
+            return None
+        view = view_of(self.want.name, slot.id, row[1], row[3])
+        view.length = row[2]
+        if slot.generation is not None:
+            if view.state != "ready" or view.known.get("g", 0) != slot.generation:
+                return None
+        else:
+            view.state = self.want.state
+            view.lease_ends_ms = slot.lease_ends_ms
+        found = not self.want.search or row[4] or _tells(view, self.want.search)
+        return view if found and self.keeps(view) else None
+
+
+class Walk:
+    """A walk over the tasks of one state, in the order of its list, or ``oldest_first``.
+
+    ``shown``: how many bytes of a payload are of interest, -1 for none.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: bytes,
+        state: str,
+        cursor: str = "",
+        search: bytes = b"",
+        # One more tells where a character ends.
+        shown: int = SHOWN_BYTES + 1,
+        oldest_first: bool = False,
+    ) -> None:
+        self._store = store
+        self._want = _Want(name, state, search, shown)
+        self._merged: _Done | None = None
+        if state == "done" and not oldest_first:
+            self._merged = _Done(store, self._want, cursor)
+            return
+        if state == "ready":
+            _check(_READY, cursor)
+            slots: Callable[[str], Any] = _Ready(store, self._want).slots
+        elif state == "leased":
+            _check(_LEASED, cursor)
+            slots = _Leased(store, name).slots
+        else:
+            _check(_SCORED, cursor)
+            kind = {"delayed": b"d", "dead": b"x", "done": b"e"}[state]
+            slots = _Scored(store, name, kind, state != "delayed" and not oldest_first).slots
+        self._stream = _Stream(store, self._want, slots, cursor)
+
+    def head(self) -> Any:
+        """Fires with the next task, which stays ahead; None at the end, or where a search has read enough."""
+        return (self._merged or self._stream).head()
+
+    def take(self) -> None:
+        """Go past the task that is ahead."""
+        (self._merged or self._stream).take()
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the walk goes on; None at its end."""
+        source = self._merged or self._stream
+        return None if source.ended else source.place
+
+
+class _Scored:
+    """The members of a sorted set, by score."""
+
+    def __init__(self, store: Store, name: bytes, kind: bytes, down: bool) -> None:
+        self._store = store
+        self._name = name
+        self._order = (kind, int(down))
+
+    @inlineCallbacks
+    def slots(self, place: str, most: int = TASKS_A_CALL) -> Any:
+        score, _, member = place.partition("~")
+        reply = yield self._store.read("scored", [self._name], *self._order, score, member, most)
+        if reply[0]:
+            raise denied(reply)
+        return [
+            _Slot(task_id, f"{int(float(at))}~{task_id.decode()}")
+            for task_id, at in zip(reply[1::2], reply[2::2], strict=True)
+        ]
+
+
+class _Leased:
+    """The leases, in the order in which their tasks were pushed: when they end changes with every heartbeat."""
+
+    def __init__(self, store: Store, name: bytes) -> None:
+        self._store = store
+        self._key = store.tag(name) + b"l"
+
+    @inlineCallbacks
+    def slots(self, place: str) -> Any:
+        behind, at, found = place.encode(), b"0", dict[bytes, bytes]()
+        while True:
+            at, flat = yield self._store.lookup(b"ZSCAN", self._key, at, b"COUNT", LEASES_A_SCAN)
+            pairs = zip(flat[::2], flat[1::2], strict=True)
+            found.update((lease, ends) for lease, ends in pairs if lease > behind)
+            if len(found) > 2 * LEASES_A_SCAN:
+                found = {lease: found[lease] for lease in heapq.nsmallest(LEASES_A_SCAN, found)}
+            if at == b"0":
+                break
+        return [
+            _Slot(lease.split(b"-")[0], lease.decode(), int(float(found[lease])))
+            for lease in heapq.nsmallest(LEASES_A_SCAN, found)
+        ]
+
+
+class _Ready:
+    """The ready lists, in the order of delivery; what other programs pushed is whole, or cut, in its slot already."""
+
+    def __init__(self, store: Store, want: _Want) -> None:
+        self._store = store
+        self._want = want
+
+    @inlineCallbacks
+    def slots(self, place: str) -> Any:
+        p, head, tail, mark = place.split("~") if place else ("9", "0", "0", "")
+        want, going_on = self._want, b""
+        while True:
+            reply = yield self._store.read(
+                "ready", [want.name], p, mark, head, tail, going_on, TASKS_A_CALL, max(want.shown, 0), want.search
+            )  # fmt: skip
+            if reply[0] == 1:
+                going_on = b"%d" % reply[1]
+                continue
+            if reply[0]:
+                raise denied(reply)
+            return [self._slot(*element) for element in reply[1:]]
+
+    def _slot(
+        self, element: bytes, p: int, head: int, tail: int, mark: bytes, length: int, hit: int
+    ) -> _Slot:
+        place = f"{p}~{head}~{tail}~{mark.decode()}"
+        if not mark.startswith(b"r"):
+            task_id, _, generation = element[1:].partition(b":")
+            return _Slot(task_id, place, generation=int(generation or 0))
+        self._want.bytes += length
+        if self._want.search and not hit:
+            # Nothing is stored under this id: the slot is passed over.
+            return _Slot(b"", place)
+        return _Slot(b"", place, view=TaskView(self._want.name, None, element, {}, "ready", length=length))
+
+
+class _Done:
+    """The done: those that the queue keeps and those that their pushes asked to keep, together, newest first.
+
+    Where the time that a push asked for ends, a task moves from the second to the first. Those of which that may have been while
+    the walk went on are left to its end, unless they were shown before: `late` goes over the first for them once more.
+    """
+
+    def __init__(self, store: Store, want: _Want, cursor: str) -> None:
+        self._store = store
+        said = _DONE.fullmatch(cursor) if cursor else None
+        if cursor and said is None:
+            raise _bad_cursor()
+        self._late = bool(said and said[1] == "l")
+        # The lowest end of what was asked for when the walk began; "" for none.
+        self._since: str | None = said[2] if said else None
+        asked, kept = (
+            (f"{said[3]}~{said[4]}" if said and said[3] else ""),
+            (f"{said[5]}~{said[6]}" if said and said[5] else ""),
+        )
+        self._asked_line = _Scored(store, want.name, b"f", True).slots
+        self._lowest = _Scored(store, want.name, b"f", False).slots
+        self._asked = _Stream(store, want, self._asked_line, asked)
+        self._kept_line = _Scored(store, want.name, b"e", True).slots
+        self._kept = _Stream(store, want, self._kept_line, kept, self._keeps)
+        self._want = want
+        self._next = self._kept
+
+    def _keeps(self, view: TaskView) -> bool:
+        until = view.known.get("ku")
+        moved = until is not None and bool(self._since) and until >= int(self._since or 0)
+        if not self._late:
+            return not moved
+        score, _, member = self._asked.place.partition("~")
+        return moved and (not score or (until, view.id) < (int(score), member.encode()))
+
+    @inlineCallbacks
+    def head(self) -> Any:
+        if self._since is None:
+            lowest = yield self._lowest("", 1)
+            self._since = lowest[0].place.split("~")[0] if lowest else ""
+        if not self._late:
+            views = []
+            for stream in (self._asked, self._kept):
+                view = yield stream.head()
+                if view is not None:
+                    views.append((view.known.get("z", 0), view, stream))
+                elif not stream.ended:
+                    return None
+            if views:
+                _, view, self._next = max(views, key=lambda one: one[0])
+                return view
+            if not self._since or int(self._since) > self._store.now_ms() + SURE_MS:
+                return None
+            self._late = True
+            self._kept = _Stream(self._store, self._want, self._kept_line, "", self._keeps)
+        self._next = self._kept
+        return (yield self._kept.head())
+
+    def take(self) -> None:
+        self._next.take()
+
+    @property
+    def ended(self) -> bool:
+        return self._asked.ended and self._kept.ended if not self._late else self._kept.ended
+
+    @property
+    def place(self) -> str:
+        asked, kept = self._asked.place, self._kept.place
+        return f"{'l' if self._late else 'a'}~{self._since or ''}~{asked}~{kept}"
+
+
+def view_of(name: bytes, task_id: bytes | None, payload: bytes, packed: bytes | None) -> TaskView:
+    """A task from what is stored of it."""
+    known = msgpack.decode(packed) if packed else {}
+    return TaskView(name, task_id, payload, known, STATES[known.get("s", "r")], length=len(payload))
+
+
+def _tells(view: TaskView, search: bytes) -> bool:
+    """Whether the text is in the reason or in what is known of the error."""
+    error = view.known.get("er") or {}
+    told = [view.known.get("y") or "", *(error.values() if isinstance(error, dict) else [str(error)])]
+    return any(search in str(one).encode() for one in told)
+
+
+def _check(pattern: re.Pattern[str], cursor: str) -> None:
+    if cursor and not pattern.fullmatch(cursor):
+        raise _bad_cursor()
+
+
+def _bad_cursor() -> BadOption:
+    return BadOption("The option 'cursor' is what the page before gave as cursor.")

@@ -1,0 +1,34 @@
+-- uses: base
+-- Fields: payloads of some tasks and what is known of them, of as many as a bound in bytes allows, at least of one. Reads only.
+-- KEYS: the list. ARGV after the common three: bytes to read at most, bytes of a payload to show (-1: payloads are not read), text to look for
+-- ('' for none), the ids.
+-- Reply: {0, ids looked at, bytes read, {id, payload or its beginning, its length, known or false, 1 where the payload or the id holds the text}, …}; tasks
+--   that are gone are left out, and so are those that hold the text nowhere · {6|8, text}.
+local function holds(value, text) return string.find(value, text, 1, true) ~= nil end
+
+local function read(g, most, shown, text)
+  local reply, bytes, looked = {0, 0, 0}, 0, 0
+  for i = 7, #ARGV do
+    local id, payload = ARGV[i], ''
+    if shown < 0 then
+      if call('HEXISTS', g .. 't', id) == 0 then payload = nil end
+    else
+      payload = call('HGET', g .. 't', id)
+    end
+    if payload then
+      local packed = call('HGET', g .. 'm', id)
+      local hit = text ~= '' and (holds(payload, text) or holds(id, text))
+      if text == '' or hit or (packed and holds(packed, text)) then
+        reply[#reply + 1] = {id, string.sub(payload, 1, math.max(shown, 0)), #payload, packed, hit and 1 or 0}
+      end
+      bytes = bytes + #payload + (packed and #packed or 0)
+    end
+    looked = looked + 1
+    if bytes >= most then break end
+  end
+  reply[2], reply[3] = looked, bytes
+  return reply
+end
+
+local ok, reply = pcall(read, '{' .. KEYS[1] .. '}', tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6])
+return ok and reply or refusal(reply)

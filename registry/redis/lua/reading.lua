@@ -1,0 +1,32 @@
+-- uses: base
+-- Reading a queue's ready lists from their heads, a bounded piece at a time: elements of other programs may have any size.
+local FEW, MANY, SMALL_BYTES = 8, 64, 65536
+
+-- Each element of a ready list from an offset behind its head on, until `each` says true, `most` elements were read or the list ends;
+-- how many were read. Few are read at once where they are large.
+local function each_from(list, offset, most, each)
+  local read, at_once = 0, FEW
+  while read < most do
+    local wanted = math.min(at_once, most - read)
+    local elements = call('LRANGE', list, -(offset + read + wanted), -(offset + read + 1))
+    local bytes = 0
+    for i = #elements, 1, -1 do
+      bytes, read = bytes + #elements[i], read + 1
+      if each(elements[i], offset + read - 1) then return read end
+    end
+    if #elements < wanted then return read end
+    at_once = bytes < SMALL_BYTES and math.min(2 * at_once, MANY) or FEW
+  end
+  return read
+end
+
+-- What an element is recognised by later: a task's is short, of another program's its length and beginning tell.
+local function mark_of(e)
+  if ours(e) then return string.sub(e, 2) end
+  return 'r' .. #e .. ':' .. redis.sha1hex(string.sub(e, 1, 1000))
+end
+
+local function has_mark(e, mark)
+  if string.byte(mark) ~= 114 then return string.sub(e, 2) == mark and string.byte(e) == 1 end
+  return tonumber(string.match(mark, '^r(%d+):')) == #e and mark_of(e) == mark
+end

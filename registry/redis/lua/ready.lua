@@ -1,0 +1,62 @@
+-- uses: base, reading
+-- Ready: the elements of a queue's ready lists in the order of delivery, behind one that was seen before. Reads only.
+-- Tasks leave a list at its head, and come to its tail or back to its head: as seen from its tail an element never comes nearer. So the
+-- element that was seen is found again from both of its former places, and where it is gone all in front of it are gone too.
+-- KEYS: the list. ARGV after the common three: priority, mark of the element ('' for the head), its places from the head and from the tail,
+-- from where its search goes on ('' for a new one), elements at most, bytes of a foreign element to show, text to look for in those ('' for none).
+-- Reply: {0, {element or its beginning, priority, place from the head, place from the tail, mark, length, 1 where the text was found}, …} ·
+--   {1, from where the search goes on} · {6|8, text}.
+local MOST_SEARCHED, SLACK, MOST_BYTES = 5000, 200, 262144
+
+-- The place behind the element, from the head; 0 where it is gone, nil and a place where the search is not at its end.
+local function place_behind(from, mark, head, tail, going_on)
+  local furthest = call('LLEN', from) - 1 - tail
+  if furthest < 0 then return 0 end
+  if going_on == '' then
+    -- Most often nothing has left the list, or nothing has come.
+    for _, place in ipairs({math.min(head, furthest), furthest}) do
+      local e = call('LINDEX', from, -place - 1)
+      if e and has_mark(e, mark) then return place + 1 end
+    end
+  end
+  local upto = math.min(furthest, tonumber(going_on) or furthest)
+  local down = math.max(0, upto - MOST_SEARCHED + 1)
+  local found
+  each_from(from, down, upto - down + 1, function(e, place)
+    if has_mark(e, mark) then found = place end
+    return found
+  end)
+  if found then return found + 1 end
+  if down == 0 then return 0 end
+  -- What is put back at the head meanwhile moves it away from there.
+  return nil, down - 1 + SLACK
+end
+
+local function elements(list, first, mark, head, tail, going_on, most, shown, text)
+  local g, reply, bytes = '{' .. list .. '}', {0}, 0
+  for p = first, 0, -1 do
+    local from = p == 0 and list or g .. p
+    local at, on = 0, nil
+    if mark ~= '' and p == first then
+      at, on = place_behind(from, mark, head, tail, going_on)
+      if not at then return {1, on} end
+    end
+    local length = call('LLEN', from)
+    each_from(from, at, most - #reply + 1, function(e, place)
+      local is_ours = ours(e)
+      bytes = bytes + math.min(#e, shown)
+      local hit = not is_ours and text ~= '' and string.find(e, text, 1, true)
+      reply[#reply + 1] = {
+        is_ours and e or string.sub(e, 1, shown), p, place, length - 1 - place, mark_of(e), #e, hit and 1 or 0,
+      }
+      return bytes >= MOST_BYTES
+    end)
+    if #reply > most or bytes >= MOST_BYTES then break end
+  end
+  return reply
+end
+
+local ok, reply = pcall(
+  elements, KEYS[1], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
+)
+return ok and reply or refusal(reply)

@@ -1,0 +1,41 @@
+-- uses: base
+-- Scored: the members of one of a queue's sorted sets behind a place, and the place survives whatever is added or taken away. Reads only.
+-- KEYS: the list. ARGV after the common three: the letter of the set, 1 for the highest score first, score and member of the place
+-- ('' and '' for the front), members at most.
+-- Reply: {0, member, score, member, score, …} · {6|8, text}.
+
+-- As Redis orders members of one score. Lua's own comparison follows the locale of the server.
+local function comes_before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, i), string.byte(b, i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+
+-- How many members have a smaller score, or the same one and a smaller name; and whether the member itself is there.
+local function rank_of(key, score, member)
+  local known = call('ZSCORE', key, member)
+  if known and tonumber(known) == tonumber(score) then return call('ZRANK', key, member), true end
+  local low = call('ZCOUNT', key, '-inf', '(' .. score)
+  local high = low + call('ZCOUNT', key, score, score)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if comes_before(call('ZRANGE', key, middle, middle)[1], member) then low = middle + 1 else high = middle end
+  end
+  return low, false
+end
+
+local function members(list, kind, down, score, member, most)
+  local key, from = '{' .. list .. '}' .. kind, 0
+  if score ~= '' then
+    local rank, there = rank_of(key, score, member)
+    from = down and call('ZCARD', key) - rank or rank + (there and 1 or 0)
+  end
+  local found = call(down and 'ZREVRANGE' or 'ZRANGE', key, from, from + most - 1, 'WITHSCORES')
+  table.insert(found, 1, 0)
+  return found
+end
+
+local ok, reply = pcall(members, KEYS[1], ARGV[4], ARGV[5] == '1', ARGV[6], ARGV[7], tonumber(ARGV[8]))
+return ok and reply or refusal(reply)
