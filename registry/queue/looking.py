@@ -145,10 +145,13 @@ class Looking:
     @inlineCallbacks
     def rate_is_spent(self, name: bytes, rate: float) -> Any:
         """Whether the rate of a queue lets nothing start now; as ``take.lua`` judges it."""
-        started, since = yield self._store.lookup(
-            b"HMGET", self._store.tag(name) + b"n", b"started", b"since"
-        )
-        if started is None or since is None:
+        packed = yield self._store.lookup(b"HGET", self._store.tag(name) + b"n", b"starts")
+        if packed is None:
             return False
-        most = max(1, math.floor(rate))
-        return int(started) >= most and 0 <= self._store.now_ms() - int(since) < most * 1000 / rate
+        starts = msgpack.decode(packed)
+        most, now = max(1, math.floor(rate)), self._store.now_ms()
+        after = now - math.ceil(most * 1000 / rate)
+        return (
+            sum(count for at, count in zip(starts[::2], starts[1::2], strict=True) if after < at <= now)
+            >= most
+        )

@@ -121,6 +121,8 @@ class ManyPoller:
             else:
                 self._leave_lines()
                 self._stand_in_lines()
+            for ms, key in zip(reply[2::2], reply[3::2], strict=False):
+                self._queues.wake_later(self._queues.store.name_of(key), ms)
         else:
             self._fail(Failure(denied(reply)))
 

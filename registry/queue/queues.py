@@ -243,8 +243,7 @@ class Queues:
             if poller.relay or line.missed:
                 line.missed = 0
                 self.wake(name, relay=True)
-            if not line.asking and not line.parked:
-                self.waiting.lines.pop(name, None)
+            self.waiting.tidy(name, line)
         elif code == 2:
             self._again(poller)
         elif code in (1, 3):
@@ -263,6 +262,8 @@ class Queues:
             else:
                 poller.relay = False
                 self._park(poller)
+            if len(reply) > 2:
+                self.wake_later(name, reply[2])
         else:
             had_reason = bool(line.missed) or poller.waited
             line.missed = 0
@@ -371,6 +372,12 @@ class Queues:
         else:
             poller.relay = relay
             self._ask(poller)
+
+    def wake_later(self, name: bytes, ms: int) -> None:
+        """The rate of this queue lets no task start before that: its parked pollers look again then."""
+        line = self.waiting.lines.get(name)
+        if line is not None and line.parked:
+            line.look_later(self.later(ms / 1000, self.wake, name, True))
 
     def wake_early(self, name: bytes) -> Poller | None:
         """A push to this queue was just sent: a parked poller asks right behind it, a round trip sooner than when it is woken."""

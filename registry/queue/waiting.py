@@ -80,10 +80,11 @@ class Poller:
 class Line:
     """The pollers of one queue: those parked in order, how many are asking, wakings that nobody parked could take."""
 
-    __slots__ = ("asking", "missed", "parked", "stale")
+    __slots__ = ("asking", "later", "missed", "parked", "stale")
 
     def __init__(self) -> None:
         self.parked: deque[Poller] = deque()
+        self.later: Any = None
         self.asking = 0
         self.missed = 0
         self.stale = 0
@@ -107,6 +108,12 @@ class Line:
         while parked[at].ticket < poller.ticket:
             at += 1
         parked.insert(at, poller)
+
+    def look_later(self, call: Any) -> None:
+        """In place of the call before: wakes the first of the line when the rate of its queue lets a task start."""
+        if self.later is not None and self.later.active():
+            self.later.cancel()
+        self.later = call
 
     def forget_one(self) -> None:
         """A parked poller is over; it leaves the deque now or when those that are over outnumber the rest."""
@@ -168,6 +175,7 @@ class Waiting:
         """A line without pollers goes: a queue of one request must leave nothing behind."""
         if not line.asking and not line.parked:
             self.lines.pop(name, None)
+            line.look_later(None)
 
     def names(self) -> list[bytes]:
         """Queues with parked pollers."""

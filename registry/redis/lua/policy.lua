@@ -16,12 +16,12 @@ local function change(list, packed)
   end
   if next(rules) == nil then
     call('DEL', g .. 'c')
-    call('HDEL', g .. 'n', 'started', 'since')
     drained[list] = true
   else
     call('SET', g .. 'c', cmsgpack.pack(rules))
     due(list, FAR)
   end
+  if not rules.rate then call('HDEL', g .. 'n', 'starts', 'started', 'since') end
   -- The sweeper looks what has outlived the new time.
   if keeps then due(list, now) end
   local left = keeps and trim(list, g) or 0

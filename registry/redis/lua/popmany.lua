@@ -3,7 +3,8 @@
 -- KEYS: the first list of each entry.
 -- ARGV per entry: nonce, length of the lease in ms (0: each task's own), msgpack {q all lists in order, c count, s 0 strict or
 --   the start of a fair round, w n ik ih k as for pop}.
--- Reply per entry: {0, {0, id, payload, attempt, raw, lease ms, traceparent, replayed, list, nonce}, …} · {1} · {2} · {3, code} · {5} · {6|8, text}.
+-- Reply per entry: {0, {0, id, payload, attempt, raw, lease ms, traceparent, replayed, list, nonce}, …} · {1} · {2} · {3, code[, ms, list, …]} so long
+--   each of these is limited · {5} · {6|8, text}.
 if too_late() then return {'LATE', now} end
 local MOST_BYTES = 8388608
 
@@ -19,7 +20,7 @@ local function pop_many(first, nonce, lease_ms, packed)
   local given, bytes, nothing, turn, over = {}, 0, {1}, o.s or 0, {}
   local open = #o.q
   local fair, at = o.s ~= nil, 0
-  local asks = {}
+  local asks, limited = {}, {3, 'rate_limited'}
   for j = 1, fair and #o.q > 1 and 0 or o.c do asks[j] = {nonce, lease_ms, o} end
   while open > 0 and #given < o.c and bytes < MOST_BYTES do
     local list = o.q[(turn + at) % #o.q + 1]
@@ -45,13 +46,14 @@ local function pop_many(first, nonce, lease_ms, packed)
           if reply[1] == 9 then break end
           -- Where there may be more behind what was only cleared away, that counts, whatever the others say.
           if reply[1] ~= 1 and nothing[1] ~= 2 then nothing = reply end
+          if reply[1] == 3 and reply[3] then limited[#limited + 1], limited[#limited + 2] = reply[3], list end
           over[list] = true
           open = open - 1
         end
       end
     end
   end
-  if #given == 0 then return nothing end
+  if #given == 0 then return nothing[1] == 3 and #limited > 2 and limited or nothing end
   if memory then remember_pop(memory, o.ih, given) end
   return {0, unpack(given)}
 end

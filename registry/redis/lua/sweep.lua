@@ -100,7 +100,7 @@ local function sweep(list)
     call('ZREM', SPACE .. 'index', list)
     call('ZADD', SPACE .. 'index', at, list)
   end
-  -- A limited queue's window has moved on: its pollers look again.
+  -- A limited queue lets the next start: pollers whose own timer was lost look again.
   if policy_of(g).rate then wake(list) end
 end
 

@@ -26,6 +26,53 @@ local function learn(list, g)
   return q
 end
 
+-- A rate: so many starts in each stretch of so many ms, wherever it begins: a second's, at least one. {Q}n's field `starts` holds when
+-- they were, {ms, how many, ms, how many, …}; those of about a hundredth of the stretch are one, at the time of the last of them.
+local GRAINS = 100
+
+local function recall_starts(q)
+  local rate = q.rules.rate
+  q.most = math.max(1, math.floor(rate))
+  q.stretch = math.ceil(q.most * 1000 / rate)
+  q.starts, q.started = {}, 0
+  local packed = call('HGET', q.g .. 'n', 'starts')
+  local known_starts = packed and cmsgpack.unpack(packed) or {}
+  for n = 1, #known_starts, 2 do
+    local at, count = known_starts[n], known_starts[n + 1]
+    -- A clock that was set back must not make a stretch last.
+    if at > now - q.stretch and at <= now then
+      q.starts[#q.starts + 1], q.starts[#q.starts + 2] = at, count
+      q.started = q.started + count
+    end
+  end
+end
+
+local function remember_start(q)
+  local starts, grain = q.starts, math.max(1, math.floor(q.stretch / GRAINS))
+  local last = #starts - 1
+  if last > 0 and math.floor(starts[last] / grain) == math.floor(now / grain) then
+    starts[last], starts[last + 1] = now, starts[last + 1] + 1
+  else
+    starts[last + 2], starts[last + 3] = now, 1
+  end
+  q.started, q.has_started = q.started + 1, true
+end
+
+-- When the next may start: enough of those before it are out of the stretch.
+local function next_start(q)
+  local over = q.started - q.most
+  for n = 1, #q.starts, 2 do
+    over = over - q.starts[n + 1]
+    if over < 0 then return q.starts[n] + q.stretch end
+  end
+end
+
+before_end[#before_end + 1] = function()
+  for _, q in pairs(learnt) do
+    if q.has_started then call('HSET', q.g .. 'n', 'starts', cmsgpack.pack(q.starts)) end
+  end
+end
+
 -- What a queue's policy has against a start now, or nil.
 local function held_back(list, q, leased)
   local rules, g = q.rules, q.g
@@ -35,19 +82,13 @@ local function held_back(list, q, leased)
     if call('ZCARD', g .. 'l') >= rules.concurrency then return {3, 'concurrency_limited'} end
   end
   if rules.rate then
-    -- So many starts in a window that begins with its first start: a second's, at least one.
-    local most = math.max(1, math.floor(rules.rate))
-    local length = most * 1000 / rules.rate
-    local state = call('HMGET', g .. 'n', 'started', 'since')
-    local started, since = tonumber(state[1]), tonumber(state[2])
-    -- A clock that was set back must not make a window last.
-    if not since or now >= since + length or now < since then started, since = 0, now end
-    if started >= most then
+    if not q.starts then recall_starts(q) end
+    if q.started >= q.most then
+      local at = next_start(q)
       may_grow()
-      due(list, math.ceil(since + length))
-      return {3, 'rate_limited'}
+      due(list, at)
+      return {3, 'rate_limited', at - now}
     end
-    q.started, q.since = started + 1, since
   end
 end
 
@@ -98,7 +139,7 @@ local function take(list, nonce, lease_ms, o, room)
       local length = lease_ms > 0 and lease_ms or (m and m.l) or lease_of(rules)
       local attempt = (m and m.a or 0) + 1
       call('ZADD', g .. 'l', now + length, lease)
-      if q.started then call('HMSET', g .. 'n', 'started', q.started, 'since', q.since) end
+      if q.starts then remember_start(q) end
       if m or leased then
         m = m or {}
         if m.x then call('ZREM', g .. 'o', id) end
