@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.live import Daemon, RedisServer, wait_until
-from tests.talk import ask, becomes, counts, drain, fresh, leased, on, policy, poll, pop, task, tasks
+from tests.talk import ask, becomes, counts, drain, fresh, leased, on, policy, poll, pop, push, task, tasks
 
 pytestmark = pytest.mark.every_redis
 
@@ -54,6 +54,7 @@ def test_a_schedule_is_kept_listed_replaced_and_dropped(served: Daemon, q: str) 
         "missed": "skip",
     }
     assert row["options"] == {}
+    assert row["paused"] is False
     assert row["last_at"] is None
     assert get(served, q) == row
     rows = ask(served, "GET", "/api/schedules").ok()["schedules"]
@@ -71,22 +72,6 @@ def test_the_next_tick_is_told_in_utc_by_the_schedules_own_zone(served: Daemon, 
     now = datetime.now(UTC)
     assert now < datetime.fromisoformat(row["next_at"]) <= now + timedelta(days=1)
     ask(served, "DELETE", f"/api/schedules/{q}").ok()
-
-
-def test_the_hour_that_is_skipped_and_the_one_that_comes_twice() -> None:
-    from registry.queue.schedules import ticks
-
-    def times(cron: str, after: str, count: int) -> list[str]:
-        start = int(datetime.fromisoformat(after).timestamp() * 1000)
-        found = ticks(cron, "Europe/Vienna", start)
-        return [datetime.fromtimestamp(next(found) / 1000, UTC).strftime("%m-%d %H:%M") for _ in range(count)]
-
-    # In spring 02:30 does not exist, and in autumn it comes twice: a daily task runs once on both days.
-    assert len({one[:5] for one in times("30 2 * * *", "2026-03-28T00:00:00Z", 3)}) == 3
-    assert len({one[:5] for one in times("30 2 * * *", "2026-10-24T00:00:00Z", 3)}) == 3
-    # And one each hour runs each hour.
-    hours = times("0 * * * *", "2026-10-24T23:30:00Z", 4)
-    assert hours == ["10-25 00:00", "10-25 01:00", "10-25 02:00", "10-25 03:00"]
 
 
 def test_a_tick_is_pushed_once_by_two_daemons_with_its_bytes_and_options(
@@ -242,6 +227,8 @@ def test_a_queue_that_refuses_does_not_stop_the_other_schedules(
         ({"options": {"key": None}}, "'key'"),
         ({"options": {"key": "\ud800"}}, "'key'"),
         ({"every": 5}, "'every'"),
+        ({"paused": 1}, "'paused'"),
+        ({"cron": "0 0 31 2 *"}, "'cron' never comes"),
         ({"queue": 5}, "'queue'"),
     ],
 )
@@ -251,6 +238,124 @@ def test_a_schedule_names_what_is_wrong_with_it(
     whole = {"cron": "* * * * *", "queue": q, "task": 1, **said}
     ask(served, "PUT", f"/api/schedules/{q}", whole).refused(400, "bad_option", word)
     ask(served, "GET", f"/api/schedules/{q}").refused(404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"options":{"delay":0.5x}}',
+        b'{"options":{"priority":10}}',
+        b'{"options":{"key":true}}',
+        b'{"options":{"delay":1e999}}',
+        b'{"options":{"delay":-0.5}}',
+        b'{"options":{"result":99999999999999999999999999}}',
+        b'{"cron":"0 0 31 2 *"}',
+        b'{"timezone":"Nowhere/Else"}',
+        b'{"timezone":["UTC"]}',
+        b'{"missed":{}}',
+        b'{"paused":1}',
+        b'{"queue":"a/b"}',
+        b'{"queue":"\\ud800"}',
+        b'{"colour":1}',
+    ],
+)
+def test_a_refused_put_changes_nothing(
+    served: Daemon, module_redis_process: RedisServer, q: str, said: bytes
+) -> None:
+    def raw() -> Any:
+        command = module_redis_process.command
+        return command("HGET", "{registry}schedules", q), command("ZSCORE", "{registry}ticks", q)
+
+    put(served, q, cron="0 3 * * *", queue=q, task=1, options={"delay": 0.25})
+    before = raw()
+    whole = b'{"cron":"*/5 * * * *","queue":"%b","task":2,' % q.encode() + said[1:]
+    answer = ask(served, "PUT", f"/api/schedules/{q}", whole)
+    assert answer.status == 400 and answer.json["code"] in ("bad_option", "bad_name", "bad_json"), answer
+    assert raw() == before
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()
+
+
+@pytest.mark.parametrize(
+    ("options", "shown", "known"),
+    [
+        (b'{"delay":0.5}', {"delay": 0.5}, {"state": "delayed"}),
+        (b'{"delay":5e-1}', {"delay": 0.5}, {"state": "delayed"}),
+        (b'{"delay":"0.5"}', {"delay": "0.5"}, {"state": "delayed"}),
+        (b'{"ttl":86400.25,"lease":1.5,"backoff":0.5}', {"ttl": 86400.25, "lease": 1.5, "backoff": 0.5}, {}),
+        (b'{"key":1e999}', {"key": "1e999"}, {"key": "1e999"}),
+        (b'{"key":0.5}', {"key": 0.5}, {"key": "0.5"}),
+        (b'{"key":%b}' % (b"9" * 30), {"key": "9" * 30}, {"key": "9" * 30}),
+        (b'{"key":%b}' % (b"9" * 250), {"key": "9" * 250}, {"key": "9" * 250}),
+        (b'{"priority":4}', {"priority": 4}, {"priority": 4}),
+        (b"null", {}, {}),
+    ],
+)
+def test_an_option_may_be_any_number(
+    served: Daemon, q: str, options: bytes, shown: dict[str, Any], known: dict[str, Any]
+) -> None:
+    body = b'{"cron":"0 3 * * *","queue":"%b","task":1,"options":%b}' % (q.encode(), options)
+    row = ask(served, "PUT", f"/api/schedules/{q}", body).ok()
+    assert row["options"] == shown
+    assert get(served, q) == row
+    pushed_id = ask(served, "POST", f"/api/schedules/{q}/run").ok()["id"]
+    assert known.items() <= task(served, q, pushed_id).items()
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()
+
+
+def test_a_schedule_is_run_now(served: Daemon, q: str) -> None:
+    ask(served, "POST", f"/api/schedules/{q}/run").refused(404, "not_found")
+    row = put(
+        served, q, cron="0 3 * * *", queue=f"{q}-to", task={"n": 1}, options={"key": "only"}, paused=True
+    )
+    answer = ask(served, "POST", f"/api/schedules/{q}/run").ok()
+    assert answer == {"success": True, "id": answer["id"]}
+    assert ask(served, "POST", f"/api/schedules/{q}/run", {}).ok() == {**answer, "duplicate": True}
+    assert pop(served, f"{q}-to", "wait=0").json == {"task": {"n": 1}}
+    assert get(served, q) == row
+    ask(served, "POST", f"/api/schedules/{q}/run", {"delay": 1}).refused(400, "bad_option")
+    ask(served, "POST", f"/api/schedules/{q}/run?delay=1").refused(400, "bad_option", "'delay'")
+    ask(served, "GET", f"/api/schedules/{q}/run").refused(405, "method_not_allowed")
+    ask(served, "POST", f"/api/schedules/{q}/walk").refused(404, "not_found")
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()
+
+
+@pytest.mark.parametrize("options", [{}, {"priority": 3}])
+def test_a_tick_leaves_as_little_behind_as_a_push(
+    served: Daemon, module_redis_process: RedisServer, q: str, options: dict[str, Any]
+) -> None:
+    def push_one() -> None:
+        put(served, q, cron="0 3 * * *", queue=q, task=1, options=options)
+        due(module_redis_process, q, 0)
+        becomes(served, q, 5, ready=1)
+
+    def keys() -> Any:
+        return sorted(module_redis_process.command("KEYS", f"*{q}*"))
+
+    push_one()
+    assert pop(served, q, "wait=0").status == 200
+    becomes(served, q, 5)
+    assert keys() == []
+    assert not module_redis_process.command("ZSCORE", "{registry}index", q)
+    policy(served, q, retention={"done": 0})
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()
+    push_one()
+    on(served, "ack", q, leased(served, q)["lease"]).ok()
+    assert counts(served, q) == {}
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()
+
+
+def test_no_producer_can_take_a_ticks_place(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
+    put(served, q, cron="* * * * *", queue=q, task="tick")
+    at = int(time.time() // 60) * 60_000
+    for minute in range(-2, 3):
+        for name in (f"{q}@{at + minute * 60_000}", f'"{q}@{at + minute * 60_000}"'):
+            push(served, q, "other", Idempotency_Key=name).ok()
+            ask(served, "PUT", f"/api/pushTasks/{q}", ["other"], Idempotency_Key=name).ok()
+    due(module_redis_process, q, 0)
+    wait_until(lambda: "tick" in [row["task"] for row in tasks(served, q)], 5)
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()
 
 
 def test_a_schedules_task_keeps_its_bytes_whatever_json_it_is(

@@ -6,6 +6,7 @@ import bisect
 import heapq
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -316,11 +317,16 @@ class Admin:
 
     def schedule_path(self, ask: Ask) -> Any:
         """One schedule."""
-        if len(ask.segments) != 3:
-            raise NotFound("There is nothing at this path.")
+        verbs: dict[bytes, Callable[[bytes, Ask], Any]]
+        match ask.segments[3:]:
+            case []:
+                verbs = {b"GET": self._schedule, b"PUT": self._put_schedule, b"DELETE": self._drop_schedule}
+            case [b"run"]:
+                verbs = {b"POST": self._run_schedule}
+            case _:
+                raise NotFound("There is nothing at this path.")
         name = name_from(ask.segments[2])
         options(ask.query, {})
-        verbs = {b"GET": self._schedule, b"PUT": self._put_schedule, b"DELETE": self._drop_schedule}
         verb = verbs.get(_method(ask))
         if verb is None:
             raise WrongMethod(tuple(verbs))
@@ -333,9 +339,11 @@ class Admin:
 
     @inlineCallbacks
     def _put_schedule(self, name: bytes, ask: Ask) -> Any:
-        said = asked.json_object(ask.body, ("cron", "timezone", "queue", "task", "options", "missed"))
+        fields = ("cron", "timezone", "queue", "task", "options", "missed", "paused")
+        said = asked.json_object(ask.body, fields)
         said["task"] = asked.member(ask.body, "task")
-        said["packed"] = asked.schedule_options({} if said.get("options") is None else said["options"])
+        given = {} if said.get("options") is None else said["options"]
+        said["options"], said["packed"] = asked.schedule_options(given)
         known = yield self._schedules.put(name, said)
         return json_answer(200, schedule_row(name.decode(), known))
 
@@ -343,6 +351,14 @@ class Admin:
     def _drop_schedule(self, name: bytes, ask: Ask) -> Any:
         yield self._schedules.drop(name)
         return json_answer(200, {"success": True})
+
+    @inlineCallbacks
+    def _run_schedule(self, name: bytes, ask: Ask) -> Any:
+        if asked.json_object(ask.body, None):
+            raise BadOption("A run pushes the task of the schedule; it has no body.")
+        pushed = yield self._schedules.run(name)
+        duplicate = {"duplicate": True} if pushed.duplicate else {}
+        return json_answer(200, {"success": True, "id": pushed.id, **duplicate})
 
 
 class Page:

@@ -10,6 +10,7 @@ POST              /api/queues/{q}/retry                ?state=dead id reason dry
 POST              /api/queues/{q}/move                 ?to state
 GET               /api/schedules                       all schedules
 GET|PUT|DELETE    /api/schedules/{name}                a task on a clock
+POST              /api/schedules/{name}/run            push its task now
 GET               /healthz /readyz                     the process, and Redis too
 """
 

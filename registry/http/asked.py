@@ -32,6 +32,8 @@ YEAR = 366 * 86_400
 WEEK = 7 * 86_400
 RESULT_FOR_PREFER = 60
 MOST_AT_ONCE = 1000
+# Whole numbers up to this are the same in every program that reads JSON.
+EXACT = 2**53
 
 _LEASE = re.compile(rb"[A-Za-z0-9_-]{1,160}")
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
@@ -311,21 +313,25 @@ def elements(body: bytes, name: str) -> list[bytes]:
     return [] if array is None else split_array(array)
 
 
-def schedule_options(said: Any) -> dict[str, Any]:
-    """The push options of a schedule: those of a push, as members of an object."""
+def schedule_options(said: Any) -> tuple[dict[str, str | int | float], dict[str, Any]]:
+    """The push options of a schedule, members of an object: as they are kept and shown, and as ``push.lua`` reads them."""
     if not isinstance(said, dict):
         raise BadOption("The field 'options' is an object.")
     if "at" in said:
         raise BadOption("The option 'at' makes no sense on a schedule.")
+    kept: dict[str, str | int | float] = {}
     texts = {}
     for name, value in said.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise BadOption(f"The option {name[:80]!r} is a text or a number.")
-        texts[name] = value if isinstance(value, str) else repr(value)
+        texts[name] = value.text if isinstance(value, ExactFloat) else str(value)
+        # A number that few programs can hold is kept as it was written.
+        plain = float(value) if isinstance(value, float) else value
+        kept[name] = plain if isinstance(plain, str) or abs(plain) <= EXACT else texts[name]
         try:
             f"{name}{texts[name]}".encode()
         except UnicodeEncodeError:
             raise BadOption(
                 f"The option {name[:80]!r} holds half of a character (a lone surrogate)."
             ) from None
-    return push_options(urlencode(texts).encode(), lambda _: None, b"")
+    return kept, push_options(urlencode(texts).encode(), lambda _: None, b"")

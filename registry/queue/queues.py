@@ -40,7 +40,7 @@ MAX_UNSETTLED = 100_000
 # Queues of which the time of the last poll is remembered.
 MOST_REMEMBERED = 10_000
 # A Redis that was paused must not run these, minutes later, for clients that have long given up.
-BOUNDED = frozenset({"push", "pushmany", "pop", "popmany"})
+BOUNDED = frozenset({"push", "pushmany", "pop", "popmany", "schedule"})
 # Options of a push after which its task may not be ready: delayed, there already, or pushed before.
 NOT_AT_ONCE = frozenset({"d", "at", "k", "ik"})
 

@@ -1,47 +1,60 @@
-"""Tasks on a clock. Whichever daemon sees that a tick is due pushes it; the tick's own Idempotency-Key makes it one.
+"""Tasks on a clock. Whichever daemon sees that a tick is due pushes it.
 
-The push comes first and the advance after: a crash in between repeats the push, and the key swallows the repeat.
-Keys: SPACE schedules, hash, name -> msgpack of what is known; SPACE ticks, zset, name -> next tick, ms.
+Each change of a schedule is one script call, which does nothing when somebody else has changed the schedule meanwhile: a tick is
+pushed and the schedule moves on to the next one in one step, so no tick is pushed twice, and none is left out.
+Keys: SPACE schedules, hash, name -> msgpack of what is known; SPACE ticks, zset, name -> next tick, ms (none while paused).
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
+from cronsim import CronSim
 from msgspec import msgpack
 from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 
-from registry.errors import BadOption, NotFound, RegistryError, Unavailable
+from registry.errors import BadOption, NotFound, RedisUnavailable, RegistryError, Unavailable
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
-from registry.queue.reply import after
+from registry.queue.taken import Pushed, denied
+from registry.redis.store import encode_options
 
 log = Logger()
 
-# A tick this late counts as missed, s: no daemon was there when it was due.
-LATE_SECONDS = 60
+# A tick this late counts as missed, ms: no daemon was there when it was due.
+LATE_MS = 60_000
 MISSED = ("skip", "once")
 # Missed ticks are counted up to this many.
 MOST_COUNTED = 1000
 DUE_A_PAGE, MOST_PAGES = 100, 100
+# Schedules whose next tick is compared with the clock in each chore.
+ALIGNED_A_CHORE = 200
 # The trouble of one schedule is told this often, ms.
 SAID_MS = 60_000
+# Times that a request tries to change a schedule that others change meanwhile.
+MOST_TRIES = 50
+MOST_REMEMBERED = 10_000
+# The fields that a request sets; a schedule with the same ones is the same.
+FIELDS = ("cron", "timezone", "queue", "task", "options", "packed", "missed", "paused")
 
 
-def ticks(cron: str, timezone: str, after_ms: int) -> Any:
+def ticks(cron: str, timezone: str, after_ms: int) -> Iterator[int]:
     """The times of a cron expression after a moment, as ms, without end."""
     start = datetime.fromtimestamp(after_ms / 1000, UTC).astimezone(ZoneInfo(timezone))
     for tick in CronSim(cron, start):
-        yield int(tick.timestamp() * 1000)
+        at = int(tick.timestamp() * 1000)
+        # In the hour that comes twice, a time of day is that of the first one, which may be over.
+        if at > after_ms:
+            yield at
 
 
-def check(said: dict[str, Any]) -> dict[str, Any]:
-    """A schedule as it is kept, from what a request said of it, or `BadOption` naming the field."""
+def check(said: dict[str, Any], now_ms: int) -> dict[str, Any]:
+    """The fields of a schedule from what a request said of it, or `BadOption` naming the field."""
     for name in ("cron", "queue"):
         if not isinstance(said.get(name), str):
             raise BadOption(f"The field {name!r} is missing, or is no text.")
@@ -49,20 +62,18 @@ def check(said: dict[str, Any]) -> dict[str, Any]:
         raise BadOption("The field 'task' is missing.")
     timezone = "UTC" if said.get("timezone") is None else said["timezone"]
     missed = "skip" if said.get("missed") is None else said["missed"]
+    paused = False if said.get("paused") is None else said["paused"]
     if missed not in MISSED:
         raise BadOption("The field 'missed' is skip or once.")
+    if not isinstance(paused, bool):
+        raise BadOption("The field 'paused' is true or false.")
     try:
         ZoneInfo(timezone)
     except Exception:
         raise BadOption(
             f"The field 'timezone' is a name like Europe/Vienna, not {str(timezone)[:60]!r}."
         ) from None
-    try:
-        if len(said["cron"].split()) != 5:  # CronSim takes six for seconds
-            raise ValueError
-        next(CronSim(said["cron"], datetime.now(UTC)))
-    except (CronSimError, StopIteration, ValueError):
-        raise BadOption("The field 'cron' is an expression of five fields, like */5 * * * *.") from None
+    _check_cron(said["cron"], timezone, now_ms)
     check_name(said["queue"].encode("utf-8", "surrogatepass"))
     return {
         "cron": said["cron"],
@@ -72,9 +83,31 @@ def check(said: dict[str, Any]) -> dict[str, Any]:
         "options": said.get("options") or {},
         "packed": said.get("packed") or {},
         "missed": missed,
-        "missed_count": 0,
-        "last": None,
+        "paused": paused,
     }
+
+
+def _check_cron(cron: str, timezone: str, now_ms: int) -> None:
+    fields = cron.split()
+    # CronSim takes six for seconds.
+    if len(fields) == 5 and len(cron) <= 255:
+        if _next(cron, timezone, now_ms) is not None:
+            return
+        minute, hour, day, month, weekday = fields
+        apart = (f"{minute} {hour} * {month} {weekday}", f"{minute} {hour} {day} * {weekday}")
+        if all(_next(one, timezone, now_ms) is not None for one in apart):
+            raise BadOption(
+                f"The field 'cron' never comes: no day is all that {cron!r} asks of it (as in 0 0 31 2 *, February 31)."
+            )
+    raise BadOption("The field 'cron' is an expression of five fields, like */5 * * * *.")
+
+
+def _next(cron: str, timezone: str, now_ms: int) -> int | None:
+    """The first tick after now; None for an expression that is none, or whose time does not come within fifty years."""
+    try:
+        return next(ticks(cron, timezone, now_ms), None)
+    except Exception:  # whatever stumbles over what a client sent
+        return None
 
 
 class Schedules:
@@ -86,28 +119,48 @@ class Schedules:
         self._known = self._store.space + b"schedules"
         self._ticks = self._store.space + b"ticks"
         self._said: dict[bytes, int] = {}
+        # (cron, timezone) -> the moment it was asked for, and the next tick then; name -> its (cron, timezone) when last read.
+        self._next_ticks: dict[tuple[str, str], tuple[int, int]] = {}
+        self._crons: dict[bytes, tuple[str, str]] = {}
+        self._aligned, self._aligned_at = 0, float("inf")
 
     @inlineCallbacks
     def put(self, name: bytes, said: dict[str, Any]) -> Any:
-        """Keep a schedule, replacing one of that name; its first tick is the next one from now."""
+        """Keep a schedule, replacing one of that name; what is due of that one is pushed before."""
         check_name(name)
-        known = check(said)
-        first = next(ticks(known["cron"], known["timezone"], self._store.now_ms()))
-        # A tick without a schedule goes when it is due; a schedule without a tick would never be noticed.
-        yield self._store.lookup(b"ZADD", self._ticks, first, name)
-        yield after(True, self._store.lookup(b"HSET", self._known, name, msgpack.encode(known)))
-        # Came it due in between, it was taken for one of no schedule.
-        yield after(True, self._store.lookup(b"ZADD", self._ticks, b"NX", first, name))
-        return shown(known, first)
+        given = check(said, self._store.now_ms())
+        for _ in range(MOST_TRIES):
+            now = self._store.now_ms()
+            packed, at = yield self._read(name)
+            known = {"missed_count": 0, "last": None, **(msgpack.decode(packed) if packed else {})}
+            is_due = packed != b"" and at is not None and at <= now
+            if is_due:
+                try:
+                    yield self._pass(name, packed, at, now)
+                    continue
+                except Unavailable:
+                    raise
+                except RegistryError as error:
+                    # The tick stays due, for the schedule that replaces this one.
+                    self._could_not(name, error)
+            if all(known.get(field, False) == given[field] for field in FIELDS) and (at or given["paused"]):
+                return self._shown(known, at)
+            known.update(given)
+            following = at if is_due else self._after(known, now)
+            if given["paused"]:
+                known["missed_count"] += is_due
+                following = None
+            if (yield self._change(name, given["queue"], (packed, at), (msgpack.encode(known), following))):
+                return self._shown(known, following)
+        raise RedisUnavailable("This schedule is changed by others all the time; try again in a moment.")
 
     @inlineCallbacks
     def get(self, name: bytes) -> Any:
         """One schedule, or `NotFound`."""
-        packed = yield self._store.lookup(b"HGET", self._known, name)
-        if packed is None:
+        packed, at = yield self._read(name)
+        if not packed:
             raise NotFound("There is no schedule of this name.")
-        at = yield self._store.lookup(b"ZSCORE", self._ticks, name)
-        return shown(msgpack.decode(packed), at)
+        return self._shown(msgpack.decode(packed), at)
 
     @inlineCallbacks
     def names(self, behind: bytes, most: int) -> Any:
@@ -118,16 +171,29 @@ class Schedules:
     @inlineCallbacks
     def drop(self, name: bytes) -> Any:
         """Forget a schedule; what it pushed stays."""
-        gone = yield self._store.lookup(b"HDEL", self._known, name)
-        # One that is left goes when it is due.
-        yield self._store.lookup(b"ZREM", self._ticks, name).addErrback(lambda f: f.trap(Unavailable))
-        if not gone:
+        for _ in range(MOST_TRIES):
+            packed, at = yield self._read(name)
+            if not packed:
+                raise NotFound("There is no schedule of this name.")
+            if (yield self._change(name, msgpack.decode(packed)["queue"], (packed, at), (b"", None))):
+                return
+        raise RedisUnavailable("This schedule is changed by others all the time; try again in a moment.")
+
+    @inlineCallbacks
+    def run(self, name: bytes) -> Any:
+        """Push the task of a schedule now, whatever its clock says; fires with `Pushed`."""
+        packed, _ = yield self._read(name)
+        if not packed:
             raise NotFound("There is no schedule of this name.")
+        known = msgpack.decode(packed)
+        pushed: Pushed = yield self._queues.push(known["queue"].encode(), known["task"], known["packed"])
+        return pushed
 
     @inlineCallbacks
     def tick(self) -> Any:
         """Push what is due. Every daemon may do this at the same time."""
         now = self._store.now_ms()
+        yield self._align(now)
         failed = 0
         for _ in range(MOST_PAGES):
             # Those that could not push stay due and in front, and are passed over.
@@ -136,7 +202,7 @@ class Schedules:
             )
             for name, score in zip(due[::2], due[1::2], strict=True):
                 try:
-                    yield self._tick_one(name, int(float(score)), now)
+                    yield self._push_due(name, int(float(score)), now)
                 except Exception as error:
                     failed += 1
                     self._could_not(name, error)
@@ -146,7 +212,7 @@ class Schedules:
     def _could_not(self, name: bytes, error: Exception) -> None:
         """Each schedule's trouble once a minute; it is tried again with every chore."""
         now = self._store.now_ms()
-        if now - self._said.get(name, 0) < SAID_MS:
+        if abs(now - self._said.get(name, 0)) < SAID_MS:
             return
         if len(self._said) >= MOST_COUNTED:
             self._said.clear()
@@ -157,42 +223,131 @@ class Schedules:
             log.failure("the schedule {name!r} could not push", name=name)
 
     @inlineCallbacks
-    def _tick_one(self, name: bytes, at: int, now: int) -> Any:
+    def _push_due(self, name: bytes, at: int, now: int) -> Any:
+        """Push the ticks of a schedule up to now."""
         packed = yield self._store.lookup(b"HGET", self._known, name)
         if packed is None:
-            yield self._store.lookup(b"ZREM", self._ticks, name)
+            yield self._change(name, "unknown", (b"", at), (b"", None))
+            return
+        state: Any = (packed, at)
+        while state is not None and state[1] is not None and state[1] <= now:
+            state = yield self._pass(name, state[0], state[1], now)
+
+    @inlineCallbacks
+    def _pass(self, name: bytes, packed: bytes, at: int, now: int) -> Any:
+        """Push the tick that is due at ``at``, or pass over those that were missed from there on.
+
+        Fires with what is known of the schedule then and its next tick; with None when somebody else was there before.
+        """
+        known = msgpack.decode(packed)
+        passed, tick, following = _due_from(known, at, now)
+        known["missed_count"] += passed
+        push = (b"", b"", b"")
+        if tick is not None:
+            known["last"] = tick
+            push = (self._queues.ids.task(), known["task"], encode_options(known["packed"]))
+        becomes = (msgpack.encode(known), following)
+        if not (yield self._change(name, known["queue"], (packed, at), becomes, push)):
+            return None
+        if passed:
+            log.warn("the schedule {name!r} missed {count} ticks", name=name, count=passed)
+        return becomes
+
+    @inlineCallbacks
+    def _align(self, now: int) -> Any:
+        """No next tick is later than the first one from now: a clock that was wrong, or set back, must not make a schedule wait.
+
+        A bounded number of schedules in each chore; all of them at the start, and when the clock went back.
+        """
+        first, last = self._aligned, self._aligned + ALIGNED_A_CHORE - 1
+        if now < self._aligned_at:
+            first, last = 0, -1
+        page = yield self._store.lookup(b"ZRANGE", self._ticks, first, last, b"WITHSCORES")
+        for name, score in zip(page[::2], page[1::2], strict=True):
+            yield self._align_one(name, int(float(score)), now)
+        self._aligned_at = now
+        self._aligned = last + 1 if len(page) == 2 * ALIGNED_A_CHORE else 0
+
+    @inlineCallbacks
+    def _align_one(self, name: bytes, at: int, now: int) -> Any:
+        cron = self._crons.get(name)
+        first = cron and self._upcoming(*cron, now)
+        if at <= now or (first and at <= first):
+            return
+        packed = yield self._store.lookup(b"HGET", self._known, name)
+        if packed is None:
             return
         known = msgpack.decode(packed)
-        passed = [at]
-        for following in ticks(known["cron"], known["timezone"], at):
-            if following > now or len(passed) > MOST_COUNTED:
-                break
-            passed.append(following)
-        last = passed[-1]
-        missed = [tick for tick in passed if now - tick > LATE_SECONDS * 1000]
-        push = [tick for tick in passed if tick not in missed]
-        if missed and not push and known["missed"] == "once":
-            push = [missed.pop()]
-        for tick in push:
-            options = {**known["packed"], "ik": f"{name.decode()}@{tick}", "ih": "tick"}
-            yield self._queues.push(known["queue"].encode(), known["task"], options)
-        if missed:
-            log.warn("the schedule {name!r} missed {count} ticks", name=name, count=len(missed))
-        known["missed_count"] += len(missed)
-        known["last"] = push[-1] if push else known["last"]
-        following = next(
-            ticks(known["cron"], known["timezone"], max(last, now if len(passed) > MOST_COUNTED else last))
-        )
-        # Changed by a request or advanced by another daemon meanwhile: that stands, with its own next tick.
-        current = yield self._store.lookup(b"HGET", self._known, name)
-        if current == packed:
-            yield self._store.lookup(b"ZADD", self._ticks, following, name)
-            yield self._store.lookup(b"HSET", self._known, name, msgpack.encode(known))
+        if len(self._crons) >= MOST_REMEMBERED:
+            self._crons.clear()
+        self._crons[name] = known["cron"], known["timezone"]
+        first = self._after(known, now)
+        if first is not None and at > first:
+            log.warn("the schedule {name!r} waited for a tick too late: the clock was set back", name=name)
+            yield self._change(name, known["queue"], (packed, at), (packed, first))
+
+    def _after(self, known: dict[str, Any], now: int) -> int | None:
+        return self._upcoming(known["cron"], known["timezone"], now)
+
+    def _upcoming(self, cron: str, timezone: str, now: int) -> int | None:
+        """The first tick after now; None when none comes within fifty years."""
+        found = self._next_ticks.get((cron, timezone))
+        if found is not None and found[0] <= now < found[1]:
+            return found[1]
+        first = _next(cron, timezone, now)
+        if first is not None:
+            if len(self._next_ticks) >= MOST_REMEMBERED:
+                self._next_ticks.clear()
+            self._next_ticks[cron, timezone] = now, first
+        return first
+
+    @inlineCallbacks
+    def _read(self, name: bytes) -> Any:
+        """What is known of a schedule, empty for nothing, and its next tick."""
+        packed, at = yield self._store.lookups((b"HGET", self._known, name), (b"ZSCORE", self._ticks, name))
+        return packed or b"", None if at is None else int(float(at))
+
+    @inlineCallbacks
+    def _change(
+        self,
+        name: bytes,
+        queue: str,
+        was: tuple[bytes, int | None],
+        becomes: tuple[bytes, int | None],
+        push: tuple[bytes, bytes, bytes] = (b"", b"", b""),
+    ) -> Any:
+        """In one step; fires with whether the schedule was as we knew it."""
+        entry = self._store.schedule(name, queue.encode(), was, becomes, push)
+        reply = yield self._queues.ask("schedule", entry)
+        if reply[0] not in (0, 1):
+            raise denied(reply)
+        return reply[0] == 0
+
+    def _shown(self, known: dict[str, Any], at: int | None) -> dict[str, Any]:
+        """A schedule as others see it; times in ms, ``task`` as its bytes."""
+        row = {field: known.get(field, False) for field in FIELDS if field != "packed"}
+        now = self._store.now_ms()
+        if at is not None and at > now:
+            # Until `_align` has come by.
+            at = min(at, self._after(known, now) or at)
+        row.update(next_ms=at, last_ms=known["last"], missed_count=known["missed_count"])
+        return row
 
 
-def shown(known: dict[str, Any], next_ms: Any) -> dict[str, Any]:
-    """A schedule as others see it; times in ms, ``task`` as its bytes."""
-    row = {key: known[key] for key in ("cron", "timezone", "queue", "task", "options", "missed")}
-    row.update(next_ms=None if next_ms is None else int(float(next_ms)), last_ms=known["last"])
-    row["missed_count"] = known["missed_count"]
-    return row
+def _due_from(known: dict[str, Any], at: int, now: int) -> tuple[int, int | None, int | None]:
+    """Of the ticks from ``at`` on: how many were missed, which one is to be pushed, and the first one behind these."""
+    if known["last"] is not None and at <= known["last"] <= now:
+        # Pushed already, before a clock that had run ahead came back. One that was set back behind it pushes it again.
+        return 0, None, _next(known["cron"], known["timezone"], known["last"])
+    later = ticks(known["cron"], known["timezone"], at)
+    if now - at <= LATE_MS:
+        return 0, at, next(later, None)
+    missed, last = 1, at
+    for tick in later:
+        if now - tick <= LATE_MS or missed > MOST_COUNTED:
+            break
+        missed, last = missed + 1, tick
+    following = _next(known["cron"], known["timezone"], max(last, now - LATE_MS - 1))
+    if known["missed"] == "once" and (following is None or following > now):
+        return missed - 1, last, following
+    return missed, None, following

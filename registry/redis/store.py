@@ -139,6 +139,19 @@ class Store:
         packed = msgpack.encode({**options, "q": [(self.prefix + name).decode() for name in names]})
         return Entry(bulk(self.prefix + names[0]), bulk(nonce) + bulk(b"%d" % lease_ms) + bulk(packed))
 
+    def schedule(
+        self,
+        name: bytes,
+        queue: bytes,
+        was: tuple[bytes, int | None],
+        becomes: tuple[bytes, int | None],
+        push: tuple[bytes, bytes, bytes] = (b"", b"", b""),
+    ) -> Entry:
+        """What was known of a schedule and its next tick, what they become, and the id, payload and options of a task to push."""
+        times = [b"" if at is None else b"%d" % at for at in (was[1], becomes[1])]
+        args = (name, was[0], times[0], becomes[0], times[1], *push)
+        return Entry(self._bulk_key(queue), b"".join(map(bulk, args)))
+
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
         """Confirm, put back, and every other verb whose first argument is a lease or a task's id."""
         args = b"$%d\r\n%b\r\n" % (len(lease), lease)
@@ -375,6 +388,7 @@ VERBS = {
     "purge": 1,
     "move": 4,
     "delete": 2,
+    "schedule": 8,
     "counts": 0,
     "fields": 0,
     "position": 0,

@@ -7,38 +7,6 @@
 --   {12, ttl ms, delay ms} it would expire before it is due.
 if too_late() then return {'LATE', now} end
 
-local function with_options(list, g, id, payload, o, rules)
-  local memory = o.ik and g .. 'i:push:' .. o.ik
-  local first = memory and remembered_as(memory, o.ih)
-  if first then
-    local id = string.match(first, '^(.*)%+$')
-    return id and {0, id, 3} or {0, first, 2}
-  end
-  if first == false then return {5} end
-  if not is_list(list) then return {6, 'WRONGTYPE'} end
-  if rules.ttl and not o.x then o.x = in_ms(rules.ttl) end
-  local refused = expires_first(o)
-  if refused then return refused end
-  if o.k then
-    local other = call('HGET', g .. 'k', o.k)
-    local m = other and known(g, other)
-    if m and not (m.x and m.x <= now and (m.s == 'r' or m.s == 'd')) then
-      if o.w and not (m.w and (m.r or 0) >= (o.r or 0)) then
-        m.w, m.r = true, math.max(m.r or 0, o.r or 0)
-        keep(g, other, m)
-      end
-      -- A full Redis need not refuse what it has already.
-      if memory then redis.pcall('SET', memory, other .. '+ ' .. o.ih, 'PX', DAY) end
-      return {0, other, 1}
-    end
-  end
-  -- What was answered before is answered again in a full queue too.
-  if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
-  enter(list, g, id, payload, o, memory and true)
-  if memory then call('SET', memory, id .. ' ' .. o.ih, 'PX', DAY) end
-  return {0}
-end
-
 local replies, rules_of, plain, STORED, NO_RULES = {}, {}, {}, {0}, {}
 local count = {}
 for _, list in ipairs(KEYS) do count[list] = (count[list] or 0) + 1 end
@@ -87,7 +55,7 @@ local function push(i, list, id, payload, options)
   local rules = rules_of[list]
   if options ~= '' or rules.ttl then
     enter_plain(list)
-    return with_options(list, g, id, payload, options ~= '' and cmsgpack.unpack(options) or {}, rules)
+    return push_one(list, g, id, payload, options ~= '' and cmsgpack.unpack(options) or {}, rules)
   end
   if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
   if count[list] == 1 then

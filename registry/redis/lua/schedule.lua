@@ -1,0 +1,50 @@
+-- uses: base, life, enter
+-- Schedule: what is known of a schedule changes, and a tick of it is pushed, in one step, unless somebody changed it meanwhile.
+-- KEYS: the list that a tick is pushed to, of each entry.
+-- ARGV per entry: the schedule's name, what is known of it ('' for nothing), its next tick (ms, '' for none), what shall be known of
+--   it ('' for nothing), its next tick then; and the id ('' to push nothing), payload and options (as for push) of a task.
+-- Reply per entry: {0} changed, pushed · {0, id, 1} changed, that key's task is there already · {1} somebody changed it meanwhile ·
+--   {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length ·
+--   {12, ttl ms, delay ms} it would expire before it is due: nothing changed.
+if too_late() then return {'LATE', now} end
+local SCHEDULES, TICKS = SPACE .. 'schedules', SPACE .. 'ticks'
+
+local function push_tick(list, id, payload, packed)
+  local g = '{' .. list .. '}'
+  local rules = policy_of(g)
+  if packed ~= '' or rules.ttl then
+    return push_one(list, g, id, payload, packed ~= '' and cmsgpack.unpack(packed) or {}, rules)
+  end
+  if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
+  call('LPUSH', list, '\1' .. id)
+  call('HSET', g .. 't', id, payload)
+  due(list, FAR)
+  wake(list)
+  return {0}
+end
+
+local function change(list, name, was, at, becomes, following, id, payload, options)
+  if (call('HGET', SCHEDULES, name) or '') ~= was then return {1} end
+  if tonumber(call('ZSCORE', TICKS, name) or '') ~= tonumber(at) then return {1} end
+  local reply = {0}
+  if id ~= '' then
+    reply = push_tick(list, id, payload, options)
+    if reply[1] ~= 0 then return reply end
+  elseif #becomes <= #was + 64 then
+    may_grow()
+  end
+  if becomes == '' then
+    call('HDEL', SCHEDULES, name)
+  elseif becomes ~= was then
+    call('HSET', SCHEDULES, name, becomes)
+  end
+  if following == '' then call('ZREM', TICKS, name) else call('ZADD', TICKS, following, name) end
+  return reply
+end
+
+local replies = {}
+for i = 1, #KEYS do
+  local ok, reply = pcall(change, KEYS[i], unpack(ARGV, i * 8 - 4, i * 8 + 3))
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)
