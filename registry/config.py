@@ -119,6 +119,12 @@ class Config:
         "The longest wait in seconds that a request may ask for; never less than QUEUE_TIMEOUT.",
         "Below the minute after which proxies usually cut a silent connection.",
     )
+    redis_wait: float = setting(
+        5.0,
+        values.seconds(0, 60),
+        "Seconds that a push, an ack and whatever else changes something is held while Redis is away; then it is 503.",
+        "Clients of 2018 do not try again: with this a Redis that restarts costs them nothing. 0 holds nothing.",
+    )
     pool_max: int = setting(
         10,
         values.whole(1, 1000),

@@ -60,8 +60,7 @@ log = Logger()
 
 # Requests under way get this long to finish when the daemon stops, s.
 DRAIN_SECONDS = 15.0
-# The first requests wait this long for Redis; then they are answered that there is none, within the two seconds that are
-# promised for that, s.
+# The first requests wait this long for Redis, s; then they are answered as while Redis is away.
 REDIS_SECONDS = 1.0
 # /readyz waits this long for Redis, s.
 READY_SECONDS = 2.5
@@ -137,7 +136,7 @@ class Daemon(StopsOnce):
         self._link = Link(reactor, address, name="scripts", on_ready=self._redis_greets)
         self._pool = Pool(lambda: Link(reactor, address, name="look-ups"), max(1, config.pool_max - 2))
         self._store = Store(self._link, self._pool, config.key_prefix)
-        self.queues = Queues(self._store, reactor.callLater, _is_json)
+        self.queues = Queues(self._store, reactor.callLater, _is_json, redis_wait=config.redis_wait)
         self._endings = Endings(reactor.callLater)
         space = self._store.space
         self._channels = {
@@ -309,6 +308,7 @@ class Daemon(StopsOnce):
         yield DeferredList([d for d in (port.stopListening() for port in self._ports) if d is not None])
         if self._built:
             self.door.drain()
+            self.queues.batching.stop_holding()
             self.queues.end_polls()
             self._endings.end_all()
             self.site.drain()

@@ -173,16 +173,25 @@ class RedisServer:
 
     def command(self, *words: str | bytes | int, seconds: float = 10.0) -> Any:
         """One command over its own connection; replies are bytes, errors raise ``hiredis.ReplyError``."""
+        with self.connection(seconds) as command:
+            return command(*words)
+
+    @contextlib.contextmanager
+    def connection(self, seconds: float = 10.0) -> Iterator[Callable[..., Any]]:
+        """A connection for several commands, as `command`."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(seconds)
             connection.connect(self.path)
             reader = hiredis.Reader()
+
+            def command(*words: str | bytes | int) -> Any:
+                # hiredis' own stub types the tuple as one word long.
+                connection.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]
+                return self._reply(connection, reader)
+
             if self.password:
-                connection.sendall(hiredis.pack_command(("AUTH", self.password)))  # type: ignore[arg-type]
-                self._reply(connection, reader)
-            # hiredis' own stub types the tuple as one word long.
-            connection.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]
-            return self._reply(connection, reader)
+                command("AUTH", self.password)
+            yield command
 
     @staticmethod
     def _reply(connection: socket.socket, reader: hiredis.Reader) -> Any:

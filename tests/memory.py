@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from registry.errors import RedisUnavailable
 from registry.queue.queues import HANDOVER_MS, Queues
 from registry.redis.store import Entry
 
@@ -32,6 +33,9 @@ class Memory:
         self._sent: deque[tuple[str, Sequence[Any], Deferred[Any]]] = deque()
         self._done: deque[tuple[Any, Deferred[Any]]] = deque()
         self._raw = itertools.count()
+
+    def away(self) -> RedisUnavailable | None:
+        return None if self.ready else RedisUnavailable("gone")
 
     def now_ms(self) -> int:
         return 1_700_000_000_000

@@ -10,16 +10,22 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from registry.errors import Overloaded, RedisUnavailable
-from registry.queue.batching import MAX_BYTES, MAX_ENTRIES, MAX_WAITING_BYTES, Batching
+from registry.queue.batching import HELD_BYTES, MAX_BYTES, MAX_ENTRIES, MAX_WAITING_BYTES, Batching
 
 
 class Entry:
     """A request of ``size`` bytes, which is never looked into."""
 
+    until: float
+
     def __init__(self, name: str, size: int = 10) -> None:
         self.name = name
         self.size = size
         self.reply: Deferred[Any] = Deferred()
+
+
+HOLD = 5.0
+GONE = RedisUnavailable("gone")
 
 
 class Wire:
@@ -28,13 +34,16 @@ class Wire:
     def __init__(self) -> None:
         self.clock = Clock()
         self.down = False
+        self.away: RedisUnavailable | None = None
         self.sent: list[tuple[str, list[str]]] = []
         self.open: list[tuple[Sequence[Entry], Deferred[list[Any]]]] = []
-        self.batching = Batching(self._send, self.clock.callLater)
+        self.batching = Batching(
+            self._send, self.clock.callLater, lambda: self.away, HOLD, self.clock.seconds
+        )
 
     def _send(self, verb: str, entries: Sequence[Any]) -> Deferred[list[Any]]:
         self.sent.append((verb, [e.name for e in entries]))
-        if self.down:
+        if self.down or self.away:
             return fail(RedisUnavailable("no connection"))
         answer: Deferred[list[Any]] = Deferred()
         self.open.append((entries, answer))
@@ -258,3 +267,151 @@ def test_a_call_that_is_answered_wrongly_fails_each_of_its_requests(wire: Wire) 
     wire.open.pop()[1].callback([1])
     assert [entry.reply.failures for entry in entries] == [[RedisUnavailable]] * 3  # type: ignore[attr-defined]
     assert wire.idle()
+
+
+# While Redis is away
+
+
+def watched(replies: list[Deferred[Any]]) -> list[list[Any]]:
+    """For each of these a list that holds what it was told, once it was."""
+    fates: list[list[Any]] = [[] for _ in replies]
+    for reply, fate in zip(replies, fates, strict=True):
+        reply.addBoth(fate.append)
+    return fates
+
+
+def errors(fates: list[list[Any]]) -> list[Any]:
+    return [fate[0].value for fate in fates if fate]
+
+
+def names(wire: Wire) -> list[tuple[str, list[str]]]:
+    sent, wire.sent = wire.sent, []
+    return sent
+
+
+def back(wire: Wire) -> None:
+    wire.away = None
+    wire.batching.flush()
+
+
+def test_what_changes_something_is_held_and_goes_in_its_order_when_redis_is_back(wire: Wire) -> None:
+    wire.away = GONE
+    replies = []
+    for at in range(3):
+        replies += wire.add("push", Entry(f"p{at}"))
+        replies += wire.add("ack", Entry(f"a{at}"))
+        wire.turn()
+    fates = watched(replies)
+    assert not wire.sent and not any(fates)
+    late = watched(wire.add("push", Entry("late")))
+    back(wire)
+    assert names(wire) == [("push", ["p0", "p1", "p2", "late"]), ("ack", ["a0", "a1", "a2"])]
+    wire.answer()
+    wire.answer()
+    assert fates == [["p0"], ["a0"], ["p1"], ["a1"], ["p2"], ["a2"]] and late == [["late"]]
+    wire.turn()
+    assert wire.idle() and wire.clock.getDelayedCalls() == []
+
+
+def test_whoever_came_first_to_a_redis_that_is_back_goes_behind_what_was_held(wire: Wire) -> None:
+    wire.away = GONE
+    wire.add("push", Entry("held"))
+    wire.turn()
+    wire.away = None
+    wire.add("pop", Entry("pop"))
+    wire.add("push", Entry("new"))
+    wire.turn()
+    assert names(wire) == [("push", ["held", "new"]), ("pop", ["pop"])]
+
+
+def test_each_held_request_has_its_own_time_and_is_then_not_applied(wire: Wire) -> None:
+    wire.away = GONE
+    first = watched(wire.add("push", Entry("first")))
+    wire.turn()
+    wire.clock.advance(HOLD - 1)
+    second = watched(wire.add("push", Entry("second")))
+    wire.turn()
+    wire.clock.advance(1)
+    assert errors(first) == [GONE] and GONE.outcome == "not_applied" and second == [[]]
+    wire.clock.advance(HOLD - 1)
+    assert errors(second) == [GONE]
+    assert not wire.sent and wire.idle() and wire.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("verb", ["pop", "popmany", "confirm", "putback", "bury", "counts", "watch"])
+def test_what_others_keep_and_looks_are_not_held(wire: Wire, verb: str) -> None:
+    wire.away = GONE
+    replies = wire.add(verb, Entry("a"))
+    wire.turn()
+    assert results(replies)[0].check(RedisUnavailable)
+    assert wire.idle() and wire.clock.getDelayedCalls() == []
+
+
+def test_what_was_sent_and_not_answered_is_unknown_and_never_sent_again(wire: Wire) -> None:
+    replies = wire.add("push", Entry("a"))
+    wire.turn()
+    wire.away = GONE
+    wire.open.pop()[1].errback(RedisUnavailable("lost", outcome="unknown"))
+    assert results(replies)[0].value.outcome == "unknown"
+    back(wire)
+    assert names(wire) == [("push", ["a"])]
+
+
+def test_what_a_redis_that_goes_away_refused_is_sent_again_in_front_of_the_rest(wire: Wire) -> None:
+    replies: list[Any] = []
+    for name in "abcd":
+        replies += wire.add("push", Entry(name))
+        wire.turn()
+    assert names(wire) == [("push", ["a"]), ("push", ["b"])]
+    wire.away = GONE
+    wire.open.pop(0)[1].errback(RedisUnavailable("LOADING"))
+    replies += wire.add("push", Entry("e"))
+    wire.open.pop(0)[1].errback(RedisUnavailable("LOADING"))
+    wire.turn()
+    assert not any(watched(replies))
+    back(wire)
+    assert names(wire) == [("push", ["a", "b", "c", "d", "e"])]
+
+
+def test_a_redis_that_stays_and_refuses_is_told_at_once(wire: Wire) -> None:
+    replies = wire.add("push", Entry("a"))
+    wire.turn()
+    wire.open.pop()[1].errback(RedisUnavailable("NOREPLICAS"))
+    assert results(replies)[0].value.outcome == "not_applied"
+    assert wire.idle()
+
+
+def test_what_is_held_is_bounded_in_bytes_and_the_last_are_refused(wire: Wire) -> None:
+    wire.away = GONE
+    large = MAX_WAITING_BYTES // 4
+    first = watched(wire.add("push", *several(3, large)))
+    wire.turn()
+    assert not any(first)
+    last = watched(wire.add("ack", *several(2, large, "over")))
+    wire.turn()
+    assert [error.__class__ for error in errors(last)] == [Overloaded] * 2
+    assert errors(last)[0].outcome == "not_applied"
+    back(wire)
+    for _ in range(3):
+        wire.answer()
+    assert first == [["e0"], ["e1"], ["e2"]] and wire.idle()
+
+
+def test_small_ones_count_for_what_they_cost(wire: Wire) -> None:
+    wire.away = GONE
+    fits = MAX_WAITING_BYTES // (HELD_BYTES + 1)
+    fates = watched(wire.add("push", *several(fits + 100, 1)))
+    wire.turn()
+    assert not any(fates[:fits])
+    assert [error.__class__ for error in errors(fates[fits:])] == [Overloaded] * 100
+
+
+def test_a_daemon_that_stops_holds_nothing(wire: Wire) -> None:
+    wire.away = GONE
+    before = wire.add("push", Entry("before"))
+    wire.turn()
+    wire.batching.stop_holding()
+    after = wire.add("ack", Entry("after"))
+    wire.turn()
+    assert [got.type for got in results(before + after)] == [RedisUnavailable] * 2
+    assert wire.idle() and wire.clock.getDelayedCalls() == []

@@ -67,7 +67,7 @@ def nothing_is_left(redis: RedisServer) -> None:
 @pytest.fixture
 def served(daemon: StartDaemon, redis_server: RedisServer) -> Daemon:
     """A daemon on ``redis_server``."""
-    return daemon(redis=redis_server).redis_ready()
+    return daemon(redis=redis_server, env={"REDIS_WAIT": "0.5"}).redis_ready()
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_redis_may_end_and_come_back_while_polls_are_parked(
 ) -> None:
     polls = parked(served, 5, wait=50)
     redis_server.kill()
-    for asked in (push(served, 0), pop(served, "other").answer(5)):
+    for asked in (push(served, 0), pop(served, "other", wait=1).answer(5)):
         assert asked.status == 503
         assert asked.json["code"] == "redis_unavailable"
         assert asked.json["outcome"] == "not_applied"
@@ -222,7 +222,7 @@ def test_a_stopped_redis_is_503_and_carries_nothing_out_later(
     [poll] = parked(served, 1, "parked")
     redis_server.pause()
     asked = [Asked(served, "PUT", "/api/pushTask/q", b"%d" % at) for at in range(5)]
-    asked.append(pop(served, "empty"))
+    asked.append(pop(served, "empty", wait=2))
     outcomes = []
     for request in asked:
         answer = request.answer(6)  # a call to Redis has 3 s

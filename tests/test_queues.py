@@ -8,7 +8,7 @@ import pytest
 
 from registry.errors import BadName, RedisFull, RedisUnavailable, ShuttingDown
 from registry.queue.batching import MAX_WAITING_BYTES
-from registry.queue.queues import CONFIRM_SECONDS
+from registry.queue.handover import CONFIRM_SECONDS
 from tests.conftest import LoggedErrors
 from tests.memory import World
 
@@ -24,7 +24,7 @@ def test_a_confirm_is_gathered_and_out_within_a_tenth_of_a_second(world: World) 
     polls = [world.pop() for _ in range(3)]
     world.turn()
     for poll in polls:
-        world.queues.confirm(poll.taken)
+        world.queues.handover.confirm(poll.taken)
     assert not world.settled()
     assert len(world.store.held) == 3
     assert CONFIRM_SECONDS < 0.1
@@ -52,24 +52,78 @@ def test_an_element_that_is_not_json_is_made_dead_and_the_next_one_served(
     assert world.nothing_left()
 
 
-def test_without_redis_a_new_pop_is_refused_and_a_parked_one_stays(world: World) -> None:
-    [first, second] = world.parked(2)
-    world.store.error = RedisUnavailable("gone", outcome="unknown")
+def gone(world: World, outcome: str = "not_applied") -> None:
+    world.store.error = RedisUnavailable("gone", outcome=outcome)
     world.store.ready = False
-    refused = world.pop()
+
+
+def back(world: World) -> None:
+    world.store.error = None
+    world.store.ready = True
+    world.queues.redis_is_back()
     world.turn()
-    assert isinstance(refused.got, RedisUnavailable)
+
+
+def test_without_redis_new_pops_are_parked_behind_those_that_are(world: World) -> None:
+    polls = world.parked(2)
+    gone(world, "unknown")
+    polls.append(world.pop())
+    elsewhere = world.pop(b"other")
+    world.turn()
     for _ in range(2):
         world.queues.wake_all()
         world.turn()
-    assert (first.got, second.got) == (..., ...)
-    world.store.error = None
-    world.store.ready = True
-    world.store.put(b"q", b"1")
-    world.store.put(b"q", b"2")
-    world.queues.redis_is_back()
+    assert all(poll.waits for poll in [*polls, elsewhere])
+    for at in range(3):
+        world.store.put(b"q", b"%d" % at)
+    world.store.put(b"other", b"3")
+    back(world)
+    assert [poll.got for poll in [*polls, elsewhere]] == [b"0", b"1", b"2", b"3"]
+
+
+def test_without_redis_a_pop_that_does_not_wait_is_told_at_once(world: World) -> None:
+    gone(world)
+    poll = world.pop(wait=0)
     world.turn()
-    assert (first.got, second.got) == (b"1", b"2")
+    assert isinstance(poll.got, RedisUnavailable)
+    assert world.nothing_left()
+
+
+@pytest.mark.parametrize("outcome", ["not_applied", "unknown"])
+def test_a_pop_that_outlives_its_wait_without_redis_is_told_so(world: World, outcome: str) -> None:
+    [parked] = world.parked(1)
+    gone(world, outcome)
+    poll = world.pop()
+    world.turn(9.9)
+    assert parked.waits and poll.waits
+    gone(world)
+    world.queues.wake_all()
+    world.turn(0.2)
+    # It did not ask, and there may be something; the other may have been given something.
+    assert isinstance(parked.got, RedisUnavailable) and isinstance(poll.got, RedisUnavailable)
+    assert (parked.got.outcome, poll.got.outcome) == ("not_applied", outcome)
+    assert world.nothing_left()
+
+
+def test_a_pop_whose_question_failed_is_told_nothing_when_redis_was_back_before_its_end(world: World) -> None:
+    gone(world)
+    polls = [world.pop() for _ in range(3)]
+    world.turn(5)
+    back(world)
+    assert all(poll.waits for poll in polls)
+    world.turn(6)
+    assert [poll.got for poll in polls] == [None] * 3
+    assert world.nothing_left()
+
+
+def test_a_pop_whose_questions_a_present_redis_refuses_waits_too(world: World) -> None:
+    world.store.error = RedisUnavailable("Redis refused the request: NOREPLICAS")
+    poll = world.pop()
+    world.turn(5)
+    assert poll.waits and world.pops() == 1
+    world.turn(6)
+    assert isinstance(poll.got, RedisUnavailable)
+    assert world.nothing_left()
 
 
 def test_one_that_parked_without_asking_stays_when_its_first_question_finds_no_redis(world: World) -> None:
@@ -88,16 +142,6 @@ def test_one_that_parked_without_asking_stays_when_its_first_question_finds_no_r
     assert second.got == b"1"
 
 
-def test_a_parked_poller_answers_nothing_when_its_time_is_up_without_redis(world: World) -> None:
-    [poll] = world.parked(1)
-    world.store.error = RedisUnavailable("gone")
-    world.queues.wake(b"q")
-    world.turn()
-    world.turn(11)
-    assert poll.got is None
-    assert world.nothing_left()
-
-
 @pytest.mark.parametrize("verb", ["confirm", "putback"])
 def test_what_found_no_redis_is_sent_again_when_it_is_back(world: World, verb: str) -> None:
     world.push(b"1")
@@ -105,9 +149,9 @@ def test_what_found_no_redis_is_sent_again_when_it_is_back(world: World, verb: s
     world.turn()
     world.store.error = RedisUnavailable("gone", outcome="unknown")
     if verb == "confirm":
-        world.queues.confirm(poll.taken)
+        world.queues.handover.confirm(poll.taken)
     else:
-        world.queues.put_back(poll.taken)
+        world.queues.handover.put_back(poll.taken)
     world.turn(1)
     world.store.error = None
     assert len(world.store.held) == 1
@@ -182,10 +226,10 @@ def test_what_meets_an_overloaded_daemon_is_settled_later(world: World, verb: st
     poll = world.pop()
     world.turn()
     world.queues.batching._bytes += MAX_WAITING_BYTES + 1
-    getattr(world.queues, verb)(poll.taken)
+    getattr(world.queues.handover, verb)(poll.taken)
     world.turn(CONFIRM_SECONDS)
     assert world.store.held
     world.queues.batching._bytes -= MAX_WAITING_BYTES + 1
-    assert world.queues.settle_again()
+    assert world.queues.handover.settle_again()
     world.turn()
     assert world.store.held == {}

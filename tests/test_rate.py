@@ -174,7 +174,7 @@ def test_a_parked_poller_looks_when_the_rate_lets_it(world: World) -> None:
     # The first that is served wakes the next, and so on.
     assert [poll.got for poll in polls] == [b"1", b"2", b"3"]
     for poll in polls:
-        world.queues.confirm(poll.taken)
+        world.queues.handover.confirm(poll.taken)
     world.turn(1)
     assert world.nothing_left()
 

@@ -110,8 +110,12 @@ class Verbs:
         told = None
         try:
             # Asked for only now, so that an end before this line is seen here, and one after it by the line above.
-            view = yield self._looking.task(name, pushed.id)
-            if view.state not in ("done", "dead"):
+            try:
+                view = yield self._looking.task(name, pushed.id)
+            except Unavailable:
+                # The task is stored; whoever waits is told of its end all the same once Redis is back.
+                view = None
+            if view is None or view.state not in ("done", "dead"):
                 told = yield ended
                 # It may have moved meanwhile.
                 name = told.queue
@@ -122,7 +126,7 @@ class Verbs:
                 return json_answer(200, {**answer, "state": "dead", "reason": "purged"}, headers)
             view = None
         except Unavailable:
-            # Stored it is; how it goes on nobody can say now.
+            # The task is stored; its later state is unknown.
             view = None
         finally:
             ended.addErrback(lambda _: None)
@@ -190,7 +194,9 @@ class Verbs:
         def both(results: list[tuple[bool, Any]]) -> Any:
             (pop_ok, answer), (ack_ok, status) = results
             if not pop_ok:
-                if answer.check(CancelledError) or not ack_ok:
+                if not ack_ok:
+                    return status
+                if answer.check(CancelledError):
                     return answer
                 # Refused, but the ack was not.
                 answer = failure_answer(answer)
@@ -201,7 +207,12 @@ class Verbs:
             headers = (*answer.headers, (b"Registry-Ack", status.encode()))
             return Answer(answer.status, answer.body, headers, answer.taken)
 
-        asks: list[Deferred[Any]] = [popped, acked]
+        def not_acked(failure: Failure) -> Failure:
+            # What the poll would be told is of no use any more, and this may be tried again.
+            popped.cancel()
+            return failure
+
+        asks: list[Deferred[Any]] = [popped, acked.addErrback(not_acked)]
         return DeferredList(asks, consumeErrors=True).addCallback(both)
 
     def pop_many(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
@@ -312,13 +323,13 @@ class Verbs:
         """The answer has left for the kernel: what it handed over without lease is done."""
         for taken in answer.taken:
             if not taken.leased:
-                self._queues.confirm(taken)
+                self._queues.handover.confirm(taken)
 
     def lost(self, answer: Answer) -> None:
         """The answer did not get out: what it handed over goes back."""
         # In the order they were taken, which the script keeps for those of one moment.
         for taken in answer.taken:
-            self._queues.put_back(taken)
+            self._queues.handover.put_back(taken)
 
 
 def _location(name: bytes, task_id: bytes) -> tuple[bytes, bytes]:

@@ -2,10 +2,14 @@
 
 A lone request goes at the end of its own turn. At most two calls are under way; what comes meanwhile gathers behind
 them, so the groups grow with the load by themselves. An fsync per call is then an fsync for many requests.
+
+While Redis is away, what would be sent is held, in its order, for a bounded time and within a bound in bytes: producers
+that know no "try again" lose nothing to a Redis that restarts. Nothing is held that was sent and not answered.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -14,7 +18,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from registry.errors import Overloaded, RedisUnavailable
+from registry.errors import Overloaded, RedisUnavailable, Unavailable
 
 log = Logger()
 
@@ -24,13 +28,21 @@ MOST_ENTRIES = {"putback": 2048}
 MAX_BYTES = 1 << 20
 MAX_IN_FLIGHT = 2
 MAX_WAITING_BYTES = 64 << 20
+# Not held while Redis is away: pollers park, the queues keep what settles a hand-over, and a look is told at once.
+NOT_HELD = frozenset({"pop", "popmany", "confirm", "putback", "bury", "watch", "counts"})
+# What a held request costs beside its own bytes.
+HELD_BYTES = 1024
 
 
 class Entry(Protocol):
-    """What a call carries of one request: its size in bytes, and what has ``callback`` and ``errback`` for its own reply."""
+    """What a call carries of one request: its size in bytes, and what has ``callback`` and ``errback`` for its own reply.
+
+    ``until``: the end of its time, once it is held; not there before.
+    """
 
     size: int
     reply: Any
+    until: float
 
 
 Send = Callable[[str, Sequence[Any]], "Deferred[list[Any]]"]
@@ -40,12 +52,26 @@ Later = Callable[..., Any]
 class Batching:
     """Gathers entries by verb and sends them in groups.
 
-    ``send(verb, entries)`` carries one group; ``later(0, f)`` runs ``f`` at the end of this reactor turn.
+    ``send(verb, entries)`` carries one group; ``later(0, f)`` runs ``f`` at the end of this reactor turn. ``away()`` is why
+    nothing can be sent now, or None; what may be held is then kept for ``hold_seconds``, or until `flush` is called.
     """
 
-    def __init__(self, send: Send, later: Later) -> None:
+    def __init__(
+        self,
+        send: Send,
+        later: Later,
+        away: Callable[[], Unavailable | None] = lambda: None,
+        hold_seconds: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._send = send
         self._later = later
+        self._away = away
+        self._hold_seconds = hold_seconds
+        self._now = now
+        self._held: list[str] = []  # the verbs of which entries are held, which are in no turn meanwhile
+        self._refused: dict[str, int] = {}  # of these so many, at the front, were sent and refused
+        self._expiry: Any = None
         self._waiting: dict[str, deque[Any]] = {}
         self._turns: deque[str] = deque()
         self._in_flight = 0
@@ -82,14 +108,19 @@ class Batching:
 
     def _turn_over(self) -> None:
         self._scheduled = False
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what waits, as far as it may go. To be called when Redis is back."""
         # A call that fails at once comes back here, for every group that waits: the loop goes on by itself.
         if self._flushing:
             return
         self._flushing = True
         try:
+            if self._away() is not None:
+                self._hold()
+            elif self._held:
+                self._release()
             self._send_groups()
         finally:
             self._flushing = False
@@ -115,13 +146,13 @@ class Batching:
                 sent = self._send(verb, group)
             except Exception:  # it must not count as under way for ever
                 sent = fail()
-            sent.addCallbacks(self._answered, self._failed, callbackArgs=(group,), errbackArgs=(group,))
+            sent.addCallbacks(self._answered, self._failed, callbackArgs=(group,), errbackArgs=(group, verb))
 
     def _answered(self, replies: list[Any], group: list[Any]) -> None:
         self._in_flight -= 1
         # The next group goes out before this one's answers are written: Redis need not wait for us.
         if self._turns and not self._scheduled:
-            self._flush()
+            self.flush()
         if len(replies) != len(group):
             self._tell_all(group, RedisUnavailable("Redis answered in an unexpected way.", outcome="unknown"))
             return
@@ -134,15 +165,122 @@ class Batching:
                     log.failure("a reply could not be taken")
             # Pollers that were woken ask now, while the answers are written, and not in the next turn.
             if self._turns:
-                self._flush()
+                self.flush()
         finally:
             self.on_group(False)
 
-    def _failed(self, failure: Failure, group: list[Any]) -> None:
+    def _failed(self, failure: Failure, group: list[Any], verb: str) -> None:
         self._in_flight -= 1
-        self._tell_all(group, failure.value)
+        if not self._refused_for_a_while(failure.value, group, verb):
+            self._tell_all(group, failure.value)
         if self._turns and not self._scheduled:
-            self._flush()
+            self.flush()
+
+    # While Redis is away
+
+    def stop_holding(self) -> None:
+        """The daemon stops: what is held is told that it was not applied, and nothing is held from now on."""
+        self._hold_seconds = 0.0
+        self._expire(float("inf"))
+
+    def _hold(self) -> None:
+        """Keep what waits out of its turn, and give the newcomers among it their time."""
+        if not self._hold_seconds:
+            return
+        self._held += [verb for verb in self._turns if verb not in NOT_HELD]
+        self._turns = deque(verb for verb in self._turns if verb in NOT_HELD)
+        until = self._now() + self._hold_seconds
+        room = MAX_WAITING_BYTES - self._bytes - HELD_BYTES * sum(len(self._waiting[v]) for v in self._held)
+        too_many: list[Any] = []
+        for verb in self._held:
+            waiting = self._waiting[verb]
+            newcomers: deque[Any] = deque()
+            while waiting and getattr(waiting[-1], "until", None) is None:
+                newcomers.append(waiting.pop())
+            # The last who came are refused first.
+            while newcomers and room < 0:
+                entry = newcomers.popleft()
+                room += entry.size + HELD_BYTES
+                self._bytes -= entry.size
+                too_many.append(entry)
+            for entry in reversed(newcomers):
+                entry.until = until
+                waiting.append(entry)
+        self._held = [verb for verb in self._held if self._waiting[verb]]
+        self._await_expiry()
+        if too_many:
+            self._tell_all(
+                too_many, Overloaded("Too much is waiting for Redis already; try again in a moment.")
+            )
+
+    def _release(self) -> None:
+        """Redis is back: what was held goes first."""
+        self._turns.extendleft(reversed(self._held))
+        self._held = []
+        self._refused.clear()
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    def _refused_for_a_while(self, error: BaseException | None, group: list[Any], verb: str) -> bool:
+        """Whether the group is held: it was refused by a Redis that goes away, or was there no more when its turn came."""
+        if not self._hold_seconds or verb in NOT_HELD or not isinstance(error, RedisUnavailable):
+            return False
+        if error.outcome != "not_applied" or self._away() is None:
+            return False
+        waiting = self._waiting[verb]
+        until = self._now() + self._hold_seconds
+        if waiting:
+            until = min(until, getattr(waiting[0], "until", until))
+        for entry in group:
+            entry.until = getattr(entry, "until", until)
+            self._bytes += entry.size
+        # Behind the groups that were sent before this one, and in front of what was not sent yet.
+        before = self._refused.get(verb, 0)
+        self._refused[verb] = before + len(group)
+        waiting.rotate(-before)
+        waiting.extendleft(reversed(group))
+        waiting.rotate(before)
+        if verb not in self._held:
+            self._held.append(verb)
+            if verb in self._turns:
+                self._turns.remove(verb)
+        self._await_expiry()
+        return True
+
+    def _await_expiry(self) -> None:
+        if self._held and self._expiry is None:
+            first = min(self._waiting[verb][0].until for verb in self._held)
+            self._expiry = self._later(max(0.0, first - self._now()), self._time_up)
+
+    def _time_up(self) -> None:
+        self._expiry = None
+        if self._away() is None:
+            self.flush()
+        else:
+            self._expire(self._now())
+
+    def _expire(self, now: float) -> None:
+        """Tell those whose time is up that Redis is away."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        over: list[Any] = []
+        for verb in self._held:
+            waiting = self._waiting[verb]
+            while waiting and waiting[0].until <= now:
+                entry = waiting.popleft()
+                self._bytes -= entry.size
+                over.append(entry)
+        self._held = [verb for verb in self._held if self._waiting[verb]]
+        self._refused.clear()
+        self._await_expiry()
+        if over:
+            self.on_group(True)
+            try:
+                self._tell_all(over, self._away() or RedisUnavailable("no connection to Redis"))
+            finally:
+                self.on_group(False)
 
     def _tell_all(self, group: list[Any], error: BaseException | None) -> None:
         for entry in group:

@@ -1,8 +1,7 @@
-"""Who is told what Redis answered to a push, a confirm, a put-back or a burial; one of them for each."""
+"""Who is told what Redis answered to a push."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.python.failure import Failure
@@ -10,7 +9,6 @@ from twisted.python.failure import Failure
 from registry.queue.reply import Told
 from registry.queue.taken import Pushed, denied
 from registry.queue.waiting import Poller, Waiting
-from registry.redis.store import Entry
 
 
 class Queues(Protocol):
@@ -21,8 +19,6 @@ class Queues(Protocol):
     def wake(self, name: bytes) -> None: ...
 
     def wake_early(self, name: bytes) -> Poller | None: ...
-
-    def not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None: ...
 
 
 class Storing:
@@ -65,22 +61,3 @@ class Storing:
 
     def errback(self, failure: Failure) -> None:
         self.told.errback(failure)
-
-
-class Settling:
-    """A confirm, a put-back or a burial on its way."""
-
-    __slots__ = ("again", "queues", "then", "verb")
-
-    def __init__(self, queues: Queues, verb: str, entry: Entry, then: Callable[[], None] | None) -> None:
-        self.queues = queues
-        self.verb = verb
-        self.again = (entry.key, entry.args)
-        self.then = then
-
-    def callback(self, reply: list[Any]) -> None:
-        if self.then is not None:
-            self.then()
-
-    def errback(self, failure: Failure) -> None:
-        self.queues.not_settled(self.verb, self.again, failure)

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 
 from registry.errors import RedisUnavailable, Replaced, ShuttingDown
 from registry.queue.names import check_name
+from registry.queue.reply import unknown_first
 from registry.queue.taken import Taken, denied
 from registry.queue.waiting import Poller
 
@@ -34,6 +35,7 @@ class ManyPoller:
         self._missed = False
         self._asking = self._over = self._replaced = False
         self._expired = wait <= 0
+        self.failure: Failure | None = None
         self._polling: Callable[[], None] | None = None
         self.reply: Deferred[list[Taken]] = Deferred(lambda _: self._hang_up())
         self._timer = queues.later(wait, self._time_up) if wait > 0 else None
@@ -87,6 +89,7 @@ class ManyPoller:
 
     def _told(self, reply: list[Any]) -> None:
         self._asking = False
+        self.failure = None
         code = reply[0]
         if code == 0:
             name_of = self._queues.store.name_of
@@ -94,7 +97,7 @@ class ManyPoller:
             good = [one for one in taken if self._queues.is_sound(one)]
             if self._over:
                 for one in good:
-                    self._queues.put_back(one)
+                    self._queues.handover.put_back(one)
             elif good:
                 self._finish(good)
             elif self._replaced:
@@ -130,7 +133,8 @@ class ManyPoller:
         self._asking = False
         if self._over:
             return
-        if failure.check(RedisUnavailable) and self._asked > 1 and not self._expired:
+        self.failure = failure = unknown_first(self.failure, failure)
+        if failure.check(RedisUnavailable) and not self._expired and not self._queues.draining:
             self._leave_lines()
             self._stand_in_lines()
         else:
@@ -156,7 +160,11 @@ class ManyPoller:
         if self._asking:
             self._expired = True
         elif not self._over:
-            self._finish([])
+            failure = self._queues.away(self.failure)
+            if failure is None:
+                self._finish([])
+            else:
+                self._fail(failure)
 
     def end(self) -> None:
         """Answer that there is nothing: the daemon stops."""

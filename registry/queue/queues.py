@@ -3,6 +3,8 @@
 A pop asks the store at once; when there is nothing it is parked in this process. A push, or a notice from another
 daemon, wakes exactly one poller, which asks again. A question on its way to Redis is never cancelled: when its poller
 has gone, what comes back is put back.
+
+While Redis is away a poller is parked as if its queue were empty, and what changes something is held (see `Batching`).
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from registry.errors import RedisUnavailable, RegistryError, Replaced, ShuttingDown, Unavailable
+from registry.errors import RedisUnavailable, RegistryError, Replaced, ShuttingDown
 from registry.queue.batching import Batching
-from registry.queue.carried import Settling, Storing
+from registry.queue.carried import Storing
+from registry.queue.handover import Handover
 from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name, is_foreign
-from registry.queue.reply import Reply, Told, as_deferred
+from registry.queue.reply import Reply, Told, as_deferred, unknown_first
 from registry.queue.taken import STATES, Pushed, Taken, denied
 from registry.queue.waiting import Poller, Waiting
 from registry.queue.workers import Workers
@@ -31,12 +34,6 @@ log = Logger()
 
 # A task popped without lease is held this long at most while its answer is written, ms.
 HANDOVER_MS = 30_000
-# Confirms are gathered this long, s: they wait for nobody, and must be out within a tenth of a second.
-CONFIRM_SECONDS = 0.02
-# Leases of one queue that are confirmed by one entry of a call.
-MAX_CONFIRMED = 100
-# Confirms and put-backs that found no Redis are kept until the hand-over has lapsed by itself; how many at most.
-MAX_UNSETTLED = 100_000
 # Queues of which the time of the last poll is remembered.
 MOST_REMEMBERED = 10_000
 # A Redis that was paused must not run these, minutes later, for clients that have long given up.
@@ -49,7 +46,7 @@ class Queues:
     """The queues of one store, as this process serves them.
 
     ``later(seconds, f, *args)`` calls back in time. ``is_json(bytes)`` judges what other programs put into a list.
-    ``now`` tells a time in seconds that never jumps.
+    ``now`` tells a time in seconds that never jumps. ``redis_wait``: how long a request is held while Redis is away, s.
     """
 
     def __init__(
@@ -58,6 +55,7 @@ class Queues:
         later: Callable[..., Any],
         is_json: Callable[[bytes], bool],
         now: Callable[[], float] = time.monotonic,
+        redis_wait: float = 0.0,
     ) -> None:
         self.store = store
         self.later = later
@@ -65,13 +63,12 @@ class Queues:
         self._now = now
         self.ids = Ids(store.now_ms)
         self.waiting = Waiting()
-        self.batching = Batching(self._send, later)
+        self.batching = Batching(self._send, later, store.away, redis_wait, now)
         self.workers = Workers(store.once, now)
         self.draining = False
         self._polled: OrderedDict[bytes, float] = OrderedDict()  # the one polled longest ago first
         self._heartbeat = Heartbeat(store, self.waiting, lambda: self._polled, now)
-        self._confirming: dict[bytes, list[bytes]] = {}
-        self._unsettled: list[tuple[str, Entry]] = []
+        self.handover = Handover(self)
 
     def _send(self, verb: str, entries: Any) -> Deferred[list[Any]]:
         if verb in ("putback", "release"):
@@ -229,6 +226,7 @@ class Queues:
     def answered(self, poller: Poller, reply: list[Any]) -> None:
         """Redis has answered a poller's question."""
         name, code = poller.name, reply[0]
+        poller.failure = None
         line = self.waiting.lines[name]
         line.asking -= 1
         poller.asking = False
@@ -237,7 +235,7 @@ class Queues:
             if not self.is_sound(taken):
                 self._again(poller)
             elif poller.over:
-                self.put_back(taken)
+                self.handover.put_back(taken)
             else:
                 self._finish(poller, taken)
             if poller.relay or line.missed:
@@ -289,9 +287,10 @@ class Queues:
         line = self.waiting.lines[poller.name]
         line.asking -= 1
         poller.asking = False
-        stays = failure.check(RedisUnavailable) and poller.waited and not poller.expired
+        poller.failure = failure = unknown_first(poller.failure, failure)
+        stays = failure.check(RedisUnavailable) and not poller.expired
         if stays and not poller.over and not self.draining:
-            # It was parked before; it stays parked until Redis is back or its time is up.
+            # Until Redis is back, or its time is up: who answers such a poll at once is asked again at once.
             self._park(poller)
             return
         self.waiting.tidy(poller.name, line)
@@ -320,9 +319,19 @@ class Queues:
             return
         if poller.asking:
             poller.expired = True
-        else:
+            return
+        failure = self.away(poller.failure)
+        if failure is None:
             self._finish(poller, None)
-            self.waiting.leave(poller)
+        else:
+            self._fail(poller, failure)
+        self.waiting.leave(poller)
+
+    def away(self, failure: Failure | None) -> Failure | None:
+        """Why a poll whose time is up cannot be told that there is nothing: its last question failed, or Redis is away."""
+        if failure is None and (error := self.store.away()) is not None:
+            return Failure(error)
+        return failure
 
     def _replace(self, poller: Poller) -> None:
         """A newer poll of its worker takes over. A question on its way is waited for: what it brings is not put back."""
@@ -352,7 +361,7 @@ class Queues:
             "an element that is not JSON was pushed to the list of {name!r} by another program",
             name=taken.name,
         )
-        self._settle("bury", self.store.of_lease(taken.name, taken.lease, b"not_json"))
+        self.handover.bury(taken, b"not_json")
         return False
 
     # Waking
@@ -416,44 +425,6 @@ class Queues:
         finally:
             self.batching.on_group(False)
 
-    # Hand-over
-
-    def confirm(self, taken: Taken) -> None:
-        """The answer with this task has been written: the task is done."""
-        if not self._confirming:
-            self.later(CONFIRM_SECONDS, self._send_confirms)
-        leases = self._confirming.get(taken.name)
-        if leases is None:
-            leases = self._confirming[taken.name] = []
-        leases.append(taken.lease)
-
-    def _send_confirms(self) -> None:
-        confirming, self._confirming = self._confirming, {}
-        for name, leases in confirming.items():
-            for at in range(0, len(leases), MAX_CONFIRMED):
-                together = b" ".join(leases[at : at + MAX_CONFIRMED])
-                self._settle("confirm", self.store.of_lease(name, together))
-
-    def put_back(self, taken: Taken) -> None:
-        """The client was lost before it had this task: back to the head, the attempt not counted."""
-        name = taken.name
-        taken.holders -= 1
-        if taken.holders <= 0:
-            entry = self.store.of_lease(name, taken.lease, taken.answer)
-            self._settle("putback", entry, lambda: self.wake(name))
-
-    def _settle(self, verb: str, entry: Entry, then: Callable[[], None] | None = None) -> None:
-        entry.reply = Settling(self, verb, entry, then)
-        self.carry(verb, entry)
-
-    def not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
-        """A confirm, a put-back or a burial was not carried out, or nobody knows."""
-        # The entry names its own record, and finds it gone when it was carried out after all: it may be sent again.
-        if failure.check(Unavailable) and len(self._unsettled) < MAX_UNSETTLED:
-            self._unsettled.append((verb, Entry(*again)))
-        else:
-            log.failure("a {verb} was refused", failure, verb=verb)
-
     # Looking
 
     def watch(self, name: bytes, task_id: bytes) -> Deferred[str | None]:
@@ -477,19 +448,14 @@ class Queues:
     @property
     def settled(self) -> bool:
         """Nothing is on its way to Redis, and every answer that was written is confirmed."""
-        return self.batching.idle and not self._confirming
+        return self.batching.idle and not self.handover.gathering
 
     def redis_is_back(self) -> None:
         """Send again what found no Redis, and let every line look again."""
-        self.settle_again()
+        self.waiting.forget_failures()
+        self.batching.flush()
+        self.handover.settle_again()
         self.wake_all()
-
-    def settle_again(self) -> bool:
-        """Send the confirms and put-backs again that did not get through; whether there were any."""
-        unsettled, self._unsettled = self._unsettled, []
-        for verb, entry in unsettled:
-            self._settle(verb, entry)
-        return bool(unsettled)
 
 
 def _itself(value: Any) -> Any:

@@ -107,6 +107,11 @@ def after(applied: object, asked: Deferred[Any]) -> Deferred[Any]:
     return asked.addErrback(failed) if applied else asked
 
 
+def unknown_first(before: Failure | None, failure: Failure) -> Failure:
+    """Of the failed questions of one poll the one to tell: where one may have been carried out, nobody knows."""
+    return before if before is not None and getattr(before.value, "outcome", "") == "unknown" else failure
+
+
 class Gathering:
     """The replies of many entries, told to ``told`` as one list in their order, or as the first failure among them.
 

@@ -76,7 +76,7 @@ class Sweeper:
 
     def sweep(self) -> Deferred[None]:
         """Sweep until nothing is due."""
-        if self._queues.settle_again():
+        if self._queues.handover.settle_again():
             # Redis refused these for a moment. A hand-over that was confirmed must not expire before that is known.
             return succeed(None)
 

@@ -22,12 +22,14 @@ class Poller:
     ``over``: it has been answered, or has hung up. ``polling``: to be called then, when it named its worker.
     ``replaced``: a newer poll of its worker came while it was asking.
     ``owner``: the request for several queues that this is one place of; it does the asking.
+    ``failure``: how its last question went wrong, if it did.
     """
 
     __slots__ = (
         "asked",
         "asking",
         "expired",
+        "failure",
         "lease_ms",
         "leased",
         "name",
@@ -61,6 +63,7 @@ class Poller:
         self.asked = 0
         self.asking = self.over = self.expired = self.relay = self.replaced = self.waited = False
         self.timer: Any = None
+        self.failure: Failure | None = None
         self.polling: Callable[[], None] | None = None
         self.until = 0.0
 
@@ -180,6 +183,11 @@ class Waiting:
     def names(self) -> list[bytes]:
         """Queues with parked pollers."""
         return [name for name, line in self.lines.items() if line.parked]
+
+    def forget_failures(self) -> None:
+        """Redis is back: a poll whose question failed is told "nothing" again when its time is up."""
+        for poller in self.pollers():
+            (poller.owner or poller).failure = None
 
     def pollers(self) -> Iterator[Poller]:
         """Every parked poller."""

@@ -38,7 +38,8 @@ from registry.redis.wire import Wire, keep_alive, pack
 
 __all__ = ["Link", "Pool", "RedisAddress", "pack", "parse_redis_url"]
 
-FIRST_RETRY, LAST_RETRY = 0.05, 1.0
+# The last one is what a request that is held waits at most when Redis is back already.
+FIRST_RETRY, LAST_RETRY = 0.05, 0.5
 REFUSED_RETRY = 2.0  # a password is wrong for a while, not for ever: it may be rotated
 REFUSALS = {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED", "ERR"}
 IDLE_PING = 1.0
@@ -75,6 +76,7 @@ class Link:
         self.ready = False
         self.last_error = "not connected to Redis yet"
         self.command_seconds = command_seconds
+        self.on_attempt: Callable[[], None] = lambda: None  # told when an attempt to connect went well or not
         self._reactor = reactor
         self._on_ready = on_ready
         self._on_lost = on_lost
@@ -192,6 +194,7 @@ class Link:
         if self._running:
             self._failed(f"cannot connect: {failure.getErrorMessage() or type(failure.value).__name__}")
             self._schedule()
+            self.on_attempt()
 
     def connected(self, wire: Wire) -> None:
         """The wire has a transport (called by it)."""
@@ -247,6 +250,7 @@ class Link:
                 self._log.info(
                     "{name}: Redis at {address} is ready", name=self.name, address=str(self.address)
                 )
+            self.on_attempt()
 
     def _not_greeted(self, failure: Failure, wire: Wire) -> None:
         if wire is not self._wire or failure.check(CancelledError):
@@ -273,6 +277,7 @@ class Link:
         if self._running:
             self._failed(text)
             self._schedule()
+            self.on_attempt()
         stopped, self._stopped = self._stopped, []
         for waiting in stopped:
             waiting.callback(None)
@@ -316,6 +321,12 @@ class Link:
         delay = REFUSED_RETRY if self._refused else self._delay
         self._delay = min(LAST_RETRY, self._delay * 2)
         self._retry = self._reactor.callLater(delay * random.uniform(0.75, 1.0), self._connect)
+
+    def hurry(self) -> None:
+        """Connect now, if the next attempt is still waited for."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._connect()
 
     def complain(self, text: str) -> None:
         """Say what is wrong with this Redis although it answers; each thing once a minute."""
@@ -410,6 +421,7 @@ class Pool:
         self._make_link = make_link
         self._size = max(1, size)
         self._links: list[Link] = []
+        self._waiting: list[tuple[Deferred[None], int]] = []
 
     @property
     def ready(self) -> bool:
@@ -424,6 +436,7 @@ class Pool:
     def stop(self) -> Deferred[None]:
         """Close all, as ``Link.stop``."""
         links, self._links = self._links, []
+        self._attempted()
         return gatherResults([link.stop() for link in links]).addCallback(lambda _: None)
 
     def command(self, *args: bytes | str | int) -> Deferred[Any]:
@@ -439,5 +452,25 @@ class Pool:
 
     def _open(self) -> None:
         link = self._make_link()
+        link.on_attempt = self._attempted
         self._links.append(link)
         link.start()
+
+    def soon(self) -> Deferred[None]:
+        """Fires when a link is ready, or new attempts to connect have failed. For when Redis is known to be there."""
+        if self.ready or not self._links:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        # One attempt of each may have begun before Redis was there.
+        self._waiting.append((waiting, 2 * len(self._links)))
+        for link in self._links:
+            link.hurry()
+        return waiting
+
+    def _attempted(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one, attempts in waiting:
+            if attempts > 1 and self._links and not self.ready:
+                self._waiting.append((one, attempts - 1))
+            elif not one.called:
+                one.callback(None)

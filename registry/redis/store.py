@@ -46,10 +46,12 @@ class Entry:
     """One request on its way into a script call.
 
     ``reply`` is told its own element of the reply: whatever has ``callback`` and ``errback``; without one, a Deferred is
-    made where somebody asks for it.
+    made where somebody asks for it. ``until``: set by whoever holds the entry while Redis is away.
     """
 
-    __slots__ = ("args", "key", "reply", "size")
+    __slots__ = ("args", "key", "reply", "size", "until")
+
+    until: float
 
     def __init__(self, key: bytes, args: bytes) -> None:
         self.key = key
@@ -97,6 +99,11 @@ class Store:
     def ready(self) -> bool:
         """Whether a call would be sent now."""
         return self._link.ready
+
+    def away(self) -> RedisUnavailable | None:
+        """Why no call would be sent now, or None."""
+        link = self._link
+        return None if link.ready else RedisUnavailable(link.last_error or "no connection to Redis")
 
     def now_ms(self) -> int:
         """The time as Redis tells it, as nearly as this process knows, in ms."""
@@ -326,7 +333,7 @@ class Store:
         script = self._scripts[verb]
         keys = [self.prefix + name for name in names]
         rest: tuple[bytes | str | int, ...] = (len(keys), *keys, 0, self.space, self.process, *args)
-        d = self._pool.command(b"EVALSHA", script.sha, *rest)
+        d = self._look(b"EVALSHA", script.sha, *rest)
 
         def refused(failure: Any) -> Any:
             if isinstance(failure.value, ResponseError) and str(failure.value).startswith("NOSCRIPT"):
@@ -346,7 +353,13 @@ class Store:
 
     def lookup(self, *args: bytes | str | int) -> Deferred[Any]:
         """A command that only reads, over one of the other connections."""
-        return self._pool.command(*args).addErrback(_as_domain)
+        return self._look(*args).addErrback(_as_domain)
+
+    def _look(self, *args: bytes | str | int) -> Deferred[Any]:
+        if self._pool.ready or not self._link.ready:
+            return self._pool.command(*args)
+        # Redis is back, and the connections of the look-ups are only a moment behind.
+        return self._pool.soon().addCallback(lambda _: self._pool.command(*args))
 
     def once(self, what: str, worker: str, ms: int) -> Deferred[bool]:
         """Whether no daemon was told so of this worker in the last ``ms``."""

@@ -1,0 +1,116 @@
+"""The hand-over of a task: between taking it out of its queue and the moment its answer has left.
+
+A confirm ends the task, a put-back returns it to the head of its queue, a burial makes it dead. Each names its own
+record in Redis and finds it gone when it was carried out before: what was not answered is sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from registry.errors import Unavailable
+from registry.queue.taken import Taken
+from registry.redis.store import Entry, Store
+
+log = Logger()
+
+# Confirms are gathered this long, s: they wait for nobody, and must be out within a tenth of a second.
+CONFIRM_SECONDS = 0.02
+# Leases of one queue that are confirmed by one entry of a call.
+MAX_CONFIRMED = 100
+# Confirms and put-backs that found no Redis are kept until the hand-over has lapsed by itself; how many at most.
+MAX_UNSETTLED = 100_000
+
+
+class Queues(Protocol):
+    """What is asked here of the queues."""
+
+    store: Store
+    later: Callable[..., Any]
+
+    def wake(self, name: bytes) -> None: ...
+
+    def carry(self, verb: str, entry: Entry) -> None: ...
+
+
+class Handover:
+    """The hand-overs of this process."""
+
+    def __init__(self, queues: Queues) -> None:
+        self._queues = queues
+        self._confirming: dict[bytes, list[bytes]] = {}
+        self._unsettled: list[tuple[str, Entry]] = []
+
+    @property
+    def gathering(self) -> bool:
+        """Whether confirms wait to be sent."""
+        return bool(self._confirming)
+
+    def confirm(self, taken: Taken) -> None:
+        """The answer with this task has been written: the task is done."""
+        if not self._confirming:
+            self._queues.later(CONFIRM_SECONDS, self._send_confirms)
+        leases = self._confirming.get(taken.name)
+        if leases is None:
+            leases = self._confirming[taken.name] = []
+        leases.append(taken.lease)
+
+    def _send_confirms(self) -> None:
+        confirming, self._confirming = self._confirming, {}
+        for name, leases in confirming.items():
+            for at in range(0, len(leases), MAX_CONFIRMED):
+                together = b" ".join(leases[at : at + MAX_CONFIRMED])
+                self._settle("confirm", self._queues.store.of_lease(name, together))
+
+    def put_back(self, taken: Taken) -> None:
+        """The client was lost before it had this task: back to the head, the attempt not counted."""
+        queues, name = self._queues, taken.name
+        taken.holders -= 1
+        if taken.holders <= 0:
+            entry = queues.store.of_lease(name, taken.lease, taken.answer)
+            self._settle("putback", entry, lambda: queues.wake(name))
+
+    def bury(self, taken: Taken, reason: bytes) -> None:
+        """What was taken can be given to nobody."""
+        self._settle("bury", self._queues.store.of_lease(taken.name, taken.lease, reason))
+
+    def _settle(self, verb: str, entry: Entry, then: Callable[[], None] | None = None) -> None:
+        entry.reply = Settling(self, verb, entry, then)
+        self._queues.carry(verb, entry)
+
+    def not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
+        """One of these was not carried out, or nobody knows."""
+        if failure.check(Unavailable) and len(self._unsettled) < MAX_UNSETTLED:
+            self._unsettled.append((verb, Entry(*again)))
+        else:
+            log.failure("a {verb} was refused", failure, verb=verb)
+
+    def settle_again(self) -> bool:
+        """Send again what did not get through; whether there was any."""
+        unsettled, self._unsettled = self._unsettled, []
+        for verb, entry in unsettled:
+            self._settle(verb, entry)
+        return bool(unsettled)
+
+
+class Settling:
+    """A confirm, a put-back or a burial on its way."""
+
+    __slots__ = ("again", "handover", "then", "verb")
+
+    def __init__(self, handover: Handover, verb: str, entry: Entry, then: Callable[[], None] | None) -> None:
+        self.handover = handover
+        self.verb = verb
+        self.again = (entry.key, entry.args)
+        self.then = then
+
+    def callback(self, reply: list[Any]) -> None:
+        if self.then is not None:
+            self.then()
+
+    def errback(self, failure: Failure) -> None:
+        self.handover.not_settled(self.verb, self.again, failure)
