@@ -96,6 +96,15 @@ GOOD = {
         push(1, key="k"), pop(1, at=2, lease="a"), settle("ack", "a", 3, "done"),
         push(2, begin=4, key="k"), pop(2, at=5, lease="b"), settle("ack", "b", 6, "done"),
     ],
+    "a duplicate that was cut off before the ack, and repeated by its Idempotency-Key after it": [
+        push(1, key="k"), pop(1, lease="a"), push(2, begin=1.5, outcome="unknown", key="k", idempotency="i"),
+        settle("ack", "a", 2, "done"), push(2, begin=3, key="k", idempotency="i", ids=["t1"], duplicate=True),
+    ],
+    "a key again after the task of a push that was cut off, and is repeated then": [
+        push(1, outcome="unknown", key="k", idempotency="i"), pop(1, lease="a"), settle("ack", "a", 2, "done"),
+        push(2, begin=3, key="k"), push(1, begin=4, key="k", idempotency="i"), pop(2, at=5, lease="b"),
+        settle("ack", "b", 6, "done"),
+    ],
 }  # fmt: skip
 
 BAD = {
@@ -161,6 +170,19 @@ BAD = {
     "which was done before": [
         push(1, key="k"), pop(1, lease="a"), settle("ack", "a", 2, "done"),
         push(2, begin=3, key="k", ids=["t1"], duplicate=True),
+    ],
+    "which was done before: the first try had failed": [
+        push(1, key="k"), pop(1, lease="a"), push(2, begin=1.5, outcome="refused", key="k", idempotency="i"),
+        settle("ack", "a", 2, "done"), push(2, begin=3, key="k", idempotency="i", ids=["t1"], duplicate=True),
+    ],
+    "which was done before: the first try came later too": [
+        push(1, key="k"), pop(1, lease="a"), settle("ack", "a", 2, "done"),
+        push(2, begin=3, outcome="unknown", key="k", idempotency="i"),
+        push(2, begin=4, key="k", idempotency="i", ids=["t1"], duplicate=True),
+    ],
+    "which was done before: another request was cut off": [
+        push(1, key="k"), pop(1, lease="a"), push(3, begin=1.5, outcome="unknown", key="k", idempotency="j"),
+        settle("ack", "a", 2, "done"), push(2, begin=3, key="k", idempotency="i", ids=["t1"], duplicate=True),
     ],
     "at the same time": [
         push(1, key="k"), push(2, begin=1, key="k"), pop(1, at=2, lease="a"), settle("ack", "a", 3, "done"),

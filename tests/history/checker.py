@@ -288,7 +288,17 @@ class Checker:
 
     # Unique keys
 
+    def _first_tries(self) -> dict[tuple[str, str], float]:
+        """When the first request began that may have been carried out, by queue and Idempotency-Key: later ones repeat its answer."""
+        first: dict[tuple[str, str], float] = {}
+        for push in self.history.pushes:
+            if push.idempotency is not None and push.outcome in ("ok", "unknown"):
+                at = push.queue, push.idempotency
+                first[at] = min(push.begin, first.get(at, push.begin))
+        return first
+
     def _keys(self) -> None:
+        first_tries = self._first_tries()
         owners: dict[str, Life] = {task_id: life for life in self.lives.values() for task_id in life.ids}
         keyed: dict[tuple[str, str], list[Life]] = defaultdict(list)
         for push in self.history.pushes:
@@ -298,12 +308,15 @@ class Checker:
                 keyed[push.queue, push.key].append(self.lives[push.values[0]])
                 continue
             owner = owners.get(push.ids[0])
+            asked = first_tries[push.queue, push.idempotency] if push.idempotency is not None else push.begin
             if owner is None or all(other.key != push.key for other in owner.pushes):
                 self._bad(f"a push with key {push.key} was told of {push.ids[0]}, which has not that key")
-            elif any(ack.answer in ("done", "late") and ack.end < push.begin for ack in owner.settled("ack")):
+            elif any(ack.answer in ("done", "late") and ack.end < asked for ack in owner.settled("ack")):
                 self._bad(f"a push with key {push.key} was told of task {owner.value}, which was done before")
         for (_, key), lives in keyed.items():
-            spans = sorted(((self._alive(life), life.value) for life in lives), key=lambda one: one[0][0])
+            # Of one that had ended when its push was answered, as a replay, nobody knows when it lived.
+            known = [(span, life.value) for life in lives if (span := self._alive(life))[0] < span[1]]
+            spans = sorted(known, key=lambda one: one[0][0])
             for ((_, until), value), ((since, _), other) in pairwise(spans):
                 if value != other and since < until:
                     self._bad(f"tasks {value} and {other} held the key {key} at the same time")
