@@ -18,12 +18,10 @@ import resource
 import secrets
 import select
 import socket
-import stat
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, NamedTuple
 
-from twisted.internet import tcp, unix
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList
@@ -33,6 +31,8 @@ from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
+
+from registry import unix_sockets
 
 log = Logger()
 
@@ -112,8 +112,8 @@ class Binder:
     def listenUNIX(
         self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> None:
-        backlog = max(backlog, BACKLOG)
-        self._share(self._reactor.listenUNIX(address, factory, backlog, mode, wantPID))
+        opens = unix_sockets.Reactor(self._reactor, self._text)
+        self._share(opens.listenUNIX(address, factory, max(backlog, BACKLOG), mode, wantPID))
 
     def adoptStreamPort(self, fd: int, family: int, factory: Any) -> None:
         self._share(adopt(self._reactor, fd, "", factory))
@@ -147,7 +147,8 @@ class Binder:
 def listen_on(reactor: Any, text: str, factory: Any) -> Deferred[Any]:
     """Listen where an endpoint string says. CannotListenError, or ValueError with a sentence that names LISTEN."""
     try:
-        endpoint: Any = serverFromString(reactor, text)
+        opens: Any = reactor if isinstance(reactor, Binder) else unix_sockets.Reactor(reactor, text)
+        endpoint: Any = serverFromString(opens, text)
     except TypeError:
         # A parser was called with parts that it does not take.
         raise ValueError(
@@ -183,19 +184,11 @@ def why_not(error: BaseException | None) -> str:
     unix_path = isinstance(error.port, (bytes, str))
     where = os.fsdecode(error.port) if unix_path else f"{error.interface or 'any'}:{error.port}"
     hint = ""
-    # A unix socket that another process holds has a lock beside it, of which Twisted says a sentence of its own.
-    if number == errno.EADDRINUSE or isinstance(of, str):
+    if number == errno.EADDRINUSE:
         hint = f"; stop what listens there, or set {'LISTEN' if unix_path else 'PORT (or LISTEN)'}"
     elif number == errno.EADDRNOTAVAIL or isinstance(of, socket.gaierror):
         hint = "; set HOST (or LISTEN) to an address of this machine"
     return f"Couldn't listen on {where}: {of}{hint}."
-
-
-class _UnixPort(unix.Port):
-    """Twisted's own, for a socket that others use too: its file stays when this port closes."""
-
-    def connectionLost(self, reason: Any) -> None:
-        tcp.Port.connectionLost(self, reason)
 
 
 def adopt(reactor: Any, fd: int, endpoint: str, factory: Any) -> Any:
@@ -207,15 +200,11 @@ def adopt(reactor: Any, fd: int, endpoint: str, factory: Any) -> Any:
         return ports[0]
     with socket.socket(fileno=os.dup(fd)) as one:
         one.setblocking(False)
-        family, name = one.family, one.getsockname()
+        family = one.family
     if family != socket.AF_UNIX:
         return reactor.adoptStreamPort(fd, family, factory)
-    port = _UnixPort._fromListeningDescriptor(reactor, fd, factory)  # type: ignore[no-untyped-call]
-    # It sets both anew when it starts.
-    port.backlog = BACKLOG
-    if isinstance(name, str) and name:
-        port.mode = stat.S_IMODE(os.stat(name).st_mode)
-    port.startListening()  # type: ignore[no-untyped-call]
+    port = unix_sockets.UnixPort._fromListeningDescriptor(reactor, fd, factory)  # type: ignore[no-untyped-call]
+    port.startListening()
     return port
 
 

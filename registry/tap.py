@@ -21,6 +21,7 @@ from registry.config import SETTINGS, ConfigError, Setting, load
 from registry.daemon import Daemon
 from registry.log import install
 from registry.output import output_of
+from registry.pid_file import remove_left_over
 from registry.processes import Processes
 from registry.redis.address import parse_redis_url
 
@@ -61,6 +62,13 @@ class Options(usage.Options):  # type: ignore[misc]
         except (ConfigError, ValueError) as e:
             # A UsageError would print the whole help in front of the one sentence that matters.
             sys.exit(f"registry: {e}")
+        parent: Any = self.parent or {}
+        pid_file = parent.get("pidfile")  # of twist there is none
+        if pid_file and (pid := remove_left_over(pid_file)):
+            print(
+                f"registry: {pid_file} named a daemon that has ended (process {pid}); removed",
+                file=sys.stderr,
+            )
         self.access = install(self, self.config, os.environ)
 
 

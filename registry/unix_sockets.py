@@ -1,0 +1,166 @@
+"""Unix sockets to listen on: with the mode that was asked for, and never kept from starting by what a killed daemon left.
+
+Twisted's own port opens them to everybody (0666), changes the mode by name after the bind, which follows a link that was
+put there meanwhile, and takes a lock that holds a process id: as process 1 of a container the next daemon finds its own
+id there, and never starts again.
+
+Here whoever accepts connections on a socket holds it, and nothing else does. A socket on which nobody accepts is replaced;
+the folder is locked from that look until the new one is bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from twisted.internet import tcp, unix
+from twisted.internet.endpoints import _parse
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
+log = Logger()
+
+# The owner and one group: who else may connect is decided by the folder, and by the group that owns the socket.
+MODE = 0o660
+# In a folder that all may write, others can hold the lock: then it is done without, s.
+LOCK_SECONDS = 2.0
+
+
+def mode_of(text: str, mode: int) -> int:
+    """The ``mode`` that an endpoint string was parsed to, or ours when the string says none."""
+    words, named = _parse(text)
+    kinds = [word.lower() for word in words]
+    behind_the_path = words[kinds.index("unix") + 2 :] if "unix" in kinds else words
+    return mode if "mode" in named or behind_the_path else MODE
+
+
+class UnixPort(unix.Port):
+    """A listening unix socket; with ``_fromListeningDescriptor`` one that others use too, whose file stays."""
+
+    _file: tuple[int, int] | None = None
+
+    def startListening(self) -> None:
+        """Bind, unless the socket was inherited, and listen."""
+        tcp._reservedFD.reserve()
+        one, self._preexistingSocket = self._preexistingSocket, None
+        if one is None:
+            one = self.createInternetSocket()  # type: ignore[no-untyped-call]
+            try:
+                self._bind(one)
+            except BaseException:
+                one.close()
+                raise
+        assert self.factory is not None
+        self.factory.doStart()
+        self.connected = True
+        self.socket = one
+        self.fileno = one.fileno  # type: ignore[method-assign]
+        self.numberAccepts = 100
+        self.startReading()  # type: ignore[no-untyped-call]
+
+    def _bind(self, one: socket.socket) -> None:
+        path = os.fsdecode(self._bindPath)
+        if path.startswith("\0"):  # a name that is no file
+            one.bind(path)
+            one.listen(self.backlog)
+            return
+        with _locked(os.path.dirname(path) or "."):
+            _clear(path)
+            # The socket is made with its mode; to change it by name could reach another file.
+            before = os.umask(0o777 & ~self.mode)
+            try:
+                one.bind(path)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise CannotListenError(None, path, error) from None
+                raise
+            finally:
+                os.umask(before)
+            found = os.lstat(path)
+            self._file = found.st_dev, found.st_ino
+            one.listen(self.backlog)
+
+    def connectionLost(self, reason: Any) -> None:
+        path = self._bindPath
+        with contextlib.suppress(OSError):
+            found = os.lstat(path)
+            if (found.st_dev, found.st_ino) == self._file:
+                os.unlink(path)
+        tcp.Port.connectionLost(self, reason)
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # it may be written all the same
+        yield
+        return
+    try:
+        end = time.monotonic() + LOCK_SECONDS
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        os.close(fd)
+
+
+def _clear(path: str) -> None:
+    """Remove a socket on which nobody accepts; CannotListenError when somebody does, or when that cannot be known."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise CannotListenError(None, path, OSError(errno.EEXIST, "It exists, and is no socket"))
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # one whose backlog is full is in use too
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            log.info("the socket {path} was left by a process that has ended, and is replaced", path=path)
+            # Twisted's lock for it, a link to a process id, holds nothing any more.
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{path}.lock").isdigit():
+                    os.unlink(f"{path}.lock")
+            return
+        except FileNotFoundError:
+            return
+        except PermissionError as error:
+            raise CannotListenError(None, path, error) from None
+        except OSError:
+            pass
+    raise CannotListenError(None, path, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
+
+
+class Reactor:
+    """Stands in for ``reactor`` while the endpoint ``text`` listens, so that its unix socket is one of ours."""
+
+    def __init__(self, reactor: Any, text: str) -> None:
+        self._reactor = reactor
+        self._text = text
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenUNIX(
+        self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
+    ) -> UnixPort:
+        """What the endpoint asks for."""
+        mode = mode_of(self._text, mode)
+        port = UnixPort(address, factory, backlog, mode, self._reactor)  # type: ignore[arg-type]
+        port.startListening()
+        return port
