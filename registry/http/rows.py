@@ -1,0 +1,235 @@
+"""Queues, tasks and schedules as the API shows them: rows, and pages of rows that are bounded in bytes."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from registry.errors import BadOption
+from registry.http import asked
+from registry.http.verbs import result_of
+from registry.http.wire import Raw, cut_bytes, dumps
+from registry.queue.looking import FAR_ENOUGH, QueueView
+from registry.queue.names import is_foreign, pushed_at_ms
+from registry.queue.pages import SHOWN_BYTES, TaskView
+
+# Of rows; some room is left for what is around them.
+MOST_BYTES = (8 << 20) - 1024
+# Later than any moment: where there is no oldest task.
+NEVER_MS = 10**15
+COUNTED = ("ready", "delayed", "leased", "dead", "done")
+
+
+class Page:
+    """The rows of a list, encoded as they come: at most so many, and at most `MOST_BYTES` of them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rows: list[bytes] = []
+        self._size = 0
+        self.ended_early = False
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        """Whether there was room for this row. A page has one at least."""
+        encoded = dumps(row)
+        self._size += len(encoded) + 1
+        if self._rows and (len(self._rows) == self._limit or self._size > MOST_BYTES):
+            self.ended_early = True
+            return False
+        self._rows.append(encoded)
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        return self.ended_early or len(self._rows) == self._limit
+
+    @property
+    def rows(self) -> Raw:
+        return Raw(b"[" + b",".join(self._rows) + b"]")
+
+
+def at(moment_ms: float | None) -> str | None:
+    """A time of day as RFC 3339 in UTC, with ms."""
+    if moment_ms is None:
+        return None
+    whole_seconds, rest = divmod(int(moment_ms), 1000)
+    return datetime.fromtimestamp(whole_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:03d}Z"
+
+
+def queue_row(view: QueueView, now_ms: int, pollers: dict[bytes, int]) -> dict[str, Any]:
+    """A queue as the API shows it."""
+    oldest = None if view.oldest_ms is None else max(0.0, (now_ms - view.oldest_ms) / 1000)
+    counts = {state: getattr(view, state) for state in COUNTED}
+    return {
+        "name": view.name.decode("utf-8", "replace"),
+        **counts,
+        "oldest_age": oldest,
+        "pollers": pollers.get(view.name, 0),
+        "rates": {},
+        "policy": view.policy,
+    }
+
+
+def fold(families: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
+    """Add a queue to the summed row ``family:*`` of its family; one without a colon stays as it is."""
+    family, colon, _ = row["name"].partition(":")
+    name = f"{family}:*" if colon else row["name"]
+    known = families.get(name)
+    if known is None:
+        families[name] = {**row, "name": name, "policy": {}, "queues": 1} if colon else row
+        return
+    for state in (*COUNTED, "pollers"):
+        known[state] += row[state]
+    known["queues"] = known.get("queues", 1) + 1
+    ages = [age for age in (known["oldest_age"], row["oldest_age"]) if age is not None]
+    known["oldest_age"] = max(ages) if ages else None
+
+
+def sort_value(sort: str, row: dict[str, Any], now_ms: int) -> int:
+    """What a list of queues is sorted by, before the name. A moment, as an age would be another one on the next page."""
+    if sort == "oldest":
+        return NEVER_MS if row["oldest_age"] is None else round(now_ms - row["oldest_age"] * 1000)
+    return 0 if sort == "name" else -row[sort]
+
+
+def place_of(sort: str, cursor: str) -> tuple[int, bytes]:
+    """The row behind which a page begins, from what the page before gave as cursor."""
+    if sort == "name":
+        return 0, asked.unquoted(cursor)
+    found = re.fullmatch(r"(-?\d{1,17})~(.+)", cursor)
+    if found is None:
+        raise BadOption("The option 'cursor' is what the page before gave as cursor.")
+    return int(found[1]), asked.unquoted(found[2])
+
+
+def shortened(row: dict[str, Any], view: TaskView) -> dict[str, Any]:
+    """A task as a list shows it: what is long is cut, and ``truncated`` says so."""
+    cut = False
+    if view.length > SHOWN_BYTES:
+        row["task"], cut = _beginning(view.payload), True
+    result = row["result"]
+    if result is not None and len(result) > SHOWN_BYTES:
+        row["result"], cut = _beginning(result), True
+    history = row["history"]
+    sizes = [len(dumps(attempt)) for attempt in history]
+    while sum(sizes) > SHOWN_BYTES:
+        del history[0], sizes[0]
+        cut = True
+    return {**row, "truncated": True} if cut else row
+
+
+def _beginning(value: bytes) -> str:
+    """The first bytes as text; a character that the cut went through is left out."""
+    return cut_bytes(bytes(value), SHOWN_BYTES).decode("utf-8", "replace")
+
+
+def task_row(view: TaskView) -> dict[str, Any]:
+    """A task as the API shows it."""
+    known = view.known
+    row: dict[str, Any] = {
+        "id": view.id,
+        "queue": view.queue,
+        "state": view.state,
+        "attempt": known.get("a", 0),
+        "priority": known.get("p", 0),
+        "pushed_at": at(pushed_at_ms(view.id)) if view.id else None,
+        # What another program pushed may be no JSON, and would make none of the whole answer: it is shown as text.
+        "task": Raw(view.payload) if len(view.payload) == view.length and _is_json(view) else view.payload,
+        "history": [
+            {
+                "attempt": h.get("a", 0),
+                "worker": h.get("w"),
+                "leased_at": at(h.get("f")),
+                "ended_at": at(h.get("t")),
+                "reason": h.get("r"),
+                "error": h.get("e"),
+            }
+            for h in known.get("h") or []
+        ],
+        "progress": known.get("pr"),
+        "result": result_of(known),
+    }
+    for name, short in (("key", "k"), ("message", "pm"), ("reason", "y"), ("traceparent", "tp")):
+        if known.get(short) is not None:
+            row[name] = known[short]
+    for name, short in (("due_at", "du"), ("expires_at", "x"), ("ended_at", "z")):
+        if known.get(short) is not None:
+            row[name] = at(known[short])
+    if known.get("c"):
+        row["cancelled"] = True
+    holder = known.get("o") or {}
+    if view.state == "leased" and holder:
+        row.update(
+            worker=holder.get("w"), leased_at=at(holder.get("f")), lease_ends_at=at(view.lease_ends_ms)
+        )
+    return row
+
+
+def _is_json(view: TaskView) -> bool:
+    return (view.id is not None and not is_foreign(view.id)) or asked.is_json(view.payload)
+
+
+def schedule_row(name: str, known: dict[str, Any], shown: int | None = None) -> dict[str, Any]:
+    """A schedule as the API shows it; a list cuts what is longer than ``shown`` bytes."""
+    row = {"name": name, **known, "task": Raw(known["task"])}
+    row["next_at"], row["last_at"] = at(row.pop("next_ms")), at(row.pop("last_ms"))
+    if shown is not None and len(known["task"]) > shown:
+        row.update(task=_beginning(row["task"]), truncated=True)
+    return row
+
+
+def why(
+    view: TaskView,
+    queue: QueueView,
+    position: int | None,
+    pollers: int,
+    silent_ms: int | None,
+    now_ms: int,
+    rate_is_spent: bool = False,
+) -> list[dict[str, Any]]:
+    """Why a task is not running: the gates that are shut for it, each with its code, a sentence and its numbers."""
+    rules, known = queue.policy, view.known
+    reasons: list[dict[str, Any]] = []
+
+    def say(code: str, sentence: str, **numbers: Any) -> None:
+        reasons.append({"code": code, "text": sentence, **numbers})
+
+    if view.state == "leased":
+        holder = (known.get("o") or {}).get("w")
+        say("leased", f"It is being worked on{' by ' + holder if holder else ''}.", worker=holder)
+        return reasons
+    if view.state == "dead":
+        say("dead", f"It is dead: {known.get('y', 'failed')}.", reason=known.get("y"))
+        return reasons
+    if view.state == "done":
+        say("done", "It is done.")
+        return reasons
+    if rules.get("paused"):
+        say("paused", "The queue is paused.")
+    if view.state == "delayed":
+        left = max(0.0, (known.get("du", now_ms) - now_ms) / 1000)
+        say("delayed", f"It is due in {left:.0f} s.", seconds=left, due_at=at(known.get("du")))
+    if rules.get("concurrency") and queue.leased >= rules["concurrency"]:
+        limit = rules["concurrency"]
+        say("concurrency_limited", f"The queue is at its limit: {queue.leased} of {limit} run.", limit=limit)
+    if rate_is_spent:
+        say("rate_limited", f"The queue starts at most {rules['rate']:g} tasks a second.", rate=rules["rate"])
+    if not pollers:
+        if silent_ms is not None:
+            quiet = silent_ms / 1000
+            sentence = f"Nobody has polled this queue for {quiet:.0f} s."
+        else:
+            # At least since the push, as far as this process knows.
+            pushed = pushed_at_ms(view.id) if view.id else None
+            quiet = max(0.0, (now_ms - (pushed or now_ms)) / 1000)
+            sentence = "Nobody is known to have polled this queue since the registry started."
+        say("nobody_polls", sentence, seconds=round(quiet, 3))
+    if view.state == "ready":
+        if position == 0:
+            say("next", "It is the next of its queue.")
+        elif position is not None:
+            say("position", f"{position} tasks go before it.", position=position)
+        else:
+            say("position", f"More than {FAR_ENOUGH} tasks go before it.", position=None)
+    return reasons
