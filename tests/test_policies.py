@@ -232,7 +232,7 @@ def test_paths_take_their_methods_only(served: Daemon, q: str) -> None:
         ("POST", f"/api/queues/{q}", "DELETE, GET, PATCH"),
         ("GET", f"/api/queues/{q}/retry", "POST"),
         ("GET", f"/api/queues/{q}/move", "POST"),
-        ("POST", f"/api/queues/{q}/tasks", "GET"),
+        ("POST", f"/api/queues/{q}/tasks", "DELETE, GET"),
         ("POST", f"/api/queues/{q}/tasks/1", "DELETE, GET"),
         ("GET", f"/api/queues/{q}/tasks/1/run", "POST"),
         ("POST", f"/api/queues/{q}/tasks/1/why", "GET"),

@@ -369,8 +369,9 @@ def test_paths_below_a_queue_tell_the_methods_they_take(served: Daemon, q: str) 
     one = pushed(served, q, 1)
     for path, takes in {
         "": "DELETE, GET, PATCH",
-        "/tasks": "GET",
+        "/tasks": "DELETE, GET",
         "/retry": "POST",
+        "/pause": "POST",
         "/move": "POST",
         f"/tasks/{one}": "DELETE, GET",
         f"/tasks/{one}/why": "GET",

@@ -27,11 +27,14 @@ from registry.http.rows import (
     why,
 )
 from registry.http.wire import (
+    Answer,
     ExactFloat,
     json_answer,
+    moment,
     name_from,
     one_of,
     options,
+    seconds,
     text,
     whole,
 )
@@ -41,7 +44,7 @@ from registry.queue.pages import SHOWN_BYTES
 from registry.queue.queues import Queues
 from registry.queue.reply import after
 from registry.queue.schedules import Schedules
-from registry.queue.steering import Steering
+from registry.queue.steering import NO_LIMIT, Steering, Which
 
 PAGE, MOST_A_PAGE = 100, 1000
 
@@ -69,7 +72,27 @@ def _method(ask: Ask) -> bytes:
     return b"GET" if ask.method == b"HEAD" else ask.method
 
 
-_yes_no = one_of("1", "0", "true", "false")
+def _yes_no(name: str, value: str) -> bool:
+    return one_of("1", "0", "true", "false")(name, value) in ("1", "true")
+
+
+# Which tasks a bulk operation is for.
+_WHICH: dict[str, Callable[[str, str], Any]] = {
+    "reason": text(1, 100),
+    "error": text(1, 255),
+    "before": moment,
+    "limit": whole(1, 10**12 - 1),
+    "dry_run": _yes_no,
+}
+
+
+def _which(said: dict[str, Any]) -> Which:
+    before = said.get("before")
+    return Which(said.get("reason"), said.get("error"), None if before is None else before * 1000)
+
+
+def _bulk_answer(count: int, skipped: int) -> Answer:
+    return json_answer(200, {"success": True, "count": count, "skipped": skipped})
 
 
 class Admin:
@@ -152,6 +175,10 @@ class Admin:
                 return self._purge(name, ask.query)
             case [b"GET", b"tasks"]:
                 return self._tasks(name, ask.query)
+            case [b"DELETE", b"tasks"]:
+                return self._delete(name, ask.query)
+            case [b"POST", b"pause"]:
+                return self._pause(name, ask.query)
             case [b"POST", b"retry"]:
                 return self._retry(name, ask.query)
             case [b"POST", b"move"]:
@@ -166,7 +193,8 @@ class Admin:
                 return self._run(name, task_id, ask.query)
         allowed = {
             (): (b"GET", b"PATCH", b"DELETE"),
-            (b"tasks",): (b"GET",),
+            (b"tasks",): (b"GET", b"DELETE"),
+            (b"pause",): (b"POST",),
             (b"retry",): (b"POST",),
             (b"move",): (b"POST",),
         }.get(tuple(ask.segments[3:]))
@@ -202,19 +230,39 @@ class Admin:
     def _purge(self, name: bytes, query: bytes) -> Any:
         options(query, {})
         count = yield self._steering.purge(name)
-        return json_answer(200, {"success": True, "count": count, "skipped": 0})
+        return _bulk_answer(count, 0)
 
     @inlineCallbacks
     def _retry(self, name: bytes, query: bytes) -> Any:
         said = options(
-            query, {"state": one_of("dead"), "id": text(1, 100), "reason": text(1, 100), "dry_run": _yes_no}
+            query, {"state": one_of("dead"), "id": text(1, 100), "spread": seconds(0, 86_400), **_WHICH}
         )
-        dry_run = said.get("dry_run") in ("1", "true")
-        if "id" not in said:
-            count, skipped = yield self._steering.retry_all(name, said.get("reason"), dry_run)
-            return json_answer(200, {"success": True, "count": count, "skipped": skipped})
-        done = yield self._steering.retry_one(name, said["id"].encode(), said.get("reason"), dry_run)
-        return json_answer(200, {"success": True, "count": int(done), "skipped": int(not done)})
+        which, dry_run, spread = _which(said), said.get("dry_run", False), said.get("spread", 0)
+        if "id" in said:
+            done = yield self._steering.retry_one(name, said["id"].encode(), which, spread, dry_run)
+            return _bulk_answer(int(done), int(not done))
+        count, skipped = yield self._steering.retry_all(
+            name, which, said.get("limit", NO_LIMIT), spread, dry_run
+        )
+        return _bulk_answer(count, skipped)
+
+    @inlineCallbacks
+    def _delete(self, name: bytes, query: bytes) -> Any:
+        said = options(query, {"state": one_of("ready", "delayed", "dead", "done"), **_WHICH})
+        if "state" not in said:
+            raise BadOption("The option 'state' is missing: ready, delayed, dead or done.")
+        if "reason" in said and said["state"] != "dead":
+            raise BadOption("The option 'reason' is for the dead: other tasks have none.")
+        count, skipped = yield self._steering.delete(
+            name, said["state"], _which(said), said.get("limit", NO_LIMIT), said.get("dry_run", False)
+        )
+        return _bulk_answer(count, skipped)
+
+    @inlineCallbacks
+    def _pause(self, name: bytes, query: bytes) -> Any:
+        said = options(query, {"seconds": seconds(0, asked.YEAR)})
+        yield self._steering.pause(name, said.get("seconds"))
+        return (yield after(True, self._queue(name, b"")))
 
     @inlineCallbacks
     def _move(self, name: bytes, query: bytes) -> Any:
@@ -222,7 +270,7 @@ class Admin:
         if "to" not in said:
             raise BadOption("The option 'to' is missing: the queue that the tasks move to.")
         moved, skipped = yield self._steering.move(name, said["to"].encode(), said.get("state", "ready"))
-        return json_answer(200, {"success": True, "count": moved, "skipped": skipped})
+        return _bulk_answer(moved, skipped)
 
     # Tasks
 

@@ -2,11 +2,12 @@
 
 GET               /api/queues                          ?cursor limit search sort family
 GET|PATCH|DELETE  /api/queues/{q}                      PATCH: rules of its policy, null resets · DELETE purges
-GET               /api/queues/{q}/tasks                ?state cursor limit search
+GET|DELETE        /api/queues/{q}/tasks                ?state cursor limit search · DELETE ?state reason error before limit dry_run
 GET|DELETE        /api/queues/{q}/tasks/{id}           GET ?wait · DELETE cancels
 GET               /api/queues/{q}/tasks/{id}/why       why it is not running
 POST              /api/queues/{q}/tasks/{id}/run       a delayed task now
-POST              /api/queues/{q}/retry                ?state=dead id reason dry_run
+POST              /api/queues/{q}/retry                ?state=dead id reason error before limit spread dry_run
+POST              /api/queues/{q}/pause                ?seconds
 POST              /api/queues/{q}/move                 ?to state
 GET               /api/schedules                       all schedules
 GET|PUT|DELETE    /api/schedules/{name}                a task on a clock

@@ -67,8 +67,13 @@ def queue_row(view: QueueView, now_ms: int, pollers: dict[bytes, int]) -> dict[s
         "oldest_age": oldest,
         "pollers": pollers.get(view.name, 0),
         "rates": {},
-        "policy": view.policy,
+        "policy": _rules(view.policy),
     }
+
+
+def _rules(policy: dict[str, Any]) -> dict[str, Any]:
+    until = policy.get("paused_until")
+    return policy if until is None else {**policy, "paused_until": at(until)}
 
 
 def fold(families: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
@@ -206,7 +211,8 @@ def why(
         say("done", "It is done.")
         return reasons
     if rules.get("paused"):
-        say("paused", "The queue is paused.")
+        until = at(rules.get("paused_until"))
+        say("paused", f"The queue is paused{' until ' + until if until else ''}.")
     if view.state == "delayed":
         left = max(0.0, (known.get("du", now_ms) - now_ms) / 1000)
         say("delayed", f"It is due in {left:.0f} s.", seconds=left, due_at=at(known.get("du")))

@@ -162,7 +162,8 @@ class _Stream:
 class Walk:
     """A walk over the tasks of one state, in the order of its list, or ``oldest_first``.
 
-    ``shown``: how many bytes of a payload are of interest, -1 for none.
+    ``shown``: how many bytes of a payload are of interest, -1 for none. ``kept``: of the done, those that a push asked to keep;
+    the oldest first there are no others among them.
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class Walk:
         # One more tells where a character ends.
         shown: int = SHOWN_BYTES + 1,
         oldest_first: bool = False,
+        kept: bool = False,
     ) -> None:
         self._store = store
         self._want = _Want(name, state, search, shown)
@@ -190,7 +192,7 @@ class Walk:
             slots = _Leased(store, name).slots
         else:
             _check(_SCORED, cursor)
-            kind = {"delayed": b"d", "dead": b"x", "done": b"e"}[state]
+            kind = {"delayed": b"d", "dead": b"x", "done": b"f" if kept else b"e"}[state]
             slots = _Scored(store, name, kind, state != "delayed" and not oldest_first).slots
         self._stream = _Stream(store, self._want, slots, cursor)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from msgspec import msgpack
@@ -11,7 +12,8 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from registry.duration import milliseconds
 from registry.errors import BadOption, Conflict, NotFound
 from registry.queue.looking import Looking
-from registry.queue.names import check_name
+from registry.queue.names import check_name, pushed_at_ms
+from registry.queue.pages import TaskView, Walk
 from registry.queue.queues import Queues
 from registry.queue.reply import Gathering, after
 from registry.queue.taken import STATES, denied
@@ -19,14 +21,14 @@ from registry.queue.taken import STATES, denied
 MOVES_A_CALL = 200
 # A move gives up behind this many ready tasks whose keys are taken: passing over them keeps Redis busy each time.
 MOST_MET_AGAIN = 10_000
-IDS_A_PAGE = 500
+# Of a bulk operation's tasks, before it asks for more of them.
+IDS_A_STEP = 100
+NO_LIMIT = 1 << 53
 # A bulk retry leaves these alone unless it names them: nobody wants what was cancelled to run after all.
 NOT_JSON = "not_json"
 LEFT_ALONE = ("cancelled", "expired", NOT_JSON)
 
 _DRY = b"1"
-# Another round says nothing of the rules: somebody else may have changed them meanwhile.
-_TRIM_ON = msgpack.encode({"t": True})
 
 RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
     "paused": (bool, 0, 1),
@@ -41,7 +43,33 @@ RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
 }
 # These are seconds, and kept as whole ms.
 DURATIONS = ("lease", "backoff", "ttl", "max_run")
-RETENTION = {"done": 30 * 86_400, "done_max": 1_000_000, "dead": 366 * 86_400}
+RETENTION = {"done": 30 * 86_400, "done_max": 1_000_000, "dead": 366 * 86_400, "dead_max": 10_000_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """The tasks that a bulk operation is for; None is any. ``before_ms``: when it ended, or was pushed where it has not."""
+
+    reason: str | None = None
+    error: str | None = None
+    before_ms: float | None = None
+
+    def has(self, view: TaskView) -> bool:
+        """Whether a task is one of them."""
+        known = view.known
+        if self.reason is not None and known.get("y") != self.reason:
+            return False
+        if self.error is not None:
+            error = known.get("er") or {}
+            if self.error not in f"{error.get('type', '')}: {error.get('message', '')}":
+                return False
+        if self.before_ms is None:
+            return True
+        at = known.get("z") or pushed_at_ms(view.id or b"")
+        return at is not None and at < self.before_ms
+
+
+ALL = Which()
 
 
 class Steering:
@@ -74,13 +102,15 @@ class Steering:
             raise Conflict("not_delayed", f"This task is {STATES[reply[1].decode()]}, not delayed.")
 
     @inlineCallbacks
-    def retry_one(self, name: bytes, task_id: bytes, reason: str | None = None, dry_run: bool = False) -> Any:
-        """A dead task is ready again; fires with False, and leaves it alone, when it died of another ``reason``."""
-        if reason is not None:
+    def retry_one(
+        self, name: bytes, task_id: bytes, which: Which = ALL, spread: float = 0, dry_run: bool = False
+    ) -> Any:
+        """A dead task is ready again; fires with False, and leaves it alone, when it is none of ``which``."""
+        if which != ALL:
             view = yield self._looking.task(name, task_id)
-            if view.state == "dead" and view.known.get("y") != reason:
+            if view.state == "dead" and not which.has(view):
                 return False
-        reply = yield self._one("retry", name, task_id, _DRY if dry_run else b"")
+        reply = yield self._one("retry", name, task_id, _DRY if dry_run else _later(spread, 1))
         if reply[0] == 11:
             raise Conflict(
                 "not_json", "This element of another program is not JSON, and can never be served."
@@ -93,36 +123,74 @@ class Steering:
         return True
 
     @inlineCallbacks
-    def retry_all(self, name: bytes, reason: str | None, dry_run: bool) -> Any:
-        """The dead of a queue are ready again, oldest first; fires with (retried, skipped). ``dry_run`` only counts."""
+    def retry_all(
+        self, name: bytes, which: Which = ALL, limit: int = NO_LIMIT, spread: float = 0, dry_run: bool = False
+    ) -> Any:
+        """The dead of a queue are ready again, oldest first; fires with (retried, skipped). ``dry_run`` only counts.
+
+        ``spread``: they are ready one after the other, over so many seconds.
+        """
         check_name(name)
-        key = self._store.tag(name) + b"x"
-        at = count = skipped = 0
+        count = skipped = 0
         # Of several dead with one key the first takes it, which a dry run cannot see in Redis.
         keys: set[bytes] = set()
-        # What dies again meanwhile is left to the next request: workers that fail at once would keep this one busy for ever.
-        seconds, micros = yield self._store.lookup(b"TIME")
-        began = int(seconds) * 1000 + int(micros) // 1000
-        while True:
-            ids = yield after(count, self._store.lookup(b"ZRANGE", key, at, at + IDS_A_PAGE - 1))
-            if not ids:
-                return count, skipped
-            metas = yield after(count, self._store.lookup(b"HMGET", self._store.tag(name) + b"m", *ids))
-            chosen = [i for i, packed in zip(ids, metas, strict=True) if _wanted(packed, reason, began)]
-            replies = yield after(count, self._each("retry", name, chosen, _DRY if dry_run else b""))
-            done = 0
+        began = yield self._redis_now()
+
+        def wanted(view: TaskView) -> bool:
+            # What dies again meanwhile is left to the next request: workers that fail at once would keep this one busy for ever.
+            if view.known.get("z", 0) > began:
+                return False
+            return which.has(view) and (which.reason is not None or view.known.get("y") not in LEFT_ALONE)
+
+        walk = Walk(self._store, name, "dead", shown=-1, oldest_first=True)
+        while ids := (yield after(count, _some(walk, wanted, limit - count))):
+            hows = [_DRY if dry_run else _later(spread, count + n) for n in range(1, len(ids) + 1)]
+            replies = yield after(count, self._each("retry", name, list(zip(ids, hows, strict=True))))
             for code, *more in map(_checked, replies):
                 taken = code in (10, 11) or (dry_run and code == 0 and more[0] in keys)
                 skipped += taken
                 if code == 0 and not taken:
-                    done += 1
+                    count += 1
                     keys.update(filter(None, more))
-            count += done
-            at += len(ids) if dry_run else len(ids) - done
+        return count, skipped
 
     @inlineCallbacks
-    def _each(self, verb: str, name: bytes, ids: Iterable[bytes], *args: bytes) -> Any:
-        entries = [self._store.of_lease(name, task_id, *args) for task_id in ids]
+    def delete(
+        self, name: bytes, state: str, which: Which = ALL, limit: int = NO_LIMIT, dry_run: bool = False
+    ) -> Any:
+        """Tasks of a state are forgotten, the oldest first; fires with (forgotten, skipped). ``dry_run`` only counts.
+
+        Skipped is what was in another state when its turn came. Elements of other programs have no id: they go where all go.
+        """
+        check_name(name)
+        if which == ALL and state in ("ready", "delayed"):
+            if not dry_run:
+                return (yield self.purge(name, state, limit)), 0
+            view = yield self._looking.queue(name)
+            return min(limit, getattr(view, state)), 0
+        count = skipped = 0
+        letter = {"ready": b"r", "delayed": b"d", "dead": b"x", "done": b"e"}[state]
+        # What a push asked to keep becomes like the others with time.
+        for kept in (True, False) if state == "done" else (False,):
+            walk = Walk(self._store, name, state, shown=-1, oldest_first=True, kept=kept)
+            while ids := (yield after(count, _some(walk, which.has, limit - count))):
+                if dry_run:
+                    count += len(ids)
+                    continue
+                entries = [(task_id, letter) for task_id in ids]
+                for code, *_ in map(_checked, (yield after(count, self._each("delete", name, entries)))):
+                    count += code == 0
+                    skipped += code != 0
+        return count, skipped
+
+    @inlineCallbacks
+    def _redis_now(self) -> Any:
+        seconds, micros = yield self._store.lookup(b"TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    @inlineCallbacks
+    def _each(self, verb: str, name: bytes, args: Iterable[tuple[bytes, ...]]) -> Any:
+        entries = [self._store.of_lease(name, *one) for one in args]
         replies: Deferred[list[Any]] = Deferred()
         gathering = Gathering(len(entries), replies)
         for at, entry in enumerate(entries):
@@ -150,14 +218,26 @@ class Steering:
                 return moved, skipped
 
     @inlineCallbacks
-    def purge(self, name: bytes) -> Any:
-        """Ready and delayed tasks are forgotten; fires with how many."""
+    def purge(self, name: bytes, state: str = "", limit: int = NO_LIMIT) -> Any:
+        """Ready and delayed tasks, or one of both, are forgotten; fires with how many."""
         count = 0
-        while True:
-            reply = yield after(count, self._one("purge", name, b"%d" % MOVES_A_CALL))
+        while count < limit:
+            most = b"%d" % min(MOVES_A_CALL, limit - count)
+            reply = yield after(
+                count, self._one("purge", name, most + (b" " + state.encode() if state else b""))
+            )
             count += reply[1]
             if not reply[2]:
-                return count
+                break
+        return count
+
+    def pause(self, name: bytes, length: float | None) -> Deferred[dict[str, Any]]:
+        """Hand nothing out, for so many seconds or until somebody resumes; 0 resumes."""
+        if length == 0:
+            return self.set_policy(name, {"paused": None})
+        if length is None:
+            return self.set_policy(name, {"paused": True})
+        return self._change(name, msgpack.encode({"p": max(1, round(length * 1000))}))
 
     def set_policy(self, name: bytes, changes: dict[str, Any]) -> Deferred[dict[str, Any]]:
         """Change rules; None resets one. Fires with all rules of the queue."""
@@ -173,14 +253,16 @@ class Steering:
             del given["paused"]
             reset.append("paused")
         packed = msgpack.encode({"set": given, "reset": reset})
-        return self._change(name, packed)
+        return self._change(name, packed, "retention" in reset)
 
     @inlineCallbacks
-    def _change(self, name: bytes, packed: bytes) -> Any:
+    def _change(self, name: bytes, packed: bytes, taken_back: bool = False) -> Any:
         reply = yield self._one("policy", name, packed)
-        while reply[2]:
-            # More results than may be kept from now on: a bounded piece of them with each call.
-            reply = yield after(True, self._one("policy", name, _TRIM_ON))
+        while reply[2] or any(reply[3:]):
+            # Another round says nothing of the rules: somebody else may have changed them meanwhile.
+            # More is kept than may be from now on, or the dead have another time: a bounded piece of them with each call.
+            more = {"t": True, "x": reply[3].decode(), "y": taken_back} if any(reply[3:]) else {"t": True}
+            reply = yield after(True, self._one("policy", name, msgpack.encode(more)))
         return msgpack.decode(reply[1]) or {}
 
 
@@ -190,12 +272,23 @@ def _checked(reply: list[Any]) -> list[Any]:
     return reply
 
 
-def _wanted(packed: bytes | None, reason: str | None, began_ms: int) -> bool:
-    known = msgpack.decode(packed) if packed else {}
-    if known.get("z", 0) > began_ms:
-        return False
-    why = known.get("y")
-    return why == reason if reason is not None else why not in LEFT_ALONE
+@inlineCallbacks
+def _some(walk: Walk, wanted: Callable[[TaskView], bool], most: int) -> Any:
+    """Fires with the ids of the next tasks that are wanted, none at the end of the walk."""
+    ids: list[bytes] = []
+    while len(ids) < min(most, IDS_A_STEP):
+        view = yield walk.head()
+        if view is None:
+            break
+        walk.take()
+        if view.id is not None and wanted(view):
+            ids.append(view.id)
+    return ids
+
+
+def _later(spread: float, number: int) -> bytes:
+    """When the so-manieth of many is ready: steps of the golden ratio lie evenly in the whole, however many there will be."""
+    return b"d%d" % int(spread * 1000 * (number * 0.6180339887498949 % 1)) if spread else b""
 
 
 def _rule(rule: str, value: Any) -> Any:
@@ -231,12 +324,12 @@ def _duration(field: str, value: Any, low: float, high: float) -> float:
 
 def _retention(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadOption("The field 'retention' is an object with done, done_max and dead.")
+        raise BadOption("The field 'retention' is an object with done, done_max, dead and dead_max.")
     kept: dict[str, Any] = {}
     for name, number in value.items():
         if name not in RETENTION:
             raise BadOption(f"There is no field {name[:80]!r} in retention; it has: {', '.join(RETENTION)}.")
-        if name != "done_max":
+        if not name.endswith("_max"):
             kept[name] = _duration(f"retention.{name}", number, 0, RETENTION[name])
             continue
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= RETENTION[name]:

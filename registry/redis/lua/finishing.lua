@@ -6,6 +6,16 @@ local function forget(list, g, id)
   drained[list] = true
 end
 
+local function keep_policy(list, g, rules)
+  if next(rules) == nil then
+    call('DEL', g .. 'c')
+    drained[list] = true
+  else
+    call('SET', g .. 'c', cmsgpack.pack(rules))
+    due(list, FAR)
+  end
+end
+
 -- How long a queue keeps its done, ms.
 local function done_for(g) return in_ms(retention_of(g).done or 3600) end
 

@@ -131,15 +131,35 @@ local function remember(m, reason, err)
   m.h, m.o = h, nil
 end
 
+-- When a task that died at this moment is forgotten.
+local function dead_until(g, m, died)
+  return died + math.max(in_ms(retention_of(g).dead or 2592000), m.w and FOR_WHO_WAITS or 0)
+end
+
+-- Beyond the queue's limit of the dead the oldest go, so many a call at most. How many are still over.
+local MOST_DEAD = 100000
+local function trim_dead(list, g, most)
+  local over = call('ZCARD', g .. 'x') - (retention_of(g).dead_max or MOST_DEAD)
+  if over <= 0 then return 0 end
+  local gone = call('ZRANGE', g .. 'x', 0, math.min(over, most) - 1)
+  call('ZREM', g .. 'x', unpack(gone))
+  call('HDEL', g .. 't', unpack(gone))
+  call('HDEL', g .. 'm', unpack(gone))
+  drained[list] = true
+  return over - #gone
+end
+
 local function bury(list, g, id, m, reason, err)
-  local forget = now + math.max(in_ms(retention_of(g).dead or 2592000), m.w and FOR_WHO_WAITS or 0)
-  call('ZADD', g .. 'x', forget, id)
+  local forget = dead_until(g, m, now)
+  call('ZADD', g .. 'x', score(forget), id)
   m.s, m.y, m.z, m.er, m.du = 'x', reason, now, err or m.er, nil
   free_key(g, id, m)
   keep(g, id, m)
   tell_ended(list, id, m)
   slot_freed(list, g)
   due(list, forget)
+  -- Where there are too many, each one that comes makes room for itself and lets one more go.
+  trim_dead(list, g, 2)
 end
 
 -- A number from 0 to 1 for this task now. Not by math.random, which begins anew, with the same seed, in every script.

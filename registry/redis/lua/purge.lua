@@ -1,6 +1,6 @@
 -- uses: base, life, finishing
 -- Purge: forget what is ready and delayed, so many at a time; leases, the dead, the done and the policy stay.
--- KEYS: the list of each entry. ARGV per entry: moves at most. Reply per entry: {0, purged, 1 when there is more} · {8, text}.
+-- KEYS: the list of each entry. ARGV per entry: moves at most, and behind a blank 'ready' or 'delayed' for one of both. Reply per entry: {0, purged, 1 when there is more} · {8, text}.
 local function drop(list, g, id)
   local m = known(g, id)
   if m then
@@ -11,10 +11,10 @@ local function drop(list, g, id)
   forget(list, g, id)
 end
 
-local function purge(list, most)
+local function purge(list, most, state)
   local g = '{' .. list .. '}'
   local count, left = 0, most
-  for p = 0, 9 do
+  for p = 0, state == 'delayed' and -1 or 9 do
     local from = p == 0 and list or g .. p
     while left > 0 do
       local e = call('RPOP', from)
@@ -34,7 +34,7 @@ local function purge(list, most)
       end
     end
   end
-  for _, id in ipairs(call('ZRANGE', g .. 'd', 0, left - 1)) do
+  for _, id in ipairs(state == 'ready' and {} or call('ZRANGE', g .. 'd', 0, left - 1)) do
     if left <= 0 then break end
     call('ZREM', g .. 'd', id)
     drop(list, g, id)
@@ -46,7 +46,7 @@ end
 
 local replies = {}
 for i = 1, #KEYS do
-  local ok, reply = pcall(purge, KEYS[i], tonumber(ARGV[3 + i]))
+  local ok, reply = pcall(purge, KEYS[i], tonumber(string.match(ARGV[3 + i], '^%d+')), string.match(ARGV[3 + i], ' (%a+)$'))
   replies[i] = ok and reply or refusal(reply)
 end
 return finish(replies)

@@ -1,8 +1,8 @@
 -- uses: base, life
 -- Retry: a dead task is ready again, with as many attempts more as it was granted at first.
--- KEYS: the list of each entry. ARGV per entry: task id, 1 to change nothing and only tell. Reply per entry: {0, its key or ''} · {1} not
--- dead · {10} its key is taken · {11} it is not JSON · {8, text}.
-local function retry(list, id, dry)
+-- KEYS: the list of each entry. ARGV per entry: task id, '1' to change nothing and only tell, 'd' and the ms after which it is ready, or ''.
+-- Reply per entry: {0, its key or ''} · {1} not dead · {10} its key is taken · {11} it is not JSON · {8, text}.
+local function retry(list, id, how)
   local g = '{' .. list .. '}'
   must_be_list(list)
   local m = known(g, id)
@@ -12,20 +12,21 @@ local function retry(list, id, dry)
     local other = call('HGET', g .. 'k', m.k)
     if other and other ~= id then return {10} end
   end
-  if dry then return {0, m.k or ''} end
+  if how == '1' then return {0, m.k or ''} end
   call('ZREM', g .. 'x', id)
   if m.k then call('HSET', g .. 'k', m.k, id) end
   m.nn = m.nn or m.n or policy_of(g).attempts or 25
   m.n = (m.a or 0) + m.nn
   -- The lease it was lost by may still acknowledge it, as long as nobody else has it.
   m.x, m.c, m.q, m.y, m.z = nil, nil, nil, nil, nil
-  make_ready(list, g, id, m, false)
+  local wait = tonumber(string.match(how, '^d(%d+)$')) or 0
+  if wait > 0 then make_delayed(list, g, id, m, now + wait) else make_ready(list, g, id, m, false) end
   return {0, m.k or ''}
 end
 
 local replies = {}
 for i = 1, #KEYS do
-  local ok, reply = pcall(retry, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2] == '1')
+  local ok, reply = pcall(retry, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
   replies[i] = ok and reply or refusal(reply)
 end
 return finish(replies)

@@ -50,6 +50,7 @@ local function forget_old(list, g)
     moves = moves + 1
   end
   trim(list, g)
+  trim_dead(list, g, per_kind)
   for kind, before in pairs({x = now, e = now - done_for(g)}) do
     for _, id in ipairs(call('ZRANGEBYSCORE', g .. kind, '-inf', score(before), 'LIMIT', 0, per_kind)) do
       call('ZREM', g .. kind, id)
@@ -72,8 +73,18 @@ local function clear_heads(list, g)
   end
 end
 
+-- A pause that was said to end is over.
+local function resume(list, g)
+  local rules = policy_of(g)
+  if not rules.paused_until or now < rules.paused_until then return end
+  may_grow()
+  rules.paused, rules.paused_until = nil, nil
+  keep_policy(list, g, rules)
+  wake(list)
+end
+
 local function next_due(list, g)
-  local at = FAR
+  local at = policy_of(g).paused_until or FAR
   for _, kind in ipairs({'l', 'd', 'o', 'x', 'e', 'f', 'a'}) do
     local first = call('ZRANGE', g .. kind, 0, 0, 'WITHSCORES')
     if first[2] then at = math.min(at, tonumber(first[2]) + (kind == 'e' and done_for(g) or 0)) end
@@ -90,6 +101,7 @@ local function sweep(list)
   lapse_leases(list, g)
   end_delays(list, g)
   forget_old(list, g)
+  resume(list, g)
   clear_heads(list, g)
   dues[list], drained[list] = nil, nil
   if holds_nothing({list}) then

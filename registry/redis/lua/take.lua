@@ -77,7 +77,7 @@ end
 local function held_back(list, q, leased)
   local rules, g = q.rules, q.g
   if rules.concurrency and not leased then return {4} end
-  if rules.paused then return {3, 'paused'} end
+  if rules.paused and now < (rules.paused_until or FAR) then return {3, 'paused'} end
   if rules.concurrency then
     if call('ZCARD', g .. 'l') >= rules.concurrency then return {3, 'concurrency_limited'} end
   end
