@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from dotenv import dotenv_values
-
 from registry import values
+from registry.env_file import read_env_file, remarks
 from registry.errors import RegistryError
 
 
@@ -77,8 +76,8 @@ class Config:
         values.redis_url,
         "redis://[user][:password]@host:port/db, rediss:// (TLS) or unix:///path/redis.sock?db=0.",
         "Empty: the daemon runs a private Redis of its own in DATA_DIR, so that nothing has to be set up first. TLS "
-        "takes ?cafile=, ?certfile=, ?keyfile= and ?verify=0. Characters such as / @ : # ? % in a password are "
-        "written %2F %40 %3A %23 %3F %25.",
+        "takes ?cafile=, ?certfile=, ?keyfile= and ?verify=0. Characters such as / @ : # ? % & + in a password are "
+        "written %2F %40 %3A %23 %3F %25 %26 %2B.",
     )
     redis_url_file: str | None = setting(
         None,
@@ -301,15 +300,20 @@ def _given(options: Mapping[str, object]) -> dict[str, str | tuple[str, ...]]:
 
 
 def _read_env_file(env_file: str | None) -> dict[str, str | tuple[str, ...]]:
-    if env_file is None:
-        return {}
     try:
-        # No interpolation: a password may hold ${...}, and the program of 2018 did not expand it either.
-        read = dotenv_values(env_file, interpolate=False)
+        read = read_env_file(env_file).values
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"The file {env_file} cannot be read: {reason}.") from None
-    return {name: value for name, value in read.items() if name in _NAMES and value is not None}
+    return {name: value for name, value in read.items() if name in _NAMES}
+
+
+def warnings(environ: Mapping[str, str], env_file: str | None = ".env") -> list[str]:
+    """A sentence for each thing in ``.env``, or in the environment, that was meant for us and changes nothing.
+
+    To be called after `load`, which has read the file.
+    """
+    return remarks(env_file, environ, [one.name for one in SETTINGS])
 
 
 def _find(layers: list[_Layer], name: str) -> tuple[str | tuple[str, ...], str] | None:
@@ -358,8 +362,15 @@ def _parse(setting: Setting, value: str | tuple[str, ...], source: str) -> Any:
     try:
         return setting.parse(value)
     except ValueError as error:
-        shown = mask_url(value) if setting.name == "REDIS_URL" else value
-        raise ConfigError(f"{setting.name} is {_quoted(shown)} ({source}): it must be {error}.") from None
+        shown = _without_secrets(value) if setting.name == "REDIS_URL" else value
+        why = str(error) if isinstance(error, values.Unusable) else f"it must be {error}"
+        raise ConfigError(f"{setting.name} is {_quoted(shown)} ({source}): {why}.") from None
+
+
+def _without_secrets(url: str) -> str:
+    """What can be shown of a URL that is none: where the password is cannot be known, but for what precedes an @."""
+    match = re.fullmatch(r"rediss?://.*@[\w.:\[\]-]*(/\d{0,5})?", url, re.DOTALL | re.ASCII)
+    return mask_url(url) if match else "***"
 
 
 def _quoted(text: str) -> str:

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from registry import __version__
 from registry.child import Parent
 from registry.config import Config, mask_url
+from registry.endpoints import endpoints_of
 from registry.errors import RedisUnavailable, RegistryError, Unavailable, sentence
 from registry.http.access import Access
 from registry.http.admin import Admin
@@ -54,7 +55,7 @@ from registry.redis.persistence import worth_of_a_200
 from registry.redis.store import NewerSchema, Store
 from registry.redis.subscriber import Subscriber
 from registry.stopping import StopsOnce
-from registry.systemd import Notifier, listen_fds
+from registry.systemd import Notifier
 
 log = Logger()
 
@@ -268,11 +269,9 @@ class Daemon(StopsOnce):
     def _bind(self) -> Any:
         """Open the ports, which accept nothing yet."""
         config = self.config
-        strings = list(config.listen) or listen_fds(self._environ)
+        strings = endpoints_of(config, self._environ)
         # systemd keeps its sockets open, and the next daemon serves those who wait there.
-        self._handed_over = bool(strings) and not config.listen
-        if not strings:
-            strings = [f"tcp:{config.port}:interface={config.host.replace(':', chr(92) + ':')}"]
+        self._handed_over = not config.listen and strings[0].startswith("systemd:")
         for text in strings:
             port = yield listen_on(self._reactor, text, self._entrance)
             self._ports.append(port)

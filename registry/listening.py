@@ -33,6 +33,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from registry import unix_sockets
+from registry.endpoints import cannot_be_used, parse_endpoint
 
 log = Logger()
 
@@ -146,34 +147,19 @@ class Binder:
 
 def listen_on(reactor: Any, text: str, factory: Any) -> Deferred[Any]:
     """Listen where an endpoint string says. CannotListenError, or ValueError with a sentence that names LISTEN."""
-    try:
-        opens: Any = reactor if isinstance(reactor, Binder) else unix_sockets.Reactor(reactor, text)
-        endpoint: Any = serverFromString(opens, text)
-    except TypeError:
-        # A parser was called with parts that it does not take.
-        raise ValueError(
-            f"LISTEN has {text!r}, whose parts do not fit {text.partition(':')[0]}. A colon within a part is written "
-            r"\:, and on a command line between single quotes."
-        ) from None
-    except AttributeError:
-        raise  # of the Binder, which says what it means
-    except Exception as error:
-        raise _cannot_be_used(text, error) from None
+    opens: Any = reactor if isinstance(reactor, Binder) else unix_sockets.Reactor(reactor, text)
+    endpoint = parse_endpoint(opens, text)
     if getattr(endpoint, "_backlog", None) == 50:
         endpoint._backlog = BACKLOG
 
     def explain(failure: Any) -> Any:
         # A CannotListenError is none of these.
         if failure.check(OSError, OverflowError, ValueError):
-            raise _cannot_be_used(text, failure.value) from None
+            raise cannot_be_used(text, failure.value) from None
         return failure
 
     listening: Deferred[Any] = endpoint.listen(factory)
     return listening.addErrback(explain)
-
-
-def _cannot_be_used(text: str, error: BaseException) -> ValueError:
-    return ValueError(f"LISTEN has {text!r}, which cannot be used: {str(error).rstrip('.')}.")
 
 
 def why_not(error: BaseException | None) -> str:

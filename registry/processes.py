@@ -33,12 +33,13 @@ from twisted.python.failure import Failure
 from registry import __version__
 from registry.child import LINK, VARIABLE, LineLink, line_link
 from registry.config import Config
+from registry.endpoints import endpoints_of
 from registry.errors import RegistryError
 from registry.listening import Binder, raise_file_limit, shown, warn_of_strangers, why_not
 from registry.output import Output, reader
 from registry.redis.embedded import Embedded
 from registry.stopping import StopsOnce
-from registry.systemd import Notifier, listen_fds
+from registry.systemd import Notifier
 
 log = Logger()
 
@@ -99,8 +100,7 @@ class Processes(StopsOnce):
             self._embedded = Embedded(self.reactor, config.data_dir, fsync, config.redis_server)
             address = yield self._embedded.start()
             self._redis_url = f"unix://{quote(address.path)}"
-        strings = list(config.listen) or listen_fds(self._environ)
-        for text in strings or [f"tcp:{config.port}:interface={config.host.replace(':', chr(92) + ':')}"]:
+        for text in endpoints_of(config, self._environ):
             yield self.binder.listen(text)
         if self.stopping:
             return

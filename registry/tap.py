@@ -5,25 +5,32 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
 from twisted.python import usage
 
 from registry import __version__
-from registry.config import SETTINGS, ConfigError, Setting, load
+from registry.child import VARIABLE
+from registry.config import SETTINGS, ConfigError, Setting, load, warnings
 from registry.daemon import Daemon
+from registry.endpoints import check_listen
 from registry.log import install
 from registry.output import output_of
 from registry.pid_file import remove_left_over
 from registry.processes import Processes
 from registry.redis.address import parse_redis_url
+
+log = Logger()
 
 
 def _option(one: Setting) -> list[str | None]:
@@ -53,15 +60,30 @@ class Options(usage.Options):  # type: ignore[misc]
         print(f"registry {__version__}")
         sys.exit(0)
 
+    def parseOptions(self, options: Any = None) -> None:
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as e:
+            self._refuse(str(e))
+
+    def _refuse(self, why: str) -> None:
+        # A UsageError would print the whole help in front of the one sentence that matters.
+        wrong = re.search(r"--([\w-]+) not recognized", why)
+        near = get_close_matches(wrong[1], [one.option for one in SETTINGS], 1) if wrong else []
+        hint = f"did you mean --{near[0]}?" if near else "see twistd registry --help."
+        sys.exit(f"registry: {why.rstrip('.')}; {hint}")
+
     def postOptions(self) -> None:
         given = {key: value for key, value in self.items() if value not in (None, [])}
         try:
             self.config = load(given, os.environ)
             if self.config.redis_url:
-                parse_redis_url(self.config.redis_url)
-        except (ConfigError, ValueError) as e:
-            # A UsageError would print the whole help in front of the one sentence that matters.
+                _check_files(self.config.redis_url)
+            check_listen(reactor, self.config)
+        except ConfigError as e:
             sys.exit(f"registry: {e}")
+        except ValueError as e:  # as it is told of what cannot be listened on
+            sys.exit(f"registry stops: {e}")
         parent: Any = self.parent or {}
         pid_file = parent.get("pidfile")  # of twist there is none
         if pid_file and (pid := remove_left_over(pid_file)):
@@ -69,6 +91,8 @@ class Options(usage.Options):  # type: ignore[misc]
                 f"registry: {pid_file} named a daemon that has ended (process {pid}); removed",
                 file=sys.stderr,
             )
+        # What a child reads is what its parent has read.
+        self.warnings = [] if VARIABLE in os.environ else warnings(os.environ)
         self.access = install(self, self.config, os.environ)
 
 
@@ -84,10 +108,19 @@ def makeService(options: Options) -> IService:
     # Behind the last line of the stop; what twistd logs after it finds its way as well.
     reactor.addSystemEventTrigger("after", "shutdown", options.access.finish)  # type: ignore[attr-defined]
     config = options.config
+    for text in options.warnings:
+        log.warn("{text}", text=text)
     access = options.access if config.access_log else None
     if config.processes > 1:
         return Processes(config, reactor, os.environ, output_of(options.parent, access), _fail)
     return Daemon(config, reactor, os.environ, access, _fail)
+
+
+def _check_files(url: str) -> None:
+    try:
+        parse_redis_url(url).check_files()
+    except ValueError as e:
+        raise ConfigError(f"REDIS_URL names a file that cannot be used: {e}.") from None
 
 
 def _stop_once(stop: Callable[[], None]) -> Callable[[], None]:
@@ -108,7 +141,7 @@ def _fail(why: str) -> None:
         sys.stderr.flush()
         os._exit(1)
 
+    # Why is in the log already.
     atexit.register(leave)
-    print(f"registry: {why}", file=sys.stderr)
     stop: Callable[[], Any] = reactor.stop  # type: ignore[attr-defined]
     reactor.callWhenRunning(stop)  # type: ignore[attr-defined]

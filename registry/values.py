@@ -12,8 +12,13 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from registry.duration import milliseconds
+from registry.redis.address import parse_redis_url
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "critical")
+
+
+class Unusable(ValueError):
+    """The text is a clause of its own about the value, where "it must be" does not fit."""
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -64,9 +69,11 @@ def level(text: str) -> str:
 
 
 def host(text: str) -> str:
-    if re.fullmatch(r"[^\s/\x00-\x1f]+", text) and "://" not in text:
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    if re.fullmatch(r"[^\s/\x00-\x1f]+", text) and text.count(":") != 1 and "*" not in text:
         return text
-    raise ValueError("an address or a host name, such as 127.0.0.1, 0.0.0.0 or ::")
+    raise ValueError("an address or a host name without a port, such as 127.0.0.1, 0.0.0.0 or ::")
 
 
 def prefix(text: str) -> str:
@@ -100,21 +107,28 @@ def processes(text: str) -> int:
 
 
 def redis_url(text: str) -> str:
+    hint = ""
+    if "@" in text or "password=" in text:
+        hint = " (in a password / @ : # ? % & + are written %2F %40 %3A %23 %3F %25 %26 %2B)"
     must = ValueError(
-        "a URL such as redis://:password@host:6379/0, rediss://host:6380 or unix:///run/redis.sock?db=0"
+        f"a URL such as redis://:password@host:6379/0, rediss://host:6380 or unix:///run/redis.sock?db=0{hint}"
     )
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
         raise must from None
-    if not text.isprintable() or (port is not None and port == 0):
+    if not text.isprintable() or port == 0 or not re.fullmatch(r"[\w.:%-]*", parts.hostname or ""):
         raise must
-    if parts.scheme in ("redis", "rediss") and text[len(parts.scheme) :].startswith("://"):
-        return text
-    if parts.scheme == "unix" and parts.path.startswith("/"):
-        return text
-    raise must
+    if parts.scheme == "unix" and not parts.path.startswith("/"):
+        raise must
+    if parts.scheme not in ("redis", "rediss", "unix") or not text[len(parts.scheme) :].startswith("://"):
+        raise must
+    try:
+        parse_redis_url(text)
+    except ValueError as error:
+        raise Unusable(f"{error}{'' if '%2F' in str(error) else hint}") from None
+    return text
 
 
 def path(text: str) -> str:

@@ -49,6 +49,33 @@ class RedisAddress:
         plain = HostnameEndpoint(reactor, self.host, self.port, timeout=timeout)
         return wrapClientTLS(self._tls_options(), plain) if self.kind == "tls" else plain
 
+    def check_files(self) -> None:
+        """ValueError, with one sentence, when a file that the URL names cannot be used."""
+        files = {"cafile": self.cafile, "certfile": self.certfile, "keyfile": self.keyfile}
+        for option, path in files.items():
+            try:
+                if path:
+                    open(path, "rb").close()
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
+                raise ValueError(f"its {option} {path} cannot be read: {why}") from None
+        if self.keyfile and not self.certfile:
+            raise ValueError("it has a keyfile and no certfile")
+        try:
+            if self.kind == "tls":
+                self._tls_options()
+        except Exception:  # OpenSSL's own kinds are many, and their texts say nothing
+            own = (
+                f"certfile {self.certfile} and keyfile {self.keyfile or self.certfile}"
+                if self.certfile
+                else ""
+            )
+            given = " or ".join(filter(None, (self.cafile and f"cafile {self.cafile}", own)))
+            raise ValueError(
+                f"{given or 'TLS'} cannot be used: they must be PEM files, and a key, without a passphrase, must be "
+                "that of its certificate"
+            ) from None
+
     def _tls_options(self) -> Any:
         from twisted.internet import ssl  # pyOpenSSL is needed for rediss:// only
 
@@ -56,6 +83,8 @@ class RedisAddress:
         if self.cafile:
             with open(self.cafile) as pem:
                 parts = pem.read().split("-----END CERTIFICATE-----")[:-1]
+            if not parts:
+                raise ValueError(f"{self.cafile} holds no certificate")
             trust = ssl.trustRootFromCertificates(
                 [ssl.Certificate.loadPEM((part + "-----END CERTIFICATE-----\n").encode()) for part in parts]
             )

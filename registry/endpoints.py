@@ -1,0 +1,112 @@
+"""Where to listen: HOST, PORT and LISTEN as endpoint strings, checked before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.endpoints import serverFromString
+
+from registry.config import Config
+from registry.systemd import listen_fds
+
+LOOPBACK = ("127.0.0.1", "::1")
+
+
+def endpoints_of(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """The endpoint strings of LISTEN, else of systemd's sockets, else of every address that HOST has.
+
+    ValueError with one sentence when HOST has none.
+    """
+    strings = list(config.listen) or listen_fds(environ)
+    if strings:
+        return strings
+    addresses = addresses_of(config.host)
+    port = config.port or (_free_port(addresses) if len(addresses) > 1 else 0)
+    return [f"tcp:{port}:interface={address.replace(':', chr(92) + ':')}" for address in addresses]
+
+
+def addresses_of(host: str) -> list[str]:
+    """The addresses of a name, of both families; of ``localhost`` loopback's, whatever /etc/hosts says."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+        return [host]
+    except ValueError:
+        pass
+    if host.lower().rstrip(".") == "localhost":
+        found = list(LOOPBACK)
+    else:
+        try:
+            told = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except (OSError, UnicodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no host name"
+            raise ValueError(
+                f'HOST is "{host}", which has no address ({why}): set it to an address.'
+            ) from None
+        found = list(dict.fromkeys(str(one[4][0]) for one in told))
+    if len(found) == 1:
+        return found
+    # Not each of them need be of this machine: IPv6 may be switched off.
+    return [address for address in found if _can_bind(address, 0)] or found[:1]
+
+
+def _can_bind(address: str, port: int) -> int:
+    """The port that could be bound; 0 when none."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.bind((address, port))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        return 0 if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or port else 1
+
+
+def _free_port(addresses: list[str]) -> int:
+    """A port that is free at all of them: PORT=0 is one port."""
+    for _ in range(50):
+        port = _can_bind(addresses[0], 0)
+        if all(_can_bind(address, port) for address in addresses[1:]):
+            return port
+    return 0
+
+
+def check_listen(reactor: Any, config: Config) -> None:
+    """ValueError with one sentence for an endpoint string that means nothing."""
+    for text in config.listen:
+        parse_endpoint(reactor, text)
+
+
+def parse_endpoint(reactor: Any, text: str) -> Any:
+    """The endpoint of a string. AttributeError of a reactor that is none passes through."""
+    try:
+        endpoint: Any = serverFromString(reactor, text)
+    except TypeError:
+        # A parser was called with parts that it does not take.
+        raise ValueError(
+            f"LISTEN has {text!r}, whose parts do not fit {text.partition(':')[0]}. A colon within a part is written "
+            r"\:, and on a command line between single quotes."
+        ) from None
+    except AttributeError:
+        raise
+    except Exception as error:
+        raise cannot_be_used(text, error) from None
+    port = getattr(endpoint, "_port", None)
+    if isinstance(port, int) and not 0 <= port <= 65535:
+        raise cannot_be_used(text, ValueError(f"{port} is no port, which is a number from 0 to 65535"))
+    return endpoint
+
+
+def cannot_be_used(text: str, error: BaseException) -> ValueError:
+    """What LISTEN has, and why that is none."""
+    why = str(error).rstrip(".")
+    number = re.match(r"invalid literal for int\(\) with base \d+: (.*)", why)
+    if number:
+        why = f"{number[1]} is no number"
+    elif isinstance(error, OSError) and error.strerror:
+        why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif why.startswith("Unknown endpoint type"):
+        why += ". An address and a port are written tcp:3000:interface=127.0.0.1, a socket unix:/run/registry/http.sock"
+    return ValueError(f"LISTEN has {text!r}, which cannot be used: {why}.")

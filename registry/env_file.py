@@ -1,0 +1,70 @@
+"""``.env``, and what looks like a setting but is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from dotenv.parser import parse_stream
+
+# A name in the environment is of another program, unless it is so much like one of ours that it can only be a typo.
+_LIKE_OURS = 0.9
+_SHORTEST = 8
+_LIKE_IN_FILE = 0.7
+
+
+class EnvFile(NamedTuple):
+    """``values``: by name, in the order of the file; ``bad``: the numbers of the lines that set nothing."""
+
+    values: dict[str, str]
+    bad: list[int]
+
+
+def read_env_file(path: str | None) -> EnvFile:
+    """Read the file, which need not exist. OSError and UnicodeDecodeError when it cannot be read.
+
+    Nothing is interpolated: a password may hold ${...}, and the program of 2018 did not expand it either.
+    """
+    values: dict[str, str] = {}
+    bad: list[int] = []
+    if path is None or os.path.isdir(path):  # a folder of this name is somebody's virtual environment
+        return EnvFile(values, bad)
+    if not os.path.exists(path):
+        return EnvFile(values, bad)
+    with open(path, encoding="utf-8-sig") as file:
+        for binding in parse_stream(file):
+            if binding.key is not None and binding.value is not None and not binding.error:
+                values[binding.key] = binding.value
+            elif binding.error or binding.key is not None:
+                text = binding.original.string
+                bad.append(binding.original.line + len(text) - len(text.lstrip("\r\n")))
+    return EnvFile(values, bad)
+
+
+def remarks(path: str | None, environ: Mapping[str, str], names: Collection[str]) -> list[str]:
+    """A sentence for each line of the file that changes nothing, and for each variable that seems to be a typo.
+
+    No value is shown: a line that cannot be read may be a password.
+    """
+    found = read_env_file(path)
+    said = [f"Line {number} of {path} is no NAME=value and changes nothing." for number in found.bad]
+    for name in found.values:
+        if name not in names:
+            near = _nearest(name, names, _LIKE_IN_FILE)
+            hint = f"; did you mean {near}?" if near else ": no setting has this name."
+            said.append(f"{_shown(name)} in {path} changes nothing{hint}")
+    for name in environ:
+        near = _nearest(name, names, _LIKE_OURS) if name not in names and len(name) >= _SHORTEST else None
+        if near:
+            said.append(f"{name} in the environment changes nothing; did you mean {near}?")
+    return said
+
+
+def _nearest(name: str, names: Iterable[str], cutoff: float) -> str | None:
+    return next(iter(get_close_matches(name.upper().replace("-", "_"), names, 1, cutoff)), None)
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() and len(name) <= 60 else "A long name"
