@@ -132,7 +132,7 @@ def visited(page: str, folder: Path) -> Iterator[None]:
         site.server_close()
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize("name", ["registry.lan", "localhost"])
 def test_a_page_of_another_site_takes_and_pushes_nothing(
     daemon: StartDaemon, redis_server: RedisServer, short_dir: Path, name: str
@@ -156,7 +156,7 @@ def test_a_page_of_another_site_takes_and_pushes_nothing(
 
     with visited(page, short_dir):
         try:
-            wait_until(lambda: not missing(), 30, "each attack")
+            wait_until(lambda: not missing(), 60, "each attack")
         except AssertionError:
             raise AssertionError(f"the browser did not send {missing()}") from None
     wrong = {queue: found for queue in ATTACKS if (found := answered()[queue]) != {"403"}}
