@@ -17,6 +17,7 @@ class Entry:
     """A request of ``size`` bytes, which is never looked into."""
 
     until: float
+    weight = 1
 
     def __init__(self, name: str, size: int = 10) -> None:
         self.name = name
@@ -103,6 +104,19 @@ def test_requests_of_one_turn_travel_together_by_verb_and_in_order(wire: Wire) -
     wire.add("pop", Entry("o2"))
     wire.turn()
     assert wire.sent == [("push", ["p1", "p2"]), ("pop", ["o1", "o2"])]
+
+
+def test_many_queues_count_as_many_requests(wire: Wire) -> None:
+    """A call that asked 128 times a hundred queues would keep everybody else waiting for half a second."""
+    entries = several(7)
+    for entry, weight in zip(entries, (100, 100, 100, 100, 150, 300, 1), strict=True):
+        entry.weight = weight
+    wire.add("popmany", *entries)
+    for _ in range(5):
+        wire.turn()
+        if wire.open:
+            wire.answer()
+    assert [group for _, group in wire.sent] == [["e0", "e1"], ["e2", "e3"], ["e4"], ["e5"], ["e6"]]
 
 
 def test_each_entry_gets_its_own_reply(wire: Wire) -> None:

@@ -137,13 +137,16 @@ async def test_a_prefix_keeps_two_registries_apart(bench: Bench, module_redis: R
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_command_tells_whether_anything_waits_in_any_priority(bench: Bench) -> None:
+async def test_one_command_tells_whether_anything_waits_in_the_first_list_or_that_of_a_priority(
+    bench: Bench,
+) -> None:
     waiting = bench.store.any_waiting
-    assert await waiting([b"a", b"b"]) == 0
+    assert await waiting([b"a", b"b"], 9) == 0
     await bench.push((b"a", b"1"))
     await bench.push((b"b", b"1"), options={"p": 9})
-    assert await waiting([b"a"]) == await waiting([b"b"]) == 1
-    assert await waiting([b"a", b"b", b"c"]) == 2
+    assert await waiting([b"a"], 9) == await waiting([b"a"], 1) == await waiting([b"b"], 9) == 1
+    assert await waiting([b"b"], 1) == 0
+    assert await waiting([b"a", b"b", b"c"], 9) == 2
 
 
 @pytest_twisted.ensureDeferred

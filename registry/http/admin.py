@@ -130,9 +130,9 @@ class Admin:
             },
         )
         needle = said.get("search", "").encode()
-        names = yield self._looking.names(needle)
+        held = yield self._looking.names(needle)
         pollers = yield self._queues.pollers()
-        names.update(name for name in pollers if needle in name)
+        names = held.union(name for name in pollers if needle in name)
         sort, limit, now = said.get("sort", "name"), said.get("limit", PAGE), self._queues.store.now_ms()
         behind = place_of(sort, said["cursor"]) if "cursor" in said else None
         rows: list[tuple[Any, dict[str, Any]]] = []
@@ -147,7 +147,7 @@ class Admin:
         if "family" in said:
             families: dict[str, dict[str, Any]] = {}
             yield self._looking.each_count(
-                sorted(names), lambda view: fold(families, queue_row(view, now, pollers))
+                sorted(names), lambda view: fold(families, queue_row(view, now, pollers)), held
             )
             for row in families.values():
                 keep(row)
@@ -156,7 +156,9 @@ class Admin:
                 names = heapq.nsmallest(
                     limit + 1, (name for name in names if behind is None or name > behind[1])
                 )
-            yield self._looking.each_count(sorted(names), lambda view: keep(queue_row(view, now, pollers)))
+            yield self._looking.each_count(
+                sorted(names), lambda view: keep(queue_row(view, now, pollers)), held
+            )
         cursor = None
         if len(rows) > limit:
             (value, last), _ = rows[limit - 1]

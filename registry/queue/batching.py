@@ -23,8 +23,9 @@ from registry.errors import Overloaded, RedisUnavailable, Unavailable
 log = Logger()
 
 MAX_ENTRIES = 128
-# Put-backs of one moment keep their order, which they can only within a call.
-MOST_ENTRIES = {"putback": 2048}
+# Put-backs of one moment keep their order, which they can only within a call. Of popmany it is the queues that are counted.
+MOST_ENTRIES = {"putback": 2048, "popmany": 200}
+WEIGHED = frozenset({"popmany"})
 MAX_BYTES = 1 << 20
 MAX_IN_FLIGHT = 2
 MAX_WAITING_BYTES = 64 << 20
@@ -37,8 +38,10 @@ HELD_BYTES = 1024
 class Entry(Protocol):
     """What a call carries of one request: its size in bytes, and what has ``callback`` and ``errback`` for its own reply.
 
-    ``until``: the end of its time, once it is held; not there before.
+    ``until``: the end of its time, once it is held; not there before. ``weight``: what it counts for in a call.
     """
+
+    weight: int
 
     size: int
     reply: Any
@@ -130,7 +133,11 @@ class Batching:
             verb = self._turns.popleft()
             waiting = self._waiting[verb]
             most = MOST_ENTRIES.get(verb, MAX_ENTRIES)
-            if len(waiting) <= most and (len(waiting) == 1 or self._bytes <= MAX_BYTES):
+            if (
+                len(waiting) <= most
+                and verb not in WEIGHED
+                and (len(waiting) == 1 or self._bytes <= MAX_BYTES)
+            ):
                 group = list(waiting)
                 size = sum([entry.size for entry in group])
                 waiting.clear()
@@ -291,11 +298,15 @@ class Batching:
 
 
 def _take(waiting: deque[Any], most: int) -> tuple[list[Any], int]:
-    """The first entries within the bounds; an entry larger than the bound in bytes travels alone."""
+    """The first entries within the bounds; an entry larger than one of them travels alone."""
     group = [waiting.popleft()]
-    size = group[0].size
-    while waiting and len(group) < most and size + waiting[0].size <= MAX_BYTES:
-        entry = waiting.popleft()
+    size, weight = group[0].size, group[0].weight
+    while waiting:
+        entry = waiting[0]
         size += entry.size
-        group.append(entry)
+        weight += entry.weight
+        if weight > most or size > MAX_BYTES:
+            size -= entry.size
+            break
+        group.append(waiting.popleft())
     return group, size

@@ -3,8 +3,8 @@ for all."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -36,10 +36,10 @@ class Heartbeat:
         self._polled = polled
         self._now = now
 
-    def _mine(self) -> dict[bytes, int]:
-        return {
-            name: len(line.parked) - line.stale for name, line in self._waiting.lines.items() if line.parked
-        }
+    def _mine(self) -> Iterator[tuple[bytes, int]]:
+        for name, line in self._waiting.lines.items():
+            if line.parked:
+                yield name, len(line.parked) - line.stale
 
     def _last_polls(self) -> dict[bytes, int]:
         """When the queues polled here were polled last, in Redis's time, ms."""
@@ -54,7 +54,7 @@ class Heartbeat:
         if not polled:
             return
         store = self._store
-        told = [list(self._mine().items())[:MOST_NAMES], list(polled.items())]
+        told = [list(islice(self._mine(), MOST_NAMES)), list(polled.items())]
         until = store.now_ms() + LIFE_MS
         yield store.lookup(
             b"SET", store.space + b"beat:" + store.process, msgpack.encode(told), b"PX", LIFE_MS
@@ -73,11 +73,11 @@ class Heartbeat:
     @inlineCallbacks
     def pollers(self) -> Any:
         """Fires with parked pollers by queue, over all daemons; this one's as they are now."""
-        total = Counter(self._mine())
+        total = dict(self._mine())
         for parked, _ in (yield self._others()):
             for name, count in parked:
-                total[name] += count
-        return dict(total)
+                total[name] = total.get(name, 0) + count
+        return total
 
     @inlineCallbacks
     def silent_ms(self, name: bytes) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,11 +65,21 @@ class Looking:
                 return found
 
     @inlineCallbacks
-    def each_count(self, names: Sequence[bytes], each: Callable[[QueueView], None]) -> Any:
-        """Tell the `QueueView` of each name, in order; fires when all are told."""
+    def each_count(
+        self, names: Sequence[bytes], each: Callable[[QueueView], None], held: Collection[bytes]
+    ) -> Any:
+        """Tell the `QueueView` of each name, in order; fires when all are told. Only those that are ``held`` are asked for."""
         for at in range(0, len(names), COUNTS_A_CALL):
-            for view in (yield self._counts(names[at : at + COUNTS_A_CALL])):
-                each(view)
+            piece = names[at : at + COUNTS_A_CALL]
+            asked = [name for name in piece if name in held]
+            if asked:
+                counted = yield self._counts(asked)
+            else:
+                # A hundred thousand may be polled that hold nothing: others have their turn in between.
+                counted = yield self._queues.turn([])
+            views = {view.name: view for view in counted}
+            for name in piece:
+                each(views.get(name) or QueueView(name))
 
     def _counts(self, names: Sequence[bytes], strict: bool = False) -> Deferred[list[QueueView]]:
         def counted(replies: list[Any]) -> list[QueueView]:

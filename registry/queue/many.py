@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from registry.errors import RedisUnavailable, Replaced, ShuttingDown
+from registry.errors import RedisUnavailable, RegistryError, Replaced, ShuttingDown
 from registry.queue.names import check_name
 from registry.queue.reply import unknown_first
 from registry.queue.taken import Taken, denied
-from registry.queue.waiting import Poller
+from registry.queue.waiting import Poller, too_many_wait
 
 if TYPE_CHECKING:
     from registry.queue.queues import Queues
@@ -28,7 +28,7 @@ class ManyPoller:
         self._names = [check_name(name) for name in dict.fromkeys(names)]
         self._lease_ms = lease_ms
         self._options = options
-        self._places: list[Poller] = []
+        self._places: dict[bytes, Poller] = {}
         self._ticket = queues.waiting.ticket()
         self._nonce = b""
         self._asked = 0
@@ -39,9 +39,13 @@ class ManyPoller:
         self._polling: Callable[[], None] | None = None
         self.reply: Deferred[list[Taken]] = Deferred(lambda _: self._hang_up())
         self._timer = queues.later(wait, self._time_up) if wait > 0 else None
+        refusal: RegistryError | None = None
         if queues.draining:
-            self._close()
-            self.reply.errback(ShuttingDown("The registry is stopping; try again in a moment."))
+            refusal = ShuttingDown("The registry is stopping; try again in a moment.")
+        elif wait > 0 and not queues.waiting.has_room(len(self._names)):
+            refusal = too_many_wait()
+        if refusal is not None:
+            self._fail(Failure(refusal))
             return
         if options.get("w"):
             self._polling = queues.workers.polls(options["w"], self._replace)
@@ -52,23 +56,27 @@ class ManyPoller:
 
     def _stand_in_lines(self) -> None:
         """A place in every line, from before the question on: what is pushed meanwhile is then noticed."""
+        if len(self._places) == len(self._names):
+            return
         for name in self._names:
+            if name in self._places:
+                continue
             place = Poller(self._queues, name, 0, None, None)
             place.owner = self
             place.ticket = self._ticket
             self._queues.waiting.park(place)
-            self._places.append(place)
+            self._places[name] = place
 
     def _leave_lines(self) -> None:
-        places, self._places = self._places, []
-        for place in places:
+        places, self._places = self._places, {}
+        for place in places.values():
             if not place.over:
                 place.over = True
                 self._queues.waiting.leave(place)
 
     def woken(self, place: Poller) -> None:
         """The line of one of our queues has called this place, and taken it out."""
-        self._places.remove(place)
+        del self._places[place.name]
         place.over = True
         if self._asking:
             self._missed = True
@@ -115,14 +123,12 @@ class ManyPoller:
             for name in self._names:
                 self._queues.wake(name, relay=True)
         elif code == 2 or (code in (1, 3) and self._missed):
-            self._leave_lines()
             self._stand_in_lines()
             self._ask()
         elif code in (1, 3):
             if self._expired or self._queues.draining:
                 self._finish([])
             else:
-                self._leave_lines()
                 self._stand_in_lines()
             for ms, key in zip(reply[2::2], reply[3::2], strict=False):
                 self._queues.wake_later(self._queues.store.name_of(key), ms)
@@ -135,7 +141,6 @@ class ManyPoller:
             return
         self.failure = failure = unknown_first(self.failure, failure)
         if failure.check(RedisUnavailable) and not self._expired and not self._queues.draining:
-            self._leave_lines()
             self._stand_in_lines()
         else:
             self._fail(failure)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -26,14 +26,17 @@ from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name, is_foreign
 from registry.queue.reply import Reply, Told, as_deferred, unknown_first
 from registry.queue.taken import STATES, Pushed, Taken, denied
-from registry.queue.waiting import Poller, Waiting
+from registry.queue.waiting import Poller, Waiting, too_many_wait
 from registry.queue.workers import Workers
 from registry.redis.store import Entry, Store, encode_options
 
 log = Logger()
+T = TypeVar("T")
 
 # A task popped without lease is held this long at most while its answer is written, ms.
 HANDOVER_MS = 30_000
+# Queues with parked pollers that are asked again in one turn of the reactor, when all of them are.
+WAKES_A_TURN = 500
 # Queues of which the time of the last poll is remembered.
 MOST_REMEMBERED = 10_000
 # A Redis that was paused must not run these, minutes later, for clients that have long given up.
@@ -162,6 +165,9 @@ class Queues:
         check_name(name)
         if self.draining:
             told.errback(Failure(ShuttingDown("The registry is stopping; try again in a moment.")))
+            return None
+        if wait > 0 and not self.waiting.has_room(1):
+            told.errback(Failure(too_many_wait()))
             return None
         poller = Poller(self, name, lease_ms, options, told)
         if options is not None and options.get("w"):
@@ -406,8 +412,19 @@ class Queues:
 
     def wake_all(self) -> None:
         """Every queue with parked pollers is asked again: a notice may have been lost."""
-        for name in self.waiting.names():
+        self._wake_from(self.waiting.names(), 0)
+
+    def _wake_from(self, names: list[bytes], at: int) -> None:
+        for name in names[at : at + WAKES_A_TURN]:
             self.wake(name, relay=True)
+        if at + WAKES_A_TURN < len(names):
+            self.later(0, self._wake_from, names, at + WAKES_A_TURN)
+
+    def turn(self, value: T) -> Deferred[T]:
+        """Fires with ``value`` when others have had their turn."""
+        turn: Deferred[T] = Deferred()
+        self.later(0, turn.callback, value)
+        return turn
 
     def end_polls(self) -> None:
         """Answer every parked poller that there is nothing."""

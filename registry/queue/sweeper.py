@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -24,7 +24,7 @@ TICK_SECONDS = 1.0
 # Queues a sweep at most, and moves a queue and kind: a sweep keeps other clients of Redis waiting for some ms at most.
 QUEUES_A_SWEEP = 100
 MOVES_A_QUEUE = 200
-# Names in one EXISTS; each stands for ten lists.
+# Names in one EXISTS; each stands for two lists.
 NAMES_A_CHECK = 500
 
 
@@ -40,6 +40,8 @@ class Sweeper:
         self._queues = queues
         self._clock = clock
         self._calls: list[LoopingCall] = []
+        self._looks = 0
+        self._gap: Any = None
 
     def start(self) -> None:
         """Begin; the first sweep is at once."""
@@ -62,6 +64,8 @@ class Sweeper:
             if call.running:
                 call.stop()
         self._calls.clear()
+        if self._gap is not None and self._gap.active():
+            self._gap.cancel()
 
     def _guarded(self, chore: Any) -> Deferred[None]:
         d: Deferred[None] = chore() if self._store.ready else Deferred()
@@ -88,14 +92,26 @@ class Sweeper:
 
         return self._store.sweep(QUEUES_A_SWEEP, MOVES_A_QUEUE).addCallback(swept)
 
-    def recheck(self) -> Deferred[None]:
-        """Wake a poller of each queue with parked pollers whose lists hold something."""
-        names = self._queues.waiting.names()
-        chunks = [names[at : at + NAMES_A_CHECK] for at in range(0, len(names), NAMES_A_CHECK)]
-        d = DeferredList([self._check(chunk) for chunk in chunks], consumeErrors=True)
-        return d.addCallback(lambda _: None)
+    @inlineCallbacks
+    def recheck(self) -> Any:
+        """Wake a poller of each queue with parked pollers whose lists hold something, the names a piece at a time.
 
-    def _check(self, names: list[bytes]) -> Deferred[None]:
+        Other programs push to the list of priority 0. Those of the other priorities are for what a lost notice would have told, and
+        have their turn one after the other.
+        """
+        names = self._queues.waiting.names()
+        self._looks += 1
+        priority = self._looks % 9 + 1
+        pieces = -(-len(names) // NAMES_A_CHECK)
+        for at in range(0, len(names), NAMES_A_CHECK):
+            yield self._check(names[at : at + NAMES_A_CHECK], priority)
+            if at + NAMES_A_CHECK < len(names):
+                # Others have their turn in between, and the look of all takes most of its time.
+                gap: Deferred[None] = Deferred()
+                self._gap = self._clock.callLater(RECHECK_SECONDS * 0.75 / pieces, gap.callback, None)
+                yield gap
+
+    def _check(self, names: list[bytes], priority: int) -> Deferred[None]:
         def counted(count: int) -> Deferred[Any] | None:
             if not count:
                 return None
@@ -104,6 +120,7 @@ class Sweeper:
                     self._queues.wake(name, relay=True)
                 return None
             half = len(names) // 2
-            return DeferredList([self._check(names[:half]), self._check(names[half:])], consumeErrors=True)
+            halves = [self._check(names[:half], priority), self._check(names[half:], priority)]
+            return DeferredList(halves, consumeErrors=True)
 
-        return self._store.any_waiting(names).addCallback(counted)
+        return self._store.any_waiting(names, priority).addCallback(counted)

@@ -12,7 +12,11 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
+from registry.errors import Overloaded
 from registry.queue.reply import Told
+
+# Places of pollers in a process: a request that waits for several queues has one in each.
+MOST_PARKED = 100_000
 
 
 class Poller:
@@ -127,12 +131,16 @@ class Line:
 
 
 class Waiting:
-    """All lines of this process. ``parked`` counts the pollers in them."""
+    """All lines of this process. ``parked`` counts the pollers in them, one that waits for several queues in each of them."""
 
     def __init__(self) -> None:
         self.lines: dict[bytes, Line] = {}
         self.parked = 0
         self._tickets = 0
+
+    def has_room(self, more: int) -> bool:
+        """Whether so many more may be parked. Each costs memory, and a part of the look that is taken every second."""
+        return self.parked + more <= MOST_PARKED
 
     def line(self, name: bytes) -> Line:
         """The line of this queue, made when there is none."""
@@ -195,3 +203,8 @@ class Waiting:
             for poller in list(line.parked):
                 if not poller.over:
                     yield poller
+
+
+def too_many_wait() -> Overloaded:
+    """What a poll is told that would be parked beside too many others."""
+    return Overloaded("Too many polls wait here already; try again in a moment, or for fewer queues at once.")

@@ -52,12 +52,19 @@ class Entry:
     __slots__ = ("args", "key", "reply", "size", "until")
 
     until: float
+    weight = 1  # how many others of its verb it is worth in a call
 
     def __init__(self, key: bytes, args: bytes) -> None:
         self.key = key
         self.args = args
         self.size = len(args) + len(key)
         self.reply: Any = None
+
+
+class WideEntry(Entry):
+    """An entry that asks several queues."""
+
+    __slots__ = ("weight",)
 
 
 class Store:
@@ -144,7 +151,9 @@ class Store:
     def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: dict[str, Any]) -> Entry:
         """``options`` as in ``popmany.lua`` without ``q``."""
         packed = msgpack.encode({**options, "q": [(self.prefix + name).decode() for name in names]})
-        return Entry(bulk(self.prefix + names[0]), bulk(nonce) + bulk(b"%d" % lease_ms) + bulk(packed))
+        entry = WideEntry(bulk(self.prefix + names[0]), bulk(nonce) + bulk(b"%d" % lease_ms) + bulk(packed))
+        entry.weight = len(names)
+        return entry
 
     def schedule(
         self,
@@ -346,10 +355,11 @@ class Store:
         """What all keys of a queue beside its list begin with."""
         return b"{%b%b}" % (self.prefix, name)
 
-    def any_waiting(self, names: Sequence[bytes]) -> Deferred[int]:
-        """How many of the ready lists of these queues, of every priority, hold something. One command."""
-        keys = b"".join([_ready_lists(self.prefix + name) for name in names])
-        return self._link.call(b"*%d\r\n$6\r\nEXISTS\r\n%b" % (1 + 10 * len(names), keys))
+    def any_waiting(self, names: Sequence[bytes], priority: int) -> Deferred[int]:
+        """How many lists of these queues hold something, of those of priority 0 and of this one. One command."""
+        keys = [self._bulk_key(name) for name in names]
+        keys += [bulk(b"{%b%b}%d" % (self.prefix, name, priority)) for name in names]
+        return self._link.call(b"*%d\r\n$6\r\nEXISTS\r\n%b" % (1 + len(keys), b"".join(keys)))
 
     def lookup(self, *args: bytes | str | int) -> Deferred[Any]:
         """A command that only reads, over one of the other connections."""
@@ -372,12 +382,6 @@ class Store:
             [self.lookup(*command) for command in commands], consumeErrors=True
         )
         return d.addErrback(first_error)
-
-
-@lru_cache(maxsize=4096)
-def _ready_lists(key: bytes) -> bytes:
-    """The ready lists of a queue as arguments. Asked for every second while its pollers are parked."""
-    return bulk(key) + b"".join([bulk(b"{%b}%d" % (key, p)) for p in range(1, 10)])
 
 
 # Verb -> arguments per entry. The sweep and what only reads have no entries.
