@@ -16,6 +16,7 @@ from registry.errors import BadBody, BadOption
 from registry.http.json_check import MAX_DEPTH, BadJson, check_json
 from registry.http.wire import (
     ExactFloat,
+    cut_bytes,
     duration_ms,
     moment,
     one_of,
@@ -247,26 +248,33 @@ def lease_id(raw: bytes, what: str = "The last part of the path") -> bytes:
     return raw
 
 
-# Limits of an error's fields, in characters; a trace keeps its end, where the cause stands.
-ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACE = 100, 1000, 8000
+# Limits of an error's fields, in bytes of UTF-8; a trace keeps its end, where the cause stands.
+ERROR_FIELDS = {"type": 100, "message": 1000, "trace": -8000}
+# Of the message of a holder that is still at it.
+PROGRESS_BYTES = 1000
 
 
-def failing(said: dict[str, Any]) -> tuple[dict[str, str] | None, int | None, bool]:
-    """``error``, ``delay`` and ``retry`` of a fail, checked; the error's fields are cut to their limits."""
+def shortened(text: str, most: int) -> str:
+    """Text cut to so many bytes, its end where ``most`` is negative. Half of a character (a lone surrogate) is a question mark."""
+    # No character has less than a byte: what is further off is not looked at.
+    near = text[most:] if most < 0 else text[:most]
+    return cut_bytes(near.encode("utf-8", "replace"), most).decode()
+
+
+def failing(said: dict[str, Any]) -> tuple[dict[str, Any] | None, int | None, bool]:
+    """``error``, ``delay`` and ``retry`` of a fail, checked. A longer field of the error is cut, and ``truncated`` says so."""
     error = said.get("error")
     if error is not None:
         if isinstance(error, str):
             error = {"message": error}
         if not isinstance(error, dict) or not all(
-            k in ("type", "message", "trace") and (v is None or isinstance(v, str)) for k, v in error.items()
+            k in ERROR_FIELDS and (v is None or isinstance(v, str)) for k, v in error.items()
         ):
             raise BadOption("The field 'error' is an object with the texts type, message and trace.")
-        cut = {
-            "type": (error.get("type") or "")[:ERROR_TYPE],
-            "message": (error.get("message") or "")[:ERROR_MESSAGE],
-            "trace": (error.get("trace") or "")[-ERROR_TRACE:],
-        }
-        error = {k: v.encode("utf-8", "replace").decode() for k, v in cut.items() if v}
+        told = {k: v for k in ERROR_FIELDS if (v := error.get(k))}
+        error = {k: shortened(v, ERROR_FIELDS[k]) for k, v in told.items()}
+        if any(len(error[k]) < len(v) for k, v in told.items()):
+            error["truncated"] = True
     delay = said.get("delay")
     delay_ms = milliseconds(delay) if isinstance(delay, int | float) else None
     if delay is not None and (delay_ms is None or delay_ms > YEAR * 1000):

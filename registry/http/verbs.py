@@ -286,7 +286,7 @@ class Verbs:
             progress = float(progress)
         if message is not None and not isinstance(message, str):
             raise BadOption("The field 'message' is text.")
-        text = None if message is None else message[:1000].encode("utf-8", "replace").decode()
+        text = None if message is None else asked.shortened(message, asked.PROGRESS_BYTES)
         d = self._leases.extend(name_from(raw), lease_id(lease), ms(length), progress, text)
         return d.addCallback(
             lambda told: json_answer(200, {"expires_in": _seconds(told[0]), "cancel": told[1]})

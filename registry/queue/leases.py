@@ -48,7 +48,7 @@ class Leases:
         self,
         name: bytes,
         lease: bytes,
-        error: dict[str, str] | None = None,
+        error: dict[str, Any] | None = None,
         delay_ms: int | None = None,
         retry: bool = True,
     ) -> Deferred[str]:
@@ -59,7 +59,7 @@ class Leases:
         self,
         name: bytes,
         acks: Sequence[tuple[bytes, bytes]],
-        fails: Sequence[tuple[bytes, tuple[dict[str, str] | None, int | None, bool]]],
+        fails: Sequence[tuple[bytes, tuple[dict[str, Any] | None, int | None, bool]]],
     ) -> Deferred[list[str]]:
         """Many acks (lease, result) and fails (lease, what `fail` takes); fires with what became of each, in order.
 
@@ -109,7 +109,7 @@ def _status_or_lost(reply: list[Any]) -> str:
     return LEASE_LOST if reply[0] == 1 else status(reply)
 
 
-def _failing(error: dict[str, str] | None, delay_ms: int | None, retry: bool) -> bytes:
+def _failing(error: dict[str, Any] | None, delay_ms: int | None, retry: bool) -> bytes:
     said: dict[str, Any] = {"e": error} if error else {}
     if delay_ms is not None:
         said["d"] = delay_ms
