@@ -50,7 +50,9 @@ def many_dead(served: Daemon, q: str, count: int, task: Any = 0, kind: str = "Oo
         some = min(count - len(ids), 100)
         body = [task] * some
         ids += ask(served, "PUT", f"/api/pushTasks/{q}", body).ok()["ids"]
-        held = ask(served, "GET", f"/api/popTasks/{q}?count={some}&wait=0").ok()["tasks"]
+        held: list[Any] = []
+        while len(held) < some:
+            held += ask(served, "GET", f"/api/popTasks/{q}?count={some}&wait=0").ok()["tasks"]
         error = {"type": kind, "message": "went wrong"}
         fails = [{"lease": one["lease"], "retry": False, "error": error} for one in held]
         ask(served, "POST", f"/api/ackTasks/{q}", {"fails": fails}).ok()
@@ -332,3 +334,32 @@ def test_a_redis_full_of_dead_tasks_can_be_emptied(redis_server: RedisServer, ho
             policy(served, "q", retention={name: int(value)})
             becomes(served, "q", 5, **({"dead": 10} if name == "dead_max" else {}))
         wait_until(lambda: ask(served, "PUT", "/api/pushTask/q", "x").status == 200, 5, "room for a task")
+
+
+# Move
+
+
+@pytest.mark.parametrize("state", ["ready", "delayed", "dead"])
+def test_a_move_of_large_tasks_is_made_of_small_steps(
+    served: Daemon, module_redis_process: RedisServer, q: str, state: str
+) -> None:
+    """One script that copies them all would keep everybody waiting."""
+    body = [f"{n} {'x' * 500_000}" for n in range(20)]
+    to = f"{q}-to"
+    if state == "dead":
+        many_dead(served, q, 20, body[0])
+    else:
+        ask(served, "PUT", f"/api/pushTasks/{q}{'?delay=60' if state == 'delayed' else ''}", body).ok()
+    pushed(served, to, "there", "key=k")
+    module_redis_process.command("CONFIG", "RESETSTAT")
+    said = ask(served, "POST", f"/api/queues/{q}/move?to={to}&state={state}").ok()
+    assert said == {"success": True, "count": 20, "skipped": 0}
+    calls = module_redis_process.command("INFO", "commandstats").split(b"cmdstat_evalsha:calls=")[1]
+    # Three a call; some of the calls may be of the daemon's chores.
+    assert int(calls.split(b",")[0]) >= 7
+    assert counts(served, to) == ({"ready": 21} if state == "ready" else {"ready": 1, state: 20})
+    found = [row["task"].strip('"').split()[0] for row in tasks(served, to, f"state={state}&limit=100")]
+    if state == "ready":
+        assert found[1:] == [str(n) for n in range(20)]
+    ask(served, "DELETE", f"/api/queues/{to}").ok()
+    delete(served, to, "state=dead")

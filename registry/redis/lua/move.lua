@@ -4,6 +4,8 @@
 -- Reply per entry: {0, moved, skipped, 1 when there is more} · {6, text} the target is no list · {8, text}.
 -- Of the tasks that somebody waits for: every daemon is told where they are now.
 local moves = {}
+-- Payloads are copied, with others waiting: a call that has moved so many bytes leaves the rest to the next one.
+local MOST_BYTES, copied = 1048576, 0
 
 local function carry(list, g, to, h, id, m)
   if m and m.k and m.s ~= 'x' then
@@ -11,7 +13,9 @@ local function carry(list, g, to, h, id, m)
     free_key(g, id, m)
     call('HSET', h .. 'k', m.k, id)
   end
-  call('HSET', h .. 't', id, call('HGET', g .. 't', id))
+  local payload = call('HGET', g .. 't', id)
+  copied = copied + #payload
+  call('HSET', h .. 't', id, payload)
   if m then
     keep(h, id, m)
     -- A dead task has expired already, or never will.
@@ -31,10 +35,12 @@ local function move_ready(list, g, to, h, most)
     local from = p == 0 and list or g .. p
     local into = p == 0 and to or h .. p
     for _ = 1, math.min(left, call('LLEN', from)) do
+      if copied >= MOST_BYTES then break end
       local e = call('RPOP', from)
       left = left - 1
       local id, generation = ours(e)
       if not id then
+        copied = copied + #e
         call('LPUSH', into, e)
         moved = moved + 1
       else
@@ -53,13 +59,14 @@ local function move_ready(list, g, to, h, most)
   end
   -- What could not go keeps its place at the head.
   for i = #kept, 1, -1 do call('RPUSH', kept[i][1], kept[i][2]) end
-  return moved, skipped, left <= 0
+  return moved, skipped, left <= 0 or copied >= MOST_BYTES
 end
 
 local function move_set(list, g, to, h, kind, most, passed)
   local moved, skipped = 0, 0
   local pairs_ = call('ZRANGE', g .. kind, passed, passed + most - 1, 'WITHSCORES')
   for i = 1, #pairs_, 2 do
+    if copied >= MOST_BYTES then return moved, skipped, true end
     local id, at = pairs_[i], pairs_[i + 1]
     if carry(list, g, to, h, id, known(g, id)) then
       call('ZREM', g .. kind, id)
