@@ -31,7 +31,7 @@ class Bench:
         self.link = Link(reactor, address, name="scripts", on_ready=lambda link: self.store.greet())
         self.pool = Pool(lambda: Link(reactor, address, name="look-ups"), 1)
         self.store = Store(self.link, self.pool, prefix, **clocks)
-        self.ids = Ids(self.store.now_ms)
+        self.ids = Ids()
 
     async def start(self) -> Bench:
         self.link.start()
@@ -53,11 +53,16 @@ class Bench:
 
     async def push(self, *tasks: tuple[bytes, bytes], options: dict[str, Any] | None = None) -> list[Any]:
         """Push (queue, payload) pairs in one call; the ids of those stored, the refusals of the others."""
-        ids = [self.ids.task() for _ in tasks]
+        tails = [self.ids.tail() for _ in tasks]
         packed = encode_options(options) if options else b""
-        entries = [self.store.push(name, i, body, packed) for i, (name, body) in zip(ids, tasks, strict=True)]
+        entries = [
+            self.store.push(name, i, body, packed) for i, (name, body) in zip(tails, tasks, strict=True)
+        ]
         replies = await self.call("push", entries)
-        return [i if reply == [0] else reply for i, reply in zip(ids, replies, strict=True)]
+        return [
+            reply[1] + tail if reply[0] == 0 and len(reply) == 2 else reply
+            for tail, reply in zip(tails, replies, strict=True)
+        ]
 
     async def pop(self, *names: bytes, lease_ms: int = HANDOVER) -> list[Any]:
         """Pop from each queue in one call: (lease, payload, attempt, raw), or the reply's code."""

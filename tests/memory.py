@@ -44,8 +44,8 @@ class Memory:
         raise AssertionError("no poll of these tests names its worker")
 
     # An entry carries what it asks as it is; its bytes are counted for the bounds.
-    def push(self, name: bytes, task_id: bytes, payload: bytes, options: bytes) -> Entry:
-        return Entry(name, (task_id, payload))  # type: ignore[arg-type]
+    def push(self, name: bytes, tail: bytes, payload: bytes, options: bytes) -> Entry:
+        return Entry(name, (tail, payload))  # type: ignore[arg-type]
 
     def pop(self, name: bytes, nonce: bytes, lease_ms: int, options: bytes) -> Entry:
         assert lease_ms == HANDOVER_MS
@@ -89,9 +89,10 @@ class Memory:
     def payloads(self, name: bytes) -> list[bytes]:
         return [payload for _, payload, _ in self.lists.get(name, ())]
 
-    def _push(self, name: bytes, task: bytes, payload: bytes) -> list[Any]:
-        self.put(name, payload, task=task)
-        return [0]
+    def _push(self, name: bytes, tail: bytes, payload: bytes) -> list[Any]:
+        head = b"%011x000" % self.now_ms()
+        self.put(name, payload, task=head + tail)
+        return [0, head]
 
     def _pop(self, name: bytes, nonce: bytes) -> list[Any]:
         line = self.lists.get(name)

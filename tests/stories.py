@@ -94,8 +94,8 @@ class Clients(RuleBasedStateMachine):
 
     def _push(self, name: bytes, options: dict[str, Any]) -> None:
         queue, n = self.queues[name], next(self.count)
-        task = Task(b"%024x" % n, b'{"n":%d}' % n)
-        entry = self.store.push(name, task.id, task.payload, encode_options(options))
+        tail, payload = b"%010x" % n, b'{"n":%d}' % n
+        entry = self.store.push(name, tail, payload, encode_options(options))
         reply = self.driver.call("push", entry)[0]
         if options.get("x", HOUR) <= options.get("d", 0):
             assert reply == [12, options["x"], options["d"]]
@@ -110,24 +110,23 @@ class Clients(RuleBasedStateMachine):
         if queue.length() >= queue.policy.get("max_length", 1_000_000):
             assert reply == [9, queue.policy["max_length"]]
             return
-        assert reply == [0]
-        queue.enter(self.now, task, options)
+        assert reply == [0, b"%011x000" % self.now]
+        queue.enter(self.now, Task(reply[1] + tail, payload), options)
 
     @rule(name=queues, size=st.integers(1, 4), priority=st.sampled_from([0, 3]))
     def push_many(self, name: bytes, size: int, priority: int) -> None:
         queue = self.queues[name]
         numbers = [next(self.count) for _ in range(size)]
-        batch = [Task(b"%024x" % n, b'{"n":%d}' % n) for n in numbers]
+        tails, payloads = [b"%010x" % n for n in numbers], [b'{"n":%d}' % n for n in numbers]
         options = {"p": priority} if priority else {}
-        ids, payloads = [t.id for t in batch], [t.payload for t in batch]
-        entry = self.store.push_many(name, ids, payloads, encode_options(options))
+        entry = self.store.push_many(name, tails, payloads, encode_options(options))
         reply = self.driver.call("pushmany", entry)[0]
         if queue.length() + size > queue.policy.get("max_length", 1_000_000):
             assert reply == [9, queue.policy["max_length"]]
             return
-        assert reply == [0]
-        for task in batch:
-            queue.enter(self.now, task, options)
+        assert reply == [0, b"%011x000" % self.now]
+        for tail, payload in zip(tails, payloads, strict=True):
+            queue.enter(self.now, Task(reply[1] + tail, payload), options)
 
     @rule(name=queues)
     def push_raw(self, name: bytes) -> None:
@@ -154,7 +153,7 @@ class Clients(RuleBasedStateMachine):
 
     def _nonce(self) -> bytes:
         # An element of another program gets its id from the beginning of the nonce.
-        return b"%08x" % next(self.count) + b"0" * 24
+        return b"%05x" % next(self.count) + b"0" * 27
 
     @rule(name=queues, leased=st.booleans(), lease_ms=st.sampled_from([0, 300, 5_000, 50_000]))
     def pop(self, name: bytes, leased: bool, lease_ms: int) -> None:

@@ -161,10 +161,11 @@ async def test_traces_of_acks_go_some_at_a_time(bench: Bench) -> None:
 @pytest_twisted.ensureDeferred
 async def test_pops_of_a_long_queue_keep_its_order_and_do_not_walk_over_it(bench: Bench) -> None:
     """Before Redis 7, LRANGE walks to the oldest elements from the newest one on."""
-    ids = [bench.ids.task() for _ in range(35_000)]
-    for at in range(0, len(ids), 1000):
-        some = ids[at : at + 1000]
-        await bench.call("pushmany", [bench.store.push_many(b"q", some, [b"1"] * len(some), b"")])
+    ids: list[bytes] = []
+    for _ in range(35):
+        tails = [bench.ids.tail() for _ in range(1000)]
+        [reply] = await bench.call("pushmany", [bench.store.push_many(b"q", tails, [b"1"] * 1000, b"")])
+        ids += [reply[1] + tail for tail in tails]
     bench.redis("CONFIG", "RESETSTAT")
     given = [*await bench.pop(*[b"q"] * 16), *await bench.pop(*[b"q"] * 16)]
     assert [lease.split(b"-")[0] for lease, *_ in given] == ids[:32]

@@ -17,7 +17,6 @@ from tests.memory import Memory, World
 from tests.straight import Driver
 from tests.talk import Asked, ask, fresh, leased, policy, pop, pushed, task
 
-pytestmark = pytest.mark.every_redis
 LEASED = encode_options({"l": True})
 
 
@@ -38,9 +37,9 @@ class Queue:
         self.starts: list[int] = []
         self.most = max(1, math.floor(rate))
         self.set(rate=rate)
-        ids = [b"%024x" % n for n in range(tasks)]
+        tails = [b"%010x" % n for n in range(tasks)]
         for at in range(0, tasks, 1_000):
-            some = ids[at : at + 1_000]
+            some = tails[at : at + 1_000]
             driver.call("pushmany", driver.store.push_many(self.name, some, [b"1"] * len(some), b""))
 
     def set(self, **rules: float) -> None:
@@ -71,8 +70,9 @@ class Queue:
             assert beyond - first >= stretch
 
 
+@pytest.mark.every_redis
 @pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("rate", [0.3, 0.8, 1, 1.5, 2.5, 7, 30, 99.9, 400])
+@pytest.mark.parametrize("rate", [0.3, 1, 1.5, 7, 99.9, 400])
 def test_all_of_the_rate_is_handed_out_and_never_more(driver: Driver, rate: float, many: bool) -> None:
     queue, began = Queue(driver, rate), driver.now
     chance = random.Random(7)
@@ -87,6 +87,7 @@ def test_all_of_the_rate_is_handed_out_and_never_more(driver: Driver, rate: floa
     assert stretches * queue.most / rate >= 0.95 * (last - began) / 1_000
 
 
+@pytest.mark.every_redis
 @pytest.mark.parametrize("rate", [2.5, 20, 150])
 def test_a_burst_after_some_quiet_exceeds_it_neither(driver: Driver, rate: float) -> None:
     queue, chance = Queue(driver, rate), random.Random(3)
@@ -96,6 +97,7 @@ def test_a_burst_after_some_quiet_exceeds_it_neither(driver: Driver, rate: float
     queue.never_exceeds()
 
 
+@pytest.mark.every_redis
 def test_what_is_kept_of_a_large_rate_is_small(driver: Driver) -> None:
     queue = Queue(driver, 1_000_000, 4_000)
     for _ in range(300):
@@ -108,6 +110,7 @@ def test_what_is_kept_of_a_large_rate_is_small(driver: Driver) -> None:
     assert queue.ask() > 900
 
 
+@pytest.mark.every_redis
 def test_a_rate_that_is_changed_counts_what_has_started(driver: Driver) -> None:
     queue = Queue(driver, 10)
     queue.ask(10)
@@ -121,6 +124,7 @@ def test_a_rate_that_is_changed_counts_what_has_started(driver: Driver) -> None:
     assert queue.ask() == 600
 
 
+@pytest.mark.every_redis
 def test_a_clock_that_was_set_back_stops_nobody(driver: Driver) -> None:
     queue = Queue(driver, 2)
     queue.ask(2)
@@ -129,6 +133,7 @@ def test_a_clock_that_was_set_back_stops_nobody(driver: Driver) -> None:
     assert queue.ask() == 1_000
 
 
+@pytest.mark.every_redis
 def test_nothing_is_kept_of_a_rate_that_was_reset(driver: Driver) -> None:
     queue = Queue(driver, 2)
     queue.set(lease=30)

@@ -29,8 +29,6 @@ from tests.talk import (
     tasks,
 )
 
-pytestmark = pytest.mark.every_redis
-
 
 def moment(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -66,6 +64,7 @@ def test_a_duplicate_that_waits_makes_the_result_of_the_first_stay(served: Daemo
     assert task(served, q, task_id)["result"] == "r"
 
 
+@pytest.mark.every_redis
 @pytest_twisted.ensureDeferred
 async def test_a_duplicate_that_asks_for_longer_gets_longer(bench: Bench) -> None:
     (task_id,) = await bench.push((b"q", b"1"), options={"k": "k", "w": True, "r": 60_000})
@@ -202,6 +201,7 @@ def spread(moments: list[int], base: int) -> None:
     assert max(moments) - min(moments) <= 0.2 * base + 1_000
 
 
+@pytest.mark.every_redis
 @pytest_twisted.ensureDeferred
 async def test_what_fails_in_one_call_is_not_due_in_one_moment(bench: Bench) -> None:
     await bench.push(*[(b"q", b"%d" % n) for n in range(40)], options={"b": 600_000})
@@ -211,6 +211,7 @@ async def test_what_fails_in_one_call_is_not_due_in_one_moment(bench: Bench) -> 
     spread(due(bench), 600_000)
 
 
+@pytest.mark.every_redis
 @pytest_twisted.ensureDeferred
 async def test_leases_that_lapse_together_are_not_due_in_one_moment(bench: Bench) -> None:
     await bench.push(*[(b"q", b"%d" % n) for n in range(40)], options={"b": 600_000})
@@ -222,6 +223,7 @@ async def test_leases_that_lapse_together_are_not_due_in_one_moment(bench: Bench
     spread(due(bench), 1_200_000)
 
 
+@pytest.mark.every_redis
 @pytest_twisted.ensureDeferred
 async def test_not_all_are_due_at_the_cap(bench: Bench) -> None:
     await bench.push(*[(b"q", b"%d" % n) for n in range(40)], options={"b": 3_600_000})

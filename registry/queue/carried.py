@@ -24,17 +24,17 @@ class Queues(Protocol):
 class Storing:
     """A push on its way. When it is stored, whoever waits for the task is woken, and ``told`` is told what was `Pushed`.
 
-    ``at_once``: the task will certainly be ready then. ``early``: the poller that asked right behind it, and which of its
-    questions that was.
+    ``tail`` ends the task's id. ``at_once``: the task will certainly be ready then. ``early``: the poller that asked right
+    behind it, and which of its questions that was.
     """
 
-    __slots__ = ("at_once", "early", "name", "queues", "task_id", "told")
+    __slots__ = ("at_once", "early", "name", "queues", "tail", "told")
 
-    def __init__(self, queues: Queues, name: bytes, task_id: bytes, told: Told, at_once: bool) -> None:
+    def __init__(self, queues: Queues, name: bytes, tail: bytes, told: Told, at_once: bool) -> None:
         self.at_once = at_once
         self.queues = queues
         self.name = name
-        self.task_id = task_id
+        self.tail = tail
         self.told = told
         self.early: tuple[Poller, int] | None = None
 
@@ -48,7 +48,7 @@ class Storing:
     def callback(self, reply: list[Any]) -> None:
         if reply[0]:
             self.told.errback(Failure(denied(reply)))
-        elif len(reply) > 1:
+        elif len(reply) > 2:
             self.told.callback(Pushed(reply[1], reply[2]))
         else:
             queues, name, early = self.queues, self.name, self.early
@@ -57,7 +57,7 @@ class Storing:
                 early is None or not early[0].asking or early[0].asked != early[1]
             ):
                 queues.wake(name)
-            self.told.callback(Pushed(self.task_id))
+            self.told.callback(Pushed(reply[1] + self.tail))
 
     def errback(self, failure: Failure) -> None:
         self.told.errback(failure)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable
 from functools import lru_cache
 
 from registry.errors import BadName
@@ -40,19 +39,19 @@ def check_name(name: bytes) -> bytes:
 class Ids:
     """Makes ids: letters and digits, unique across processes, in the order of time.
 
-    ``now_ms`` tells the time in ms; the first 11 characters of a task's id are that time in hexadecimal.
+    A task's id has 24 characters. Its head is Redis's time when it was pushed, and made there: 11 hexadecimal digits of ms and
+    3 of µs.
     """
 
-    def __init__(self, now_ms: Callable[[], int]) -> None:
-        self._now_ms = now_ms
-        self._process = os.urandom(4).hex().encode()
-        self._count = itertools.count(int.from_bytes(os.urandom(2), "big"))
+    def __init__(self) -> None:
+        # Half of what its digits hold are left to count.
+        self._count = itertools.count(int.from_bytes(os.urandom(5), "big") >> 1)
         self._random = b""
         self._at = 0
 
-    def task(self) -> bytes:
-        """A new task's id, 24 characters."""
-        return b"%011x%b%05x" % (self._now_ms(), self._process, next(self._count) & 0xFFFFF)
+    def tail(self) -> bytes:
+        """The last 10 characters of a new task's id: they rise from one to the next, and begin anywhere."""
+        return b"%010x" % next(self._count)
 
     def nonce(self) -> bytes:
         """128 random bits in hexadecimal: with the id of its task in front, the id of a lease."""

@@ -64,7 +64,7 @@ class Queues:
         self.later = later
         self._is_json = is_json
         self._now = now
-        self.ids = Ids(store.now_ms)
+        self.ids = Ids()
         self.waiting = Waiting()
         self.batching = Batching(self._send, later, store.away, redis_wait, now)
         self.workers = Workers(store.once, now)
@@ -96,9 +96,9 @@ class Queues:
     ) -> None:
         """As `push`, on behalf of ``told``."""
         check_name(name)
-        task_id = self.ids.task()
-        entry = self.store.push(name, task_id, payload, encode_options(options) if options else b"")
-        entry.reply = Storing(self, name, task_id, told, not options or NOT_AT_ONCE.isdisjoint(options))
+        tail = self.ids.tail()
+        entry = self.store.push(name, tail, payload, encode_options(options) if options else b"")
+        entry.reply = Storing(self, name, tail, told, not options or NOT_AT_ONCE.isdisjoint(options))
         self.carry("push", entry)
 
     def push_many(
@@ -106,19 +106,19 @@ class Queues:
     ) -> Deferred[tuple[list[bytes], bool]]:
         """Store all of these, or none; fires with their ids, and whether the same request was answered before."""
         check_name(name)
-        ids = [self.ids.task() for _ in payloads]
-        entry = self.store.push_many(name, ids, payloads, encode_options(options) if options else b"")
+        tails = [self.ids.tail() for _ in payloads]
+        entry = self.store.push_many(name, tails, payloads, encode_options(options) if options else b"")
 
         def stored(reply: list[Any]) -> tuple[list[bytes], bool]:
             if reply[0]:
                 raise denied(reply)
-            if len(reply) > 1:
+            if len(reply) > 2:
                 return reply[1].split(b","), True
             for _ in payloads:
                 if name not in self.waiting.lines:
                     break
                 self.wake(name)
-            return ids, False
+            return [reply[1] + tail for tail in tails], False
 
         return self.ask("pushmany", entry).addCallback(stored)
 

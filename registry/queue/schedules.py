@@ -245,7 +245,7 @@ class Schedules:
         push = (b"", b"", b"")
         if tick is not None:
             known["last"] = tick
-            push = (self._queues.ids.task(), known["task"], encode_options(known["packed"]))
+            push = (self._queues.ids.tail(), known["task"], encode_options(known["packed"]))
         becomes = (msgpack.encode(known), following)
         if not (yield self._change(name, known["queue"], (packed, at), becomes, push)):
             return None

@@ -126,12 +126,12 @@ class Store:
 
     # What each verb takes, encoded. See the Lua file of the same name.
 
-    def push(self, name: bytes, task_id: bytes, payload: bytes, options: bytes) -> Entry:
-        """``options`` is empty or msgpack."""
+    def push(self, name: bytes, tail: bytes, payload: bytes, options: bytes) -> Entry:
+        """``tail`` is that of the task's id; ``options`` is empty or msgpack."""
         return Entry(
             self._bulk_key(name),
             b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-            % (len(task_id), task_id, len(payload), payload, len(options), options),
+            % (len(tail), tail, len(payload), payload, len(options), options),
         )
 
     def pop(self, name: bytes, nonce: bytes, lease_ms: int, options: bytes) -> Entry:
@@ -143,9 +143,9 @@ class Store:
             % (len(nonce), nonce, len(length), length, len(options), options),
         )
 
-    def push_many(self, name: bytes, ids: list[bytes], payloads: list[bytes], options: bytes) -> Entry:
+    def push_many(self, name: bytes, tails: list[bytes], payloads: list[bytes], options: bytes) -> Entry:
         """One entry for a whole batch."""
-        packed = b"\x92" + _texts(ids) + _texts(payloads)
+        packed = b"\x92" + _texts(tails) + _texts(payloads)
         return Entry(self._bulk_key(name), bulk(packed) + bulk(options))
 
     def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: dict[str, Any]) -> Entry:
@@ -163,7 +163,7 @@ class Store:
         becomes: tuple[bytes, int | None],
         push: tuple[bytes, bytes, bytes] = (b"", b"", b""),
     ) -> Entry:
-        """What was known of a schedule and its next tick, what they become, and the id, payload and options of a task to push."""
+        """What was known of a schedule and its next tick, what they become, and what ``push`` takes of a task to be pushed."""
         times = [b"" if at is None else b"%d" % at for at in (was[1], becomes[1])]
         args = (name, was[0], times[0], becomes[0], times[1], *push)
         return Entry(self._bulk_key(queue), b"".join(map(bulk, args)))

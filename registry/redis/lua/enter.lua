@@ -38,6 +38,9 @@ local function length(list, g)
   return n
 end
 
+-- A task was stored under an id with this call's head.
+local STORED = {0, STAMP}
+
 -- One push that says something about its task. The replies are those of `push.lua`.
 local function push_one(list, g, id, payload, o, rules)
   local memory = o.ik and g .. 'i:push:' .. o.ik
@@ -68,5 +71,5 @@ local function push_one(list, g, id, payload, o, rules)
   if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
   enter(list, g, id, payload, o, memory and true)
   if memory then call('SET', memory, id .. ' ' .. o.ih, 'PX', DAY) end
-  return {0}
+  return STORED
 end

@@ -1,13 +1,13 @@
 -- uses: base, life, enter
 -- Push: a new task becomes ready, or delayed.
 -- KEYS: the list of each entry.
--- ARGV per entry: id, payload, options ('' or msgpack: p d at x n b l k r ik ih tp w, see `push_options` in `http/asked.py`).
--- Reply per entry: {0} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed · {0, id, 3} both ·
+-- ARGV per entry: the tail of its id, payload, options ('' or msgpack: p d at x n b l k r ik ih tp w, see `push_options` in `http/asked.py`).
+-- Reply per entry: {0, the head of its id} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed · {0, id, 3} both ·
 --   {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length ·
 --   {12, ttl ms, delay ms} it would expire before it is due.
 if too_late() then return {'LATE', now} end
 
-local replies, rules_of, plain, STORED, NO_RULES = {}, {}, {}, {0}, {}
+local replies, rules_of, plain, NO_RULES = {}, {}, {}, {}
 local count = {}
 for _, list in ipairs(KEYS) do count[list] = (count[list] or 0) + 1 end
 
@@ -75,9 +75,9 @@ for i = 1, #KEYS do
   local at, list = 1 + i * 3, KEYS[i]
   local group = plain[list]
   if group and ARGV[at + 2] == '' then
-    join(group, i, ARGV[at], ARGV[at + 1])
+    join(group, i, STAMP .. ARGV[at], ARGV[at + 1])
   else
-    local ok, reply = pcall(push, i, list, ARGV[at], ARGV[at + 1], ARGV[at + 2])
+    local ok, reply = pcall(push, i, list, STAMP .. ARGV[at], ARGV[at + 1], ARGV[at + 2])
     if reply then replies[i] = ok and reply or refusal(reply) end
   end
 end

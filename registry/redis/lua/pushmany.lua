@@ -1,7 +1,7 @@
 -- uses: base, life, enter
 -- Push many: all of a batch, or none.
--- KEYS: the list of each entry. ARGV per entry: msgpack {ids, payloads}, options ('' or msgpack, as for push).
--- Reply per entry: {0} stored · {0, ids with commas, 2} replayed · {5} {6, text} {7, text} {8, text} {9, n} {12, ttl, delay} as for push.
+-- KEYS: the list of each entry. ARGV per entry: msgpack {tails of ids, payloads}, options ('' or msgpack, as for push).
+-- Reply per entry: {0, the head of the ids} stored · {0, ids with commas, 2} replayed · {5} {6, text} {7, text} {8, text} {9, n} {12, ttl, delay} as for push.
 local function push_many(list, packed, options)
   local g = '{' .. list .. '}'
   local o = options ~= '' and cmsgpack.unpack(options) or {}
@@ -12,6 +12,7 @@ local function push_many(list, packed, options)
   if not is_list(list) then return {6, 'WRONGTYPE'} end
   local batch = cmsgpack.unpack(packed)
   local ids, payloads = batch[1], batch[2]
+  for i = 1, #ids do ids[i] = STAMP .. ids[i] end
   local rules = policy_of(g)
   if rules.ttl and not o.x then o.x = in_ms(rules.ttl) end
   local refused = expires_first(o)
@@ -33,7 +34,7 @@ local function push_many(list, packed, options)
     for i = 1, #ids do enter(list, g, ids[i], payloads[i], o, memory and true) end
   end
   if memory then call('SET', memory, table.concat(ids, ',') .. ' ' .. o.ih, 'PX', DAY) end
-  return {0}
+  return STORED
 end
 
 if too_late() then return {'LATE', now} end

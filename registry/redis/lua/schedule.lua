@@ -2,8 +2,8 @@
 -- Schedule: what is known of a schedule changes, and a tick of it is pushed, in one step, unless somebody changed it meanwhile.
 -- KEYS: the list that a tick is pushed to, of each entry.
 -- ARGV per entry: the schedule's name, what is known of it ('' for nothing), its next tick (ms, '' for none), what shall be known of
---   it ('' for nothing), its next tick then; and the id ('' to push nothing), payload and options (as for push) of a task.
--- Reply per entry: {0} changed, pushed · {0, id, 1} changed, that key's task is there already · {1} somebody changed it meanwhile ·
+--   it ('' for nothing), its next tick then; and the tail of the id ('' to push nothing), payload and options (as for push) of a task.
+-- Reply per entry: {0} changed · {0, the head of its id} changed, pushed · {0, id, 1} changed, that key's task is there already · {1} somebody changed it meanwhile ·
 --   {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length ·
 --   {12, ttl ms, delay ms} it would expire before it is due: nothing changed.
 if too_late() then return {'LATE', now} end
@@ -20,15 +20,15 @@ local function push_tick(list, id, payload, packed)
   call('HSET', g .. 't', id, payload)
   due(list, FAR)
   wake(list)
-  return {0}
+  return STORED
 end
 
-local function change(list, name, was, at, becomes, following, id, payload, options)
+local function change(list, name, was, at, becomes, following, tail, payload, options)
   if (call('HGET', SCHEDULES, name) or '') ~= was then return {1} end
   if tonumber(call('ZSCORE', TICKS, name) or '') ~= tonumber(at) then return {1} end
   local reply = {0}
-  if id ~= '' then
-    reply = push_tick(list, id, payload, options)
+  if tail ~= '' then
+    reply = push_tick(list, STAMP .. tail, payload, options)
     if reply[1] ~= 0 then return reply end
   elseif #becomes <= #was + 64 then
     may_grow()

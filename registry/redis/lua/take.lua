@@ -121,7 +121,9 @@ local function take(list, nonce, lease_ms, o, room)
     else
       made = made + 1
       -- The capital A tells for good that nobody has checked this payload; no id made by a push has one.
-      id, payload, raw = string.format('%011xA%s%04x', now, string.sub(nonce, 1, 8), made), e, 1
+      -- Those of one call are in the order of their list.
+      id = string.format('%011xA%03x%04x%s', now, clock[2] % 1000, made, string.sub(nonce, 1, 5))
+      payload, raw = e, 1
     end
     if stale then
       if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
