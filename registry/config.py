@@ -140,7 +140,8 @@ class Config:
         "",
         values.prefix,
         "Put in front of the name of every queue to make its key in Redis, for a Redis shared with others; no braces.",
-        "Empty, as in 2018: the queue zoneCheck is the list zoneCheck.",
+        "Empty, as in 2018: the queue zoneCheck is the list zoneCheck. Of several registries on one Redis each needs its "
+        "own, and none may begin with another's; an empty one begins them all.",
     )
     access_log: bool = setting(
         True,
@@ -177,7 +178,7 @@ class Config:
 
     def secrets(self) -> tuple[str, ...]:
         """The texts that no log may show: the Redis password as written in the URL and as decoded."""
-        return _passwords(self.redis_url) if self.redis_url else ()
+        return passwords_of(self.redis_url) if self.redis_url else ()
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{name}={value!r}' for name, value in self.describe().items())})"
@@ -197,7 +198,8 @@ def mask_url(url: str) -> str:
     return _QUERY_PASSWORD.sub(r"\1***", masked)
 
 
-def _passwords(url: str) -> tuple[str, ...]:
+def passwords_of(url: str) -> tuple[str, ...]:
+    """The password in a Redis URL as it is written there and as decoded; () for none."""
     found: set[str] = set()
     match = _USERINFO.search(url)
     if match:

@@ -48,6 +48,7 @@ from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
 from registry.queue.steering import Steering
 from registry.queue.sweeper import Sweeper
+from registry.redis import prefixes
 from registry.redis.address import RedisAddress, parse_redis_url
 from registry.redis.embedded import Embedded
 from registry.redis.link import Link, Pool
@@ -97,6 +98,7 @@ class Daemon(StopsOnce):
         self._built = False
         self._ready_once = False
         self._warnings: list[str] = []
+        self._overlaps: list[str] = []
 
     # Start
 
@@ -148,12 +150,20 @@ class Daemon(StopsOnce):
         }
         self._subscriber = Subscriber(reactor, address, list(self._channels), self._noticed, self._look_again)
         schedules = Schedules(self.queues)
-        self._sweeper = Sweeper(self._store, self.queues, schedules, reactor)
+        self._sweeper = Sweeper(
+            self._store, self.queues, schedules, reactor, lambda: self._look_for_overlaps(self._store.lookup)
+        )
         looking = Looking(self.queues)
         steering = Steering(self.queues, looking)
         self.verbs = Verbs(self.queues, looking, self._endings, config)
         admin = Admin(self.queues, looking, steering, schedules, self._endings, config.max_wait)
-        api = Api(self.verbs, admin, self._redis_state, lambda: self.stopping, lambda: self._warnings)
+        api = Api(
+            self.verbs,
+            admin,
+            self._redis_state,
+            lambda: self.stopping,
+            lambda: self._warnings + self._overlaps,
+        )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
         self.site: RegistrySite = make_site(
@@ -177,9 +187,19 @@ class Daemon(StopsOnce):
             # Nothing has gone wrong here that a traceback would explain: to the link this Redis is none it can use.
             raise RedisUnavailable(str(e)) from e
         self._warnings = yield worth_of_a_200(link, first=not self._ready_once)
+        yield self._look_for_overlaps(link.command)
         self._ready_once = True
         # The link counts as ready once this has returned.
         self._reactor.callLater(0, self._redis_is_back)
+
+    @inlineCallbacks
+    def _look_for_overlaps(self, command: Callable[..., Any]) -> Any:
+        """Of other registries on this Redis; each is told once, and in /readyz for as long as it is there."""
+        found = yield prefixes.look(command, self._store.prefix, self._store.now_ms())
+        for text in found:
+            if text not in self._overlaps:
+                log.critical("{text}", text=text)
+        self._overlaps = found
 
     def _redis_is_back(self) -> None:
         self.queues.redis_is_back()

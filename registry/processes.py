@@ -32,7 +32,7 @@ from twisted.python.failure import Failure
 
 from registry import __version__
 from registry.child import LINK, VARIABLE, LineLink, line_link
-from registry.config import Config
+from registry.config import Config, passwords_of
 from registry.endpoints import endpoints_of
 from registry.errors import RegistryError
 from registry.listening import Binder, raise_file_limit, shown, warn_of_strangers, why_not
@@ -55,7 +55,15 @@ _INHERITED = Output(pipe=False)
 _PROGRAM = "import os; os.setsid(); from twisted.scripts.twistd import run; run()"
 # What is said to the parent, by systemd or by whoever started it.
 _NOT_INHERITED = frozenset(
-    ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+    (
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "REDIS_URL",
+    )
 )
 
 
@@ -84,6 +92,7 @@ class Processes(StopsOnce):
         self._watch = LoopingCall(self._look)
         self._watch.clock = reactor
         self._redis_url = config.redis_url or ""
+        self._url_file: int | None = None  # in memory, for the children to read
         self.was_ready = self._given_up = False
 
     def startService(self) -> None:
@@ -125,11 +134,29 @@ class Processes(StopsOnce):
             log.critical("registry stops: {why}", why=why)
             self._fail(why)
 
+    @property
+    def _url_descriptor(self) -> int:
+        return LINK + 1 + len(self.binder.bound)
+
+    def descriptors(self) -> dict[int, int]:
+        """What a child inherits besides its output and its link."""
+        inherited = {fd: one.fd for fd, one in enumerate(self.binder.bound, LINK + 1)}
+        if not passwords_of(self._redis_url):
+            return inherited
+        if self._url_file is None:
+            self._url_file = os.memfd_create("redis-url")
+            os.write(self._url_file, self._redis_url.encode())
+        return inherited | {self._url_descriptor: self._url_file}
+
     def environment(self, seat: int) -> dict[str, str]:
         """A child's environment, in which every setting is given: neither .env nor a default can change one."""
         config = self.config
         settings = dataclasses.replace(config, processes=1, listen=(), redis_url_file=None).describe()
         settings["REDIS_URL"] = self._redis_url  # describe() hides its password
+        if passwords_of(self._redis_url):
+            # It would stand in the environment of each child, which reads it from a descriptor instead.
+            del settings["REDIS_URL"]
+            settings["REDIS_URL_FILE"] = f"/dev/fd/{self._url_descriptor}"
         inherited = {name: value for name, value in self._environ.items() if name not in _NOT_INHERITED}
         bound = [[fd, one.seat, one.endpoint] for fd, one in enumerate(self.binder.bound, LINK + 1)]
         return {
@@ -220,7 +247,7 @@ class Seat(ProcessProtocol):
                 opened.append(out)
                 fds[1] = fds[2] = out.fileno()
                 environment |= of_it
-            fds |= {fd: one.fd for fd, one in enumerate(processes.binder.bound, LINK + 1)}
+            fds |= processes.descriptors()
             twistd = ["twistd", "-n", "--pidfile=", *processes.output.arguments, "registry"]
             arguments = [sys.executable, "-P", "-c", _PROGRAM, *twistd[1:]]
             processes.reactor.spawnProcess(self, sys.executable, arguments, env=environment, childFDs=fds)

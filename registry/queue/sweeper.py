@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, succeed
@@ -21,6 +22,8 @@ RECHECK_SECONDS = 0.8
 BEAT_SECONDS = 2.0
 WATCH_SECONDS = 2.0
 TICK_SECONDS = 1.0
+# Another registry on this Redis, whose prefix overlaps, is found within this time.
+NEIGHBOUR_SECONDS = 60.0
 # Queues a sweep at most, and moves a queue and kind: a sweep keeps other clients of Redis waiting for some ms at most.
 QUEUES_A_SWEEP = 100
 MOVES_A_QUEUE = 200
@@ -34,7 +37,15 @@ class Sweeper:
     Every daemon does both; a sweep finds nothing when another one was there before.
     """
 
-    def __init__(self, store: Store, queues: Queues, schedules: Schedules, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        store: Store,
+        queues: Queues,
+        schedules: Schedules,
+        clock: IReactorTime,
+        neighbours: Callable[[], Deferred[None]] = lambda: succeed(None),
+    ) -> None:
+        self._neighbours = neighbours
         self._schedules = schedules
         self._store = store
         self._queues = queues
@@ -51,6 +62,7 @@ class Sweeper:
             (BEAT_SECONDS, self._queues.beat),
             (WATCH_SECONDS, self._store.watch_keys),
             (TICK_SECONDS, self._schedules.tick),
+            (NEIGHBOUR_SECONDS, self._neighbours),
         )
         for seconds, chore in chores:
             call = LoopingCall(self._guarded, chore)

@@ -1,0 +1,65 @@
+"""Registries on one Redis whose prefixes overlap take each other's tasks: found, and told.
+
+With KEY_PREFIX=stage: the queue "mail" is the list "stage:mail", which without a prefix is the queue "stage:mail". Each
+registry with a prefix marks it in a sorted set beside the keys of the one without, where all of them look:
+
+    {registry}prefixes   prefix -> when it was used last, ms; gone ten minutes after the last use
+
+The one without a prefix is known by the mark of its schema, so that it needs no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import inlineCallbacks
+from txredisapi import ResponseError
+
+from registry.errors import RegistryError
+from registry.redis.store import ScriptError
+
+MARKS = b"{registry}prefixes"
+BARE = b"{registry}schema"
+LIFE_MS = 600_000
+
+
+def overlap(one: bytes, other: bytes) -> bool:
+    """Whether a queue of the one can have the key of a queue of the other."""
+    return one != other and (one.startswith(other) or other.startswith(one))
+
+
+def sentence(ours: bytes, other: bytes) -> str:
+    """What to tell of two that overlap."""
+    # The longer one's queue "mail" has, without the shorter prefix in front, this name in the other.
+    longer, shorter = sorted((ours, other), key=len, reverse=True)
+    named = (longer[len(shorter) :] + b"mail").decode("utf-8", "replace")
+    return (
+        f"Another registry uses this Redis with {_shown(other)}, and this one with {_shown(ours)}: they take each other's "
+        f'tasks, because the queue "mail" of the one is the queue "{named}" of the other. Give each a KEY_PREFIX with '
+        "which no other one begins, or a database of its own."
+    )
+
+
+def _shown(prefix: bytes) -> str:
+    return f'KEY_PREFIX "{prefix.decode("utf-8", "replace")}"' if prefix else "no KEY_PREFIX"
+
+
+@inlineCallbacks
+def look(command: Callable[..., Any], prefix: bytes, now_ms: int) -> Any:
+    """Mark our own prefix, and fire with a sentence for each other one that overlaps with it.
+
+    ``command``: sends one to Redis. A user who may not touch these keys sees nothing, and serves.
+    """
+    others: set[bytes] = set()
+    try:
+        others.update((yield command(b"ZRANGEBYSCORE", MARKS, now_ms - LIFE_MS, b"+inf")))
+        if prefix and (yield command(b"EXISTS", BARE)):
+            others.add(b"")
+        if prefix:
+            yield command(b"ZADD", MARKS, now_ms, prefix)
+            yield command(b"ZREMRANGEBYSCORE", MARKS, b"-inf", now_ms - LIFE_MS)
+            yield command(b"PEXPIRE", MARKS, LIFE_MS)
+    except (ResponseError, RegistryError, ScriptError):
+        pass  # a user with other rights, a full Redis, somebody else's key
+    return [sentence(prefix, other) for other in sorted(others) if overlap(prefix, other)]
