@@ -296,7 +296,7 @@ class Admin:
             if view is None or not page.takes(shortened(task_row(view), view)):
                 break
             walk.take()
-        return json_answer(200, {"tasks": page.rows, "cursor": walk.cursor})
+        return page.answer(b"tasks", walk.cursor)
 
     @inlineCallbacks
     def _task(self, name: bytes, task_id: bytes, query: bytes) -> Any:
@@ -362,9 +362,7 @@ class Admin:
             if not page.takes(schedule_row(name.decode(), known, SHOWN_BYTES)):
                 break
             last = name
-        return json_answer(
-            200, {"schedules": page.rows, "cursor": asked.quoted(last) if page.ended_early else None}
-        )
+        return page.answer(b"schedules", asked.quoted(last) if page.ended_early else None)
 
     def schedule_path(self, ask: Ask) -> Any:
         """One schedule."""
