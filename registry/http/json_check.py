@@ -3,33 +3,37 @@
 What counts is the grammar of RFC 8259, in strict UTF-8 without a byte order mark, at most ``MAX_DEPTH``
 deep. Lone surrogate escapes, duplicate keys, ``1e999`` and integers of any length are valid; ``NaN`` is not.
 
-Two roads lead to the answer:
-
-* the fast one is msgspec skipping over a ``Raw`` value (about 0.2 µs for 60 bytes). It keeps to the grammar,
-  but lets invalid UTF-8 through, refuses ``"\\ud800"`` and counts depth by the interpreter's recursion limit;
-  the lines around it in `check_json` mend exactly these three;
-* the slow one, `scan`, is a tokenizer of regular expressions. It has the last word on whatever the fast one
-  refuses, and finds the byte at which a body stops being JSON.
+msgspec skipping over a ``Raw`` value gives the verdict (about 0.2 µs for 60 bytes). It keeps to the grammar but for three
+things, which are mended around it: it lets invalid UTF-8 through, it refuses ``"\\ud800"``, and it counts depth by the
+interpreter's recursion limit. Each of them is a pass of C over the body or over a piece of it, never a step of Python for
+each token, and none keeps more than two copies of the body: a request must not hold up the others by what it holds.
+`scan`, which takes such steps, words what is wrong with a short body.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from array import array
+from codecs import utf_8_decode
+from collections.abc import Iterator
 from itertools import accumulate
 
 import msgspec
 
 from registry.errors import BadBody
+from registry.http.turns import at_once
 
 MAX_DEPTH = 500
-# Past this size the position of a fault is the fast parser's word (it may be a byte or two late), because
-# the slow road takes about half a second for a MiB of brackets and nobody else is served meanwhile.
-MAX_SCAN_BYTES = 256 * 1024
+# So many bytes are looked at in one go: strings are cut out of them, which costs many times their size for a moment.
+PIECE = 16 * 1024
+PIECES_A_TURN = 32
+UTF8_PIECE = 64 * 1024
+# Brackets whose depth is followed in one step.
+BLOCK = 256
 
 _skip = msgspec.json.Decoder(type=msgspec.Raw).decode
 
-_SPACE = re.compile(rb"[ \t\n\r]*+")
 # A string without its closing quote.
 _STRING_START = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+'
 _BROKEN_STRING = re.compile(_STRING_START)
@@ -37,12 +41,17 @@ _STRING = re.compile(_STRING_START + rb'"')
 _SCALAR = re.compile(
     _STRING_START + rb'"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+|true|false|null'
 )
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 _FAST_POSITION = re.compile(r"\(byte (\d+)\)$")
 _STEP = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_CLOSES = {0x5B: 0x5D, 0x7B: 0x7D}
+_BRACKET_OR_QUOTE = re.compile(rb'["\[\]{}]')
+_WORD = b"+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+# No UTF-8 holds these bytes: they stand for a backslash before a surrogate, and for both halves of an escaped backslash.
+_SURROGATE_MARK, _ESCAPED_MARK = b"\xfd", b"\xfe\xff"
+_ESCAPE = re.compile(rb"\\u[0-9A-Fa-f]{4}")
+_BAD_MARK = re.compile(rb"\xfdu[dD](?![0-9A-Fa-f]{3})")
+_UNMARK = bytes.maketrans(b"\xfd\xfe\xff", b"\\\\\\")
 
 
 class BadJson(BadBody):
@@ -65,115 +74,190 @@ class BadJson(BadBody):
 def check_json(body: bytes, most: int = MAX_DEPTH) -> None:
     """Return when ``body`` is one JSON value, at most ``most`` deep, with nothing but white space around it, else raise `BadJson`."""
     try:
-        if not body.isascii():
-            body.decode("utf-8")
-        _skip(body)
-    except UnicodeDecodeError as error:
-        raise BadJson(error.start, f"invalid UTF-8 (0x{body[error.start]:02x})") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        _second_look(body, error, most)
-    # No nesting of 500 without as many brackets, so short bodies need no counting.
-    if len(body) > most and body.count(b"[") + body.count(b"{") > most and depth(body) > most:
-        raise _too_deep(body, most)
-
-
-def depth(body: bytes) -> int:
-    """How deep the brackets of ``body`` go, which must be JSON by the grammar."""
-    # Escaped backslashes, then escaped quotes, go first: then every other part between quotes is a string.
-    outside = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    steps = array("b", outside.translate(_STEP, _NOT_BRACKETS))
-    return max(accumulate(steps), default=0)
-
-
-def _second_look(body: bytes, error: Exception, most: int) -> None:
-    """Judge a body that the fast parser refused: return when it is JSON nonetheless, else raise `BadJson`."""
-    if b"\\u" in body:
-        # msgspec wants surrogates in pairs; the grammar does not. Both substitutes keep the length, and the
-        # first sees to it that what follows an escaped backslash is not taken for an escape.
-        try:
-            _skip(_SURROGATE.sub(rb"\\u0041", body.replace(b"\\\\", b"__")))
-            return
-        except (msgspec.DecodeError, RecursionError) as second:
-            error = second
-    position = _FAST_POSITION.search(str(error))
-    if len(body) > MAX_SCAN_BYTES and position is not None:
-        at = int(position.group(1))
-        raise BadJson(at, "the grammar is broken")
-    if position is None and depth(body) > most:
-        raise _too_deep(body, most)
-    scan(body, most)
-
-
-def scan(body: bytes, most: int = MAX_DEPTH) -> None:
-    """The same as `check_json`, told by the slow road alone; ``body`` must be valid UTF-8."""
-    pos = 0
-    end = len(body)
-    open_brackets = bytearray()
-    while True:
-        # A value is due here.
-        pos = _skip_space(body, pos)
-        byte = body[pos] if pos < end else -1
-        if byte in _CLOSES:
-            if len(open_brackets) == most:
-                raise BadJson(pos, _TOO_DEEP, "too_deep")
-            open_brackets.append(byte)
-            pos = _skip_space(body, pos + 1)
-            if pos < end and body[pos] == _CLOSES[byte]:
-                pos += 1
-                open_brackets.pop()
-            elif byte == 0x7B:
-                pos = _key(body, pos)
-                continue
-            else:
-                continue
-        else:
-            found = _SCALAR.match(body, pos)
-            if found is None:
-                raise _unexpected(body, pos)
-            pos = found.end()
-        # A value has ended: close brackets until a comma asks for the next one.
-        while True:
-            pos = _skip_space(body, pos)
-            if not open_brackets:
-                if pos < end:
-                    raise _unexpected(body, pos)
+        if body.isascii() or _is_short_utf8(body):
+            _skip(body)
+            # No nesting of 500 without as many brackets, so short bodies need no counting.
+            if len(body) <= most or body.count(b"[") + body.count(b"{") <= most:
                 return
-            byte = body[pos] if pos < end else -1
-            if byte == 0x2C:
-                pos += 1
-                if open_brackets[-1] == 0x7B:
-                    pos = _key(body, _skip_space(body, pos))
-                break
-            if byte != _CLOSES[open_brackets[-1]]:
-                raise _unexpected(body, pos)
-            open_brackets.pop()
-            pos += 1
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    at_once(checking(body, most))
 
 
-def _skip_space(body: bytes, pos: int) -> int:
-    found = _SPACE.match(body, pos)
-    return found.end() if found else pos
+def _is_short_utf8(body: bytes) -> bool:
+    # One character past U+FFFF makes four bytes of each in the text.
+    if len(body) > UTF8_PIECE:
+        return False
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
-def _key(body: bytes, pos: int) -> int:
-    """Read a key and its colon at ``pos``; return where its value may begin."""
-    found = _STRING.match(body, pos)
-    if found is None:
-        raise _unexpected(body, pos)
-    pos = _skip_space(body, found.end())
-    if body[pos : pos + 1] != b":":
-        raise _unexpected(body, pos)
-    return pos + 1
+def checking(body: bytes, most: int = MAX_DEPTH) -> Iterator[None]:
+    """The same as `check_json` in steps, each of them short enough for a turn of the reactor."""
+    yield from _checking_utf8(body)
+    marked, fault = body, _fault(body)
+    yield
+    if fault and fault != TOO_DEEP and b"\\" in body:
+        # msgspec wants surrogates in pairs; the grammar does not.
+        marked = mark(body)
+        yield
+        fault = _fault(marked)
+        yield
+    if fault == TOO_DEEP:
+        yield from _checking_depth(body, most)
+        marked = mark(body)
+        fault = _fault(marked, room=2 * most)
+    if fault:
+        found = _FAST_POSITION.search(fault)
+        wrong = _locate(marked, fault, int(found[1]) if found else len(body))
+        yield from _checking_depth(body[:wrong], most)
+        raise _unexpected(body, wrong)
+    if body.count(b"[") + body.count(b"{") > most:
+        yield from _checking_depth(body, most)
 
 
-def _too_deep(body: bytes, most: int) -> BadJson:
-    """Word that ``body`` is too deep; past ``MAX_SCAN_BYTES`` with the earliest possible position."""
-    if len(body) <= MAX_SCAN_BYTES:
+TOO_DEEP = "too deep for the interpreter"
+
+
+def _fault(body: bytes, room: int = 0) -> str:
+    """What the fast parser says against this body, "" for nothing. ``room``: so many levels more than the interpreter allows."""
+    limit = sys.getrecursionlimit()
+    if room:
+        sys.setrecursionlimit(limit + room)
+    try:
+        _skip(body)
+    except msgspec.DecodeError as error:
+        return str(error)
+    except RecursionError:
+        return TOO_DEEP
+    finally:
+        if room:
+            sys.setrecursionlimit(limit)
+    return ""
+
+
+def _checking_utf8(body: bytes) -> Iterator[None]:
+    if body.isascii():
+        return
+    view, at, pieces = memoryview(body), 0, 0
+    while at < len(body):
+        piece = view[at : at + UTF8_PIECE]
         try:
-            scan(body, most)
-        except BadJson as error:
-            return error
-    return BadJson(most, _TOO_DEEP, "too_deep")
+            # A character that goes on in the next piece is left to it.
+            at += utf_8_decode(piece, "strict", at + len(piece) == len(body))[1]
+        except UnicodeDecodeError as error:
+            wrong = at + error.start
+            raise BadJson(wrong, f"invalid UTF-8 (0x{body[wrong]:02x})") from None
+        pieces += 1
+        if not pieces % PIECES_A_TURN:
+            yield
+
+
+def mark(body: bytes) -> bytes:
+    """``body``, which is UTF-8, with escapes that msgspec does not stumble over; `unmark` gives back what was there.
+
+    A mark is as long as what it stands for, so positions stay what they are.
+    """
+    marked = body.replace(b"\\\\", _ESCAPED_MARK)
+    for letter in (b"d", b"D"):
+        marked = marked.replace(b"\\u" + letter, _SURROGATE_MARK + b"u" + letter)
+    bad = _BAD_MARK.search(marked)
+    if bad is not None:
+        # It is no escape at all: the fast parser may say so.
+        marked = marked[: bad.start()] + b"\\" + marked[bad.start() + 1 :]
+    return marked
+
+
+def unmark(piece: bytes) -> bytes:
+    """The bytes that `mark` was given a piece of."""
+    return piece.translate(_UNMARK)
+
+
+def _checking_depth(body: bytes, most: int) -> Iterator[None]:
+    """Follow the brackets of ``body`` piece by piece, and raise `BadJson` at the one that is too deep."""
+    level, inside = 0, 0
+    at, pieces = 0, 0
+    while at < len(body):
+        end = _piece_end(body, at + PIECE)
+        piece = body[at:end]
+        if b"\\" in piece:
+            # Escaped backslashes, then escaped quotes, go first: then every other part between quotes is a string.
+            piece = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+        parts = piece.split(b'"')
+        brackets = b"".join(parts[inside::2]).translate(_STEP, _NOT_BRACKETS)
+        reached = _follow(brackets, level, most)
+        if reached is None:
+            raise _first_too_deep(piece, at, level, bool(inside), most)
+        level = reached
+        inside = (inside + len(parts) - 1) & 1
+        at = end
+        pieces += 1
+        if not pieces % PIECES_A_TURN:
+            yield
+
+
+def _piece_end(body: bytes, end: int) -> int:
+    """Where a piece may end, at ``end`` or soon after it: not between a backslash and what it escapes."""
+    if body[end - 1 : end] != b"\\":
+        return end
+    found = _REST_OF_ESCAPE.match(body, end)
+    return found.end() if found else end
+
+
+_REST_OF_ESCAPE = re.compile(rb"\\*+.?", re.DOTALL)
+
+
+def _follow(brackets: bytes, level: int, most: int) -> int | None:
+    """The depth behind these steps, which begin at ``level``; None when they go past ``most`` on their way."""
+    for at in range(0, len(brackets), BLOCK):
+        block = brackets[at : at + BLOCK]
+        opens = block.count(1)
+        if level + opens > most and level + max(accumulate(array("b", block))) > most:
+            return None
+        level += 2 * opens - len(block)
+    return level
+
+
+def _first_too_deep(piece: bytes, start: int, level: int, inside: bool, most: int) -> BadJson:
+    position = start
+    for found in _BRACKET_OR_QUOTE.finditer(piece):
+        if found[0] == b'"':
+            inside = not inside
+        elif not inside:
+            level += 1 if found[0] in b"[{" else -1
+            if level > most:
+                position = start + found.start()
+                break
+    return BadJson(position, f"nested more than {most} deep", "too_deep")
+
+
+def _locate(marked: bytes, fault: str, position: int) -> int:
+    """The byte at which a body stops being JSON, or the quote at which a string begins that is none.
+
+    The fast parser tells ``position`` as soon as it knows, which is a few bytes late within a string, a number or a word.
+    """
+    escape = marked.rfind(b"\\u", max(0, position - 6), position)
+    if escape >= 0 and not _ESCAPE.match(marked, escape):
+        # A quote behind it may have been taken for one of its digits.
+        position = escape
+    before = marked[:position].replace(b'\\"', b"__")
+    if "truncated" in fault:
+        # It does not read the last bytes when a word that begins there would be longer.
+        for at in range(max(0, position - 4), position):
+            if marked[at] in b"tfn" and not before.count(b'"', 0, at) & 1 and not _SCALAR.match(marked, at):
+                return at
+    if before.count(b'"') & 1:
+        return before.rfind(b'"')
+    if "trailing characters" in fault:
+        return position - 1
+    if "expected" in fault:
+        return position
+    start = len(before.rstrip(_WORD))
+    scalar = _SCALAR.match(marked, start)
+    return scalar.end() if scalar else start
 
 
 def _unexpected(body: bytes, pos: int) -> BadJson:
