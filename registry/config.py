@@ -136,6 +136,18 @@ class Config:
         "The largest task, in bytes (1 MiB).",
         "A larger one is answered 413 before it is read, to bound the memory.",
     )
+    max_batch_bytes: int = setting(
+        16 * 1024 * 1024,
+        values.whole(1, 256 * 1024 * 1024),
+        "The largest body of a pushTasks, an ackTasks, or of an ack, a fail, a release or an extend, in bytes (16 MiB).",
+        "A larger one is answered 413 before it is read. A request takes up to four times its size in memory.",
+    )
+    max_result_bytes: int = setting(
+        1048576,
+        values.whole(0, 256 * 1024 * 1024),
+        "The largest result that is kept, in bytes (1 MiB).",
+        'A larger one is dropped and the task is done all the same; the answer says "result":"too_large".',
+    )
     key_prefix: str = setting(
         "",
         values.prefix,

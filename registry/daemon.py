@@ -68,7 +68,6 @@ REDIS_SECONDS = 1.0
 READY_SECONDS = 2.5
 # Idle connections stay open this long when the daemon stops: a request that is on its way is told, s.
 LAST_SECONDS = 0.1
-MAX_BATCH_BYTES = 16 << 20
 
 
 class Daemon(StopsOnce):
@@ -170,7 +169,7 @@ class Daemon(StopsOnce):
             api.resource(),
             reactor=reactor,
             max_body=config.max_task_bytes,
-            big_bodies=_big_bodies,
+            big_bodies=_big_bodies(config),
             access_log=access.request if access is not None else None,
             host_allowed=host_allowed(config.allowed_hosts),
         )
@@ -355,9 +354,20 @@ class Daemon(StopsOnce):
         log.info("registry has stopped")
 
 
-def _big_bodies(path: bytes) -> int | None:
-    # A thousand tasks and a thousand results need more room than one.
-    return MAX_BATCH_BYTES if path.startswith((b"/api/pushTasks/", b"/api/ackTasks/")) else None
+# What says that a lease's work is over, or goes on, is read although it may be larger than what is kept of it.
+_OF_LEASES = (b"/api/ackTask/", b"/api/failTask/", b"/api/releaseTask/", b"/api/extendTask/")
+
+
+def _big_bodies(config: Config) -> Callable[[bytes], int | None]:
+    """The limits of paths whose bodies have another one than a task, in bytes."""
+    most = max(config.max_batch_bytes, config.max_task_bytes, config.max_result_bytes)
+
+    def limit(path: bytes) -> int | None:
+        if path.startswith((b"/api/pushTasks/", b"/api/ackTasks/")):
+            return config.max_batch_bytes
+        return most if path.startswith(_OF_LEASES) else None
+
+    return limit
 
 
 def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:

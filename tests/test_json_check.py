@@ -7,11 +7,11 @@ import json
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from json_reference import scan
 
 from registry.errors import BadBody
 from registry.http import json_check
 from registry.http.json_check import MAX_DEPTH, BadJson, check_json
+from tests.json_reference import scan
 
 
 def nested(levels: int, opening: bytes = b"[", closing: bytes = b"]", core: bytes = b"") -> bytes:

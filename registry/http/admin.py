@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import heapq
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from registry.errors import BadBody, BadOption, NotFound, RegistryError
 from registry.http import asked
 from registry.http.asked import Header
 from registry.http.json_check import check_json
+from registry.http.json_cut import MAX_BUILT, load
 from registry.http.rows import (
     COUNTED,
     Page,
@@ -26,9 +26,9 @@ from registry.http.rows import (
     task_row,
     why,
 )
+from registry.http.turns import at_once
 from registry.http.wire import (
     Answer,
-    ExactFloat,
     json_answer,
     moment,
     name_from,
@@ -221,8 +221,10 @@ class Admin:
     @inlineCallbacks
     def _patch(self, name: bytes, ask: Ask) -> Any:
         options(ask.query, {})
+        if len(ask.body) > MAX_BUILT:
+            raise BadBody(f"The rules of a queue are over the limit of {MAX_BUILT} bytes.")
         check_json(ask.body)
-        changes = json.loads(ask.body, parse_int=asked.number, parse_float=ExactFloat.read)
+        changes = load(ask.body)
         if not isinstance(changes, dict):
             raise BadBody("The body is a JSON object of the rules to change.")
         yield self._steering.set_policy(name, changes)
@@ -388,9 +390,7 @@ class Admin:
 
     @inlineCallbacks
     def _put_schedule(self, name: bytes, ask: Ask) -> Any:
-        fields = ("cron", "timezone", "queue", "task", "options", "missed", "paused")
-        said = asked.json_object(ask.body, fields)
-        said["task"] = asked.member(ask.body, "task")
+        said = asked.schedule(ask.body)
         given = {} if said.get("options") is None else said["options"]
         said["options"], said["packed"] = asked.schedule_options(given)
         known = yield self._schedules.put(name, said)
@@ -403,8 +403,7 @@ class Admin:
 
     @inlineCallbacks
     def _run_schedule(self, name: bytes, ask: Ask) -> Any:
-        if asked.json_object(ask.body, None):
-            raise BadOption("A run pushes the task of the schedule; it has no body.")
+        at_once(asked.no_members(ask.body, "A run pushes the task of the schedule; it has no body."))
         pushed = yield self._schedules.run(name)
         duplicate = {"duplicate": True} if pushed.duplicate else {}
         return json_answer(200, {"success": True, "id": pushed.id, **duplicate})

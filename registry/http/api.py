@@ -171,7 +171,9 @@ class Api:
         # Werkzeug has found the route in the decoded path, the verbs cut the names from the path as it came.
         if b"%" in b"".join(segments[:2]):
             return self._say(request, error_answer(404, "not_found", "There is nothing at this path."))
-        ask = Ask(request.method, segments, query, request.getHeader, request.content.read())
+        body = request.content.read()
+        request.content.close()
+        ask = Ask(request.method, segments, query, request.getHeader, body)
         d = maybeDeferred(verb, ask)
         d.addErrback(_as_answer)
         return d.addCallback(lambda answer: self._say(request, answer))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode
 
-import msgspec
-
 from registry.duration import NUMBER, milliseconds
 from registry.errors import BadBody, BadOption
-from registry.http.json_check import MAX_DEPTH, BadJson, check_json
+from registry.http.json_check import MAX_DEPTH, BadJson, check_json, checking
+from registry.http.json_cut import Part, Payload
+from registry.http.turns import Steps, at_once
 from registry.http.wire import (
     ExactFloat,
     cut_bytes,
@@ -36,7 +35,10 @@ MOST_AT_ONCE = 1000
 # Whole numbers up to this are the same in every program that reads JSON.
 EXACT = 2**53
 
-_LEASE = re.compile(rb"[A-Za-z0-9_-]{1,160}")
+MOST_OF_LEASE = 160
+_LEASE = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MOST_OF_LEASE)
+# Of the entries of a request that are read in one turn.
+BYTES_A_TURN = 256 * 1024
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _PREFER_WAIT = re.compile(rf"(?:^|[,;\s])wait\s*=\s*\"?({NUMBER})\"?(?=$|[,;\s])", re.IGNORECASE | re.ASCII)
 
@@ -110,7 +112,8 @@ def fingerprint(query: bytes, *more: bytes, but: Collection[str] = ()) -> str:
         if name not in but:
             digest.update(b"%b=%b\n" % (name.encode(), value.encode()))
     for part in more:
-        digest.update(b"%d:" % len(part) + part)
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
     return digest.hexdigest()[:24]
 
 
@@ -165,80 +168,66 @@ def push_options(
     return packed
 
 
-def payloads(header: Header, body: bytes) -> list[bytes]:
+def payloads(header: Header, body: bytes) -> Steps[list[Payload]]:
     """The payloads of a batch, each as its own bytes: a JSON array, or a value a line."""
     kind = (header(b"content-type") or b"").split(b";")[0].strip().lower()
     if kind in (b"application/x-ndjson", b"application/ndjson", b"application/jsonl"):
-        found = []
-        at = 0
-        for line in body.split(b"\n"):
-            if line.strip(b" \t\r"):
-                try:
-                    check_json(line)
-                except BadJson as error:
-                    raise BadJson(at + error.position, error.reason, error.code) from None
-                found.append(line.strip(b" \t\r"))
-            at += len(line) + 1
+        found = yield from _lines(body)
     else:
         # The array around them is not a task's own.
-        check_json(body, MAX_DEPTH + 1)
-        found = split_array(body)
+        array = Part.of(body, (yield from checking(body, MAX_DEPTH + 1)))
+        if array.kind != b"[":
+            raise BadBody("The body of a batch is a JSON array of tasks, or application/x-ndjson.")
+        yield
+        found = [part.payload() for part in array.elements(MOST_AT_ONCE)]
     if not 1 <= len(found) <= MOST_AT_ONCE:
-        raise BadBody(f"A batch has 1 to {MOST_AT_ONCE} tasks; this one has {len(found)}.")
+        has = f"at least {MOST_AT_ONCE + 1}" if found else "none"
+        raise BadBody(f"A batch has 1 to {MOST_AT_ONCE} tasks; this one has {has}.")
     return found
 
 
-def split_array(body: bytes) -> list[bytes]:
-    """The elements of a JSON array as the bytes they are. ``body`` is known to be JSON."""
-    if body.lstrip(b" \t\r\n")[:1] != b"[":
-        raise BadBody("The body of a batch is a JSON array of tasks, or application/x-ndjson.")
-    try:
-        return [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])]
-    except (msgspec.DecodeError, RecursionError):
-        return _split_slowly(body)
+# White space and empty lines, then a line.
+_LINE = re.compile(rb"[ \t\r\n]*+([^\n]++)")
 
 
-_MEMBER = re.compile(rb'("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*(.*)', re.DOTALL)
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
-
-
-def _split_slowly(body: bytes) -> list[bytes]:
-    # For what msgspec refuses although it is JSON, such as a lone surrogate: cut at the commas of the first level.
-    depth, start, found = 0, 0, []
-    for token in _TOKEN.finditer(body):
-        char = token[0]
-        if char in b"[{":
-            depth += 1
-            if depth == 1:
-                start = token.end()
-        elif char in b"]}" or (char == b"," and depth == 1):
-            if depth == 1:
-                element = body[start : token.start()].strip(b" \t\r\n")
-                if element:
-                    found.append(element)
-                start = token.end()
-            depth -= char in b"]}"
+def _lines(body: bytes) -> Steps[list[Payload]]:
+    found: list[Payload] = []
+    at = read = 0
+    while len(found) <= MOST_AT_ONCE and (match := _LINE.match(body, at)):
+        line = match[1].rstrip(b" \t\r")
+        try:
+            if len(line) > BYTES_A_TURN:
+                yield from checking(line)
+            else:
+                check_json(line)
+        except BadJson as error:
+            raise BadJson(match.start(1) + error.position, error.reason, error.code) from None
+        found.append(line)
+        read += match.end() - at
+        at = match.end()
+        if read > BYTES_A_TURN:
+            read = 0
+            yield
     return found
 
 
-def json_object(body: bytes, known: tuple[str, ...] | None) -> dict[str, Any]:
-    """A body that is empty or a JSON object, with these members only; None for any."""
+def members(body: bytes, *names: str) -> Steps[dict[str, Part]]:
+    """The members of a body that is empty or a JSON object, with these names only."""
     if not body.strip(b" \t\r\n"):
         return {}
-    check_json(body)
-    value = json.loads(body, parse_int=number, parse_float=ExactFloat.read)
-    if not isinstance(value, dict):
+    whole = Part.of(body, (yield from checking(body)))
+    if whole.kind != b"{":
         raise BadBody("The body of this request is a JSON object.")
-    for name in value:
-        if known is not None and name not in known:
-            raise BadOption(f"There is no field {name[:80]!r} here; this request takes: {', '.join(known)}.")
-    return value
+    yield
+    return whole.members(*names)
 
 
-def number(digits: str) -> int | float:
-    """What ``json.loads`` takes as ``parse_int``: the interpreter refuses to read an integer of thousands of digits."""
-    # Nor does it keep the sign of -0.
-    return int(digits) if len(digits) < 300 and digits != "-0" else ExactFloat.read(digits)
+def no_members(body: bytes, sentence: str) -> Steps[None]:
+    """Read a body that is empty or an object of nothing; what is said of others."""
+    try:
+        yield from members(body)
+    except BadOption:
+        raise BadOption(sentence) from None
 
 
 def lease_id(raw: bytes, what: str = "The last part of the path") -> bytes:
@@ -261,28 +250,119 @@ def shortened(text: str, most: int) -> str:
     return cut_bytes(near.encode("utf-8", "replace"), most).decode()
 
 
-def failing(said: dict[str, Any]) -> tuple[dict[str, Any] | None, int | None, bool]:
+def failing(said: dict[str, Part]) -> tuple[dict[str, Any] | None, int | None, bool]:
     """``error``, ``delay`` and ``retry`` of a fail, checked. A longer field of the error is cut, and ``truncated`` says so."""
-    error = said.get("error")
-    if error is not None:
-        if isinstance(error, str):
-            error = {"message": error}
-        if not isinstance(error, dict) or not all(
-            k in ERROR_FIELDS and (v is None or isinstance(v, str)) for k, v in error.items()
-        ):
-            raise BadOption("The field 'error' is an object with the texts type, message and trace.")
-        told = {k: v for k in ERROR_FIELDS if (v := error.get(k))}
-        error = {k: shortened(v, ERROR_FIELDS[k]) for k, v in told.items()}
-        if any(len(error[k]) < len(v) for k, v in told.items()):
-            error["truncated"] = True
-    delay = said.get("delay")
+    delay = said["delay"].value("delay") if "delay" in said else None
     delay_ms = milliseconds(delay) if isinstance(delay, int | float) else None
     if delay is not None and (delay_ms is None or delay_ms > YEAR * 1000):
         raise BadOption(f"The field 'delay' is a number of seconds from 0 to {YEAR}.")
-    retry = True if said.get("retry") is None else said["retry"]
-    if not isinstance(retry, bool):
+    retry = said["retry"].value("retry") if "retry" in said else None
+    if retry is not None and not isinstance(retry, bool):
         raise BadOption("The field 'retry' is true or false.")
-    return error or None, delay_ms, retry
+    return (_error(said["error"]) if "error" in said else None), delay_ms, retry is not False
+
+
+def _error(part: Part) -> dict[str, Any] | None:
+    if _absent(part):
+        return None
+    try:
+        fields = {"message": part} if part.kind == b'"' else part.members(*ERROR_FIELDS)
+        told = [(k, _text(field, ERROR_FIELDS[k])) for k, field in fields.items() if not _absent(field)]
+    except (BadOption, BadBody):
+        raise BadOption("The field 'error' is an object with the texts type, message and trace.") from None
+    error: dict[str, Any] = {name: text for name, (text, _) in told if text}
+    if any(is_cut for _, (_, is_cut) in told):
+        error["truncated"] = True
+    return error or None
+
+
+def _absent(part: Part) -> bool:
+    return part.kind == b"n"
+
+
+def _text(part: Part, most: int) -> tuple[str, bool]:
+    """As `shortened`, and whether it was cut."""
+    if part.kind != b'"':
+        raise BadOption("A text was expected.")
+    text, more = part.text(abs(most), from_end=most < 0)
+    cut = shortened(text, most)
+    return cut, more or len(cut) < len(text)
+
+
+def progress(said: dict[str, Part]) -> tuple[float | None, str | None]:
+    """The progress of an extend, and its message, which is cut to its limit."""
+    done = said["progress"].value("progress") if "progress" in said else None
+    if done is not None and (
+        isinstance(done, bool) or not isinstance(done, int | float) or not -1e15 < done < 1e15
+    ):
+        raise BadOption("The field 'progress' is a number.")
+    message = said.get("message")
+    if message is None or _absent(message):
+        text = None
+    elif message.kind != b'"':
+        raise BadOption("The field 'message' is text.")
+    else:
+        text = _text(message, PROGRESS_BYTES)[0]
+    return None if done is None else float(done), text
+
+
+# A lease and its result, None for none; a lease and how its attempt failed.
+Acked = tuple[bytes, Part | None]
+Failed = tuple[bytes, tuple[dict[str, Any] | None, int | None, bool]]
+
+
+def settling(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
+    """The acks and the fails of a body."""
+    said = yield from members(body, "acks", "fails")
+    if any(part.kind != b"[" for part in said.values()):
+        raise BadOption("The fields 'acks' and 'fails' are arrays.")
+    entries: dict[str, list[Part]] = {"acks": [], "fails": []}
+    for name, part in said.items():
+        yield
+        entries[name] = part.elements(MOST_AT_ONCE)
+    if sum(map(len, entries.values())) > MOST_AT_ONCE:
+        raise BadBody(f"At most {MOST_AT_ONCE} leases can be settled at once.")
+    acks, fails, read = [], [], 0
+    for name, parts in entries.items():
+        for part in parts:
+            read += len(part)
+            if read > BYTES_A_TURN:
+                read = 0
+                yield
+            if name == "acks":
+                acks.append(_ack_of(part))
+            else:
+                fails.append(_fail_of(part))
+    return acks, fails
+
+
+def _ack_of(part: Part) -> Acked:
+    if part.kind == b'"':
+        return _lease_of(part, "An element of 'acks'"), None
+    said = _entry(part, 'An element of "acks" is a lease, or an object with lease and result.', "result")
+    result = said.get("result")
+    lease = _lease_of(said["lease"], "A lease in 'acks'")
+    return lease, None if result is None or _absent(result) else result
+
+
+def _fail_of(part: Part) -> Failed:
+    wrong = 'An element of "fails" is an object with lease, error, delay and retry.'
+    said = _entry(part, wrong, "error", "delay", "retry")
+    return _lease_of(said["lease"], "A lease in 'fails'"), failing(said)
+
+
+def _entry(part: Part, wrong: str, *names: str) -> dict[str, Part]:
+    try:
+        said = part.members("lease", *names)
+    except (BadOption, BadBody):
+        raise BadOption(wrong) from None
+    if "lease" not in said or said["lease"].kind != b'"':
+        raise BadOption(wrong)
+    return said
+
+
+def _lease_of(part: Part, what: str) -> bytes:
+    return lease_id(_text(part, MOST_OF_LEASE + 1)[0].encode(), what)
 
 
 def is_json(body: bytes) -> bool:
@@ -304,21 +384,15 @@ def unquoted(cursor: str) -> bytes:
     return unquote_to_bytes(cursor)
 
 
-def member(body: bytes, name: str) -> bytes | None:
-    """The bytes of one member of a JSON object, as they are; None when it is not there."""
-    try:
-        found: bytes | None = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get(name)
-    except (msgspec.DecodeError, RecursionError):
-        # JSON nonetheless, with a lone surrogate somewhere.
-        members = [match for piece in _split_slowly(body) if (match := _MEMBER.match(piece))]
-        found = {json.loads(match[1]): match[2] for match in members}.get(name)
-    return None if found is None else bytes(found)
-
-
-def elements(body: bytes, name: str) -> list[bytes]:
-    """The bytes of each element of an array that is a member of a JSON object; none where it is not there."""
-    array = member(body, name)
-    return [] if array is None else split_array(array)
+def schedule(body: bytes) -> dict[str, Any]:
+    """The members of a schedule: its task as the bytes that came, the others built, for they are short."""
+    said: dict[str, Any] = {}
+    for name, part in at_once(
+        members(body, "cron", "timezone", "queue", "task", "options", "missed", "paused")
+    ).items():
+        said[name] = part.whole() if name == "task" else part.value(name)
+    said.setdefault("task", None)
+    return said
 
 
 def schedule_options(said: Any) -> tuple[dict[str, str | int | float], dict[str, Any]]:

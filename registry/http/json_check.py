@@ -16,26 +16,30 @@ import re
 import sys
 from array import array
 from codecs import utf_8_decode
-from collections.abc import Iterator
 from itertools import accumulate
 
 import msgspec
 
 from registry.errors import BadBody
-from registry.http.turns import at_once
+from registry.http.turns import Steps, at_once
 
 MAX_DEPTH = 500
 # So many bytes are looked at in one go: strings are cut out of them, which costs many times their size for a moment.
 PIECE = 16 * 1024
 PIECES_A_TURN = 32
 UTF8_PIECE = 64 * 1024
+MARKS_A_TURN = 1024 * 1024
+# So far is looked into a string where none should be.
+LOOK_AHEAD = 64 * 1024
 # Brackets whose depth is followed in one step.
 BLOCK = 256
 
 _skip = msgspec.json.Decoder(type=msgspec.Raw).decode
 
 # A string without its closing quote.
-_STRING_START = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+'
+_STRING_PART = rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+'
+_STRING_REST = re.compile(_STRING_PART)
+_STRING_START = rb'"' + _STRING_PART
 _BROKEN_STRING = re.compile(_STRING_START)
 _STRING = re.compile(_STRING_START + rb'"')
 _SCALAR = re.compile(
@@ -95,28 +99,32 @@ def _is_short_utf8(body: bytes) -> bool:
     return True
 
 
-def checking(body: bytes, most: int = MAX_DEPTH) -> Iterator[None]:
-    """The same as `check_json` in steps, each of them short enough for a turn of the reactor."""
+def checking(body: bytes, most: int = MAX_DEPTH) -> Steps[bytes]:
+    """The same as `check_json` in steps, each of them short enough for a turn of the reactor.
+
+    What is returned is the body as msgspec reads it: put through `mark` where that was needed.
+    """
     yield from _checking_utf8(body)
     marked, fault = body, _fault(body)
     yield
     if fault and fault != TOO_DEEP and b"\\" in body:
         # msgspec wants surrogates in pairs; the grammar does not.
-        marked = mark(body)
+        marked = yield from _marking(body)
         yield
         fault = _fault(marked)
         yield
     if fault == TOO_DEEP:
         yield from _checking_depth(body, most)
-        marked = mark(body)
+        marked = yield from _marking(body)
+        yield
         fault = _fault(marked, room=2 * most)
     if fault:
-        found = _FAST_POSITION.search(fault)
-        wrong = _locate(marked, fault, int(found[1]) if found else len(body))
-        yield from _checking_depth(body[:wrong], most)
-        raise _unexpected(body, wrong)
-    if body.count(b"[") + body.count(b"{") > most:
+        error = yield from _locating(body, marked, fault)
+        yield from _checking_depth(body[: error.position], most)
+        raise error
+    if len(body) > most and body.count(b"[") + body.count(b"{") > most:
         yield from _checking_depth(body, most)
+    return marked
 
 
 TOO_DEEP = "too deep for the interpreter"
@@ -139,7 +147,7 @@ def _fault(body: bytes, room: int = 0) -> str:
     return ""
 
 
-def _checking_utf8(body: bytes) -> Iterator[None]:
+def _checking_utf8(body: bytes) -> Steps[None]:
     if body.isascii():
         return
     view, at, pieces = memoryview(body), 0, 0
@@ -161,14 +169,31 @@ def mark(body: bytes) -> bytes:
 
     A mark is as long as what it stands for, so positions stay what they are.
     """
+    return at_once(_marking(body))
+
+
+def _marking(body: bytes) -> Steps[bytes]:
     marked = body.replace(b"\\\\", _ESCAPED_MARK)
     for letter in (b"d", b"D"):
+        yield
         marked = marked.replace(b"\\u" + letter, _SURROGATE_MARK + b"u" + letter)
-    bad = _BAD_MARK.search(marked)
-    if bad is not None:
-        # It is no escape at all: the fast parser may say so.
-        marked = marked[: bad.start()] + b"\\" + marked[bad.start() + 1 :]
+    for at in range(0, len(marked), MARKS_A_TURN):
+        yield
+        end = at + MARKS_A_TURN
+        bad = _BAD_MARK.search(marked, at, end + 5)
+        if bad is not None and (bad.start() < end or end + 5 >= len(marked)):
+            # It is no escape at all: the fast parser may say so.
+            return marked[: bad.start()] + b"\\" + marked[bad.start() + 1 :]
     return marked
+
+
+def not_in_escape(marked: bytes | memoryview, at: int) -> int:
+    """The first position from ``at`` on at which no escape goes on, in what `mark` gave."""
+    for before in range(max(0, at - 5), at):
+        if marked[before] in b"\\\xfd":
+            at = max(at, before + (6 if marked[before + 1] == 0x75 else 2))
+    # The second half of an escaped backslash
+    return at + (marked[at : at + 1] == b"\xff")
 
 
 def unmark(piece: bytes) -> bytes:
@@ -176,7 +201,7 @@ def unmark(piece: bytes) -> bytes:
     return piece.translate(_UNMARK)
 
 
-def _checking_depth(body: bytes, most: int) -> Iterator[None]:
+def _checking_depth(body: bytes, most: int) -> Steps[None]:
     """Follow the brackets of ``body`` piece by piece, and raise `BadJson` at the one that is too deep."""
     level, inside = 0, 0
     at, pieces = 0, 0
@@ -234,43 +259,56 @@ def _first_too_deep(piece: bytes, start: int, level: int, inside: bool, most: in
     return BadJson(position, f"nested more than {most} deep", "too_deep")
 
 
-def _locate(marked: bytes, fault: str, position: int) -> int:
-    """The byte at which a body stops being JSON, or the quote at which a string begins that is none.
+def _locating(body: bytes, marked: bytes, fault: str) -> Steps[BadJson]:
+    """Word what the fast parser found in a body that is not JSON, at the very byte.
 
-    The fast parser tells ``position`` as soon as it knows, which is a few bytes late within a string, a number or a word.
+    It tells a position as soon as it knows, which is a few bytes late within a string, a number or a word.
     """
+    found = _FAST_POSITION.search(fault)
+    position = int(found[1]) if found else len(body)
     escape = marked.rfind(b"\\u", max(0, position - 6), position)
     if escape >= 0 and not _ESCAPE.match(marked, escape):
         # A quote behind it may have been taken for one of its digits.
         position = escape
     before = marked[:position].replace(b'\\"', b"__")
+    yield
     if "truncated" in fault:
         # It does not read the last bytes when a word that begins there would be longer.
         for at in range(max(0, position - 4), position):
             if marked[at] in b"tfn" and not before.count(b'"', 0, at) & 1 and not _SCALAR.match(marked, at):
-                return at
+                return _unexpected(body, at)
     if before.count(b'"') & 1:
-        return before.rfind(b'"')
+        quote = before.rfind(b'"')
+        near = not_in_escape(marked, max(quote + 1, position - 32))
+        rest = _STRING_REST.match(body, near, near + LOOK_AHEAD)
+        if rest and body[rest.end() : rest.end() + 1] != b'"':
+            return _in_string(body, rest.end())
+        return _unexpected(body, quote)
     if "trailing characters" in fault:
-        return position - 1
+        return _unexpected(body, position - 1)
     if "expected" in fault:
-        return position
+        return _unexpected(body, position)
     start = len(before.rstrip(_WORD))
     scalar = _SCALAR.match(marked, start)
-    return scalar.end() if scalar else start
+    return _unexpected(body, scalar.end() if scalar else start)
+
+
+def _in_string(body: bytes, pos: int) -> BadJson:
+    """Word why a string does not go on at ``pos``."""
+    if body[pos:] == b"\\":
+        pos += 1
+    elif body[pos : pos + 1] == b"\\":
+        return BadJson(pos, "an escape that does not exist in a string")
+    if pos < len(body) and body[pos] < 0x20:
+        return BadJson(pos, f"a control character (0x{body[pos]:02x}) in a string")
+    return BadJson(pos, "unexpected end")
 
 
 def _unexpected(body: bytes, pos: int) -> BadJson:
     """Word what is wrong at ``pos``, looking into a string that begins there."""
-    broken = _BROKEN_STRING.match(body, pos)
-    if broken and not _STRING.match(body, pos):
-        pos = broken.end()
-        if body[pos:] == b"\\":
-            pos += 1
-        elif body[pos : pos + 1] == b"\\":
-            return BadJson(pos, "an escape that does not exist in a string")
-        if pos < len(body) and body[pos] < 0x20:
-            return BadJson(pos, f"a control character (0x{body[pos]:02x}) in a string")
+    broken = _BROKEN_STRING.match(body, pos, pos + LOOK_AHEAD)
+    if broken and broken.end() != pos + LOOK_AHEAD and body[broken.end() : broken.end() + 1] != b'"':
+        return _in_string(body, broken.end())
     if not body.strip(b" \t\n\r"):
         return BadJson(pos, "the body is empty, a value was expected")
     if pos >= len(body):

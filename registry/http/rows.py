@@ -150,6 +150,7 @@ def task_row(view: TaskView) -> dict[str, Any]:
                 "ended_at": at(h.get("t")),
                 "reason": h.get("r"),
                 "error": h.get("e"),
+                **({"result": h["v"]} if "v" in h else {}),
             }
             for h in known.get("h") or []
         ],

@@ -1,35 +1,39 @@
-"""Long work in steps: each `yield` of a generator is a place where others may have their turn."""
+"""Long work in steps: each ``yield`` of a generator is a place where others may have their turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from time import monotonic
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
-Steps = Iterator[None]
+# A generator that gives nothing until it returns.
+Steps = Generator[None, None, T]
 
 
-def at_once(steps: Any) -> Any:
-    """Run all steps; what the generator returns is returned."""
+def at_once(steps: Steps[T]) -> T:
+    """Take all the steps; what the last one returns is returned."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            return end.value
+            found: T = end.value
+            return found
 
 
-def in_turns(steps: Any, later: Callable[..., Any]) -> Deferred[Any]:
-    """Run a step in each turn of the reactor, from now on; fires with what the generator returns.
+def in_turns(steps: Steps[T], later: Callable[..., Any]) -> Deferred[T]:
+    """Take a step in a turn of the reactor of its own, from the next one on; fires with what the last one returns.
 
-    ``later(0, f)`` runs ``f`` in the next turn. Cancelled, no further step is taken.
+    ``later(seconds, f)`` runs ``f`` then. Cancelled, no further step is taken.
     """
-    done: Deferred[Any] = Deferred(lambda _: steps.close())
+    done: Deferred[T] = Deferred()
 
     def step() -> None:
         if done.called:
             return
+        began = monotonic()
         try:
             next(steps)
         except StopIteration as end:
@@ -37,7 +41,9 @@ def in_turns(steps: Any, later: Callable[..., Any]) -> Deferred[Any]:
         except Exception:
             done.errback()
         else:
-            later(0, step)
+            # As much time for the others: a push of theirs takes several turns, and waits for one step at the most.
+            later(monotonic() - began, step)
 
-    step()
+    # Whoever has read the body lets go of it first.
+    later(0, step)
     return done

@@ -13,26 +13,29 @@ POST      /api/ackTasks/{worker}             {"acks":[…],"fails":[…]} -> 200
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote_from_bytes
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlineCallbacks
 from twisted.python.failure import Failure
 
 from registry.config import Config
-from registry.errors import BadBody, BadOption, Conflict, NotFound, Replaced, TooLarge, Unavailable
+from registry.errors import BadOption, Conflict, NotFound, Replaced, TooLarge, Unavailable
 from registry.http import asked
 from registry.http.asked import Header, lease_id, ms
-from registry.http.json_check import check_json
+from registry.http.json_check import check_json, checking
+from registry.http.json_cut import Part, Payload
+from registry.http.turns import Steps, at_once, in_turns
 from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from, options
 from registry.queue.endings import Endings
 from registry.queue.joining import Joining
-from registry.queue.leases import Leases, status
+from registry.queue.leases import TOO_LARGE, Leases, status
 from registry.queue.looking import Looking
 from registry.queue.many import ManyPoller
 from registry.queue.queues import HANDOVER_MS, Queues
-from registry.queue.reply import Reply
+from registry.queue.reply import Reply, as_deferred
 from registry.queue.taken import Pushed, Taken
 
 NOTHING = Answer(202, b'{"error":"No tasks available"}')
@@ -45,8 +48,10 @@ NO_OPTIONS: dict[str, Any] = {}
 ITS_OWN = ("wait", "ack")
 # What a pop with lease and nothing else tells its script.
 LEASED = {"l": True}
-# Acks and fails in one request.
-MOST_SETTLED = 1000
+# Bodies up to so many bytes are read at once.
+LONG = 256 * 1024
+
+T = TypeVar("T")
 
 
 class Route(NamedTuple):
@@ -80,6 +85,8 @@ class Verbs:
         self._endings = endings
         self._joining = Joining()
         self._max_task = config.max_task_bytes
+        self._max_result = config.max_result_bytes
+        self._short_result = min(LONG, config.max_result_bytes)
         self._wait = config.queue_timeout
         self._max_wait = max(config.max_wait, config.queue_timeout)
         self._turn = 0
@@ -88,7 +95,12 @@ class Verbs:
 
     def push(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Reply | Deferred[Answer]:
         """One task into a queue."""
+        if len(body) > LONG:
+            return self._read(checking(body), body, lambda _: self._push(raw, query, header, body))
         check_json(body)
+        return self._push(raw, query, header, body)
+
+    def _push(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Reply | Deferred[Answer]:
         name = name_from(raw)
         said = asked.push_options(query, header, body)
         if "w" not in said:
@@ -96,6 +108,14 @@ class Verbs:
             self._queues.push_for(reply, name, body, said)
             return reply
         return self._push_and_wait(name, body, said, min(asked.prefer_wait(header) or 0.0, self._max_wait))
+
+    def _read(
+        self, steps: Steps[T], body: bytes, then: Callable[[T], Reply | Deferred[Answer]]
+    ) -> Deferred[Answer]:
+        """Read a body, and go on with what was read; others have their turn meanwhile when it is long."""
+        if len(body) <= LONG:
+            return as_deferred(then(at_once(steps)))
+        return in_turns(steps, self._queues.later).addCallback(lambda read: as_deferred(then(read)))
 
     @inlineCallbacks
     def _push_and_wait(self, name: bytes, body: bytes, said: dict[str, Any], wait: float) -> Any:
@@ -141,7 +161,13 @@ class Verbs:
 
     def push_many(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """All tasks of the body, or none."""
-        found = asked.payloads(header, body)
+        return self._read(
+            asked.payloads(header, body), body, lambda found: self._push_many(raw, query, header, body, found)
+        )
+
+    def _push_many(
+        self, raw: bytes, query: bytes, header: Header, body: bytes, found: list[Payload]
+    ) -> Deferred[Answer]:
         if max(map(len, found)) > self._max_task:
             raise TooLarge(f"A task of the batch is over the limit of {self._max_task} bytes.")
         said = asked.push_options(query, header, body, asked.PUSH_MANY_OPTIONS)
@@ -243,79 +269,93 @@ class Verbs:
 
     # Working
 
-    def ack(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Reply:
-        """The work is done; the body is its result."""
+    def ack(
+        self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes
+    ) -> Reply | Deferred[Answer]:
+        """The work is done; the body is its result, which is not kept when it is too large."""
         options(query, {})
+        name, lease = name_from(raw), lease_id(lease)
+        if len(body) > self._short_result:
+            return self._read(checking(body), body, lambda _: self._ack(name, lease, body))
         if body:
             check_json(body)
-        reply = Reply(_acked)
-        self._leases.ack_for(reply, name_from(raw), lease_id(lease), body)
+        return self._ack(name, lease, body)
+
+    def _ack(self, name: bytes, lease: bytes, result: bytes) -> Reply:
+        if len(result) <= self._max_result:
+            reply = Reply(_acked)
+        else:
+            reply, result = Reply(_acked_without_result), TOO_LARGE
+        self._leases.ack_for(reply, name, lease, result)
         return reply
 
     def fail(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """The attempt failed."""
         options(query, {})
-        error, delay_ms, retry = asked.failing(asked.json_object(body, ("error", "delay", "retry")))
-        d = self._leases.fail(name_from(raw), lease_id(lease), error, delay_ms, retry)
-        return d.addCallback(lambda state: json_answer(200, {"success": True, "state": state}))
+        name, lease = name_from(raw), lease_id(lease)
+
+        def read(said: dict[str, Part]) -> Deferred[Answer]:
+            d = self._leases.fail(name, lease, *asked.failing(said))
+            return d.addCallback(lambda state: json_answer(200, {"success": True, "state": state}))
+
+        return self._read(asked.members(body, "error", "delay", "retry"), body, read)
 
     def release(
         self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes
     ) -> Deferred[Answer]:
         """The task goes back, the attempt not counted."""
         delay = options(query, asked.RELEASE_OPTIONS).get("delay", 0.0)
-        if asked.json_object(body, None):
-            raise BadOption(
-                "The delay of a release is an option in the query, ?delay=SECONDS; it has no body."
-            )
-        d = self._leases.release(name_from(raw), lease_id(lease), ms(delay))
-        return d.addCallback(lambda _: Answer(200, SUCCESS))
+        name, lease = name_from(raw), lease_id(lease)
+
+        def read(_: object) -> Deferred[Answer]:
+            d = self._leases.release(name, lease, ms(delay))
+            return d.addCallback(lambda _: Answer(200, SUCCESS))
+
+        sentence = "The delay of a release is an option in the query, ?delay=SECONDS; it has no body."
+        return self._read(asked.no_members(body, sentence), body, read)
 
     def extend(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """The holder is alive and needs more time."""
         length = options(query, asked.EXTEND_OPTIONS).get("lease", 0.0)
-        said = asked.json_object(body, ("progress", "message"))
-        progress, message = said.get("progress"), said.get("message")
-        if progress is not None:
-            if (
-                isinstance(progress, bool)
-                or not isinstance(progress, int | float)
-                or not -1e15 < progress < 1e15
-            ):
-                raise BadOption("The field 'progress' is a number.")
-            progress = float(progress)
-        if message is not None and not isinstance(message, str):
-            raise BadOption("The field 'message' is text.")
-        text = None if message is None else asked.shortened(message, asked.PROGRESS_BYTES)
-        d = self._leases.extend(name_from(raw), lease_id(lease), ms(length), progress, text)
-        return d.addCallback(
-            lambda told: json_answer(200, {"expires_in": _seconds(told[0]), "cancel": told[1]})
-        )
+        name, lease = name_from(raw), lease_id(lease)
+
+        def read(said: dict[str, Part]) -> Deferred[Answer]:
+            progress, message = asked.progress(said)
+            d = self._leases.extend(name, lease, ms(length), progress, message)
+            return d.addCallback(
+                lambda told: json_answer(200, {"expires_in": _seconds(told[0]), "cancel": told[1]})
+            )
+
+        return self._read(asked.members(body, "progress", "message"), body, read)
 
     def settle(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
         """Many acks and fails, each answered by itself, in the order of the request."""
         options(query, {})
         name = name_from(raw)
-        said = asked.json_object(body, ("acks", "fails"))
-        acks, fails = said.get("acks", []), said.get("fails", [])
-        if not isinstance(acks, list) or not isinstance(fails, list):
-            raise BadOption("The fields 'acks' and 'fails' are arrays.")
-        if len(acks) + len(fails) > MOST_SETTLED:
-            raise BadBody(f"At most {MOST_SETTLED} leases can be settled at once.")
-        given = [
-            _ack_entry(entry, raw) for entry, raw in zip(acks, asked.elements(body, "acks"), strict=True)
-        ]
-        failed = [_fail_entry(entry) for entry in fails]
-        leases = [entry[0] for entry in given] + [entry[0] for entry in failed]
 
-        def settled(statuses: list[str]) -> Answer:
-            results = b",".join(
-                b'{"lease":"%b","status":"%b"}' % (lease, status.encode())
-                for lease, status in zip(leases, statuses, strict=True)
-            )
-            return Answer(200, b'{"results":[%b]}' % results)
+        def read(said: tuple[list[asked.Acked], list[asked.Failed]]) -> Deferred[Answer]:
+            acks, fails = said
+            kept = [(lease, self._kept(result)) for lease, result in acks]
+            more = [b',"result":"too_large"' if result is TOO_LARGE else b"" for _, result in kept]
+            more += [b""] * len(fails)
+            leases = [lease for lease, _ in kept] + [lease for lease, _ in fails]
 
-        return self._leases.settle(name, given, failed).addCallback(settled)
+            def settled(statuses: list[str]) -> Answer:
+                results = b",".join(
+                    b'{"lease":"%b","status":"%b"%b}' % (lease, status.encode(), also)
+                    for lease, status, also in zip(leases, statuses, more, strict=True)
+                )
+                return Answer(200, b'{"results":[%b]}' % results)
+
+            return self._leases.settle(name, kept, fails).addCallback(settled)
+
+        return self._read(asked.settling(body), body, read)
+
+    def _kept(self, result: Part | None) -> bytes:
+        if result is None:
+            return b""
+        # As the bytes it came in, as that of a single ack is.
+        return TOO_LARGE if len(result) > self._max_result else result.whole()
 
     # Hand-over
 
@@ -396,34 +436,17 @@ def _acked(reply: list[Any]) -> Answer:
     return Answer(200, SUCCESS if status(reply) == "done" else b'{"success":true,"late":true}')
 
 
+def _acked_without_result(reply: list[Any]) -> Answer:
+    more = b"" if status(reply) == "done" else b',"late":true'
+    return Answer(200, b'{"success":true%b,"result":"too_large"}' % more)
+
+
 def _lost(failure: Failure) -> str:
     error = failure.value
     if isinstance(error, Conflict) and error.code == "lease_lost":
         return error.code
     failure.raiseException()
     raise AssertionError
-
-
-def _ack_entry(entry: Any, raw: bytes) -> tuple[bytes, bytes]:
-    if isinstance(entry, str):
-        return lease_id(entry.encode("utf-8", "replace"), "An element of 'acks'"), b""
-    if (
-        not isinstance(entry, dict)
-        or not isinstance(entry.get("lease"), str)
-        or set(entry) - {"lease", "result"}
-    ):
-        raise BadOption('An element of "acks" is a lease, or an object with lease and result.')
-    # A result is kept as the bytes it came in, as that of a single ack is.
-    result = (asked.member(raw, "result") or b"") if entry.get("result") is not None else b""
-    return lease_id(entry["lease"].encode("utf-8", "replace"), "A lease in 'acks'"), result
-
-
-def _fail_entry(entry: Any) -> tuple[bytes, tuple[dict[str, str] | None, int | None, bool]]:
-    if not isinstance(entry, dict) or not isinstance(entry.get("lease"), str):
-        raise BadOption('An element of "fails" is an object with lease, error, delay and retry.')
-    if set(entry) - {"lease", "error", "delay", "retry"}:
-        raise BadOption('An element of "fails" is an object with lease, error, delay and retry.')
-    return lease_id(entry["lease"].encode("utf-8", "replace"), "A lease in 'fails'"), asked.failing(entry)
 
 
 def result_of(known: dict[str, Any]) -> Any:

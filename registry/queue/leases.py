@@ -15,6 +15,8 @@ from registry.queue.taken import denied
 from registry.redis.store import encode_options
 
 LEASE_LOST = "lease_lost"
+# In the place of a result that is too large to be kept; no JSON begins with this byte.
+TOO_LARGE = b"\xff"
 
 
 class Leases:
@@ -31,7 +33,7 @@ class Leases:
         return self._queues.ask(verb, self._queues.store.of_lease(name, lease, *more))
 
     def ack(self, name: bytes, lease: bytes, result: bytes = b"") -> Deferred[str]:
-        """The work is done; ``result`` is JSON or empty. Fires with ``done``, or ``late`` when the lease had run out."""
+        """The work is done; ``result`` is JSON, empty or `TOO_LARGE`. Fires with ``done``, or ``late`` when the lease had run out."""
         return self._say("ack", name, lease, result).addCallback(status)
 
     def ack_for(self, told: Told, name: bytes, lease: bytes, result: bytes = b"") -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -102,7 +102,7 @@ class Queues:
         self.carry("push", entry)
 
     def push_many(
-        self, name: bytes, payloads: list[bytes], options: dict[str, Any] | None = None
+        self, name: bytes, payloads: Sequence[bytes | memoryview], options: dict[str, Any] | None = None
     ) -> Deferred[tuple[list[bytes], bool]]:
         """Store all of these, or none; fires with their ids, and whether the same request was answered before."""
         check_name(name)
@@ -114,7 +114,7 @@ class Queues:
                 raise denied(reply)
             if len(reply) > 2:
                 return reply[1].split(b","), True
-            for _ in payloads:
+            for _ in tails:
                 if name not in self.waiting.lines:
                     break
                 self.wake(name)

@@ -143,10 +143,13 @@ class Store:
             % (len(nonce), nonce, len(length), length, len(options), options),
         )
 
-    def push_many(self, name: bytes, tails: list[bytes], payloads: list[bytes], options: bytes) -> Entry:
-        """One entry for a whole batch."""
-        packed = b"\x92" + _texts(tails) + _texts(payloads)
-        return Entry(self._bulk_key(name), bulk(packed) + bulk(options))
+    def push_many(
+        self, name: bytes, tails: Sequence[bytes], payloads: Sequence[bytes | memoryview], options: bytes
+    ) -> Entry:
+        """One entry for a whole batch. It may be large: its bytes are put together once."""
+        parts: list[bytes | memoryview] = [b"\x92", *_texts(tails), *_texts(payloads)]
+        size = sum(map(len, parts))
+        return Entry(self._bulk_key(name), b"".join([b"$%d\r\n" % size, *parts, b"\r\n", bulk(options)]))
 
     def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: dict[str, Any]) -> Entry:
         """``options`` as in ``popmany.lua`` without ``q``."""
@@ -446,12 +449,12 @@ def refusal(text: str) -> Exception:
     return RedisUnavailable(f"Redis refused the request: {word}.", retry_after=5 if word == "MISCONF" else 1)
 
 
-def _texts(values: Sequence[bytes]) -> bytes:
+def _texts(values: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     # msgpack's type for bytes is unknown to the scripts' decoder: an array of its type for text, written by hand.
-    parts = [b"\xdd", len(values).to_bytes(4, "big")]
+    parts: list[bytes | memoryview] = [b"\xdd" + len(values).to_bytes(4, "big")]
     for value in values:
-        parts.append(b"\xdb" + len(value).to_bytes(4, "big") + value)
-    return b"".join(parts)
+        parts += (b"\xdb" + len(value).to_bytes(4, "big"), value)
+    return parts
 
 
 def encode_options(options: dict[str, Any]) -> bytes:

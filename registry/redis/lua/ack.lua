@@ -1,6 +1,6 @@
 -- uses: base, life, finishing
 -- Ack: the work is done. Repeating it within ten minutes is told the same.
--- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none).
+-- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none, the byte 255 for one that was too large).
 -- Reply per entry: {0, 'done'} · {0, 'late'} the lease had run out, but nobody else has the task · {1} the lease is lost · {8, text}.
 local TEN_MINUTES = 600000
 local acked, traces, freed = {}, {}, {}
@@ -44,7 +44,7 @@ local function ack(i, list, lease, result)
     m.o = last and {i = lease, w = last.w, f = last.f}
     m.y, status = nil, 'late'
   end
-  make_done(list, g, id, m, result ~= '' and result, false)
+  make_done(list, g, id, m, result, false)
   if holds then
     local leases = freed[list] or {}
     leases[#leases + 1] = lease

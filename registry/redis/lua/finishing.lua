@@ -62,7 +62,11 @@ local function make_done(list, g, id, m, result, handed_over)
   local asked_for = math.max(m.r or 0, m.i and DAY or 0)
   local lease = m.o and m.o.i
   remember(m, 'done')
-  m.s, m.v, m.z, m.ll = 'e', result or nil, now, lease
+  if result == '\255' then
+    m.h[#m.h].v = 'too_large'
+    result = ''
+  end
+  m.s, m.v, m.z, m.ll = 'e', result ~= '' and result or nil, now, lease
   tell_ended(list, id, m)
   if stay == 0 and asked_for == 0 then return forget(list, g, id) end
   m.u, m.ku = stay == 0 or nil, asked_for > 0 and now + asked_for or nil

@@ -1,0 +1,263 @@
+"""What a body may cost: bytes in memory and steps of Python, for those that are made to cost much. Nothing here is timed."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from registry.errors import RegistryError
+from registry.http import asked
+from registry.http.json_check import check_json, checking
+from registry.http.json_cut import Part
+from registry.http.turns import Steps, at_once, in_turns
+
+SIZE = 1024 * 1024
+LONE = b'"\\ud800"'
+
+
+def full(piece: bytes, before: bytes = b"[", after: bytes = b"]", between: bytes = b",") -> bytes:
+    """A body of ``SIZE`` bytes at most, of this piece as often as it fits in."""
+    times = (SIZE - len(before) - len(after)) // (len(piece) + len(between))
+    return before + between.join([piece] * times) + after
+
+
+def failed(body: bytes) -> Steps[Any]:
+    return asked.failing((yield from asked.members(body, "error", "delay", "retry")))
+
+
+def extended(body: bytes) -> Steps[Any]:
+    return asked.progress((yield from asked.members(body, "progress", "message")))
+
+
+def listed(body: bytes) -> Steps[Any]:
+    return asked.payloads(lambda name: None, body)
+
+
+def lines(body: bytes) -> Steps[Any]:
+    return asked.payloads(lambda name: b"application/x-ndjson" if name == b"content-type" else None, body)
+
+
+def schedule(body: bytes) -> Steps[Any]:
+    asked.schedule(body)
+    yield
+
+
+READ: dict[str, Callable[[bytes], Steps[Any]]] = {
+    "push": checking,
+    "list": listed,
+    "lines": lines,
+    "settle": asked.settling,
+    "fail": failed,
+    "extend": extended,
+    "release": lambda body: asked.no_members(body, "No body."),
+    "schedule": schedule,
+}
+
+COSTLY = {
+    # name: (how it is read, the body)
+    "a list of empty lists": ("list", full(b"[]")),
+    "a list of floats": ("list", full(b"1.0")),
+    "a list of zeros": ("list", full(b"0")),
+    "a list of texts, one with half a character": ("list", full(b'""', b"[" + LONE + b",")),
+    "a list of empty lists, and half a character": ("list", full(b"[]", b"[" + LONE + b",")),
+    "a list of halves of characters": ("list", full(LONE)),
+    "a task of empty lists": ("push", full(b"[]")),
+    "a task of empty objects, and half a character": ("push", full(b"{}", b"[" + LONE + b",")),
+    "a task of halves of characters": ("push", full(b"\\ud800", b'"', b'"', b"")),
+    "a task of escaped backslashes": ("push", full(b"\\\\", b'"\\ud800', b'"', b"")),
+    "a task of escaped quotes": ("push", full(b'\\"', b'["\\ud800', b'",' + b"[]," * 501 + b"0]", b"")),
+    "a task of short texts and lists": ("push", full(b'"ab",[]')),
+    "a task that goes to the limit of depth again and again": (
+        "push",
+        b"[" * 499 + full(b"[]")[1:-1][:-1500].rstrip(b"[,") + b"]" * 499,
+    ),
+    "a task of deep lists": ("push", full(b"[" * 490 + b"]" * 490)),
+    "a task of keys": ("push", full(b'"a":[]', b"{", b"}")),
+    "a task that breaks off": ("push", full(b"[]", after=b"")),
+    "a text that breaks off": ("push", full(b"\\ud800", b'"', b"", b"")),
+    "a task with trailing garbage": ("push", full(b"[]", after=b"]]")),
+    "ASCII with one character of four bytes": ("push", full(b"a", b'"', '😀"'.encode(), b"")),
+    "one integer": ("push", b"9" * SIZE),
+    "line ends": ("lines", b"\n" * SIZE),
+    "spaces": ("lines", b" " * SIZE),
+    "numbers on lines": ("lines", b"1\n" * (SIZE // 2)),
+    "a long line": ("lines", full(b"[]") + b"\n"),
+    "acks of nothing": ("settle", full(b"[]", b'{"acks":[', b"]}")),
+    "acks of numbers": ("settle", full(b"1.0", b'{"acks":[', b"]}")),
+    "fails of empty objects": ("settle", full(b"{}", b'{"fails":[', b"]}")),
+    "a result of many elements, and half a character": (
+        "settle",
+        full(b"[]", b'{"acks":[{"lease":"a-b","result":[' + LONE + b",", b"]}]}"),
+    ),
+    "an ack of many keys": ("settle", full(b'"result":[]', b'{"acks":[{"lease":"a-b",', b"}]}")),
+    "a fail of unknown keys": (
+        "fail",
+        b"{" + b",".join(b'"%07x":1' % n for n in range(SIZE // 12)) + b"}",
+    ),
+    "a fail of one key again and again": ("fail", full(b'"error":[]', b"{", b"}")),
+    "a fail with a long delay": ("fail", b'{"delay":' + b"9" * SIZE + b"}"),
+    "a fail with a delay of lists": ("fail", full(b"[]", b'{"delay":[', b"]}")),
+    "an error of lists": ("fail", full(b"[]", b'{"error":[', b"]}")),
+    "an error whose type is lists": ("fail", full(b"[]", b'{"error":{"type":[', b"]}}")),
+    "a long trace": ("fail", full(b"a", b'{"error":{"trace":"', b'"}}', b"")),
+    "a trace of backslashes": ("fail", full(b"\\\\", b'{"error":{"trace":"', b'"}}', b"")),
+    "a trace of halves of characters": ("fail", full(b"\\ud800", b'{"error":{"trace":"', b'"}}', b"")),
+    "a progress of lists": ("extend", full(b"[]", b'{"progress":[', b"]}")),
+    "a long message": ("extend", full(b"a", b'{"message":"', '😀"}'.encode(), b"")),
+    "a release of lists": ("release", full(b"[]", b'{"a":[', b"]}")),
+    "a schedule of lists": ("schedule", full(b"[]", b'{"options":[', b"]}")),
+    "a schedule with a task of lists": ("schedule", full(b"[]", b'{"task":[', b"]}")),
+    "a schedule of unknown keys": (
+        "schedule",
+        b"{" + b",".join(b'"%07x":1.5' % n for n in range(SIZE // 14)) + b"}",
+    ),
+}
+
+
+def read(kind: str, body: bytes) -> None:
+    try:
+        at_once(READ[kind](body))
+    except RegistryError:
+        # A refusal is cheap as well.
+        pass
+
+
+@pytest.mark.parametrize(("kind", "body"), COSTLY.values(), ids=COSTLY)
+def test_no_body_takes_more_than_four_times_its_size(kind: str, body: bytes) -> None:
+    read(kind, body)
+    tracemalloc.start()
+    try:
+        read(kind, body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(body) + peak <= 4 * len(body), f"{1 + peak / len(body):.1f} times"
+
+
+@pytest.mark.parametrize(("kind", "body"), COSTLY.values(), ids=COSTLY)
+def test_no_body_takes_a_step_of_python_for_each_of_its_tokens(kind: str, body: bytes) -> None:
+    steps = 0
+
+    def count(frame: Any, event: str, argument: object) -> Any:
+        nonlocal steps
+        steps += 1
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        read(kind, body)
+    finally:
+        sys.settrace(before)
+    # Bodies like these have from 80,000 to 500,000 tokens.
+    assert steps < 40_000, steps
+
+
+def test_a_batch_is_not_built_past_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+    init = Part.__init__
+
+    def counted(self: Part, *given: Any) -> None:
+        nonlocal made
+        made += 1
+        init(self, *given)
+
+    monkeypatch.setattr(Part, "__init__", counted)
+    with pytest.raises(RegistryError, match="at least 1001"):
+        at_once(listed(full(b"1.0")))
+    assert made <= 1002
+    with pytest.raises(RegistryError, match="At most 1000"):
+        at_once(asked.settling(full(b"1.0", b'{"acks":[', b"]}")))
+    assert made <= 2 * 1005
+
+
+class Turns:
+    """A reactor that has one call a turn."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+        self.taken = 0
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+    def turn(self) -> None:
+        (call,), self.calls = self.calls, []
+        self.taken += 1
+        call()
+
+
+def test_a_long_body_is_read_in_many_turns() -> None:
+    """Each turn looks at a bounded piece, but for the passes of the parser itself."""
+    turns = Turns()
+    done = in_turns(checking(b"[" + b"[]," * (4 * SIZE // 3) + b"[]]"), turns.later)
+    while not done.called:
+        turns.turn()
+    assert turns.taken >= 8
+
+
+def test_work_in_turns_ends_when_nobody_waits_for_it_any_more() -> None:
+    turns = Turns()
+
+    def work() -> Steps[None]:
+        while True:
+            yield
+
+    done = in_turns(work(), turns.later).addErrback(lambda _: None)
+    turns.turn()
+    done.cancel()
+    turns.turn()
+    assert not turns.calls
+
+
+PAYLOADS = [
+    b"1",
+    b'"\\ud800"',
+    b'{"a":"\\\\ud800\\\\","b":["\\ud83d\\ude00","\xc3\xa9"]}',
+    b'"\\\\"',
+    b"[ 1 , 2 ]",
+    b"1e999",
+    b"-0",
+    b'{"a":1,"a":2}',
+    b'"\\uDFFF\\u0041\\ud8"'.replace(b"\\ud8", b"\\ud812"),
+]
+
+
+@pytest.mark.parametrize("padding", [0, 300_000])
+def test_payloads_are_cut_as_the_bytes_that_came(padding: int) -> None:
+    space = b" " * padding
+    body = space + b"[ " + b" ,\n ".join(PAYLOADS) + b" ]" + space
+    assert [bytes(part) for part in at_once(listed(body))] == PAYLOADS
+    body = b"\n\n" + space + b"\r\n \n".join(PAYLOADS) + space
+    assert [bytes(part) for part in at_once(lines(body))] == PAYLOADS
+    for part in PAYLOADS:
+        check_json(part)
+
+
+def test_results_are_cut_as_the_bytes_that_came() -> None:
+    entries = b",".join(b'{"lease":"a-%d","result": %b }' % (n, raw) for n, raw in enumerate(PAYLOADS))
+    acks, fails = at_once(asked.settling(b'{"acks":[' + entries + b',"b-1"],"fails":[]}'))
+    assert [part and part.whole() for _, part in acks] == [*PAYLOADS, None]
+    assert [lease for lease, _ in acks] == [*(b"a-%d" % n for n in range(len(PAYLOADS))), b"b-1"]
+    assert fails == []
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["a", "é", "😀", '\\"', "\\\\", "\\n", "\\u0041", "\\ud83d\\ude00", "\\\\\\n", "\\\\u", "a\\\\\\u00e9"],
+)
+@pytest.mark.parametrize("lead", ["", "b", "bc", "bcd", "bcde", "bcdef", "\\\\", "\\ud800"])
+def test_a_long_trace_keeps_its_end_and_says_so(unit: str, lead: str) -> None:
+    """However its escapes lie at the place where it is cut."""
+    import json
+
+    text = f'"{lead}{unit * (120_000 // len(unit))}"'
+    whole = json.loads(text)
+    error, _, _ = asked.failing(at_once(asked.members(b'{"error":{"trace":%b}}' % text.encode(), "error")))
+    assert error == {"trace": asked.shortened(whole, -8000), "truncated": True}
+    _, message = asked.progress(at_once(asked.members(b'{"message":%b}' % text.encode(), "message")))
+    assert message == asked.shortened(whole, 1000)
