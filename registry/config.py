@@ -52,7 +52,8 @@ class Config:
         "127.0.0.1",
         values.host,
         "Address to listen on.",
-        "Loopback by default, because nobody has to prove who they are yet.",
+        "Loopback by default, because nobody has to prove who they are yet. localhost is 127.0.0.1 and ::1, another name "
+        "each of its addresses.",
     )
     port: int = setting(
         3000, values.whole(0, 65535), "TCP port to listen on.", "0 takes a free one and logs it."
