@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
+
+from registry.redis.host import HostEndpoint
 
 _OPTIONS = {
     "redis": {"db", "username", "password"},
@@ -46,7 +48,7 @@ class RedisAddress:
         """
         if self.kind == "unix":
             return UNIXClientEndpoint(reactor, self.path, timeout=timeout)
-        plain = HostnameEndpoint(reactor, self.host, self.port, timeout=timeout)
+        plain = HostEndpoint(reactor, self.host, self.port, timeout)
         return wrapClientTLS(self._tls_options(), plain) if self.kind == "tls" else plain
 
     def check_files(self) -> None:

@@ -34,6 +34,7 @@ from txredisapi import ResponseError
 
 from registry.errors import RedisUnavailable
 from registry.redis.address import RedisAddress, parse_redis_url
+from registry.redis.faults import public
 from registry.redis.wire import Wire, keep_alive, pack
 
 __all__ = ["Link", "Pool", "RedisAddress", "pack", "parse_redis_url"]
@@ -110,7 +111,7 @@ class Link:
         command.
         """
         if not self.ready:
-            return fail(RedisUnavailable(self.last_error or "no connection to Redis"))
+            return fail(self.unavailable())
         answer = self._send(packed)
         if seconds is not None:
             self._shorten(answer, seconds)
@@ -119,8 +120,12 @@ class Link:
     def command(self, *args: bytes | str | int) -> Deferred[Any]:
         """Pack and send, as ``call``; works as well while ``on_ready`` runs, which is where it is needed."""
         if not self._greeted:
-            return fail(RedisUnavailable(self.last_error or "no connection to Redis"))
+            return fail(self.unavailable())
         return self._send(pack(*args))
+
+    def unavailable(self) -> RedisUnavailable:
+        """Why nothing can be sent, in words for a client."""
+        return RedisUnavailable(public(self.last_error or "no connection to Redis"))
 
     @property
     def in_flight(self) -> int:
@@ -133,7 +138,7 @@ class Link:
         return self._wire if self._greeted else None
 
     def _send(self, packed: bytes) -> Deferred[Any]:  # rebound to the wire's own at each connection
-        return fail(RedisUnavailable(self.last_error or "no connection to Redis"))
+        return fail(self.unavailable())
 
     def _shorten(self, answer: Deferred[Any], seconds: float) -> None:
         def late() -> None:
@@ -443,8 +448,7 @@ class Pool:
         """As ``Link.command``, on the ready link with the least in flight."""
         usable = [link for link in self._links if link.ready]
         if not usable:
-            why = self._links[0].last_error if self._links else "no connection to Redis"
-            return fail(RedisUnavailable(why))
+            return fail(self._links[0].unavailable() if self._links else RedisUnavailable(public("")))
         best = min(usable, key=lambda link: link.in_flight)
         if best.in_flight and len(usable) == len(self._links) < self._size:
             self._open()

@@ -16,6 +16,8 @@ WORTH = {
     "always": "a task answered 200 is on Redis's disk",
     "everysec": "a task answered 200 is on Redis's disk within about two seconds, and may be lost before when it ends abruptly",
 }
+# Behind what cannot be known.
+CLOSED = "the registry may not ask it (INFO and CONFIG GET are renamed or forbidden)"
 
 
 @inlineCallbacks
@@ -24,38 +26,54 @@ def worth_of_a_200(link: Link, *, first: bool) -> Any:
 
     Fires with the warnings, a sentence each.
     """
-    answer = yield _ask(link, b"INFO", b"server")
-    version = _field(answer, b"redis_version")
+    version = _field((yield _ask(link, b"INFO", b"server")), b"redis_version")
     persistence = yield _ask(link, b"INFO", b"persistence")
     memory = yield _ask(link, b"INFO", b"memory")
     policy = _field(memory, b"maxmemory_policy") or (yield _setting(link, b"maxmemory-policy"))
-    warnings = []
-    if policy not in ("", "noeviction"):
+    aof = _field(persistence, b"aof_enabled")
+    fsync = yield _setting(link, b"appendfsync")
+    save = yield _setting(link, b"save")
+    redis = f"Redis {version}" if version else "Redis"
+    warnings, unknown = [], []
+    if policy is None:
+        unknown.append(
+            f"Whether {redis} throws tasks away when it is full cannot be known: {CLOSED}. It must be noeviction."
+        )
+    elif policy != "noeviction":
         warnings.append(
             f"Redis may throw tasks away: its maxmemory-policy is {policy}. "
             "Set it to noeviction, or tasks answered 200 can be lost."
         )
-    fsync = yield _setting(link, b"appendfsync")
-    if _field(persistence, b"aof_enabled") == "1":
+    if not aof:
+        unknown.append(f"What {redis} keeps on disk cannot be known: {CLOSED}. It needs appendonly yes.")
+    elif aof == "1" and fsync is None:
+        unknown.append(
+            f"{redis} has an append-only file; how soon a task answered 200 is in it cannot be known: {CLOSED}."
+        )
+    elif aof == "1":
         if first:
             worth = WORTH.get(fsync, "a task answered 200 is on Redis's disk some time later")
             log.info(
-                "Redis {version}, append-only file with fsync {fsync}: {worth}",
-                version=version,
-                fsync=fsync,
-                worth=worth,
+                "{redis}, append-only file with fsync {fsync}: {worth}", redis=redis, fsync=fsync, worth=worth
             )
-    elif save := (yield _setting(link, b"save")):
+    elif save is None:
+        unknown.append(
+            f"{redis} has no append-only file; whether it keeps snapshots cannot be known: {CLOSED}. "
+            "At best the tasks answered 200 since the last one are lost when it ends."
+        )
+    elif save:
         warnings.append(
-            f"Redis {version} keeps snapshots only ({save}): tasks answered 200 since the last one are lost when it ends."
+            f"{redis} keeps snapshots only ({save}): tasks answered 200 since the last one are lost when it ends."
         )
     else:
         warnings.append(
-            f"Redis {version} keeps nothing on disk: every task is lost when it ends. Set appendonly yes."
+            f"{redis} keeps nothing on disk: every task is lost when it ends. Set appendonly yes."
         )
     for warning in warnings:
         log.critical("{warning}", warning=warning)
-    return warnings
+    for warning in unknown:
+        log.warn("{warning}", warning=warning)
+    return warnings + unknown
 
 
 def _ask(link: Link, *args: bytes) -> Deferred[bytes]:
@@ -66,7 +84,8 @@ def _ask(link: Link, *args: bytes) -> Deferred[bytes]:
 @inlineCallbacks
 def _setting(link: Link, name: bytes) -> Any:
     pair = yield _ask(link, b"CONFIG", b"GET", name)
-    return pair[1].decode() if pair and len(pair) == 2 else ""
+    # None where nobody may ask: CONFIG is renamed or forbidden on many a Redis that others run.
+    return pair[1].decode() if pair and len(pair) == 2 else None
 
 
 def _field(info: bytes, name: bytes) -> str:

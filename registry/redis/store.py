@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from txredisapi import ResponseError
 
 from registry.errors import Conflict, RedisFull, RedisUnavailable
+from registry.redis.faults import refused
 from registry.redis.link import Link, Pool, error_word, first_error
 from registry.redis.scripts import Script, load
 
@@ -110,7 +111,7 @@ class Store:
     def away(self) -> RedisUnavailable | None:
         """Why no call would be sent now, or None."""
         link = self._link
-        return None if link.ready else RedisUnavailable(link.last_error or "no connection to Redis")
+        return None if link.ready else link.unavailable()
 
     def now_ms(self) -> int:
         """The time as Redis tells it, as nearly as this process knows, in ms."""
@@ -446,7 +447,7 @@ def refusal(text: str) -> Exception:
         # Not Redis's state but a fault of ours, or of the keys.
         return ScriptError(text)
     word = found[0]
-    return RedisUnavailable(f"Redis refused the request: {word}.", retry_after=5 if word == "MISCONF" else 1)
+    return RedisUnavailable(refused(word), retry_after=5 if word == "MISCONF" else 1)
 
 
 def _texts(values: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:

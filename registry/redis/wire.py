@@ -15,6 +15,7 @@ from txredisapi import ConnectionError, InvalidData, RedisProtocol, ResponseErro
 from zope.interface import implementer
 
 from registry.errors import RedisUnavailable
+from registry.redis.faults import public
 
 if TYPE_CHECKING:
     from registry.redis.link import Link
@@ -135,7 +136,7 @@ class Wire(RedisProtocol):  # type: ignore[misc]
         while waiting:
             answer = waiting.popleft()
             if not answer.called:
-                answer.errback(RedisUnavailable(why, "unknown"))
+                answer.errback(RedisUnavailable(public(why), "unknown"))
 
 
 def keep_alive(transport: Any) -> None:

@@ -1,0 +1,83 @@
+"""Connecting to a host by its name, with a look-up that may hang.
+
+The C library gives a name server half a minute and more, and Twisted's own threads are waited for at the end of the
+process. These are daemon threads, at most one for each name, and each attempt to connect waits for it only so long.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from zope.interface import implementer
+
+Addresses = list[tuple[int, str]]
+
+_under_way: dict[tuple[str, int], list[Deferred[Addresses]]] = {}
+
+
+def look_up(reactor: Any, host: str, port: int, seconds: float) -> Deferred[Addresses]:
+    """Fires with (family, address) pairs, at least one, or fails with `DNSLookupError`."""
+    found: Deferred[Addresses] = Deferred()
+    timer = reactor.callLater(
+        seconds,
+        lambda: found.errback(DNSLookupError(f"the look-up of {host} did not end within {seconds:g} s")),
+    )
+
+    def known(result: Any) -> Any:
+        if timer.active():
+            timer.cancel()
+        return result
+
+    found.addBoth(known)
+    waiting = _under_way.get((host, port))
+    if waiting is not None:
+        waiting.append(found)
+        return found
+    _under_way[host, port] = [found]
+
+    def ask() -> None:
+        try:
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            result: Any = list(dict.fromkeys((family, str(at[0])) for family, _, _, _, at in answers))
+        except (OSError, UnicodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not a host name"
+            result = DNSLookupError(f"the look-up of {host} failed: {why}")
+        reactor.callFromThread(tell, result)
+
+    def tell(result: Any) -> None:
+        for one in _under_way.pop((host, port)):
+            if not one.called:
+                one.errback(result) if isinstance(result, Exception) else one.callback(result)
+
+    threading.Thread(target=ask, name=f"look-up of {host}", daemon=True).start()
+    return found
+
+
+@implementer(IStreamClientEndpoint)
+class HostEndpoint:
+    """A TCP endpoint that looks its host up anew for each connection, and tries the addresses in turn."""
+
+    def __init__(self, reactor: Any, host: str, port: int, timeout: float) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+        self._timeout = timeout
+
+    @inlineCallbacks
+    def connect(self, factory: Any) -> Any:
+        addresses = yield look_up(self._reactor, self._host, self._port, self._timeout)
+        each = self._timeout / len(addresses)
+        while True:
+            family, address = addresses.pop(0)
+            kind = TCP6ClientEndpoint if family == socket.AF_INET6 else TCP4ClientEndpoint
+            try:
+                return (yield kind(self._reactor, address, self._port, timeout=each).connect(factory))
+            except Exception:
+                if not addresses:
+                    raise
