@@ -145,6 +145,8 @@ class Scripts(Clients):
         if task.marked:
             queue.bury(task, "cancelled", self.now)
         else:
+            # From now on it is known since when it is ready.
+            task.plain = False
             queue.make_ready(task, head=True)
 
     # What operators say

@@ -11,7 +11,7 @@ from msgspec import msgpack
 from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.errors import NotFound
-from registry.queue.names import check_name, pushed_at_ms
+from registry.queue.names import check_name
 from registry.queue.pages import TaskView, Walk, view_of
 from registry.queue.queues import Queues
 from registry.queue.taken import denied
@@ -24,7 +24,7 @@ FAR_ENOUGH = 1000
 
 @dataclass(slots=True)
 class QueueView:
-    """What a queue holds. ``oldest_ms`` is when its oldest ready task was pushed, None for none or a raw element."""
+    """What a queue holds. ``oldest_ms`` is since when its oldest ready task is ready, None for none or a raw element."""
 
     name: bytes
     ready: int = 0
@@ -91,11 +91,9 @@ class Looking:
                     continue
                 if reply[0]:
                     raise denied(reply)
-                head = reply[6]
                 policy = msgpack.decode(reply[7]) if reply[7] else {}
-                oldest = pushed_at_ms(head[1:]) if head else None
                 ready, delayed, leased, dead, done = reply[1:6]
-                views.append(QueueView(name, ready, delayed, leased, dead, done, oldest, policy))
+                views.append(QueueView(name, ready, delayed, leased, dead, done, reply[6], policy))
             return views
 
         return self._store.read("counts", list(names)).addCallback(counted)

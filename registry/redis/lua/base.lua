@@ -12,7 +12,7 @@
 --   {Q}i: strings, answers remembered for an Idempotency-Key, each with a time to live
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
 -- A task pushed without options has no entry in {Q}m until it is leased; there: s state (r d l x e), a attempts, g generation,
---   p priority, x expires, n attempts allowed, b backoff, l lease, k key, r result kept, h history, o holder, v result, z ended at, u not kept for the queue's sake, …
+--   p priority, x expires, n attempts allowed, b backoff, l lease, k key, r result kept, h history, o holder, v result, z ended at, rs ready since, rh then put to the head, u not kept for the queue's sake, …
 -- ARGV: 1 not after (ms, 0 for no bound), 2 SPACE, 3 process id, then a fixed stride per entry.
 redis.replicate_commands()
 local call = redis.call

@@ -1,20 +1,63 @@
--- uses: base
--- Counts: what each queue holds, in O(1) a queue. Reads only.
+-- uses: base, life, heads
+-- Counts: what each queue holds, in a few looks a queue, however much that is. Reads only.
 -- KEYS: the list of each entry. No ARGV beyond the common three.
--- Reply per entry: {0, ready, delayed, leased, dead, done, head or false, policy or false}, head: the oldest element of the fullest
---   priority with any · {6|8, text}.
+-- Reply per entry: {0, ready, delayed, leased, dead, done, since when the oldest ready task is ready (ms) or false, policy or false} ·
+--   {6|8, text}. That is false too where a raw element is the oldest.
+
+-- The first element of a list, from so many from its head on, that is no tombstone: its place, since when it is ready (false for a
+-- raw element), and whether it was put to the head. Nothing behind the last. So many tombstones are passed over, and the next counts.
+local MOST_STALE = 100
+local function first_alive(g, from, at)
+  for n = at, at + MOST_STALE do
+    local e = call('LINDEX', from, -n)
+    if not e then return end
+    local id, generation = ours(e)
+    if not id then return n, false, false end
+    local m = known(g, id)
+    if n == at + MOST_STALE or not is_stale(g, id, generation, m) then
+      return n, m and m.rs or tonumber(string.sub(id, 1, 11), 16), m ~= nil and m.rh == true
+    end
+  end
+end
+
+-- Since when the oldest task of a list is ready. Whatever comes to the tail was ready later than what is there; in front of those are
+-- some that were put to the head, the latest of them first. The oldest is the last of these, or the first behind them: that border is
+-- looked for in steps that double, and then by halves.
+local function ready_since(g, from)
+  local at, since, at_head = first_alive(g, from, 1)
+  if not at_head then return since end
+  local oldest, step, high, behind = since, 1, nil, nil
+  while not high do
+    local n, then_, still_head = first_alive(g, from, at + step)
+    if still_head then
+      at, oldest, step = n, then_, 2 * step
+    else
+      high, behind = at + step, then_
+    end
+  end
+  while high - at > 1 do
+    local middle = math.floor((at + high) / 2)
+    local n, then_, still_head = first_alive(g, from, middle)
+    if still_head and n < high then
+      at, oldest = n, then_
+    else
+      high = middle
+      if not still_head then behind = then_ end
+    end
+  end
+  return behind and math.min(oldest, behind) or oldest
+end
+
 local function count(list)
   local g = '{' .. list .. '}'
-  local ready, head = 0, false
+  local ready, oldest = 0, false
   for p = 9, 0, -1 do
     local from = p == 0 and list or g .. p
     local n = call('LLEN', from)
     if n > 0 then
       ready = ready + n
-      local first = call('LINDEX', from, -1)
-      -- Ids begin with their time: the smallest is the oldest. A raw element has no time.
-      if string.byte(first) ~= 1 then head = head or ''
-      elseif not head or head == '' or first < head then head = first end
+      local since = ready_since(g, from)
+      if since then oldest = math.min(oldest or since, since) end
     end
   end
   if ready > 0 then
@@ -25,7 +68,7 @@ local function count(list)
   return {
     0, math.max(ready, 0), call('ZCARD', g .. 'd'), call('ZCARD', g .. 'l'), call('ZCARD', g .. 'x'),
     call('ZCARD', g .. 'e') + call('ZCARD', g .. 'f'),
-    head, call('GET', g .. 'c'),
+    ready > 0 and oldest, call('GET', g .. 'c'),
   }
 end
 

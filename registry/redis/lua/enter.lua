@@ -7,7 +7,7 @@ local function enter(list, g, id, payload, o, remembered)
   if o.k then call('HSET', g .. 'k', o.k, id) end
   if m.x then call('ZADD', g .. 'o', m.x, id) end
   local at = o.at or (o.d and now + o.d)
-  if at and at > now then make_delayed(list, g, id, m, at) else make_ready(list, g, id, m, false) end
+  if at and at > now then make_delayed(list, g, id, m, at) else make_ready(list, g, id, m, false, true) end
 end
 
 -- The refusal of a push whose task, by its own ttl or the queue's, would expire before it is due: nobody could ever get it.

@@ -67,14 +67,13 @@ local function element(id, m)
   return generation == 0 and '\1' .. id or '\1' .. id .. ':' .. generation
 end
 
--- Into the ready list: at the head (right) or the tail (left) of its priority.
-local function make_ready(list, g, id, m, head)
-  call(head and 'RPUSH' or 'LPUSH', ready_list(list, g, m and m.p), element(id, m))
-  if m then
-    m.s, m.du = 'r', nil
-    keep(g, id, m)
-  end
-  due(list, m and m.x or FAR)
+-- Into the ready list: at the head (right) or the tail (left) of its priority. Since when a `new` one is ready, its id tells.
+local function make_ready(list, g, id, m, head, new)
+  call(head and 'RPUSH' or 'LPUSH', ready_list(list, g, m.p), element(id, m))
+  m.s, m.du = 'r', nil
+  if not new then m.rs, m.rh = now, head or nil end
+  keep(g, id, m)
+  due(list, m.x or FAR)
   wake(list)
 end
 

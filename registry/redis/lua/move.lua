@@ -48,6 +48,11 @@ local function move_ready(list, g, to, h, most)
         if call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= generation)) then
           if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
         elseif carry(list, g, to, h, id, m) then
+          -- It is behind others now, and keeps since when it is ready.
+          if m and m.rh then
+            m.rh = nil
+            keep(h, id, m)
+          end
           call('LPUSH', into, e)
           moved = moved + 1
         else

@@ -32,7 +32,7 @@ local function put_back(list, lease, answer)
       return {0}
     end
   end
-  make_ready(list, g, id, m, true)
+  make_ready(list, g, id, m or {}, true)
   return {0}
 end
 
