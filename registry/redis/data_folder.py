@@ -18,6 +18,7 @@ inherits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -47,10 +48,16 @@ TAIL_BYTES = 256 * 1024 * 1024
 def private_folder(path: str, *, force_mode: bool = True) -> None:
     """Make ``path`` a folder of this user with mode 0700; an existing one keeps its mode without
     ``force_mode``."""
+    path = _without_strange_links(path)
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
-        if force_mode and stat.S_IMODE(os.stat(path).st_mode) != 0o700:
-            os.chmod(path, 0o700)
+        if force_mode and stat.S_IMODE(os.lstat(path).st_mode) != 0o700:
+            # Not by its name, which may lead elsewhere by now.
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                os.fchmod(fd, 0o700)
+            finally:
+                os.close(fd)
     except OSError as error:
         raise EmbeddedUnavailable(
             f"The data folder {path} cannot be used: {error.strerror}; "
@@ -62,12 +69,55 @@ def private_folder(path: str, *, force_mode: bool = True) -> None:
         )
 
 
+def _without_strange_links(path: str) -> str:
+    """``path`` with its links followed. EmbeddedUnavailable where one is not this user's or root's, or lies in a folder of
+    somebody else, who could make the daemon write, and change modes, wherever its user may."""
+    ours = (0, os.geteuid())
+    at, left = "/", path.split("/")[::-1]
+    followed = 0
+    while left:
+        name = left.pop()
+        step = os.path.join(at, name)
+        try:
+            found = os.lstat(step)
+            if stat.S_ISLNK(found.st_mode):
+                if found.st_uid not in ours or os.stat(at).st_uid not in ours:
+                    raise EmbeddedUnavailable(
+                        f"The data folder {path} cannot be used: {step} is a link that belongs to somebody else, "
+                        "or lies in a folder that does; set DATA_DIR to the folder itself, in a place of this user's own."
+                    )
+                followed += 1
+                if followed > 40:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                target = os.readlink(step)
+                left += target.split("/")[::-1]
+                at = "/" if target.startswith("/") else at
+                continue
+        except FileNotFoundError:
+            pass  # it is made
+        except OSError as error:
+            raise EmbeddedUnavailable(
+                f"The data folder {path} cannot be used: {error.strerror}; "
+                "set DATA_DIR to a folder this user may write."
+            ) from None
+        at = os.path.normpath(step)
+    return at
+
+
 def _flock(path: str) -> int | None:
     """An exclusive lock on ``path`` as an open descriptor, or None when another process holds it."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise EmbeddedUnavailable(f"The lock file {path} cannot be opened: {error.strerror}.") from None
+    found = os.fstat(fd)
+    strange = os.stat(os.path.dirname(path)).st_uid not in (0, os.geteuid())
+    # Its pid is written into it: a second name of another file would do the same as a link.
+    if not stat.S_ISREG(found.st_mode) or (strange and found.st_nlink > 1):
+        os.close(fd)
+        raise EmbeddedUnavailable(
+            f"The lock file {path} is another file as well, or none; remove it, or set DATA_DIR to a folder of this user's own."
+        )
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
