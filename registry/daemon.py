@@ -115,7 +115,11 @@ class Daemon(StopsOnce):
             log.info("tasks are kept by the Redis at {url}", url=mask_url(config.redis_url))
         else:
             self._embedded = Embedded(
-                self._reactor, config.data_dir, _fsync(config.redis_fsync), config.redis_server
+                self._reactor,
+                config.data_dir,
+                _fsync(config.redis_fsync),
+                config.redis_server,
+                maxmemory=config.redis_maxmemory,
             )
             address = yield self._embedded.start()
         self._build(address)

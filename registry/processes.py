@@ -106,7 +106,9 @@ class Processes(StopsOnce):
         raise_file_limit()
         if not self._redis_url:
             fsync: Any = config.redis_fsync
-            self._embedded = Embedded(self.reactor, config.data_dir, fsync, config.redis_server)
+            self._embedded = Embedded(
+                self.reactor, config.data_dir, fsync, config.redis_server, maxmemory=config.redis_maxmemory
+            )
             address = yield self._embedded.start()
             self._redis_url = f"unix://{quote(address.path)}"
         for text in endpoints_of(config, self._environ):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from registry import machine
 from registry.duration import milliseconds
 from registry.redis.address import parse_redis_url
 
@@ -38,6 +39,22 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
         raise ValueError(f"a number of seconds from {low:g} to {high:g}")
 
     return parse
+
+
+def memory(text: str) -> int:
+    """Bytes; 0 for no limit."""
+    match = re.fullmatch(r"([0-9]{1,18})\s*(?:([kmgt]?)(?:i?b)?|(%))", text.lower())
+    if match:
+        number = int(match[1])
+        if match[3]:
+            size = machine.memory() * number // 100 if number <= 100 else -1
+        else:
+            size = number * 1024 ** " kmgt".index(match[2] or " ")
+        if size == 0 or 1 << 20 <= size < 1 << 62:
+            return size
+    raise ValueError(
+        "a size such as 512mb or 2gb (at least 1mb), a share of this machine's memory such as 50%, or 0 for no limit"
+    )
 
 
 def one_of(*words: str) -> Callable[[str], str]:

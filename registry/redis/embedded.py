@@ -30,6 +30,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from registry import machine
 from registry.errors import EmbeddedUnavailable
 from registry.redis import data_folder, keeper
 from registry.redis.address import RedisAddress
@@ -160,7 +161,8 @@ class Embedded:
     """The private Redis of one daemon process. With several processes only the parent owns one.
 
     ``fsync`` is "always" (a reply is sent when it is on disk) or "everysec" (a power cut or a kill -9 of the
-    server may lose about two seconds). ``binary`` is the REDIS_SERVER setting. ``on_exit(sentence)`` is
+    server may lose about two seconds). ``binary`` is the REDIS_SERVER setting,
+    ``maxmemory`` REDIS_MAXMEMORY: bytes, 0 for no limit, None for half of what there is. ``on_exit(sentence)`` is
     called after each end of the server that was not asked for; by then the next start is scheduled.
     """
 
@@ -171,6 +173,7 @@ class Embedded:
         fsync: Literal["always", "everysec"],
         binary: str | None = None,
         *,
+        maxmemory: int | None = None,
         on_exit: Callable[[str], None] | None = None,
         environ: Mapping[str, str] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -179,6 +182,7 @@ class Embedded:
         self.data_dir = os.path.abspath(data_dir)
         self.folder = os.path.join(self.data_dir, "redis")
         self.fsync = fsync
+        self.maxmemory = machine.memory() // 2 if maxmemory is None else maxmemory
         self.on_exit = on_exit
         self.ready = False
         self.release: Release | None = None
@@ -218,6 +222,8 @@ class Embedded:
             data_folder.private_folder(self.folder)
             self._socket = data_folder.socket_path(self.folder, self._environ)
             await self._launch()
+            most = f"{self.maxmemory >> 20} MiB" if self.maxmemory else "whatever there is"
+            log.info("the embedded Redis may fill {most} of memory (REDIS_MAXMEMORY)", most=most)
         except BaseException:
             await self._end_server()
             self._unlock()
@@ -402,6 +408,7 @@ class Embedded:
             "appendfsync": self.fsync,
             "aof-load-truncated": "yes" if load_truncated else "no",
             "save": "",
+            "maxmemory": str(self.maxmemory),
             "maxmemory-policy": "noeviction",
             "protected-mode": "yes",
             "daemonize": "no",
