@@ -103,8 +103,16 @@ cp -R "$source/setup.py" "$source/pyproject.toml" "$source/LICENSE" "$source/reg
 [ ! -e "$source/README.md" ] || cp "$source/README.md" "$copy"
 # The service reads it as another user, whatever the umask of the checkout was.
 chmod -R a+rX "$copy"
-"$app/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
-"$app/bin/python" -m pip install --quiet --disable-pip-version-check "$copy[embedded]"
+# This runs as root: nothing is installed but files whose hashes are known, nothing is built but our own package. pip first,
+# because the one that comes with Python 3.11 is older than some wheels' metadata.
+pip() { "$app/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
+locked=$source/requirements.lock
+sed -n '/^pip==/,/[^\\]$/p' "$locked" >"$copy/pip.lock"
+pip install --require-hashes --only-binary :all: --requirement "$copy/pip.lock"
+pip install --require-hashes --only-binary :all: --requirement "$locked"
+# The distribution was called registry once; its old name would go on claiming the same files.
+if pip show registry >/dev/null 2>&1; then pip uninstall --yes registry; fi
+pip install --no-index --no-deps --no-build-isolation "$copy"
 # Twisted caches its plugins beside them, which the service's user may not: write the cache now.
 "$app/bin/twistd" --help | grep '^ *registry ' >/dev/null || { echo "twistd does not know the registry." >&2; exit 1; }
 
