@@ -8,6 +8,8 @@ from typing import Any
 
 from registry.log import access_line, clf_time
 
+# The status of a request whose client hung up before its answer, as nginx writes it.
+CUT_OFF = 499
 # Lines wait this long at most, s.
 GATHER_SECONDS = 0.05
 # Lines that are written without waiting; they come from one burst.

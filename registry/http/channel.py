@@ -32,6 +32,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import HTTPChannel
 from zope.interface import implementer
 
+from registry.http.access import CUT_OFF
 from registry.http.screening import (
     Refusal,
     bad_request,
@@ -63,6 +64,11 @@ class Limits:
     drain_seconds: int = 20
     abort_seconds: float = 15.0
     goodbye_seconds: float = 1.0
+
+    @property
+    def keep_alive(self) -> tuple[bytes, bytes]:
+        """The header that tells a client for how long an idle connection stays open."""
+        return b"Keep-Alive", b"timeout=%d" % self.idle_seconds
 
 
 @implementer(IPullProducer)
@@ -121,6 +127,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self.lost = True
+        if self.phase == BUSY and self.requests and not self.requests[-1].startedWriting:
+            self.requests[-1].code = CUT_OFF
+            self.site.log(self.requests[-1])
         self.site.connections.discard(self)
         if self._ending is not None:
             self._ending.cancel()
@@ -249,7 +258,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         name = screen_host(hosts, version)
         screen_length(get(b"content-length", ()), get(b"transfer-encoding", ()), version)
         if name is not None and not self.site.host_allowed(name):
-            raise Refusal(421, "foreign_host", "This name is not one of the daemon's own; see ALLOWED_HOSTS.")
+            # It has passed as a host name: nothing in it needs an escape.
+            sentence = f"The name {name.decode()!r} is not one of the daemon's own; see ALLOWED_HOSTS."
+            raise Refusal(421, "foreign_host", sentence)
         pages = get(b"sec-fetch-site", ()), get(b"origin", ()), hosts, get(b"user-agent", ())
         screen_site(method, target, *pages)
         screen_encoding(get(b"content-encoding", ()))
@@ -260,9 +271,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         tokens = b",".join(request.requestHeaders.getRawHeaders(b"connection", ())).lower().split(b",")
-        close = version != b"HTTP/1.1" or b"close" in map(bytes.strip, tokens)
+        tokens = [token.strip() for token in tokens]
+        keeps = b"keep-alive" in tokens
+        close = b"close" in tokens or (version != b"HTTP/1.1" and not keeps)
+        headers = request.responseHeaders
         if close:
-            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            headers.setRawHeaders(b"Connection", [b"close"])
+        elif keeps:
+            name, value = self.limits.keep_alive
+            headers.setRawHeaders(name, [value])
+            if version != b"HTTP/1.1":
+                headers.setRawHeaders(b"Connection", [b"keep-alive"])
         return not close
 
     def rawDataReceived(self, data: bytes) -> None:

@@ -32,13 +32,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from registry.http.access import Access
+from registry.http.access import CUT_OFF, Access
 from registry.http.channel import keep_alive
 from registry.http.head import Asks, may_become_ours
 from registry.http.reading import Reading
 from registry.http.site import RegistrySite
 from registry.http.verbs import Verbs
-from registry.http.wire import JSON, NO_STORE, Answer, come_back, failure_answer
+from registry.http.wire import JSON, NO_SNIFF, NO_STORE, Answer, come_back, failure_answer
 
 READY, BUSY, WRITING, PASSED, OVER = range(5)
 
@@ -68,6 +68,7 @@ class FrontDoor(Factory):  # type: ignore[misc]
         self.limits = site.limits
         self.access = access
         self.connections: set[Door] = set()
+        self.keep_alive = b"%b: %b\r\n" % site.limits.keep_alive
         self.draining = False
         self.now = 0  # s, counted by ourselves: a clock that is set must not end every connection
         self._ready: list[tuple[Door, bytes]] = []
@@ -135,12 +136,16 @@ class FrontDoor(Factory):  # type: ignore[misc]
 
     def start(self, status: int) -> bytes:
         """The beginning of an answer with this status, up to the value of X-Request-Id."""
-        start = b"HTTP/1.1 %d %b\r\n%b: %b\r\n%b: %b\r\nServer: registry\r\nDate: %b\r\nX-Request-Id: " % (
-            status,
-            HTTPStatus(status).phrase.encode(),
-            *JSON,
-            *NO_STORE,
-            formatdate(time(), usegmt=True).encode(),
+        start = (
+            b"HTTP/1.1 %d %b\r\n%b: %b\r\n%b: %b\r\n%b: %b\r\nServer: registry\r\nDate: %b\r\nX-Request-Id: "
+            % (
+                status,
+                HTTPStatus(status).phrase.encode(),
+                *JSON,
+                *NO_STORE,
+                *NO_SNIFF,
+                formatdate(time(), usegmt=True).encode(),
+            )
         )
         self._starts[status] = start
         return start
@@ -244,6 +249,8 @@ class Door:
 
     def connectionLost(self, reason: Failure) -> None:
         state, self.state = self.state, OVER
+        if state == BUSY and self._door.access is not None:
+            self._log(CUT_OFF, 0)
         call, self._call = self._call, None
         channel, self._channel = self._channel, None
         answer, self._answer = self._answer, None
@@ -390,7 +397,7 @@ class Door:
             return
         self._call = None
         body, ask = answer.body, self._ask
-        more = b""
+        more = door.keep_alive if ask.head.keeps and not door.draining else b""
         for pair in answer.headers:
             more += b"%b: %b\r\n" % pair
         if ask.head.close or door.draining:
@@ -415,14 +422,7 @@ class Door:
         door, answer, transport = self._door, self._answer, self.transport
         assert answer is not None
         if door.access is not None:
-            door.access.served(
-                transport.client[0] if transport.client.__class__ is tuple else "-",
-                self._ask.line,
-                answer.status,
-                len(answer.body),
-                self._ask.head.logged,
-                self._began,
-            )
+            self._log(answer.status, len(answer.body))
         if count == len(data):
             self._answer = None
             if answer.taken:
@@ -436,6 +436,18 @@ class Door:
             transport.write(data[count:])
             transport.registerProducer(self, False)
             self._answer = answer
+
+    def _log(self, status: int, size: int) -> None:
+        access, client = self._door.access, self.transport.client
+        assert access is not None
+        access.served(
+            client[0] if client.__class__ is tuple else "-",
+            self._ask.line,
+            status,
+            size,
+            self._ask.head.logged,
+            self._began,
+        )
 
     def resumeProducing(self) -> None:
         """The transport's buffer is empty. Registering calls it once too early: there is no answer to tell of yet."""

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from registry.errors import BadName
+from registry.http.channel import Channel
 from registry.http.screening import Refusal, like_a_browser, sane_request_id, screen_host
 from registry.http.site import RegistrySite
 from registry.http.verbs import ROUTES, Verbs
@@ -30,6 +31,7 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONNECTION = {b"keep-alive": False, b"close": True}
 # Of one head; a longer one is the site's to judge. Bytes.
 MAX_HEAD = 8192
+MAX_HEADERS = Channel.maxHeaders
 # Clients send the same lines and headers again and again: so many are remembered as they were understood.
 MAX_REMEMBERED = 512
 MAX_HEAD_REMEMBERED = 2048
@@ -61,12 +63,13 @@ def named_agents(referer: bytes | None, user_agent: bytes | None) -> str:
 class Head:
     """A request's headers as they were understood; ``get(name)`` takes a name in lower case."""
 
-    __slots__ = ("close", "get", "length", "logged", "request_id")
+    __slots__ = ("close", "get", "keeps", "length", "logged", "request_id")
 
     def __init__(self, headers: dict[bytes, bytes], length: int, close: bool) -> None:
         self.get = headers.get
         self.length = length
         self.close = close
+        self.keeps = not close and b"connection" in headers  # and wants to hear for how long
         self.request_id = sane_request_id([headers.get(b"x-request-id", b"")])
         self.logged = named_agents(headers.get(b"referer"), headers.get(b"user-agent"))
 
@@ -101,6 +104,8 @@ def may_become_ours(data: bytes) -> bool:
 def read_fields(lines: list[bytes]) -> dict[bytes, bytes] | None:
     """Understand header lines: values by name in lower case; None when one of them is not certainly fine."""
     headers: dict[bytes, bytes] = {}
+    if len(lines) > MAX_HEADERS:
+        return None
     for line in lines:
         found = _FIELD.fullmatch(line)
         if found is None:

@@ -54,6 +54,7 @@ class Refusal(Exception):
             b"Content-Type: application/json",
             b"Content-Length: %d" % len(body),
             b"Cache-Control: no-store",
+            b"X-Content-Type-Options: nosniff",
             b"X-Request-Id: " + request_id,
             b"Connection: close",
             *(name + b": " + value for name, value in self.headers),

@@ -57,10 +57,13 @@ class RegistryRequest(Request):  # type: ignore[misc]
     def process(self) -> None:
         given = self.requestHeaders.getRawHeaders(b"x-request-id", ())
         self.request_id = sane_request_id(given) or new_request_id()
-        if self.uri == b"*":
-            # No resource is asked: twisted.web answers OPTIONS * with 200 and no body. These headers go with it.
+        if self.method == b"OPTIONS" and self.uri in (b"*", b"/"):
+            # What proxies ask to see whether somebody is there. No resource is asked.
             self.setHeader(b"Allow", ALLOW)
             self.setHeader(b"Cache-Control", b"no-store")
+            self.setHeader(b"Content-Length", b"0")
+            self.finish()
+            return
         super().process()
 
     def write(self, data: bytes) -> None:
@@ -68,10 +71,12 @@ class RegistryRequest(Request):  # type: ignore[misc]
             headers = self.responseHeaders
             headers.setRawHeaders(b"X-Request-Id", [self.request_id])
             headers.setRawHeaders(b"Server", [b"registry"])
+            headers.setRawHeaders(b"X-Content-Type-Options", [b"nosniff"])
             if self.connection.site.draining:
                 headers.setRawHeaders(b"Connection", [b"close"])
             if b"close" in headers.getRawHeaders(b"Connection", ()):
                 self.connection.persistent = False
+                headers.removeHeader(b"Keep-Alive")
         super().write(data)
 
     def processingFailed(self, reason: Failure) -> Failure:

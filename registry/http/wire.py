@@ -22,6 +22,8 @@ log = Logger()
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
 NO_STORE = (b"Cache-Control", b"no-store")
+# A browser must not take a payload for a page.
+NO_SNIFF = (b"X-Content-Type-Options", b"nosniff")
 
 STATUS: tuple[tuple[type[errors.RegistryError], int], ...] = (
     (errors.BadName, 400),
