@@ -223,3 +223,15 @@ def test_an_activated_environment_does_not_change_the_server(daemon: StartDaemon
     three = daemon(env={**data, "REDIS_SERVER": old}, wait=False)
     assert three.wait(20) == 1
     assert "cannot read; set REDIS_SERVER to" in three.log and "Traceback" not in three.log
+
+
+@pytest.mark.every_redis
+def test_the_log_tells_one_version_of_the_server(daemon: StartDaemon, redis_binary: str) -> None:
+    """Valkey also says which Redis it is like, which is not what it is."""
+    one = daemon(env={"REDIS_SERVER": redis_binary}).redis_ready()
+    told = subprocess.check_output([redis_binary, "--version"])
+    release = release_of(told)
+    assert release is not None
+    assert f"{release}, append-only file with fsync always" in one.log.replace("] Redis", "] redis").replace(
+        "] Valkey", "] valkey"
+    )

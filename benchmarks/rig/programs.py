@@ -23,6 +23,9 @@ from typing import Any
 
 import hiredis
 
+from registry.errors import EmbeddedUnavailable
+from registry.redis.embedded import find_binary
+
 ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT / "benchmarks" / "seed2018"
 
@@ -103,9 +106,10 @@ class Redis(Program):
 
     def __init__(self, fsync: str = "everysec") -> None:
         super().__init__()
-        binary = shutil.which("valkey-server") or shutil.which("redis-server")
-        if binary is None:
-            raise SystemExit("No redis-server and no valkey-server on PATH: nothing can be measured.")
+        try:  # as the daemon chooses one for an empty folder
+            binary = find_binary(os.environ.get("REDIS_SERVER"))
+        except EmbeddedUnavailable as why:
+            raise SystemExit(str(why)) from None
         self.path = str(self.folder / "s")
         options = {
             "port": "0",

@@ -26,14 +26,16 @@ def worth_of_a_200(link: Link, *, first: bool) -> Any:
 
     Fires with the warnings, a sentence each.
     """
-    version = _field((yield _ask(link, b"INFO", b"server")), b"redis_version")
+    server = yield _ask(link, b"INFO", b"server")
+    # Valkey's redis_version is the last one that it shares with Redis.
+    valkey, version = _field(server, b"valkey_version"), _field(server, b"redis_version")
     persistence = yield _ask(link, b"INFO", b"persistence")
     memory = yield _ask(link, b"INFO", b"memory")
     policy = _field(memory, b"maxmemory_policy") or (yield _setting(link, b"maxmemory-policy"))
     aof = _field(persistence, b"aof_enabled")
     fsync = yield _setting(link, b"appendfsync")
     save = yield _setting(link, b"save")
-    redis = f"Redis {version}" if version else "Redis"
+    redis = f"Valkey {valkey}" if valkey else f"Redis {version}" if version else "Redis"
     warnings, unknown = [], []
     if policy is None:
         unknown.append(
