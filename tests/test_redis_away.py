@@ -382,3 +382,15 @@ def test_the_rules_of_a_queue_are_told_as_soon_as_redis_is_back(served: Daemon, 
         kept.start()
         assert asked.answer().ok()["policy"]["max_length"] == length
     assert policy(daemon, q)["policy"] == {"max_length": 3}
+
+
+def test_a_worker_that_polls_again_meanwhile_ends_the_poll_that_it_left_behind(
+    served: Daemon, kept: RedisServer, q: str
+) -> None:
+    older = poll(served, q, f"wait=20&lease=60&worker={q}")
+    kept.kill()
+    newer = poll(served, q, f"wait=20&lease=60&worker={q}")
+    assert older.answer(5).headers["Registry-Worker"] == "replaced"
+    kept.start()
+    pushed(served.redis_ready(), q, 1)
+    assert newer.answer().ok()["attempt"] == 1

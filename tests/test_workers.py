@@ -103,11 +103,18 @@ def test_after_five_seconds_the_oldest_that_is_open_ends() -> None:
     assert told.ended == ["a", "b"]
 
 
-def test_nothing_ends_and_nothing_is_remembered_while_redis_is_away() -> None:
+def test_while_redis_is_away_a_name_still_ends_one_poll_in_five_seconds() -> None:
     told = Told()
     told.away = True
-    over = [told.daemons[0].polls("w", lambda: told.ended.append("any")) for _ in range(3)]
-    assert told.ended == []
+    over = [told.daemons[0].polls("w", lambda n=n: told.ended.append(str(n))) for n in range(3)]  # type: ignore[misc]
+    assert told.ended == ["0"]
+    over.pop(0)()
+    told.time = 4.9
+    over.append(told.daemons[0].polls("w", lambda: told.ended.append("3")))
+    assert told.ended == ["0"]
+    told.time = 5
+    over.append(told.daemons[0].polls("w", lambda: told.ended.append("4")))
+    assert told.ended == ["0", "1"]
     for one in over:
         one()
         one()

@@ -5,7 +5,8 @@ poll's own too, reads the notices in that order.
 
 A worker whose connection broke polls again, and the poll it left behind must not take a task. Two live workers that bear one
 name look alike, and would end each other for ever: so a name ends one poll in five seconds, over all daemons, and keeps the
-others open.
+others open. While Redis is away, each process counts these seconds by itself: the polls wait until it is back, and then the
+one that was left behind must not take a task.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from registry.errors import Unavailable
 
@@ -26,6 +28,8 @@ ANNOUNCED_SECONDS = 1.0
 # A name ends an older poll at most once in this time, and is warned of at most once in that, ms.
 END_EVERY_MS = 5_000
 WARN_EVERY_MS = 60_000
+# Names of which this process remembers when it ended a poll without Redis.
+MOST_REMEMBERED = 10_000
 
 
 class _Poll:
@@ -48,6 +52,7 @@ class Workers:
         self._once = once
         self._now = now
         self._open: dict[str, list[_Poll]] = {}  # the oldest poll of each worker first
+        self._ended_alone: dict[str, float] = {}  # worker -> when a poll of it was ended without Redis
         self._process = os.urandom(4).hex()
         self._count = 0
 
@@ -101,7 +106,20 @@ class Workers:
                     worker=worker,
                 )
 
-        # While Redis is away, nothing would be given to the poll that was left behind.
-        self._once("replaced", worker, END_EVERY_MS).addCallback(may_end).addErrback(
+        def alone(failure: Failure) -> bool:
+            failure.trap(Unavailable)
+            return self._first_alone(worker)
+
+        self._once("replaced", worker, END_EVERY_MS).addErrback(alone).addCallback(may_end).addErrback(
             lambda failure: failure.trap(Unavailable)
         ).addErrback(lambda failure: log.failure("an older poll of a worker could not be ended", failure))
+
+    def _first_alone(self, worker: str) -> bool:
+        """As ``once``, for the ends of this process that Redis could not be asked about."""
+        now, last = self._now(), self._ended_alone.get(worker)
+        if last is not None and now < last + END_EVERY_MS / 1000:
+            return False
+        if len(self._ended_alone) >= MOST_REMEMBERED:
+            self._ended_alone.clear()
+        self._ended_alone[worker] = now
+        return True
