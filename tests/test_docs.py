@@ -1,4 +1,4 @@
-"""docs/api.md, typed line by line on a daemon without tasks: what stands there is what is answered."""
+"""README.md and docs/: their commands are typed on a daemon without tasks and answer what the page says; every link resolves."""
 
 from __future__ import annotations
 
@@ -9,30 +9,48 @@ import subprocess
 import threading
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartDaemon
 from tests.live import ROOT, Daemon
 
-PAGE = ROOT / "docs" / "api.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Pages whose commands can be typed in order, the heading of the part that can, and settings of the daemon.
+TYPED: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("README.md", "Push and pop", {"QUEUE_TIMEOUT": "0.5", "MAX_WAIT": "0.5"}),
+    ("docs/quick-start.md", "", {}),
+    ("docs/api.md", "", {}),
+    ("docs/writing-a-worker.md", "Other worker requests", {}),
+)
 # What differs from one time to the next, and what stands for it.
 VOLATILE = (
-    (r"\b[0-9a-f]{24}-[0-9a-f]{32}\b", "…"),
-    (r"\b[0-9a-f]{24}\b", "<id>"),
+    (r"\b[0-9a-f]{24}-[0-9a-f]{32}\b|\b1a20…-[0-9a-f]{4}…", "…"),
+    (r"\b[0-9a-f]{24}\b|\b1a20…", "<id>"),
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>"),
     (r"\b\d+\.\d+(?=[,}])", "<seconds>"),
     (r"in \d+ s", "in <n> s"),
 )
 
 
-def steps() -> Iterator[tuple[str, list[str]]]:
-    """Each command of the page, and the lines of its answer."""
+def part(text: str, heading: str) -> str:
+    """The text below this heading of the second level, up to the next one; all of it without a heading."""
+    if not heading:
+        return text
+    _, found, rest = text.partition(f"\n## {heading}\n")
+    assert found, heading
+    return rest.partition("\n## ")[0]
+
+
+def steps(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a page, and the lines of its answer."""
     command, answer = "", list[str]()
-    for line in [*PAGE.read_text("utf-8").splitlines(), ""]:
+    for line in [*text.splitlines(), ""]:
         if line.startswith(("    curl ", "    printf ")):
-            assert not command, f"no empty line before {line}"
-            command = line.strip()
+            if command:
+                yield command, answer
+            command, answer = line.strip(), []
         elif command and line.startswith("    "):
             answer.append(line.strip())
         elif command:
@@ -76,16 +94,75 @@ def work_once(daemon: Daemon) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.timeout(120)
-def test_the_page_of_the_api_can_be_typed(daemon: StartDaemon, redis_binary: str) -> None:
-    one = daemon(env={"REDIS_SERVER": redis_binary})
+@pytest.mark.parametrize(("page", "heading", "settings"), TYPED, ids=[page for page, _, _ in TYPED])
+def test_a_page_can_be_typed(
+    daemon: StartDaemon, redis_binary: str, page: str, heading: str, settings: dict[str, str]
+) -> None:
+    one = daemon(env={"REDIS_SERVER": redis_binary, **settings})
     terminal = Terminal(one)
     wrong = []
-    for command, told in steps():
+    commands = list(steps(part((ROOT / page).read_text("utf-8"), heading)))
+    assert len(commands) > 5
+    for command, told in commands:
         if '"result":42' in "".join(told):
             threading.Thread(target=work_once, args=[one], daemon=True).start()
         said = terminal.type(command)
-        # An answer with a line of "…" leaves headers out.
+        # An answer with a line of "…" leaves headers out; a command without one must not be refused.
         missed = [line for line in map(alike, told) if line != "…" and line not in map(alike, said)]
-        if missed:
+        if missed or not (told or '"success":true' in said[-1] or '"name"' in said[-1] or '"id"' in said[-1]):
             wrong.append("\n".join([command, *missed, "was", *map(alike, said)]))
     assert not wrong, "\n\n".join(wrong)
+
+
+def prose(text: str) -> str:
+    """A page without its blocks of code."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of this page ends with, as GitHub makes it."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(page.read_text("utf-8")), re.MULTILINE):
+        stem = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        name, number = stem, 0
+        while name in found:
+            number += 1
+            name = f"{stem}-{number}"
+        found.add(name)
+    return found
+
+
+def links(page: Path) -> list[str]:
+    """The targets of the links and pictures of a page, those to other sites aside."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text("utf-8")))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_link_resolves(page: Path) -> None:
+    wrong = []
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            wrong.append(target)
+    assert wrong == []
+
+
+def test_the_readme_is_short_and_names_every_page() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 150
+    assert {page.name for page in PAGES[1:]} <= {Path(target).name for target in links(ROOT / "README.md")}
+
+
+def test_messages_that_the_docs_quote_are_in_the_source() -> None:
+    source = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "registry").rglob("*.py")))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    quoted = re.findall(r'^\| "([^"]+)"', page, re.MULTILINE)
+    assert len(quoted) > 3
+    pieces = [piece.strip() for text in quoted for piece in text.split("…")]
+    assert [piece for piece in pieces if piece not in source] == []
