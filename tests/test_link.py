@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.protocol import Factory, Protocol
 from txredisapi import ResponseError
 
+from registry.redis.host import HostEndpoint
 from registry.redis.link import Link, Pool, pack, parse_redis_url
 from tests.links import DEADLINE, every_redis, failure_of, make, outcome_of, sleep, until, version
 from tests.live import RedisServer
@@ -238,3 +240,11 @@ async def test_a_pool_grows_only_when_it_is_busy(redis_server: RedisServer) -> N
     assert len(links) == 2
     await pool.stop()
     assert not pool.ready
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_that_share_a_look_up_are_all_made(redis_server: RedisServer) -> None:
+    endpoint = HostEndpoint(reactor, "localhost", redis_server.port, DEADLINE)
+    factory = Factory.forProtocol(Protocol)
+    for one in await gatherResults([endpoint.connect(factory) for _ in range(3)]):
+        one.transport.abortConnection()

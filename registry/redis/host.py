@@ -10,9 +10,9 @@ import socket
 import threading
 from typing import Any
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import DNSLookupError
+from twisted.internet.error import ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
@@ -73,11 +73,14 @@ class HostEndpoint:
     def connect(self, factory: Any) -> Any:
         addresses = yield look_up(self._reactor, self._host, self._port, self._timeout)
         each = self._timeout / len(addresses)
-        while True:
-            family, address = addresses.pop(0)
+        failures = []
+        # Others who wait for the same look-up have this very list.
+        for family, address in addresses:
             kind = TCP6ClientEndpoint if family == socket.AF_INET6 else TCP4ClientEndpoint
             try:
                 return (yield kind(self._reactor, address, self._port, timeout=each).connect(factory))
-            except Exception:
-                if not addresses:
-                    raise
+            except (CancelledError, ConnectingCancelledError):
+                raise
+            except Exception as error:
+                failures.append(error)
+        raise failures[-1]
