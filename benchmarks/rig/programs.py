@@ -183,10 +183,20 @@ class Registry(Server):
     name = "registry"
 
     def __init__(
-        self, *options: str, fsync: str = "everysec", redis: Redis | None = None, twistd: tuple[str, ...] = ()
+        self,
+        *options: str,
+        fsync: str = "everysec",
+        redis: Redis | None = None,
+        twistd: tuple[str, ...] = (),
+        checkout: Path = ROOT,
+        name: str = "registry",
     ) -> None:
-        """``options`` go behind ``registry``, ``twistd`` are those of twistd itself, in front of it."""
+        """``options`` go behind ``registry``, ``twistd`` are those of twistd itself, in front of it.
+
+        ``checkout`` is the folder of the source that runs, ``name`` what the results call it.
+        """
         super().__init__()
+        self.name = name
         self.owns_redis = redis is None
         self.redis = redis or Redis(fsync)
         self.port = free_port()
@@ -197,7 +207,7 @@ class Registry(Server):
                 "No twistd: run the benchmarks with the Python that the package is installed in."
             )
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-        env = {**kept, "HOME": str(self.folder), "PYTHONPATH": str(ROOT), "REDIS_URL": self.redis.url}
+        env = {**kept, "HOME": str(self.folder), "PYTHONPATH": str(checkout), "REDIS_URL": self.redis.url}
         env |= {"HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": str(self.folder / "data")}
         self.run([program, "-n", "--pidfile=", *twistd, "registry", *options], env)
         wait_until(self._ready, 30, "GET /readyz of the daemon")
