@@ -1,0 +1,84 @@
+"""Notices when the reactor stands still, and logs what was running.
+
+A thread looks at the main thread's stack while a beat of the reactor is overdue; the next beat logs what it saw. Nothing is
+traced while beats come in time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from twisted.logger import Logger
+
+log = Logger()
+
+# A beat this late is a stall, s; the reactor beats, and the thread looks, this often, s.
+STALL_SECONDS = 0.25
+BEAT_SECONDS = 0.1
+LOOK_SECONDS = 0.05
+# Frames of the stack that are logged, the innermost first.
+MAX_FRAMES = 6
+
+
+class StallWatch:
+    """Watches the thread that calls `start`, which is the reactor's. ``later(seconds, f)`` calls back in time."""
+
+    def __init__(self, later: Callable[..., Any], now: Callable[[], float] = monotonic) -> None:
+        self._later = later
+        self._now = now
+        self._call: Any = None
+        self._beat_at = now()
+        self._seen = ""
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._watched = 0
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._watched = threading.get_ident()
+        self._beat_at = self._now()
+        self._call = self._later(BEAT_SECONDS, self._beat)
+        self._thread = threading.Thread(target=self._watch, name="stalls", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._over.set()
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        if self._thread is not None:
+            self._thread.join(1)
+
+    def _beat(self) -> None:
+        self._call = self._later(BEAT_SECONDS, self._beat)
+        now = self._now()
+        late = now - self._beat_at - BEAT_SECONDS
+        seen, self._seen = self._seen, ""
+        self._beat_at = now
+        if late > STALL_SECONDS:
+            log.warn(
+                "the reactor stood still for {seconds:.2f} s: {where}",
+                seconds=late,
+                where=seen or "the process did not run, or it ran code that could not be interrupted",
+            )
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            if not self._seen and self._now() - self._beat_at > BEAT_SECONDS + STALL_SECONDS / 2:
+                frame = sys._current_frames().get(self._watched)
+                if frame is not None:
+                    self._seen = describe(frame)
+
+
+def describe(frame: Any) -> str:
+    """Where this frame is, and who called it: ``function (file:line) < caller (file:line) …``."""
+    frames = traceback.extract_stack(frame)[::-1]
+    return " < ".join(
+        f"{one.name} ({os.path.basename(one.filename)}:{one.lineno})" for one in frames[:MAX_FRAMES]
+    )
