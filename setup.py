@@ -54,6 +54,7 @@ setup(
         "Werkzeug>=3.1,<3.2",
         "txredisapi>=1.6",
         "hiredis>=3.5",
+        "httptools>=0.9",
         "msgspec>=0.22",
         "python-dotenv>=1.2.1",
         "cronsim>=2.8",

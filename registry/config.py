@@ -149,6 +149,19 @@ class Config:
         "The largest body of pushTasks, ackTasks, ackTask, failTask, releaseTask and extendTask, in bytes (16 MiB).",
         "A larger one is answered 413 before it is read. A request uses up to four times its size in memory.",
     )
+    max_bodies_bytes: int = setting(
+        256 * 1024 * 1024,
+        values.whole(1, 64 * 1024 * 1024 * 1024),
+        "The most bytes of all bodies that are on their way at one time (256 MiB).",
+        "A body that exceeds it is answered 503 overloaded and its connection closed, to bound the memory.",
+    )
+    max_connections_per_address: int = setting(
+        0,
+        values.whole(0, 1_000_000),
+        "The most connections from one address; 0 sets no limit.",
+        "A connection has one request at a time, so this bounds the parked polls of an address too. Behind a proxy all "
+        "connections come from its address: leave it off there.",
+    )
     max_result_bytes: int = setting(
         1048576,
         values.whole(0, 256 * 1024 * 1024),

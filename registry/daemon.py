@@ -27,10 +27,10 @@ from registry.endpoints import endpoints_of
 from registry.errors import RedisUnavailable, RegistryError, Unavailable, sentence
 from registry.http.access import Access
 from registry.http.admin import Admin
-from registry.http.api import Api
-from registry.http.door import FrontDoor
 from registry.http.json_check import BadJson, check_json
-from registry.http.site import RegistrySite, make_site
+from registry.http.parser import Heads
+from registry.http.routes import Api
+from registry.http.server import Server
 from registry.http.verbs import Verbs
 from registry.listening import (
     Bounded,
@@ -55,6 +55,7 @@ from registry.redis.link import Link, Pool
 from registry.redis.persistence import worth_of_a_200
 from registry.redis.store import NewerSchema, Store
 from registry.redis.subscriber import Subscriber
+from registry.stalls import StallWatch
 from registry.stopping import StopsOnce
 from registry.systemd import Notifier
 
@@ -123,11 +124,14 @@ class Daemon(StopsOnce):
             )
             address = yield self._embedded.start()
         self._build(address)
-        self._entrance = Bounded(self.door, self._connections, most_connections)
+        self._entrance = Bounded(
+            self.server, self.server.by_address, most_connections, config.max_connections_per_address
+        )
         self._link.start()
         self._pool.start()
         self._subscriber.start()
         self._sweeper.start()
+        self._stalls.start()
         yield self._listen()
         if self.stopping:
             return
@@ -160,7 +164,7 @@ class Daemon(StopsOnce):
         steering = Steering(self.queues, looking)
         self.verbs = Verbs(self.queues, looking, self._endings, config)
         admin = Admin(self.queues, looking, steering, schedules, self._endings, config.max_wait)
-        api = Api(
+        self.api = api = Api(
             self.verbs,
             admin,
             self._redis_state,
@@ -169,16 +173,17 @@ class Daemon(StopsOnce):
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
-        self.site: RegistrySite = make_site(
-            api.resource(),
+        heads = Heads(api.find, host_allowed(config.allowed_hosts), _limits(config))
+        self.server = Server(
+            heads,
+            delivered=self.verbs.delivered,
+            lost=self.verbs.lost,
             reactor=reactor,
-            max_body=config.max_task_bytes,
-            big_bodies=_big_bodies(config),
-            access_log=access.request if access is not None else None,
-            host_allowed=host_allowed(config.allowed_hosts),
+            access=access,
+            max_body_bytes=config.max_bodies_bytes,
         )
-        self.door = FrontDoor(self.verbs, self.site, reactor=reactor, access=access)
-        self.queues.batching.on_group = self.door.gather
+        self._stalls = StallWatch(reactor.callLater)
+        self.queues.batching.corked = self.server.corked
         self._built = True
 
     @inlineCallbacks
@@ -270,9 +275,6 @@ class Daemon(StopsOnce):
         self._store.probe().addCallbacks(lambda _: answered(""), lambda f: answered(f.getErrorMessage()))
         return told
 
-    def _connections(self) -> int:
-        return len(self.door.connections) + len(self.site.connections)
-
     @inlineCallbacks
     def _listen(self) -> Any:
         if self._parent is None:
@@ -329,27 +331,24 @@ class Daemon(StopsOnce):
                     accept_waiting(port)
         yield DeferredList([d for d in (port.stopListening() for port in self._ports) if d is not None])
         if self._built:
-            self.door.drain()
+            self.server.drain()
             self.queues.batching.stop_holding()
             self.queues.end_polls()
             self._endings.end_all()
-            self.site.drain()
             deadline = time.monotonic() + DRAIN_SECONDS
             until = time.monotonic() + LAST_SECONDS
             while time.monotonic() < deadline:
-                under_way = self.door.under_way or self.site.under_way or not self.queues.settled
+                under_way = self.server.under_way or not self.queues.settled
                 if not under_way and time.monotonic() >= until:
                     break
                 yield deferLater(self._reactor, 0.02)
-            self.door.close_idle()
-            self.site.close_idle()
-            while (self.door.connections or self.site.connections) and time.monotonic() < deadline:
+            self.server.close_idle()
+            while self.server.connections and time.monotonic() < deadline:
                 yield deferLater(self._reactor, 0.02)
-            # No port is the site's own, so nothing else tells it that it is over; its timer would stay.
-            self.site.stopFactory()
             if self._access is not None:
                 self._access.flush()
             self._sweeper.stop()
+            self._stalls.stop()
             for part in (self._subscriber, self._pool, self._link):
                 yield part.stop()
         if self._embedded is not None:
@@ -362,14 +361,14 @@ class Daemon(StopsOnce):
 _OF_LEASES = (b"/api/ackTask/", b"/api/failTask/", b"/api/releaseTask/", b"/api/extendTask/")
 
 
-def _big_bodies(config: Config) -> Callable[[bytes], int | None]:
-    """The limits of paths whose bodies have another one than a task, in bytes."""
+def _limits(config: Config) -> Callable[[bytes], int]:
+    """How many bytes a body sent to a path may have."""
     most = max(config.max_batch_bytes, config.max_task_bytes, config.max_result_bytes)
 
-    def limit(path: bytes) -> int | None:
+    def limit(path: bytes) -> int:
         if path.startswith((b"/api/pushTasks/", b"/api/ackTasks/")):
             return config.max_batch_bytes
-        return most if path.startswith(_OF_LEASES) else None
+        return most if path.startswith(_OF_LEASES) else config.max_task_bytes
 
     return limit
 

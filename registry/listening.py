@@ -18,7 +18,8 @@ import resource
 import secrets
 import select
 import socket
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -291,16 +292,18 @@ def raise_file_limit() -> int:
 class Bounded(Factory):  # type: ignore[misc]
     """Lets in at most ``most`` connections: beyond that, accepting would end in EMFILE, for Redis and logs too.
 
-    ``count()``: how many there are. One too many is told 503 and closed at once; a client that has sent its request
-    already may see only the end of the connection.
+    ``connections``: the open ones of each address. ``most_of_one``: of one address, 0 for no limit; unix sockets have none.
+    One too many is answered 503 and closed at once; a client that has sent its request already may see only the end of the
+    connection.
     """
 
     noisy = False
 
-    def __init__(self, factory: Any, count: Callable[[], int], most: int) -> None:
+    def __init__(self, factory: Any, connections: Counter[str], most: int, most_of_one: int = 0) -> None:
         self._factory = factory
-        self._count = count
+        self._connections = connections
         self._most = most
+        self._most_of_one = most_of_one
         self._told = -60.0
 
     def acceptableProtocols(self) -> list[bytes]:
@@ -309,15 +312,27 @@ class Bounded(Factory):  # type: ignore[misc]
         return protocols
 
     def buildProtocol(self, addr: Any) -> Any:
-        if self._count() < self._most:
-            return self._factory.buildProtocol(addr)
-        if monotonic() - self._told >= 60:
-            self._told = monotonic()
-            log.error(
+        if self._connections.total() >= self._most:
+            self._complain(
                 "{n} connections are open, all that the limit of open files (RLIMIT_NOFILE) allows: more are refused",
                 n=self._most,
             )
-        return _TurnedAway()
+            return _TurnedAway()
+        host = getattr(addr, "host", None)
+        if self._most_of_one and host is not None and self._connections[host] >= self._most_of_one:
+            self._complain(
+                "{host} has {n} connections open, all that MAX_CONNECTIONS_PER_ADDRESS allows: more are refused",
+                host=host,
+                n=self._most_of_one,
+            )
+            return _TurnedAway()
+        return self._factory.buildProtocol(addr)
+
+    def _complain(self, sentence: str, **values: Any) -> None:
+        # Once a minute: whoever opens too many opens more than one too many.
+        if monotonic() - self._told >= 60:
+            self._told = monotonic()
+            log.error(sentence, **values)
 
 
 class _TurnedAway(Protocol):

@@ -108,65 +108,6 @@ def clf_time(second: int) -> str:
     return f"{t[2]:02d}/{_MONTHS[t[1] - 1]}/{t[0]}:{t[3]:02d}:{t[4]:02d}:{t[5]:02d} +0000"
 
 
-def access_line(
-    *,
-    client: str,
-    method: str | bytes,
-    uri: str | bytes,
-    protocol: str | bytes,
-    status: int,
-    sent: int,
-    referer: str | bytes | None,
-    user_agent: str | bytes | None,
-    seconds: float | None,
-    now: float,
-    user: str = "-",
-) -> str:
-    """One request in combined log format, with its duration in milliseconds behind.
-
-    ``client``: address, or "-" for a unix socket; ``uri``: as it came, query included (no secret ever
-    stands there); ``sent``: bytes of the body; ``seconds``: duration, None for unknown; ``now``: its end, as
-    Unix time; ``user``: the name of a token, never the token. No other header than Referer and User-Agent is
-    ever shown.
-    """
-    return (
-        f"{escape(client)} - {escape(user)} [{clf_time(int(now))}] "
-        f'"{escape(method)} {escape(uri)} {escape(protocol)}" {status} {sent or "-"} '
-        f'"{escape(referer) if referer else "-"}" "{escape(user_agent) if user_agent else "-"}" '
-        f"{'-' if seconds is None else f'{seconds * 1000:.1f}ms'}"
-    )
-
-
-def request_logger(
-    write: Callable[[str], None],
-    now: Callable[[], float] = time.time,
-    monotonic: Callable[[], float] = time.monotonic,
-) -> Callable[[Any], None]:
-    """A function that logs an answered request of ``twisted.web``, or one that looks like it, with ``write``.
-
-    Its duration is known when the request has ``began``, a reading of ``monotonic``.
-    """
-
-    def log_request(request: Any) -> None:
-        began = getattr(request, "began", None)
-        write(
-            access_line(
-                client=getattr(request.getClientAddress(), "host", None) or "-",
-                method=request.method,
-                uri=request.uri,
-                protocol=request.clientproto,
-                status=request.code,
-                sent=request.sentLength,
-                referer=request.getHeader(b"referer"),
-                user_agent=request.getHeader(b"user-agent"),
-                seconds=None if began is None else monotonic() - began,
-                now=now(),
-            )
-        )
-
-    return log_request
-
-
 # --- where lines go ---
 
 

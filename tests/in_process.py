@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import formatEvent
 from twisted.web.client import Agent, FileBodyProducer
 from twisted.web.http_headers import Headers
+from twisted.web.server import Site
 
 from registry.config import Config
 from registry.daemon import Daemon
@@ -24,8 +25,6 @@ from tests.conftest import LoggedErrors
 from tests.live import RedisServer
 
 QUEUE_TIMEOUT, MAX_WAIT, MAX_TASK = 0.3, 0.6, 20_000
-# A header that comes twice is for the site to judge.
-ODD = [(b"X-Odd", b"1"), (b"X-Odd", b"2")]
 
 
 class Answer:
@@ -49,11 +48,11 @@ class Answer:
 
 
 class World:
-    """A daemon in this process, and a client of it."""
+    """A daemon in this process, and a client of it; with ``klein`` through a stock server of twisted.web and the Klein resource."""
 
-    def __init__(self, redis: RedisServer, odd: bool, tmp: str) -> None:
+    def __init__(self, redis: RedisServer, klein: bool, tmp: str) -> None:
         self.redis = redis.command
-        self.odd = odd
+        self.klein = klein
         self.daemon = Daemon(
             Config(
                 listen=("tcp:0:interface=127.0.0.1",),
@@ -72,14 +71,17 @@ class World:
         self.daemon.startService()
         await until(lambda: self.daemon._ports and self.daemon._store.ready)
         self.port = self.daemon._ports[0].getHost().port  # type: ignore[attr-defined]
+        if self.klein:
+            site: Any = Site(self.daemon.api.resource(), parsePOSTFormSubmission=False)
+            listen: Any = reactor.listenTCP  # type: ignore[attr-defined]
+            self.site_port = listen(0, site, interface="127.0.0.1")
+            self.port = self.site_port.getHost().port
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Deferred[Any]:
         """The path goes out as it is. Cancel the Deferred to hang up."""
         sent = Headers({"Host": [f"localhost:{self.port}"]})
         for name, value in headers.items():
             sent.setRawHeaders(name.replace("_", "-"), [value])
-        for odd, what in ODD if self.odd else ():
-            sent.addRawHeader(odd, what)
         url = f"http://127.0.0.1:{self.port}{path}".encode()
         producer = None if body is None else FileBodyProducer(BytesIO(body))
         asked: Deferred[Any] = self.agent.request(method.encode(), url, sent, producer)
@@ -124,13 +126,15 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
         await pause(0.01)
 
 
-def running(redis: RedisServer, odd: bool, tmp: str, logged_errors: LoggedErrors) -> Iterator[World]:
+def running(redis: RedisServer, klein: bool, tmp: str, logged_errors: LoggedErrors) -> Iterator[World]:
     """What the fixture ``world`` of a module yields."""
-    one = World(redis, odd, tmp)
+    one = World(redis, klein, tmp)
     pytest_twisted.blockon(ensureDeferred(one.start()))
     [event] = logged_errors.flush()
     assert "keeps nothing on disk" in formatEvent(event)
     try:
         yield one
     finally:
+        if one.klein:
+            pytest_twisted.blockon(one.site_port.stopListening())
         pytest_twisted.blockon(one.daemon.stopService())

@@ -1,7 +1,6 @@
 """The seed's two endpoints, over real HTTP against the daemon in this process and a real Redis.
 
-Each test runs twice: the front door answers plain requests, the site behind it all others, and a client must
-not be able to tell which of them it met.
+Each test runs twice: over a connection of the daemon, and over a stock server of twisted.web and the Klein resource.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from tests.in_process import MAX_TASK, World, running, until
 from tests.live import RedisServer
 
 
-@pytest.fixture(params=[False, True], ids=["door", "site"])
+@pytest.fixture(params=[False, True], ids=["connection", "klein"])
 def world(
     request: pytest.FixtureRequest, module_redis: RedisServer, tmp_path: Any, logged_errors: LoggedErrors
 ) -> Iterator[World]:

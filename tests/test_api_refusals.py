@@ -1,7 +1,6 @@
 """Every error of the API, over real HTTP against the daemon in this process and a real Redis.
 
-Each test runs twice: the front door answers plain requests, the site behind it all others, and a client must
-not be able to tell which of them it met.
+Each test runs twice: over a connection of the daemon, and over a stock server of twisted.web and the Klein resource.
 """
 
 from __future__ import annotations
@@ -29,11 +28,17 @@ def refused(answer: Answer, status: int, code: str) -> str:
     return sentence
 
 
-@pytest.fixture(params=[False, True], ids=["door", "site"])
+@pytest.fixture(params=[False, True], ids=["connection", "klein"])
 def world(
     request: pytest.FixtureRequest, module_redis: RedisServer, tmp_path: Any, logged_errors: LoggedErrors
 ) -> Iterator[World]:
     yield from running(module_redis, request.param, str(tmp_path), logged_errors)
+
+
+@pytest.fixture
+def connected(module_redis: RedisServer, tmp_path: Any, logged_errors: LoggedErrors) -> Iterator[World]:
+    """For what a connection judges before an endpoint is asked."""
+    yield from running(module_redis, False, str(tmp_path), logged_errors)
 
 
 NOT_JSON = {
@@ -89,7 +94,6 @@ BAD_NAMES = {
     "closing brace": "a%7D",
     "a dot": "%2E",
     "two dots": "%2e.",
-    "not utf-8": "a%FF",
     "half a percent": "a%2",
     "percent and letters": "a%zz",
     "a lone percent": "a%",
@@ -105,6 +109,13 @@ async def test_a_bad_name_is_told_and_nothing_stored(world: World, path: str) ->
     refused(await world.pop(path), 400, "bad_name")
     assert world.stored() == set()
     assert world.daemon.queues.waiting.lines == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_is_not_utf_8_is_told_and_nothing_stored(connected: World) -> None:
+    refused(await connected.push(b"1", "a%FF"), 400, "bad_name")
+    refused(await connected.pop("a%FF"), 400, "bad_name")
+    assert connected.stored() == set()
 
 
 @pytest.mark.parametrize("path", ["/api/popTask/q", "/api/pushTask/q"])
@@ -208,10 +219,10 @@ async def test_an_unknown_option_of_a_push_is_named_and_nothing_stored(world: Wo
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_task_past_the_limit_is_413_and_not_stored(world: World) -> None:
-    sentence = refused(await world.push(b'"' + b"x" * (MAX_TASK - 1) + b'"'), 413, "body_too_large")
+async def test_a_task_past_the_limit_is_413_and_not_stored(connected: World) -> None:
+    sentence = refused(await connected.push(b'"' + b"x" * (MAX_TASK - 1) + b'"'), 413, "body_too_large")
     assert str(MAX_TASK) in sentence.replace(",", "")
-    assert world.stored() == set()
+    assert connected.stored() == set()
 
 
 @pytest_twisted.ensureDeferred
@@ -348,22 +359,22 @@ async def test_what_nobody_foresaw_is_500_with_an_incident_that_is_in_the_log(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_foreign_host_is_421(world: World) -> None:
-    await world.push(b"1")
+async def test_a_foreign_host_is_421(connected: World) -> None:
+    await connected.push(b"1")
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1"):
-        answer = await world.ask("GET", "/api/popTask/q?wait=0", Host=host)
+        answer = await connected.ask("GET", "/api/popTask/q?wait=0", Host=host)
         assert answer.status == 421
         refused(answer, 421, answer.json["code"])
     for host in ("localhost", "127.0.0.1:1", "LocalHost:3000", "[::1]:3000"):
-        assert (await world.ask("GET", "/api/popTask/empty?wait=0", Host=host)).status == 202
-    assert world.redis("LLEN", "q") == 1
+        assert (await connected.ask("GET", "/api/popTask/empty?wait=0", Host=host)).status == 202
+    assert connected.redis("LLEN", "q") == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_page_of_another_site_takes_nothing(world: World) -> None:
-    await world.push(b"1")
+async def test_a_page_of_another_site_takes_nothing(connected: World) -> None:
+    await connected.push(b"1")
     for headers in ({"Origin": "https://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
         for method, path in (("GET", "/api/popTask/q"), ("POST", "/api/pushTask/q")):
-            answer = await world.ask(method, path, None if method == "GET" else b"2", **headers)
+            answer = await connected.ask(method, path, None if method == "GET" else b"2", **headers)
             refused(answer, 403, answer.json["code"])
-    assert world.redis("LLEN", "q") == 1
+    assert connected.redis("LLEN", "q") == 1

@@ -11,16 +11,12 @@ from hypothesis import strategies as st
 from twisted.logger import Logger, LogLevel
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
-from twisted.web.http import Request
-from twisted.web.test.requesthelper import DummyChannel
 
 from registry.log import (
     AccessLog,
     Observer,
-    access_line,
     escape,
     mask,
-    request_logger,
 )
 
 
@@ -87,58 +83,6 @@ def test_mask() -> None:
 
 
 # --- access lines ---
-
-
-def line(**changes: object) -> str:
-    values: dict[str, object] = {
-        "client": "10.0.0.7",
-        "method": b"GET",
-        "uri": b"/api/popTask/zoneCheck?wait=5",
-        "protocol": b"HTTP/1.1",
-        "status": 200,
-        "sent": 27,
-        "referer": None,
-        "user_agent": b"axios/0.18",
-        "seconds": 0.0123,
-        "now": 1543042980.9,
-    }
-    return access_line(**{**values, **changes})  # type: ignore[arg-type]
-
-
-COMBINED = re.compile(
-    r'(\S+) - (\S+) \[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "((?:[^"\\]|\\.)*)" (\d{3}) (\d+|-) '
-    r'"((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)" [\d.]+ms'
-)
-
-
-def test_access_line() -> None:
-    assert line() == (
-        '10.0.0.7 - - [24/Nov/2018:07:03:00 +0000] "GET /api/popTask/zoneCheck?wait=5 HTTP/1.1" 200 27 '
-        '"-" "axios/0.18" 12.3ms'
-    )
-    assert " - tok7 [" in line(user="tok7")
-    assert '" 202 - "' in line(status=202, sent=0)
-
-
-@given(st.binary(), st.binary(), st.binary(max_size=20))
-def test_no_client_can_forge_an_access_line(uri: bytes, agent: bytes, method: bytes) -> None:
-    match = COMBINED.fullmatch(line(uri=uri, user_agent=agent, referer=agent, method=method))
-    assert match and match[5] == "200" and match[8] == (escape(agent) or "-")
-
-
-def test_requests_of_twisted_web_become_access_lines() -> None:
-    request = Request(DummyChannel(), False)  # type: ignore[arg-type]
-    request.method, request.uri, request.clientproto, request.code = b"PUT", b"/x?a=1", b"HTTP/1.1", 503
-    request.sentLength = 9
-    request.requestHeaders.setRawHeaders("user-agent", ["axios"])
-    request.requestHeaders.setRawHeaders("authorization", ["Bearer geheim"])
-    lines: list[str] = []
-    log_request = request_logger(lines.append, now=lambda: 0, monotonic=lambda: 7.5)
-    log_request(request)
-    request.began = 7.25  # type: ignore[attr-defined]
-    log_request(request)
-    expected = '192.168.1.1 - - [01/Jan/1970:00:00:00 +0000] "PUT /x?a=1 HTTP/1.1" 503 9 "-" "axios" '
-    assert lines == [expected + "-", expected + "250.0ms"]
 
 
 # --- events ---

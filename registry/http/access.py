@@ -1,4 +1,4 @@
-"""The access log of both doors: a line per answer, gathered for a moment so that many lines are one write."""
+"""The access log: a line per answer, gathered for a moment so that many lines are one write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from registry.log import access_line, clf_time
+from registry.log import clf_time
 
 # The status of a request whose client hung up before its answer, as nginx writes it.
 CUT_OFF = 499
@@ -38,7 +38,7 @@ class Access:
         agents: str,
         began: float,
     ) -> None:
-        """One answer of the front door; ``line`` and ``agents`` have their escapes already.
+        """One answer; ``line`` and ``agents`` have their escapes already.
 
         ``began``: the monotonic time at which the request was whole.
         """
@@ -51,25 +51,6 @@ class Access:
         )
         if len(lines) >= MAX_GATHERED:
             self.flush()
-
-    def request(self, request: Any) -> None:
-        """One answer of the site."""
-        self._lines.append(
-            access_line(
-                client=getattr(request.getClientAddress(), "host", "-"),
-                method=request.method,
-                uri=request.uri,
-                protocol=request.clientproto,
-                status=request.code,
-                sent=request.sentLength,
-                referer=request.getHeader(b"referer"),
-                user_agent=request.getHeader(b"user-agent"),
-                seconds=time.monotonic() - request.began,
-                now=time.time(),
-            )
-        )
-        if self._call is None:
-            self._begin()
 
     def _begin(self) -> None:
         self._when = clf_time(int(time.time()))

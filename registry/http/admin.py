@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import bisect
 import heapq
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from twisted.internet.defer import inlineCallbacks
 
-from registry.errors import BadBody, BadOption, NotFound, RegistryError
+from registry.errors import BadBody, BadOption, NotFound
 from registry.http import asked
-from registry.http.asked import Header
 from registry.http.json_check import check_json
 from registry.http.json_cut import MAX_BUILT, load
+from registry.http.request import Options, Request
 from registry.http.rows import (
     COUNTED,
     Page,
     fold,
     place_of,
     queue_row,
+    reasons_of,
     schedule_row,
     shortened,
     sort_value,
     task_row,
-    why,
 )
 from registry.http.turns import at_once
 from registry.http.wire import (
     Answer,
     json_answer,
     moment,
-    name_from,
     one_of,
-    options,
     seconds,
     text,
     whole,
@@ -49,41 +46,44 @@ from registry.queue.steering import NO_LIMIT, Steering, Which
 PAGE, MOST_A_PAGE = 100, 1000
 
 
-class Ask(NamedTuple):
-    """A request: the raw segments of its path, and what else it brought."""
-
-    method: bytes
-    segments: list[bytes]
-    query: bytes
-    header: Header
-    body: bytes
-
-
-class WrongMethod(RegistryError):
-    """This path is there, but not for this method."""
-
-    def __init__(self, allowed: tuple[bytes, ...]) -> None:
-        super().__init__("This path does not take this method.")
-        self.allowed = allowed
-
-
-def _method(ask: Ask) -> bytes:
-    # The site sends no body where HEAD asked.
-    return b"GET" if ask.method == b"HEAD" else ask.method
-
-
 def _yes_no(name: str, value: str) -> bool:
     return one_of("1", "0", "true", "false")(name, value) in ("1", "true")
 
 
 # Which tasks a bulk operation is for.
-_WHICH: dict[str, Callable[[str, str], Any]] = {
+_WHICH: Options = {
     "reason": text(1, 100),
     "error": text(1, 255),
     "before": moment,
     "limit": whole(1, 10**12 - 1),
     "dry_run": _yes_no,
 }
+
+
+QUEUES_OPTIONS: Options = {
+    "cursor": text(1, 800),
+    "limit": whole(1, MOST_A_PAGE),
+    "search": text(0, 255),
+    "sort": one_of("name", "oldest", *COUNTED),
+    "family": one_of(":"),
+}
+TASKS_OPTIONS: Options = {
+    "state": one_of(*COUNTED),
+    "cursor": text(1, 400),
+    "limit": whole(1, MOST_A_PAGE),
+    "search": text(0, 255),
+}
+TASK_OPTIONS: Options = {"wait": asked.wait_length}
+RETRY_OPTIONS: Options = {
+    "state": one_of("dead"),
+    "id": text(1, 100),
+    "spread": seconds(0, 86_400),
+    **_WHICH,
+}
+DELETE_OPTIONS: Options = {"state": one_of("ready", "delayed", "dead", "done"), **_WHICH}
+PAUSE_OPTIONS: Options = {"seconds": seconds(0, asked.YEAR)}
+MOVE_OPTIONS: Options = {"to": text(1, 255), "state": one_of("ready", "delayed", "dead")}
+SCHEDULES_OPTIONS: Options = {"cursor": text(1, 800), "limit": whole(1, MOST_A_PAGE)}
 
 
 def _which(said: dict[str, Any]) -> Which:
@@ -96,7 +96,7 @@ def _bulk_answer(count: int, skipped: int) -> Answer:
 
 
 class Admin:
-    """What operators ask for. ``pollers()`` tells parked pollers by queue, over all daemons."""
+    """What operators ask for. Every method takes a `Request`."""
 
     def __init__(
         self,
@@ -117,18 +117,9 @@ class Admin:
     # Queues
 
     @inlineCallbacks
-    def queues(self, query: bytes) -> Any:
+    def queues(self, request: Request) -> Any:
         """The list of queues, a page at a time; ``family=:`` folds those with a colon into one row each."""
-        said = options(
-            query,
-            {
-                "cursor": text(1, 800),
-                "limit": whole(1, MOST_A_PAGE),
-                "search": text(0, 255),
-                "sort": one_of("name", "oldest", *COUNTED),
-                "family": one_of(":"),
-            },
-        )
+        said = request.options
         needle = said.get("search", "").encode()
         held = yield self._looking.names(needle)
         pollers = yield self._queues.pollers()
@@ -165,82 +156,35 @@ class Admin:
             cursor = asked.quoted(last) if sort == "name" else f"{value}~{asked.quoted(last)}"
         return json_answer(200, {"queues": [row for _, row in rows[:limit]], "cursor": cursor})
 
-    def queue_path(self, ask: Ask) -> Any:
-        """Everything below ``/api/queues/{q}``."""
-        name = name_from(ask.segments[2])
-        match (_method(ask), *ask.segments[3:]):
-            case [b"GET"]:
-                return self._queue(name, ask.query)
-            case [b"PATCH"]:
-                return self._patch(name, ask)
-            case [b"DELETE"]:
-                return self._purge(name, ask.query)
-            case [b"GET", b"tasks"]:
-                return self._tasks(name, ask.query)
-            case [b"DELETE", b"tasks"]:
-                return self._delete(name, ask.query)
-            case [b"POST", b"pause"]:
-                return self._pause(name, ask.query)
-            case [b"POST", b"retry"]:
-                return self._retry(name, ask.query)
-            case [b"POST", b"move"]:
-                return self._move(name, ask.query)
-            case [b"GET", b"tasks", task_id]:
-                return self._task(name, task_id, ask.query)
-            case [b"DELETE", b"tasks", task_id]:
-                return self._cancel(name, task_id, ask.query)
-            case [b"GET", b"tasks", task_id, b"why"]:
-                return self._why(name, task_id, ask.query)
-            case [b"POST", b"tasks", task_id, b"run"]:
-                return self._run(name, task_id, ask.query)
-        allowed = {
-            (): (b"GET", b"PATCH", b"DELETE"),
-            (b"tasks",): (b"GET", b"DELETE"),
-            (b"pause",): (b"POST",),
-            (b"retry",): (b"POST",),
-            (b"move",): (b"POST",),
-        }.get(tuple(ask.segments[3:]))
-        match ask.segments[3:]:
-            case [b"tasks", _]:
-                allowed = (b"GET", b"DELETE")
-            case [b"tasks", _, b"why"]:
-                allowed = (b"GET",)
-            case [b"tasks", _, b"run"]:
-                allowed = (b"POST",)
-        if allowed is None:
-            raise NotFound("There is nothing at this path.")
-        raise WrongMethod(allowed)
-
     @inlineCallbacks
-    def _queue(self, name: bytes, query: bytes) -> Any:
-        options(query, {})
-        view = yield self._looking.queue(name)
+    def queue(self, request: Request) -> Any:
+        """What a queue holds, and its policy."""
+        view = yield self._looking.queue(request.name)
         pollers = yield self._queues.pollers()
         return json_answer(200, queue_row(view, self._queues.store.now_ms(), pollers))
 
     @inlineCallbacks
-    def _patch(self, name: bytes, ask: Ask) -> Any:
-        options(ask.query, {})
-        if len(ask.body) > MAX_BUILT:
+    def patch(self, request: Request) -> Any:
+        """Change the rules of a queue."""
+        if len(request.body) > MAX_BUILT:
             raise BadBody(f"The rules of a queue are over the limit of {MAX_BUILT} bytes.")
-        check_json(ask.body)
-        changes = load(ask.body)
+        check_json(request.body)
+        changes = load(request.body)
         if not isinstance(changes, dict):
             raise BadBody("The body is a JSON object of the rules to change.")
-        yield self._steering.set_policy(name, changes)
-        return (yield after(True, self._queue(name, b"")))
+        yield self._steering.set_policy(request.name, changes)
+        return (yield after(True, self.queue(request)))
 
     @inlineCallbacks
-    def _purge(self, name: bytes, query: bytes) -> Any:
-        options(query, {})
-        count = yield self._steering.purge(name)
+    def purge(self, request: Request) -> Any:
+        """Delete what is ready and delayed."""
+        count = yield self._steering.purge(request.name)
         return _bulk_answer(count, 0)
 
     @inlineCallbacks
-    def _retry(self, name: bytes, query: bytes) -> Any:
-        said = options(
-            query, {"state": one_of("dead"), "id": text(1, 100), "spread": seconds(0, 86_400), **_WHICH}
-        )
+    def retry(self, request: Request) -> Any:
+        """Make dead tasks ready again."""
+        name, said = request.name, request.options
         which, dry_run, spread = _which(said), said.get("dry_run", False), said.get("spread", 0)
         if "id" in said:
             done = yield self._steering.retry_one(name, said["id"].encode(), which, spread, dry_run)
@@ -251,8 +195,9 @@ class Admin:
         return _bulk_answer(count, skipped)
 
     @inlineCallbacks
-    def _delete(self, name: bytes, query: bytes) -> Any:
-        said = options(query, {"state": one_of("ready", "delayed", "dead", "done"), **_WHICH})
+    def delete(self, request: Request) -> Any:
+        """Delete tasks of one state."""
+        name, said = request.name, request.options
         if "state" not in said:
             raise BadOption("The option 'state' is missing: ready, delayed, dead or done.")
         if "reason" in said and said["state"] != "dead":
@@ -263,14 +208,15 @@ class Admin:
         return _bulk_answer(count, skipped)
 
     @inlineCallbacks
-    def _pause(self, name: bytes, query: bytes) -> Any:
-        said = options(query, {"seconds": seconds(0, asked.YEAR)})
-        yield self._steering.pause(name, said.get("seconds"))
-        return (yield after(True, self._queue(name, b"")))
+    def pause(self, request: Request) -> Any:
+        """Hand out no task, for some seconds or until the queue is resumed."""
+        yield self._steering.pause(request.name, request.options.get("seconds"))
+        return (yield after(True, self.queue(request)))
 
     @inlineCallbacks
-    def _move(self, name: bytes, query: bytes) -> Any:
-        said = options(query, {"to": text(1, 255), "state": one_of("ready", "delayed", "dead")})
+    def move(self, request: Request) -> Any:
+        """Move tasks of one state to another queue."""
+        name, said = request.name, request.options
         if "to" not in said:
             raise BadOption("The option 'to' is missing: the queue that the tasks move to.")
         moved, skipped = yield self._steering.move(name, said["to"].encode(), said.get("state", "ready"))
@@ -279,18 +225,11 @@ class Admin:
     # Tasks
 
     @inlineCallbacks
-    def _tasks(self, name: bytes, query: bytes) -> Any:
-        said = options(
-            query,
-            {
-                "state": one_of(*COUNTED),
-                "cursor": text(1, 400),
-                "limit": whole(1, MOST_A_PAGE),
-                "search": text(0, 255),
-            },
-        )
+    def tasks(self, request: Request) -> Any:
+        """The tasks of a queue in one state, a page at a time."""
+        said = request.options
         walk = self._looking.tasks(
-            name, said.get("state", "ready"), said.get("cursor", ""), said.get("search", "").encode()
+            request.name, said.get("state", "ready"), said.get("cursor", ""), said.get("search", "").encode()
         )
         page = Page(said.get("limit", PAGE))
         while not page.is_full:
@@ -301,8 +240,10 @@ class Admin:
         return page.answer(b"tasks", walk.cursor)
 
     @inlineCallbacks
-    def _task(self, name: bytes, task_id: bytes, query: bytes) -> Any:
-        wait = min(options(query, {"wait": asked.wait_length}).get("wait", 0.0), self._max_wait)
+    def task(self, request: Request) -> Any:
+        """A task, at once or when it ends."""
+        name, task_id = request.name, request.segments[1]
+        wait = min(request.options.get("wait", 0.0), self._max_wait)
         if wait:
             ended = self._endings.wait(name, task_id, wait)
             try:
@@ -316,20 +257,21 @@ class Admin:
         return json_answer(200, task_row(view))
 
     @inlineCallbacks
-    def _cancel(self, name: bytes, task_id: bytes, query: bytes) -> Any:
-        options(query, {})
-        how = yield self._steering.cancel(name, task_id)
+    def cancel(self, request: Request) -> Any:
+        """End a task, or delete one that has ended."""
+        how = yield self._steering.cancel(request.name, request.segments[1])
         return json_answer(200, {"success": True, "how": how})
 
     @inlineCallbacks
-    def _run(self, name: bytes, task_id: bytes, query: bytes) -> Any:
-        options(query, {})
-        yield self._steering.run(name, task_id)
+    def run(self, request: Request) -> Any:
+        """Make a delayed task ready now."""
+        yield self._steering.run(request.name, request.segments[1])
         return json_answer(200, {"success": True, "state": "ready"})
 
     @inlineCallbacks
-    def _why(self, name: bytes, task_id: bytes, query: bytes) -> Any:
-        options(query, {})
+    def why(self, request: Request) -> Any:
+        """Why a task is not running."""
+        name, task_id = request.name, request.segments[1]
         view = yield self._looking.task(name, task_id)
         queue = yield self._looking.queue(name)
         position = (yield self._looking.position(view)) if view.state == "ready" else None
@@ -337,7 +279,9 @@ class Admin:
         silent = yield self._queues.silent_ms(name)
         rate = queue.policy.get("rate")
         spent = rate is not None and (yield self._looking.rate_is_spent(name, rate))
-        reasons = why(view, queue, position, pollers.get(name, 0), silent, self._queues.store.now_ms(), spent)
+        reasons = reasons_of(
+            view, queue, position, pollers.get(name, 0), silent, self._queues.store.now_ms(), spent
+        )
         answer = {
             "id": task_id,
             "state": view.state,
@@ -349,9 +293,9 @@ class Admin:
     # Schedules
 
     @inlineCallbacks
-    def schedules(self, query: bytes) -> Any:
+    def schedules(self, request: Request) -> Any:
         """The schedules by name, a page at a time."""
-        said = options(query, {"cursor": text(1, 800), "limit": whole(1, MOST_A_PAGE)})
+        said = request.options
         limit = said.get("limit", PAGE)
         names = yield self._schedules.names(asked.unquoted(said.get("cursor", "")), limit + 1)
         page, last = Page(limit), b""
@@ -366,44 +310,32 @@ class Admin:
             last = name
         return page.answer(b"schedules", asked.quoted(last) if page.ended_early else None)
 
-    def schedule_path(self, ask: Ask) -> Any:
-        """One schedule."""
-        verbs: dict[bytes, Callable[[bytes, Ask], Any]]
-        match ask.segments[3:]:
-            case []:
-                verbs = {b"GET": self._schedule, b"PUT": self._put_schedule, b"DELETE": self._drop_schedule}
-            case [b"run"]:
-                verbs = {b"POST": self._run_schedule}
-            case _:
-                raise NotFound("There is nothing at this path.")
-        name = name_from(ask.segments[2])
-        options(ask.query, {})
-        verb = verbs.get(_method(ask))
-        if verb is None:
-            raise WrongMethod(tuple(verbs))
-        return verb(name, ask)
-
     @inlineCallbacks
-    def _schedule(self, name: bytes, ask: Ask) -> Any:
+    def schedule(self, request: Request) -> Any:
+        """A schedule, and its next tick."""
+        name = request.name
         known = yield self._schedules.get(name)
         return json_answer(200, schedule_row(name.decode(), known))
 
     @inlineCallbacks
-    def _put_schedule(self, name: bytes, ask: Ask) -> Any:
-        said = asked.schedule(ask.body)
+    def put_schedule(self, request: Request) -> Any:
+        """Create or replace a schedule."""
+        name, said = request.name, asked.schedule(request.body)
         given = {} if said.get("options") is None else said["options"]
         said["options"], said["packed"] = asked.schedule_options(given)
         known = yield self._schedules.put(name, said)
         return json_answer(200, schedule_row(name.decode(), known))
 
     @inlineCallbacks
-    def _drop_schedule(self, name: bytes, ask: Ask) -> Any:
-        yield self._schedules.drop(name)
+    def drop_schedule(self, request: Request) -> Any:
+        """Delete a schedule; the tasks it pushed stay."""
+        yield self._schedules.drop(request.name)
         return json_answer(200, {"success": True})
 
     @inlineCallbacks
-    def _run_schedule(self, name: bytes, ask: Ask) -> Any:
-        at_once(asked.no_members(ask.body, "A run pushes the task of the schedule; it has no body."))
-        pushed = yield self._schedules.run(name)
+    def run_schedule(self, request: Request) -> Any:
+        """Push the task of a schedule now."""
+        at_once(asked.no_members(request.body, "A run pushes the task of the schedule; it has no body."))
+        pushed = yield self._schedules.run(request.name)
         duplicate = {"duplicate": True} if pushed.duplicate else {}
         return json_answer(200, {"success": True, "id": pushed.id, **duplicate})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode
 
@@ -126,14 +126,11 @@ def prefer_wait(header: Header) -> float | None:
     return min((milliseconds(found[1]) or 0) / 1000, YEAR) if found else None
 
 
-def push_options(
-    query: bytes, header: Header, body: bytes, known: dict[str, Callable[[str, str], Any]] = PUSH_OPTIONS
-) -> dict[str, Any]:
-    """The options of a push as ``push.lua`` reads them; empty for a plain one."""
+def push_options(said: Mapping[str, Any], header: Header, query: bytes, body: bytes) -> dict[str, Any]:
+    """The options of a push as ``push.lua`` reads them; empty for a plain one. ``said`` are those of the query, read."""
     trace = header(b"traceparent")
-    if not query and trace is None and header(b"prefer") is None and header(b"idempotency-key") is None:
+    if not said and trace is None and header(b"prefer") is None and header(b"idempotency-key") is None:
         return {}
-    said = options(query, known)
     if "delay" in said and "at" in said:
         raise BadOption("The options 'delay' and 'at' exclude each other.")
     if "ttl" in said and said["ttl"] <= said.get("delay", 0.0):
@@ -395,15 +392,15 @@ def schedule(body: bytes) -> dict[str, Any]:
     return said
 
 
-def schedule_options(said: Any) -> tuple[dict[str, str | int | float], dict[str, Any]]:
+def schedule_options(given: Any) -> tuple[dict[str, str | int | float], dict[str, Any]]:
     """The push options of a schedule, members of an object: as they are kept and shown, and as ``push.lua`` reads them."""
-    if not isinstance(said, dict):
+    if not isinstance(given, dict):
         raise BadOption("The field 'options' is an object.")
-    if "at" in said:
+    if "at" in given:
         raise BadOption("The option 'at' makes no sense on a schedule.")
     kept: dict[str, str | int | float] = {}
     texts = {}
-    for name, value in said.items():
+    for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise BadOption(f"The option {name[:80]!r} is a text or a number.")
         texts[name] = value.text if isinstance(value, ExactFloat) else str(value)
@@ -416,4 +413,5 @@ def schedule_options(said: Any) -> tuple[dict[str, str | int | float], dict[str,
             raise BadOption(
                 f"The option {name[:80]!r} holds half of a character (a lone surrogate)."
             ) from None
-    return kept, push_options(urlencode(texts).encode(), lambda _: None, b"")
+    said = options(urlencode(texts).encode(), PUSH_OPTIONS)
+    return kept, push_options(said, lambda _: None, b"", b"")

@@ -186,7 +186,7 @@ def schedule_row(name: str, known: dict[str, Any], shown: int | None = None) -> 
     return row
 
 
-def why(
+def reasons_of(
     view: TaskView,
     queue: QueueView,
     position: int | None,

@@ -1,7 +1,7 @@
 """What is refused before the application sees it: pure judgements over a request line and its headers.
 
 Each check returns nothing when it has no objection and raises `Refusal` otherwise. None of them touches a
-connection; `registry.http.channel` turns a refusal into bytes.
+connection; `registry.http.server` turns a refusal into bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
@@ -31,20 +32,29 @@ _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
 
 class Refusal(Exception):
-    """A request that goes no further: ``status``, ``code``, one sentence, more headers for the answer."""
+    """A request that goes no further: ``status``, ``code``, one sentence, more headers and members for the answer."""
 
     def __init__(
-        self, status: int, code: str, sentence: str, headers: Sequence[tuple[bytes, bytes]] = ()
+        self,
+        status: int,
+        code: str,
+        sentence: str,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        **more: str,
     ) -> None:
         super().__init__(sentence)
         self.status = status
         self.code = code
         self.sentence = sentence
         self.headers = headers
+        self.more = more
+        self.head: Any = None  # of the request, as far as it was understood
 
     def body(self) -> bytes:
         # Compact, as all other answers are.
-        return json.dumps({"error": self.sentence, "code": self.code}, separators=(",", ":")).encode()
+        return json.dumps(
+            {"error": self.sentence, "code": self.code, **self.more}, separators=(",", ":")
+        ).encode()
 
     def answer(self, request_id: bytes, with_body: bool = True) -> bytes:
         """The whole answer in bytes; it tells that the connection ends."""

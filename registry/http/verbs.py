@@ -1,4 +1,4 @@
-"""What the requests of producers and workers mean, for both doors: bytes in, an `Answer` out. No transport in here.
+"""What the requests of producers and workers mean: bytes in, an `Answer` out. No transport in here.
 
 PUT|POST  /api/pushTask/{worker}             any JSON value        -> 200 {"success":true,"id":"…"}
 PUT|POST  /api/pushTasks/{worker}            a JSON array, ndjson  -> 200 {"success":true,"ids":[…]}
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlineCallbacks
@@ -24,11 +24,12 @@ from twisted.python.failure import Failure
 from registry.config import Config
 from registry.errors import BadOption, Conflict, NotFound, Replaced, TooLarge, Unavailable
 from registry.http import asked
-from registry.http.asked import Header, lease_id, ms
+from registry.http.asked import lease_id, ms
 from registry.http.json_check import check_json, checking
 from registry.http.json_cut import Part, Payload
+from registry.http.request import Request
 from registry.http.turns import Steps, at_once, in_turns
-from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from, options
+from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from
 from registry.queue.endings import Endings
 from registry.queue.joining import Joining
 from registry.queue.leases import TOO_LARGE, Leases, status
@@ -43,7 +44,6 @@ NOTHING_OF_MANY = Answer(202, b'{"tasks":[]}')
 # What a poll is told beside that, when a newer one of its worker ended it.
 REPLACED = ((b"Registry-Worker", b"replaced"), (b"Retry-After", b"1"))
 SUCCESS = b'{"success":true}'
-NO_OPTIONS: dict[str, Any] = {}
 # What a repeated pop may say anew: how long this one waits, and what it acknowledges on its way.
 ITS_OWN = ("wait", "ack")
 # What a pop with lease and nothing else tells its script.
@@ -54,29 +54,8 @@ LONG = 256 * 1024
 T = TypeVar("T")
 
 
-class Route(NamedTuple):
-    """A path ``/api/{word}/{segment}…``: methods, the verb's name, how many segments follow the word."""
-
-    methods: tuple[bytes, ...]
-    verb: str
-    segments: int
-
-
-ROUTES = {
-    b"pushTask": Route((b"PUT", b"POST"), "push", 1),
-    b"popTask": Route((b"GET", b"POST"), "pop", 1),
-    b"pushTasks": Route((b"PUT", b"POST"), "push_many", 1),
-    b"popTasks": Route((b"GET", b"POST"), "pop_many", 1),
-    b"ackTask": Route((b"POST",), "ack", 2),
-    b"failTask": Route((b"POST",), "fail", 2),
-    b"releaseTask": Route((b"POST",), "release", 2),
-    b"extendTask": Route((b"POST",), "extend", 2),
-    b"ackTasks": Route((b"POST",), "settle", 1),
-}
-
-
 class Verbs:
-    """The requests of producers and workers. Every verb takes its raw segments of the path, query, headers and body."""
+    """The requests of producers and workers. Every verb takes a `Request`."""
 
     def __init__(self, queues: Queues, looking: Looking, endings: Endings, config: Config) -> None:
         self._queues = queues
@@ -93,21 +72,22 @@ class Verbs:
 
     # Pushing
 
-    def push(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Reply | Deferred[Answer]:
+    def push(self, request: Request) -> Reply | Deferred[Answer]:
         """One task into a queue."""
+        body = request.body
         if len(body) > LONG:
-            return self._read(checking(body), body, lambda _: self._push(raw, query, header, body))
+            return self._read(checking(body), body, lambda _: self._push(request))
         check_json(body)
-        return self._push(raw, query, header, body)
+        return self._push(request)
 
-    def _push(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Reply | Deferred[Answer]:
-        name = name_from(raw)
-        said = asked.push_options(query, header, body)
-        if "w" not in said:
+    def _push(self, request: Request) -> Reply | Deferred[Answer]:
+        packed = asked.push_options(request.options, request.header, request.query, request.body)
+        if "w" not in packed:
             reply = Reply(_pushed)
-            self._queues.push_for(reply, name, body, said)
+            self._queues.push_for(reply, request.name, request.body, packed)
             return reply
-        return self._push_and_wait(name, body, said, min(asked.prefer_wait(header) or 0.0, self._max_wait))
+        wait = min(asked.prefer_wait(request.header) or 0.0, self._max_wait)
+        return self._push_and_wait(request.name, request.body, packed, wait)
 
     def _read(
         self, steps: Steps[T], body: bytes, then: Callable[[T], Reply | Deferred[Answer]]
@@ -159,37 +139,36 @@ class Verbs:
             return json_answer(200, {**answer, "state": "dead", "reason": view.known.get("y")}, headers)
         return json_answer(202, {**answer, "state": view.state}, [*headers, _location(name, pushed.id)])
 
-    def push_many(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    def push_many(self, request: Request) -> Deferred[Answer]:
         """All tasks of the body, or none."""
         return self._read(
-            asked.payloads(header, body), body, lambda found: self._push_many(raw, query, header, body, found)
+            asked.payloads(request.header, request.body),
+            request.body,
+            lambda found: self._push_many(request, found),
         )
 
-    def _push_many(
-        self, raw: bytes, query: bytes, header: Header, body: bytes, found: list[Payload]
-    ) -> Deferred[Answer]:
+    def _push_many(self, request: Request, found: list[Payload]) -> Deferred[Answer]:
         if max(map(len, found)) > self._max_task:
             raise TooLarge(f"A task of the batch is over the limit of {self._max_task} bytes.")
-        said = asked.push_options(query, header, body, asked.PUSH_MANY_OPTIONS)
-        said.pop("w", None)
+        packed = asked.push_options(request.options, request.header, request.query, request.body)
+        packed.pop("w", None)
 
         def stored(answered: tuple[list[bytes], bool]) -> Answer:
             ids, replayed = answered
             headers = ((b"Idempotency-Replayed", b"true"),) if replayed else ()
             return Answer(200, b'{"success":true,"ids":["%b"]}' % b'","'.join(ids), headers)
 
-        return self._queues.push_many(name_from(raw), found, said).addCallback(stored)
+        return self._queues.push_many(request.name, found, packed).addCallback(stored)
 
     # Popping
 
-    def pop(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Reply | Deferred[Answer]:
+    def pop(self, request: Request) -> Reply | Deferred[Answer]:
         """The next task of a queue. Cancel what is returned when the client has gone."""
-        name = name_from(raw)
-        said = _pop_options(query) if query else NO_OPTIONS
+        name, said = request.name, request.options
         wait = min(said.get("wait", self._wait), self._max_wait)
         leased = "lease" in said
         length = ms(said["lease"]) if leased else HANDOVER_MS
-        key = asked.idempotency_key(header) if leased else None
+        key = asked.idempotency_key(request.header) if leased else None
         if key is None and "worker" not in said and "ack" not in said:
             reply = Reply(_popped)
             reply.request = self._queues.pop_for(reply, name, wait, length, LEASED if leased else None)
@@ -206,7 +185,7 @@ class Verbs:
         if key is None:
             popped = self._queues.pop(name, wait, length, packed)
         else:
-            print_ = asked.fingerprint(query, body, but=ITS_OWN)
+            print_ = asked.fingerprint(request.query, request.body, but=ITS_OWN)
             packed.update(ik=key, ih=print_)
             popped = self._joining.join(
                 (b"pop", name, key, print_, wait), lambda: self._queues.pop(name, wait, length, packed)
@@ -241,12 +220,12 @@ class Verbs:
         asks: list[Deferred[Any]] = [popped, acked.addErrback(not_acked)]
         return DeferredList(asks, consumeErrors=True).addCallback(both)
 
-    def pop_many(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    def pop_many(self, request: Request) -> Deferred[Answer]:
         """Several tasks of several queues, always leased. Cancel the Deferred when the client has gone."""
+        raw, said = request.segments[0], request.options
         names = [name_from(part) for part in raw.split(b",")]
         if len(names) > 100:
             raise BadOption("At most 100 queues can be popped at once.")
-        said = options(query, asked.POP_MANY_OPTIONS)
         wait = min(said.get("wait", self._wait), self._max_wait)
         packed: dict[str, Any] = {"c": said.get("count", 1)}
         if said.get("order") == "fair":
@@ -259,22 +238,19 @@ class Verbs:
         def start() -> Deferred[list[Taken]]:
             return ManyPoller(self._queues, names, wait, length, packed).reply
 
-        key = asked.idempotency_key(header)
+        key = asked.idempotency_key(request.header)
         if key is None:
             return start().addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
-        print_ = asked.fingerprint(query, raw, body, but=ITS_OWN)
+        print_ = asked.fingerprint(request.query, raw, request.body, but=ITS_OWN)
         packed.update(ik=key, ih=print_)
         popped = self._joining.join((b"pops", raw, key, print_, wait), start)
         return popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
 
     # Working
 
-    def ack(
-        self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes
-    ) -> Reply | Deferred[Answer]:
+    def ack(self, request: Request) -> Reply | Deferred[Answer]:
         """The work is done; the body is its result, which is not kept when it is too large."""
-        options(query, {})
-        name, lease = name_from(raw), lease_id(lease)
+        name, lease, body = request.name, lease_id(request.segments[1]), request.body
         if len(body) > self._short_result:
             return self._read(checking(body), body, lambda _: self._ack(name, lease, body))
         if body:
@@ -289,10 +265,9 @@ class Verbs:
         self._leases.ack_for(reply, name, lease, result)
         return reply
 
-    def fail(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    def fail(self, request: Request) -> Deferred[Answer]:
         """The attempt failed."""
-        options(query, {})
-        name, lease = name_from(raw), lease_id(lease)
+        name, lease, body = request.name, lease_id(request.segments[1]), request.body
 
         def read(said: dict[str, Part]) -> Deferred[Answer]:
             d = self._leases.fail(name, lease, *asked.failing(said))
@@ -300,12 +275,10 @@ class Verbs:
 
         return self._read(asked.members(body, "error", "delay", "retry"), body, read)
 
-    def release(
-        self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes
-    ) -> Deferred[Answer]:
+    def release(self, request: Request) -> Deferred[Answer]:
         """The task goes back, the attempt not counted."""
-        delay = options(query, asked.RELEASE_OPTIONS).get("delay", 0.0)
-        name, lease = name_from(raw), lease_id(lease)
+        name, lease, body = request.name, lease_id(request.segments[1]), request.body
+        delay = request.options.get("delay", 0.0)
 
         def read(_: object) -> Deferred[Answer]:
             d = self._leases.release(name, lease, ms(delay))
@@ -314,10 +287,10 @@ class Verbs:
         sentence = "The delay of a release is an option in the query, ?delay=SECONDS; it has no body."
         return self._read(asked.no_members(body, sentence), body, read)
 
-    def extend(self, raw: bytes, lease: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    def extend(self, request: Request) -> Deferred[Answer]:
         """The holder is alive and needs more time."""
-        length = options(query, asked.EXTEND_OPTIONS).get("lease", 0.0)
-        name, lease = name_from(raw), lease_id(lease)
+        name, lease, body = request.name, lease_id(request.segments[1]), request.body
+        length = request.options.get("lease", 0.0)
 
         def read(said: dict[str, Part]) -> Deferred[Answer]:
             progress, message = asked.progress(said)
@@ -328,10 +301,9 @@ class Verbs:
 
         return self._read(asked.members(body, "progress", "message"), body, read)
 
-    def settle(self, raw: bytes, query: bytes, header: Header, body: bytes) -> Deferred[Answer]:
+    def settle(self, request: Request) -> Deferred[Answer]:
         """Many acks and fails, each answered by itself, in the order of the request."""
-        options(query, {})
-        name = name_from(raw)
+        name, body = request.name, request.body
 
         def read(said: tuple[list[asked.Acked], list[asked.Failed]]) -> Deferred[Answer]:
             acks, fails = said
@@ -458,12 +430,6 @@ def result_of(known: dict[str, Any]) -> Any:
 @lru_cache(maxsize=256)
 def _seconds_text(duration_ms: int) -> bytes:
     return dumps(_seconds(duration_ms))
-
-
-@lru_cache(maxsize=256)
-def _pop_options(query: bytes) -> dict[str, Any]:
-    # Pollers ask the same again and again. Nobody may change what is returned.
-    return options(query, asked.POP_OPTIONS)
 
 
 def _seconds(duration_ms: int) -> float | int:

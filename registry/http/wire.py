@@ -22,14 +22,27 @@ log = Logger()
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
 NO_STORE = (b"Cache-Control", b"no-store")
-# A browser must not take a payload for a page.
-NO_SNIFF = (b"X-Content-Type-Options", b"nosniff")
+# What every answer carries; a browser must not take a payload for a page.
+COMMON = (JSON, NO_STORE, (b"X-Content-Type-Options", b"nosniff"))
+
+
+class WrongMethod(errors.RegistryError):
+    """This path is there, but not for this method."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, allowed: Iterable[bytes]) -> None:
+        # HEAD is nothing that a client has to be told of.
+        self.allowed = ", ".join(sorted(method.decode() for method in allowed if method != b"HEAD"))
+        super().__init__(f"This path takes {self.allowed}.")
+
 
 STATUS: tuple[tuple[type[errors.RegistryError], int], ...] = (
     (errors.BadName, 400),
     (errors.BadOption, 400),
     (errors.BadBody, 400),
     (errors.NotFound, 404),
+    (WrongMethod, 405),
     (errors.Conflict, 409),
     (errors.TooLarge, 413),
     (errors.KeyReused, 422),
@@ -118,17 +131,25 @@ def error_answer(status: int, code: str, sentence: str, retry_after: int = 0, **
     return json_answer(status, {"error": sentence, "code": code, **more}, headers)
 
 
+def error_to_answer(error: errors.RegistryError) -> Answer:
+    """What an error of the domain is on the wire."""
+    status = next((s for kind, s in STATUS if isinstance(error, kind)), 500)
+    retry_after = error.retry_after
+    if retry_after:
+        # Spread, so that those refused together do not come back together.
+        retry_after += random.randrange(0, 4)
+    more = {"outcome": error.outcome} if isinstance(error, errors.Unavailable) else {}
+    answer = error_answer(status, error.code, str(error), retry_after, **more)
+    if isinstance(error, WrongMethod):
+        answer.headers += ((b"Allow", error.allowed.encode()),)
+    return answer
+
+
 def failure_answer(failure: Failure) -> Answer:
     """What a failure is on the wire. One that nobody foresaw is logged, and its incident id told."""
     error = failure.value
     if isinstance(error, errors.RegistryError):
-        status = next((s for kind, s in STATUS if isinstance(error, kind)), 500)
-        retry_after = error.retry_after
-        if retry_after:
-            # Spread, so that those refused together do not come back together.
-            retry_after += random.randrange(0, 4)
-        more = {"outcome": error.outcome} if isinstance(error, errors.Unavailable) else {}
-        return error_answer(status, error.code, str(error), retry_after, **more)
+        return error_to_answer(error)
     incident = os.urandom(6).hex()
     log.failure("incident {incident}: a request failed", failure, incident=incident)
     return error_answer(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, fail
@@ -81,8 +82,8 @@ class Batching:
         self._bytes = 0
         self._scheduled = False
         self._flushing = False
-        # Told True before the replies of a group are given out, and False after: answers may leave together.
-        self.on_group: Callable[[bool], None] = lambda begins: None
+        # Replies of a group are given out within it: answers may leave together.
+        self.corked: Callable[[], AbstractContextManager[None]] = nullcontext
         self.calls = 0
         self.entries = 0
 
@@ -163,8 +164,7 @@ class Batching:
         if len(replies) != len(group):
             self._tell_all(group, RedisUnavailable("Redis answered in an unexpected way.", outcome="unknown"))
             return
-        self.on_group(True)
-        try:
+        with self.corked():
             for entry, reply in zip(group, replies, strict=True):
                 try:
                     entry.reply.callback(reply)
@@ -173,8 +173,6 @@ class Batching:
             # Pollers that were woken ask now, while the answers are written, and not in the next turn.
             if self._turns:
                 self.flush()
-        finally:
-            self.on_group(False)
 
     def _failed(self, failure: Failure, group: list[Any], verb: str) -> None:
         self._in_flight -= 1
@@ -283,11 +281,8 @@ class Batching:
         self._refused.clear()
         self._await_expiry()
         if over:
-            self.on_group(True)
-            try:
+            with self.corked():
                 self._tell_all(over, self._away() or RedisUnavailable("no connection to Redis"))
-            finally:
-                self.on_group(False)
 
     def _tell_all(self, group: list[Any], error: BaseException | None) -> None:
         for entry in group:

@@ -429,8 +429,7 @@ class Queues:
     def end_polls(self) -> None:
         """Answer every parked poller that there is nothing."""
         # All answers first, and only then what each of them entails: ten thousand must not wait for each other.
-        self.batching.on_group(True)
-        try:
+        with self.batching.corked():
             for poller in self.waiting.pollers():
                 if poller.over:
                     continue
@@ -439,8 +438,6 @@ class Queues:
                 else:
                     self._finish(poller, None)
                     self.waiting.leave(poller)
-        finally:
-            self.batching.on_group(False)
 
     # Looking
 

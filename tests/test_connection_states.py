@@ -1,4 +1,4 @@
-"""What only the front door does: order, deadlines, hang-ups, and the moment in which an answer has left."""
+"""A connection's states: order, deadlines, hang-ups, and the moment in which an answer has left."""
 
 # mypy: allow-untyped-calls, disable-error-code="comparison-overlap,unreachable"
 
@@ -8,13 +8,15 @@ import json
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 
 from registry.errors import ShuttingDown
-from registry.http.door import MAX_BEHIND
-from registry.http.head import read_fields, read_head
+from registry.http.limits import MAX_PIPELINED
+from registry.http.parser import BlockReader
 from registry.http.wire import Answer
-from tests.two_doors import POP, PUSH, Transport, World, answers, ask
+from tests.one_connection import POP, PUSH, Transport, World, answers, ask
 
 
 @pytest.fixture
@@ -22,58 +24,36 @@ def world() -> World:
     return World()
 
 
-# -- who answers
-
-
-@pytest.mark.parametrize(
-    "request_", [PUSH, POP, ask("POST /api/ackTask/q/a-b", body=b"{}")], ids=["push", "pop", "ack"]
-)
-def test_the_door_answers_plain_requests_itself(world: World, request_: bytes) -> None:
-    transport = world.at_door()
-    for _ in range(3):
-        transport.protocol.dataReceived(request_)
-    assert not world.passed_on(transport) and not world.site.connections
-    assert len(answers(bytes(transport.out))) == 3
-    transport.hang_up()
-    assert not world.door.connections
-
-
-def test_what_the_door_does_not_know_stays_with_the_site(world: World) -> None:
-    transport = world.at_door()
-    transport.protocol.dataReceived(PUSH + ask("GET /healthz") + POP)
-    assert world.passed_on(transport) and len(world.site.connections) == 1
-    assert len(answers(bytes(transport.out))) == 3
-    transport.hang_up()
-    assert not world.site.connections
-    world.clock.advance(100)
-
-
-def test_a_header_of_blanks_is_judged_in_one_pass() -> None:
-    # In more than one it would take minutes: the square of its length.
-    blanks = b" " * 200_000
-    assert read_fields([b"X:" + blanks + b"\x80"]) is None
-    assert read_fields([b"X: a" + blanks + b"\x80"]) is None
-    assert read_fields([b"X:" + blanks + b"a b" + blanks]) == {b"x": b"a b"}
-
-
-@pytest.mark.parametrize("cut", [None, 5000])
-def test_a_long_head_is_the_sites_to_judge(world: World, cut: int | None) -> None:
-    transport = world.at_door()
-    request = ask("GET /api/popTask/q", "X-Long: " + "x" * 9000)
-    for piece in (request[:cut], request[cut:] if cut else b""):
-        transport.protocol.dataReceived(piece)
-    assert world.passed_on(transport)
-    assert len(answers(bytes(transport.out))) == 1
+# -- what is remembered
 
 
 def test_heads_are_understood_once_and_forgotten(world: World) -> None:
-    block = b"Host: localhost\r\nX-Request-Id: a\r\n"
-    first = world.door.asks.head(block)
-    assert first is not None and first.request_id == b"a" and first.get(b"host") == b"localhost"
+    transport = world.connect()
+    for _ in range(3):
+        transport.protocol.dataReceived(POP)
+    assert list(world.server.heads.known) == [POP]
     for i in range(2000):
-        world.door.asks.head(b"Host: localhost\r\nX-Number: %d\r\n" % i)
-    assert len(world.door.asks._heads) <= 512
-    assert read_head(b"Host: evil\r\n", lambda name: name == b"localhost") is None
+        transport.protocol.dataReceived(ask("GET /api/popTask/q", f"X-Number: {i}"))
+    assert len(world.server.heads.known) <= 512
+    assert len(answers(bytes(transport.out))) == 2003
+
+
+def test_a_head_in_pieces_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    feed = BlockReader.feed
+
+    def counted(self: BlockReader, data: bytes) -> None:
+        read.append(len(data))
+        feed(self, data)
+
+    monkeypatch.setattr(BlockReader, "feed", counted)
+    request = ask("GET /api/popTask/q", *(f"X-{n}: {'x' * 100}" for n in range(200)))
+    transport = world.connect()
+    for at in range(len(request)):
+        transport.protocol.dataReceived(request[at : at + 1])
+    assert len(answers(bytes(transport.out))) == 1
+    # Once as it came, and once whole.
+    assert sum(read) <= 2 * len(request)
 
 
 # -- one after the other
@@ -81,7 +61,7 @@ def test_heads_are_understood_once_and_forgotten(world: World) -> None:
 
 def test_a_request_behind_a_poll_waits_for_its_answer(world: World) -> None:
     world.verbs.later = []
-    transport = world.at_door()
+    transport = world.connect()
     transport.protocol.dataReceived(POP + PUSH)
     assert world.verbs.asked == ["pop"]
     transport.protocol.dataReceived(POP)
@@ -95,9 +75,9 @@ def test_a_request_behind_a_poll_waits_for_its_answer(world: World) -> None:
 
 def test_what_waits_behind_a_poll_is_bounded(world: World) -> None:
     world.verbs.later = []
-    transport = world.at_door()
+    transport = world.connect()
     transport.protocol.dataReceived(POP)
-    transport.protocol.dataReceived(PUSH * (MAX_BEHIND // len(PUSH) + 1))
+    transport.protocol.dataReceived(PUSH * (MAX_PIPELINED // len(PUSH) + 1))
     assert not transport.reading
     world.verbs.later[0].callback(Answer(200, b"1"))
     assert transport.reading
@@ -105,15 +85,14 @@ def test_what_waits_behind_a_poll_is_bounded(world: World) -> None:
 
 def test_answers_of_a_group_leave_together(world: World) -> None:
     world.verbs.later = []
-    transports = [world.at_door() for _ in range(3)]
+    transports = [world.connect() for _ in range(3)]
     for transport in transports:
         transport.protocol.dataReceived(POP)
-    world.door.gather(True)
-    for waiting in world.verbs.later:
-        waiting.callback(Answer(200, b"x", (), (object(),)))  # type: ignore[arg-type]
-    assert not any(transport.out for transport in transports)
-    transports[1].hang_up()
-    world.door.gather(False)
+    with world.server.corked():
+        for waiting in world.verbs.later:
+            waiting.callback(Answer(200, b"x", (), (object(),)))  # type: ignore[arg-type]
+        assert not any(transport.out for transport in transports)
+        transports[1].hang_up()
     assert [bool(transport.out) for transport in transports] == [True, False, True]
     assert len(world.verbs.delivered_) == 2 and len(world.verbs.lost_) == 1
 
@@ -124,17 +103,17 @@ def test_answers_of_a_group_leave_together(world: World) -> None:
 def test_a_hang_up_cancels_a_poll_and_no_push(world: World) -> None:
     world.verbs.later = []
     for request in (POP, PUSH):
-        transport = world.at_door()
+        transport = world.connect()
         transport.protocol.dataReceived(request)
         transport.hang_up()
     assert world.verbs.cancelled == 1
     world.verbs.later[1].callback(Answer(200, b"{}"))
-    assert not world.door.connections
+    assert not world.server.connections
 
 
 def test_an_answer_that_comes_after_the_hang_up_is_lost(world: World) -> None:
     world.verbs.later = []
-    transport = world.at_door()
+    transport = world.connect()
     transport.protocol.dataReceived(ask("POST /api/ackTask/q/a-b"))
     transport.hang_up()
     answer = Answer(200, b"1", (), (object(),))  # type: ignore[arg-type]
@@ -153,7 +132,7 @@ def taking(world: World, transport: Transport) -> Answer:
 
 
 def test_an_answer_is_delivered_when_the_kernel_has_all_of_it(world: World) -> None:
-    transport = world.at_door()
+    transport = world.connect()
     answer = taking(world, transport)
     transport.protocol.dataReceived(PUSH)
     assert not world.verbs.delivered_ and len(transport.out) == 10 and world.verbs.asked == ["pop"]
@@ -164,14 +143,14 @@ def test_an_answer_is_delivered_when_the_kernel_has_all_of_it(world: World) -> N
 
 
 def test_an_answer_is_lost_when_the_connection_is(world: World) -> None:
-    transport = world.at_door()
+    transport = world.connect()
     answer = taking(world, transport)
     transport.hang_up()
     assert world.verbs.lost_ == [answer] and not world.verbs.delivered_
 
 
 def test_a_client_that_takes_nothing_is_cut_off(world: World) -> None:
-    transport = world.at_door()
+    transport = world.connect()
     answer = taking(world, transport)
     world.pass_time(20)
     assert not transport.ended
@@ -185,7 +164,7 @@ def test_a_client_that_takes_nothing_is_cut_off(world: World) -> None:
 
 
 def test_an_idle_connection_ends(world: World) -> None:
-    transport = world.at_door()
+    transport = world.connect()
     world.pass_time(60)
     transport.protocol.dataReceived(PUSH)
     world.pass_time(75)
@@ -200,7 +179,7 @@ def test_an_idle_connection_ends(world: World) -> None:
     ("part", "seconds"), [(POP[:20], 10), (POP[:-2], 10), (PUSH[:-1], 30)], ids=["line", "head", "body"]
 )
 def test_a_request_that_does_not_come_to_its_end(world: World, part: bytes, seconds: int) -> None:
-    transport = world.at_door()
+    transport = world.connect()
     half = len(part) // 2
     transport.protocol.dataReceived(part[:half])
     for at in range(half, len(part)):  # every byte comes, but late
@@ -214,7 +193,7 @@ def test_a_request_that_does_not_come_to_its_end(world: World, part: bytes, seco
 
 
 def test_a_head_has_its_time_from_its_first_byte_however_long_the_connection_was_idle(world: World) -> None:
-    transport = world.at_door()
+    transport = world.connect()
     transport.protocol.dataReceived(PUSH)
     world.pass_time(72)
     transport.protocol.dataReceived(POP[:20])
@@ -225,7 +204,7 @@ def test_a_head_has_its_time_from_its_first_byte_however_long_the_connection_was
 
 def test_a_parked_poll_has_no_deadline_of_the_door(world: World) -> None:
     world.verbs.later = []
-    transport = world.at_door()
+    transport = world.connect()
     transport.protocol.dataReceived(POP)
     world.pass_time(200)
     assert not transport.ended
@@ -234,7 +213,7 @@ def test_a_parked_poll_has_no_deadline_of_the_door(world: World) -> None:
 
 
 def test_nothing_ticks_when_nobody_is_there(world: World) -> None:
-    transport = world.at_door()
+    transport = world.connect()
     transport.hang_up()
     assert not world.clock.getDelayedCalls()
 
@@ -244,20 +223,20 @@ def test_nothing_ticks_when_nobody_is_there(world: World) -> None:
 
 def test_draining_ends_what_is_idle_and_lets_the_rest_finish(world: World) -> None:
     world.verbs.later = []
-    idle, parked = world.at_door(), world.at_door()
+    idle, parked = world.connect(), world.connect()
     parked.protocol.dataReceived(POP)
-    world.door.drain()
-    assert world.door.under_way and not idle.ended and not parked.ended
+    world.server.drain()
+    assert world.server.under_way and not idle.ended and not parked.ended
     world.verbs.later[0].callback(Answer(202, b"{}"))
     assert answers(bytes(parked.out))[0][1][b"connection"] == b"close"
     assert parked.ended == "closed"
-    world.door.close_idle()
+    world.server.close_idle()
     assert idle.ended == "closed"
 
 
 def test_what_fails_is_told(world: World) -> None:
     world.verbs.later = []
-    transport = world.at_door()
+    transport = world.connect()
     transport.protocol.dataReceived(PUSH)
     world.verbs.later[0].errback(ShuttingDown("The registry is stopping."))
     [(first, headers, body)] = answers(bytes(transport.out))
@@ -268,22 +247,43 @@ def test_what_fails_is_told(world: World) -> None:
 # -- the log
 
 
-def test_an_access_line_is_the_same_from_both(world: World) -> None:
+def test_an_access_line_says_who_asked_what(world: World) -> None:
     long = "x" * 250
-    for request in (PUSH, ask(f"GET /api/popTask/q?a={long}", 'User-Agent: a"b', "Referer: r")):
-        for transport in (world.at_door(), world.at_site()):
-            transport.protocol.dataReceived(request)
-            transport.hang_up()
+    transport = world.connect()
+    transport.protocol.dataReceived(PUSH)
+    transport.protocol.dataReceived(ask(f"GET /api/popTask/q?a={long}", 'User-Agent: a"b', "Referer: r"))
+    transport.protocol.dataReceived(ask("GET /\x01\x7f"))
     world.clock.advance(1)
     lines = [re.sub(r"\[.*?\]|[\d.]+ms", "", line) for line in world.lines]
-    assert len(lines) == 4
-    assert lines[0] == lines[1] and lines[2] == lines[3]
+    assert len(lines) == 3
     assert lines[0].startswith('192.0.2.1 - -  "PUT /api/pushTask/q HTTP/1.1" 200 ')
-    assert 'a\\"b' in lines[2] and long not in lines[2]
+    assert 'a\\"b' in lines[1] and long not in lines[1]
+    assert lines[2].startswith('192.0.2.1 - -  "GET /\\x01\\x7f HTTP/1.1" 400 ')
+
+
+COMBINED = re.compile(
+    r'(\S+) - (\S+) \[(\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "((?:[^"\\]|\\.)*)" (\d{3}) (\d+|-) '
+    r'"((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)" [\d.]+ms'
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=20), st.binary(max_size=300), st.binary(max_size=30))
+def test_no_client_can_forge_an_access_line(method: bytes, target: bytes, agent: bytes) -> None:
+    world = World()
+    for line in (b"GET /" + target, method + b" " + target):
+        request = line + b" HTTP/1.1\r\nHost: localhost\r\nUser-Agent: " + agent + b"\r\nReferer: " + agent
+        transport = world.connect()
+        transport.protocol.dataReceived(request + b"\r\n\r\n")
+        transport.hang_up()
+    world.access.flush()
+    assert world.lines
+    for logged in world.lines:
+        assert COMBINED.fullmatch(logged), logged
 
 
 def test_lines_wait_for_others_but_not_for_long(world: World) -> None:
-    transport = world.at_door()
+    transport = world.connect()
     transport.protocol.dataReceived(PUSH + PUSH)
     assert not world.lines
     world.clock.advance(0.1)
@@ -295,7 +295,7 @@ def test_lines_wait_for_others_but_not_for_long(world: World) -> None:
 
 def test_a_poll_that_was_cancelled_says_nothing(world: World) -> None:
     world.verbs.later = []
-    transport = world.at_door()
+    transport = world.connect()
     transport.protocol.dataReceived(POP)
     transport.hang_up()
     assert world.verbs.later[0].called

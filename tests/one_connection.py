@@ -1,4 +1,4 @@
-"""The front door and the site behind it over a transport in memory, with verbs that tell what they were asked."""
+"""Connections over a transport in memory, with a verb that tells what it was asked."""
 
 # mypy: allow-untyped-calls, disable-error-code="comparison-overlap,unreachable"
 
@@ -7,31 +7,26 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.internet.tcp import Server
+from twisted.internet.tcp import Server as SocketTransport
 from twisted.python.failure import Failure
 
-from registry.errors import BadName
 from registry.http.access import Access
-from registry.http.api import Api
-from registry.http.door import FrontDoor
-from registry.http.site import make_site
-from registry.http.verbs import ROUTES
-from registry.http.wire import Answer, name_from
-from registry.queue.names import check_name
+from registry.http.parser import Found, Head, Heads
+from registry.http.server import Server
+from registry.http.wire import Answer
 
 LIMIT = 200
 TOLD_HEADERS = (b"content-type", b"idempotency-key", b"prefer", b"traceparent", b"x-odd")
 
 
 class Verbs:
-    """Answers each verb with what it was asked; ``later`` lets it wait, as a poll does."""
+    """Answers each request with what it was; while ``later`` is a list, when told."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -40,26 +35,21 @@ class Verbs:
         self.delivered_: list[Answer] = []
         self.lost_: list[Answer] = []
 
-    def __getattr__(self, verb: str) -> Callable[..., Deferred[Answer]]:
-        if verb not in {route.verb for route in ROUTES.values()}:
-            raise AttributeError(verb)
+    def find(self, head: Head) -> Found:
+        parks = head.path.startswith(b"/api/popTask")
+        return Found(self.verb, parks=parks, remembers=head.path.endswith(b"/q"))
 
-        def call(*args: Any) -> Deferred[Answer]:
-            *segments, query, header, body = args
-            name = check_name(name_from(segments[0]))
-            if name == b"boom":
-                raise BadName("That name is refused here.")
-            told = {n.decode(): v.decode("latin-1") for n in TOLD_HEADERS if (v := header(n)) is not None}
-            parts = [verb, repr(name), *map(repr, segments[1:]), repr(query), repr(body)]
-            self.asked.append(verb)
-            answer = Answer(200, json.dumps([*parts, told]).encode(), ((b"Task-Id", b"x"),))
-            if self.later is None:
-                return succeed(answer)
-            waiting: Deferred[Answer] = Deferred(lambda _: setattr(self, "cancelled", self.cancelled + 1))
-            self.later.append(waiting)
-            return waiting
-
-        return call
+    def verb(self, head: Head, body: bytes) -> Any:
+        word = head.path.split(b"/")[2].decode() if head.path.startswith(b"/api/") else head.path.decode()
+        told = {n.decode(): v.decode("latin-1") for n in TOLD_HEADERS if (v := head.get(n)) is not None}
+        self.asked.append({"popTask": "pop", "pushTask": "push"}.get(word, word))
+        parts = [head.method.decode(), head.path.decode(), repr(head.query), repr(body), told]
+        answer = Answer(200, json.dumps(parts).encode(), ((b"Task-Id", b"x"),))
+        if self.later is None:
+            return succeed(answer)
+        waiting: Deferred[Answer] = Deferred(lambda _: setattr(self, "cancelled", self.cancelled + 1))
+        self.later.append(waiting)
+        return waiting
 
     def delivered(self, answer: Answer) -> None:
         self.delivered_.append(answer)
@@ -90,7 +80,7 @@ class Socket:
         pass
 
 
-class Transport(Server):  # type: ignore[misc]
+class Transport(SocketTransport):  # type: ignore[misc]
     """A socket's transport without a socket; what was written is in ``out``."""
 
     def __init__(self, protocol: Any) -> None:
@@ -171,37 +161,29 @@ class Transport(Server):  # type: ignore[misc]
 
 
 class World:
-    """A door, the site behind it, and a clock that stands still."""
+    """A server, and a clock that stands still."""
 
-    def __init__(self) -> None:
+    def __init__(self, **more: Any) -> None:
         self.clock = Clock()
-        self.verbs: Any = Verbs()
+        self.verbs = Verbs()
         self.lines: list[str] = []
         self.access = Access(lambda *lines: self.lines.extend(lines), self.clock.callLater)
-        stopped: Any = lambda: False  # noqa: E731
-        api = Api(self.verbs, None, lambda: succeed(""), stopped, list)  # type: ignore[arg-type]
-        self.site = make_site(
-            api.resource(),
-            reactor=self.clock,  # type: ignore[arg-type]
-            max_body=LIMIT,
-            host_allowed=lambda name: name == b"localhost",
-            access_log=self.access.request,
+        heads = Heads(self.verbs.find, lambda name: name == b"localhost", lambda path: LIMIT)
+        self.server = Server(
+            heads,
+            delivered=self.verbs.delivered,
+            lost=self.verbs.lost,
+            reactor=self.clock,
+            access=self.access,
+            **more,
         )
-        verbs: Any = self.verbs
-        self.door = FrontDoor(verbs, self.site, reactor=self.clock, access=self.access)
 
-    def at_door(self) -> Transport:
-        return Transport(self.door.buildProtocol(None))
-
-    def at_site(self) -> Transport:
-        return Transport(self.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 7)))
+    def connect(self) -> Transport:
+        return Transport(self.server.buildProtocol(IPv4Address("TCP", "192.0.2.1", 7)))
 
     def pass_time(self, seconds: int) -> None:
         for _ in range(seconds):
             self.clock.advance(1)
-
-    def passed_on(self, transport: Transport) -> bool:
-        return transport.protocol not in self.door.connections
 
 
 def ask(line: str, *headers: str, body: bytes = b"", host: str = "Host: localhost") -> bytes:
@@ -237,6 +219,11 @@ def answers(out: bytes) -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
             value = headers.pop(name, b"")
             assert name != b"x-request-id" or re.fullmatch(rb"[\w.-]{1,64}", value), head
         assert len(rest) >= length, (head, rest)
-        found.append((first, headers, re.sub(rb"incident \w+|[0-9a-f]{12}", b"", rest[:length])))
+        found.append((first, headers, without_numbers(rest[:length])))
         out = rest[length:]
     return found
+
+
+def without_numbers(body: bytes) -> bytes:
+    """A body without what is never the same."""
+    return re.sub(rb"incident \w+|[0-9a-f]{12}", b"", body)

@@ -1,4 +1,4 @@
-"""A site over real sockets with a trivial resource, and a client that speaks in raw bytes."""
+"""Connections over real sockets with a trivial verb, and a client that speaks in raw bytes."""
 
 # mypy: allow-untyped-calls
 
@@ -8,16 +8,17 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
-from registry.http.site import Limits, RegistryRequest, make_site
+from registry.http.limits import Limits
+from registry.http.parser import Found, Head, Heads
+from registry.http.server import Server as HttpServer
+from registry.http.wire import Answer
 
 reactor: Any = _reactor
 LIMIT = 1000
@@ -25,60 +26,78 @@ KIB = 1024
 POST = "POST /a HTTP/1.1"
 
 
-class Echo(Resource):
+class Asked(NamedTuple):
+    """A request as a verb sees it."""
+
+    head: Head
+    body: bytes
+    answer: Deferred[Answer]
+
+
+class Echo:
     """Answers with what it was asked; /park answers when told, /fail raises, /large is ``size`` bytes."""
 
-    isLeaf = True
-
     def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[RegistryRequest] = []
-        self.parked: list[RegistryRequest] = []
-        self.on_start: Callable[[RegistryRequest], None] = lambda request: None
-        self.on_finish: Callable[[RegistryRequest], None] = lambda request: None
+        self.seen: list[Asked] = []
+        self.parked: list[Asked] = []
+        self.outcomes: list[str] = []
         self.size = 16 * KIB * KIB  # more than the kernel's buffers hold
 
-    def render(self, request: RegistryRequest) -> Any:
-        self.seen.append(request)
-        self.on_start(request)
-        if request.path == b"/park":
-            self.parked.append(request)
-            return NOT_DONE_YET
-        if request.path == b"/fail":
-            raise RuntimeError("on purpose")
-        if request.path == b"/large":
-            self.reply(request, b"x" * self.size)
-            return NOT_DONE_YET
-        if request.path == b"/last":
-            request.setHeader(b"Connection", b"close")
-        assert request.content is not None
-        body = request.content.read()
-        assert type(request.content).__name__ == "BytesIO"
-        self.reply(request, json.dumps([request.method.decode(), request.uri.decode(), len(body)]).encode())
-        return NOT_DONE_YET
+    def find(self, head: Head) -> Found:
+        return Found(self.verb, parks=head.path == b"/park", remembers=head.path == b"/a")
 
-    def reply(self, request: RegistryRequest, body: bytes) -> None:
-        request.setHeader(b"Content-Length", b"%d" % len(body))
-        request.write(body)
-        request.finish()
-        self.on_finish(request)
+    def verb(self, head: Head, body: bytes) -> Any:
+        asked = Asked(head, body, Deferred(lambda _: None))
+        self.seen.append(asked)
+        if head.path == b"/park":
+            self.parked.append(asked)
+            return asked.answer
+        if head.path == b"/fail":
+            raise RuntimeError("on purpose")
+        if head.path == b"/large":
+            return taking(b"x" * self.size)
+        target = head.path + (b"?" + head.query if head.query else b"")
+        return taking(json.dumps([head.method.decode(), target.decode(), len(body)]).encode())
+
+    def reply(self, asked: Asked, body: bytes) -> None:
+        """Answer what was parked."""
+        asked.answer.callback(taking(body))
+
+    def delivered(self, answer: Answer) -> None:
+        self.outcomes.append("left")
+
+    def lost(self, answer: Answer) -> None:
+        self.outcomes.append("lost")
+
+
+def taking(body: bytes) -> Answer:
+    """An answer that hands over something, so that its end is told."""
+    return Answer(200, body, (), (None,))  # type: ignore[arg-type]
 
 
 class Server:
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, **more: Any) -> None:
         self.root = Echo()
-        self.logged: list[RegistryRequest] = []
-        self.site = make_site(
-            self.root,
+        self.logged: list[tuple[Any, ...]] = []
+        self.factory = HttpServer(
+            Heads(
+                self.root.find,
+                lambda name: name in (b"localhost", b"127.0.0.1", b"::1", b"registry.example"),
+                lambda path: 100 * LIMIT if path.startswith(b"/big") else LIMIT,
+            ),
+            delivered=self.root.delivered,
+            lost=self.root.lost,
             reactor=reactor,
-            max_body=LIMIT,
-            big_bodies=lambda path: 100 * LIMIT if path.startswith(b"/big") else None,
-            access_log=self.logged.append,
-            host_allowed=lambda name: name in (b"localhost", b"127.0.0.1", b"::1", b"registry.example"),
+            access=self,  # type: ignore[arg-type]
             limits=limits,
+            **more,
         )
-        self.listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
+        self.listening = reactor.listenTCP(0, self.factory, interface="127.0.0.1")
         self.port = self.listening.getHost().port
+
+    def served(self, *line: Any) -> None:
+        """An access line: client, line, status, bytes, agents, when it began."""
+        self.logged.append(line)
 
     def talk(self, *pieces: bytes | float, seconds: float = 10.0) -> Deferred[bytes]:
         """Send bytes, sleep at each number, and return all that comes until the server closes."""
@@ -86,9 +105,9 @@ class Server:
 
     async def stop(self) -> None:
         await self.listening.stopListening()
-        for channel in list(self.site.connections):
-            channel.abort()
-        await until(lambda: not self.site.connections)
+        for channel in list(self.factory.connections):
+            channel.transport.abortConnection()
+        await until(lambda: not self.factory.connections)
 
 
 def talk(port: int, pieces: tuple[bytes | float, ...], seconds: float) -> bytes:
@@ -134,7 +153,7 @@ def split(answer: bytes) -> tuple[int, dict[str, str], bytes]:
 
 def serve() -> Iterator[Server]:
     # Lingering longer than any client waits: it ends because our side of the connection does.
-    running = Server(Limits(linger_seconds=30))
+    running = Server(Limits(linger_seconds=30, tick_seconds=0.1))
     yield running
     pytest_twisted.blockon(Deferred.fromCoroutine(running.stop()))
 

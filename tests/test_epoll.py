@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from registry.http.reading import Reading
+from registry.http.epoll import EpollReader
 from tests.conftest import LoggedErrors
 
 
@@ -44,7 +44,7 @@ class Transport:
 class Connection:
     """A socket pair: ``peer`` is the client's side."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: EpollReader) -> None:
         ours, self.peer = socket.socketpair()
         ours.setblocking(False)
         self.transport: Any = Transport(ours)
@@ -67,12 +67,12 @@ def reactor() -> Reactor:
 
 
 @pytest.fixture
-def reading(reactor: Reactor) -> Reading:
-    return Reading(reactor)
+def reading(reactor: Reactor) -> EpollReader:
+    return EpollReader(reactor)
 
 
 @pytest.fixture
-def two(reading: Reading) -> Iterator[list[Connection]]:
+def two(reading: EpollReader) -> Iterator[list[Connection]]:
     both = [Connection(reading), Connection(reading)]
     yield both
     for one in both:
@@ -80,7 +80,7 @@ def two(reading: Reading) -> Iterator[list[Connection]]:
 
 
 def test_the_reactor_watches_one_descriptor_while_there_are_connections(
-    reactor: Reactor, reading: Reading, two: list[Connection]
+    reactor: Reactor, reading: EpollReader, two: list[Connection]
 ) -> None:
     assert reactor.readers == [reading]
     assert [one.transport.calls for one in two] == [["stopReading"]] * 2
@@ -95,7 +95,7 @@ def test_the_reactor_watches_one_descriptor_while_there_are_connections(
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_an_end_is_left_to_the_transport_to_find(
-    reactor: Reactor, reading: Reading, two: list[Connection], reset: bool
+    reactor: Reactor, reading: EpollReader, two: list[Connection], reset: bool
 ) -> None:
     if reset:
         two[0].transport.sock.send(b"never read")
@@ -109,7 +109,7 @@ def test_an_end_is_left_to_the_transport_to_find(
 
 
 def test_a_connection_that_fails_is_cut_and_the_others_go_on(
-    reading: Reading, two: list[Connection], logged_errors: LoggedErrors
+    reading: EpollReader, two: list[Connection], logged_errors: LoggedErrors
 ) -> None:
     def fails() -> None:
         raise RuntimeError("on purpose")
@@ -124,7 +124,7 @@ def test_a_connection_that_fails_is_cut_and_the_others_go_on(
 
 
 def test_of_a_connection_that_is_not_read_the_end_is_watched_for(
-    reactor: Reactor, reading: Reading, two: list[Connection]
+    reactor: Reactor, reading: EpollReader, two: list[Connection]
 ) -> None:
     one = two[0]
     reading.watch_end(one.fd, one)
@@ -139,7 +139,7 @@ def test_of_a_connection_that_is_not_read_the_end_is_watched_for(
 
 
 def test_a_connection_that_ended_when_another_was_read_is_not_read(
-    reading: Reading, two: list[Connection]
+    reading: EpollReader, two: list[Connection]
 ) -> None:
     for at, one in enumerate(two):
         other = two[1 - at]
@@ -150,7 +150,7 @@ def test_a_connection_that_ended_when_another_was_read_is_not_read(
 
 
 def test_a_descriptor_that_was_used_again_stays_with_its_new_connection(
-    reading: Reading, two: list[Connection]
+    reading: EpollReader, two: list[Connection]
 ) -> None:
     old = two[0]
     old.close()
@@ -165,6 +165,29 @@ def test_a_descriptor_that_was_used_again_stays_with_its_new_connection(
     new.close()
 
 
-def test_a_reactor_that_stops_ends_all_connections(reading: Reading, two: list[Connection]) -> None:
+def test_a_reactor_that_stops_ends_all_connections(reading: EpollReader, two: list[Connection]) -> None:
     reading.connectionLost(Failure(ConnectionDone()))
     assert [one.transport.calls for one in two] == [["stopReading", "connectionLost"]] * 2
+
+
+def test_a_turn_ends_in_time_and_the_rest_is_read_in_the_next(
+    reading: EpollReader, two: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("registry.http.epoll.monotonic", lambda: now[0])
+
+    def takes_long() -> None:
+        now[0] += 1
+
+    for one in two:
+        one.then = takes_long
+        one.peer.send(b"a")
+    reading.doRead()
+    assert sorted(len(one.got) for one in two) == [0, 1]
+    for one in two:
+        one.peer.send(b"b")
+    # Whose turn did not come is first in the next one.
+    reading.doRead()
+    assert sorted(one.got for one in two) == [[b"a"], [b"ab"]]
+    reading.doRead()
+    assert sorted(b"".join(one.got) for one in two) == [b"ab", b"ab"]

@@ -9,8 +9,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from registry.http.site import Limits
-from tests.site_server import KIB, LIMIT, POST, Server, ask, pause, read_all, serve, split, until
+from registry.http.limits import Limits
+from tests.http_server import KIB, LIMIT, POST, Server, ask, pause, read_all, serve, split, until
 
 
 @pytest.fixture(name="server")
@@ -21,7 +21,9 @@ def running_server() -> Iterator[Server]:
 @pytest_twisted.ensureDeferred
 async def test_expect_is_answered_when_the_body_fits(server: Server) -> None:
     answer = await server.talk(
-        ask("POST /last HTTP/1.1", "Content-Length: 3", "Expect: 100-continue"), 0.05, b"abc"
+        ask("POST /last HTTP/1.1", "Connection: close", "Content-Length: 3", "Expect: 100-continue"),
+        0.05,
+        b"abc",
     )
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
 
@@ -49,13 +51,13 @@ async def test_too_large_is_answered_before_the_body_comes(server: Server) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_lingering_ends() -> None:
-    server = Server(Limits(linger_seconds=0.2, linger_bytes=1000, abort_seconds=0.2))
+    server = Server(Limits(linger_seconds=0.2, linger_bytes=1000, abort_seconds=0.2, tick_seconds=0.05))
     try:
         client = socket.create_connection(("127.0.0.1", server.port))
         client.sendall(ask(POST, f"Content-Length: {LIMIT + 1}"))
         await until(lambda: server.logged)
-        assert server.site.connections
-        await until(lambda: not server.site.connections, 5)
+        assert server.factory.connections
+        await until(lambda: not server.factory.connections, 5)
         client.close()
         long = await server.talk(ask(POST, f"Content-Length: {LIMIT + 1}", body=b"a" * 900))
         assert split(long)[0] == 413
@@ -65,14 +67,14 @@ async def test_lingering_ends() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lingering_ends_after_enough_bytes() -> None:
-    server = Server(Limits(linger_seconds=60, linger_bytes=100_000))
+    server = Server(Limits(linger_seconds=60, linger_bytes=100_000, tick_seconds=0.05))
     try:
         client = socket.create_connection(("127.0.0.1", server.port))
         client.sendall(ask(POST, f"Content-Length: {10**9}"))
         await until(lambda: server.logged)
-        assert server.site.connections
+        assert server.factory.connections
         client.sendall(b"a" * 200_000)
-        await until(lambda: not server.site.connections, 5)
+        await until(lambda: not server.factory.connections, 5)
         client.close()
     finally:
         await server.stop()
@@ -82,8 +84,10 @@ async def test_lingering_ends_after_enough_bytes() -> None:
 
 
 # The deadlines of a head and of a body alone, then those of an idle connection as well.
-STRICT = Limits(head_seconds=0.3, body_seconds=0.3, body_rate=1e6, linger_seconds=0.2)
-QUICK = Limits(idle_seconds=0.6, head_seconds=0.3, body_seconds=0.3, body_rate=1e6, linger_seconds=0.2)
+STRICT = Limits(head_seconds=0.3, body_seconds=0.3, body_rate=1e6, linger_seconds=0.2, tick_seconds=0.05)
+QUICK = Limits(
+    idle_seconds=0.6, head_seconds=0.3, body_seconds=0.3, body_rate=1e6, linger_seconds=0.2, tick_seconds=0.05
+)
 SLOW = {
     "nothing at all": ((), None),
     "headers one byte at a time": ((b"GET / HT", 0.15, b"T", 0.15, b"P", 0.15, b"/1", 0.15, b".1"), 408),
@@ -110,7 +114,7 @@ async def test_slow_clients_end(pieces: tuple[bytes | float, ...], status: int |
         else:
             assert split(answer)[0] == status
             assert answer.count(b"HTTP/1.1 ") == 1
-        await until(lambda: not server.site.connections)
+        await until(lambda: not server.factory.connections)
     finally:
         await server.stop()
 
@@ -131,10 +135,10 @@ async def test_a_parked_request_has_no_deadline_and_the_connection_is_idle_after
 
 @pytest_twisted.ensureDeferred
 async def test_a_body_may_take_as_long_as_its_size_needs() -> None:
-    server = Server(Limits(body_seconds=0.1, body_rate=100.0))
+    server = Server(Limits(body_seconds=0.1, body_rate=100.0, tick_seconds=0.05))
     try:
         answer = await server.talk(
-            ask("POST /last HTTP/1.1", "Content-Length: 100", body=b"a"), 0.4, b"a" * 99
+            ask("POST /last HTTP/1.1", "Connection: close", "Content-Length: 100", body=b"a"), 0.4, b"a" * 99
         )
         assert split(answer)[0] == 200
     finally:
@@ -144,8 +148,8 @@ async def test_a_body_may_take_as_long_as_its_size_needs() -> None:
 @pytest_twisted.ensureDeferred
 async def test_sockets_are_watched(server: Server) -> None:
     client = socket.create_connection(("127.0.0.1", server.port))
-    await until(lambda: server.site.connections)
-    (channel,) = server.site.connections
+    await until(lambda: server.factory.connections)
+    (channel,) = server.factory.connections
     handle = channel.transport.getHandle()  # type: ignore[union-attr]
     assert handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT]
@@ -159,11 +163,11 @@ async def test_draining_ends_idle_connections_and_closes_the_others_after_their_
 ) -> None:
     idle = server.talk()
     busy = server.talk(ask("GET /park HTTP/1.1"))
-    await until(lambda: server.root.parked and len(server.site.connections) == 2)
-    server.site.drain()
-    server.site.close_idle()
+    await until(lambda: server.root.parked and len(server.factory.connections) == 2)
+    server.factory.drain()
+    server.factory.close_idle()
     assert await idle == b""
-    assert server.site.under_way
+    assert server.factory.under_way
     server.root.reply(server.root.parked[0], b"{}")
     status, headers, body = split(await busy)
     assert (status, headers["connection"], body) == (200, "close", b"{}")
@@ -172,10 +176,12 @@ async def test_draining_ends_idle_connections_and_closes_the_others_after_their_
 @pytest_twisted.ensureDeferred
 async def test_a_slow_request_leaves_the_next_one_its_time() -> None:
     """The deadline of one request's head is not kept for the pause after its answer."""
-    server = Server(Limits(idle_seconds=30, head_seconds=0.3))
+    server = Server(Limits(idle_seconds=30, head_seconds=0.3, tick_seconds=0.05))
     try:
         halves = ask("GET /a HTTP/1.1")
-        answer = await server.talk(halves[:9], 0.1, halves[9:], 0.6, ask("GET /last HTTP/1.1"))
+        answer = await server.talk(
+            halves[:9], 0.1, halves[9:], 0.6, ask("GET /last HTTP/1.1", "Connection: close")
+        )
         assert answer.count(b"HTTP/1.1 200 OK") == 2
     finally:
         await server.stop()

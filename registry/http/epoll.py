@@ -1,4 +1,4 @@
-"""Reads from all connections of the front door: to the reactor they are one descriptor.
+"""Reads from all plain connections: to the reactor they are one descriptor.
 
 The reactor spends as much on telling one connection that it may read as the system call for it costs. An epoll object is
 itself something that can be watched: the reactor watches this one, and the connections are found and read in one loop.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import select
 import socket
+from collections import deque
+from time import monotonic
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -17,6 +19,8 @@ from zope.interface import implementer
 
 # Bytes that are read of one connection before the next one's turn.
 AT_ONCE = 65_536
+# What is read in one turn of the reactor, s, before all else has its turn.
+TURN_SECONDS = 0.01
 
 
 class Connection(Protocol):
@@ -28,7 +32,7 @@ class Connection(Protocol):
 
 
 @implementer(IReadDescriptor)
-class Reading:
+class EpollReader:
     """Reads for the connections that were added, until they end or are removed.
 
     An end of the stream is left to the transport to find: it is told to read by itself again.
@@ -41,6 +45,7 @@ class Reading:
         self._epoll = select.epoll()
         # Without a socket: it is not read, only its end is watched for.
         self._connections: dict[int, tuple[socket.socket | None, Connection]] = {}
+        self._ready: deque[int] = deque()  # descriptors that the turn before did not come to
 
     @staticmethod
     def possible(reactor: Any) -> bool:
@@ -84,11 +89,15 @@ class Reading:
         return self._epoll.fileno()
 
     def logPrefix(self) -> str:
-        return "front door"
+        return "http"
 
     def doRead(self) -> None:
-        connections = self._connections
-        for fd, _ in self._epoll.poll(0):
+        connections, ready = self._connections, self._ready
+        if not ready:
+            ready.extend([fd for fd, _ in self._epoll.poll(0)])
+        until = monotonic() + TURN_SECONDS
+        while ready:
+            fd = ready.popleft()
             found = connections.get(fd)
             if found is None:
                 # It ended when another one of this round was read.
@@ -98,10 +107,13 @@ class Reading:
                 self._read_one(fd, sock, connection)
             except Exception:
                 # As the reactor does it; the others go on.
-                self._log.failure("The front door could not read on")
+                self._log.failure("a connection failed")
                 self.remove(fd, connection)
                 if connection.transport is not None:
                     connection.transport.abortConnection()
+            if monotonic() > until:
+                # Those left are still ready, so that the reactor calls again soon.
+                break
 
     def _read_one(self, fd: int, sock: socket.socket | None, connection: Connection) -> None:
         if sock is None:

@@ -1,0 +1,103 @@
+"""Bodies that come in pieces: by their length, or in chunks."""
+
+from __future__ import annotations
+
+import re
+
+from registry.http.limits import MAX_HEADERS_SIZE, MAX_LINE, too_large
+from registry.http.screening import Refusal, bad_request
+
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+# Of a line that tells a chunk's size, bytes.
+MAX_SIZE_LINE = 1024
+
+
+class Counted:
+    """A body of a known ``length``. ``feed`` returns what is behind its end, or None before; then the body is ``whole()``."""
+
+    __slots__ = ("_body", "_length")
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._body = bytearray()
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take more bytes."""
+        self._body += data
+        if len(self._body) < self._length:
+            return None
+        rest = bytes(self._body[self._length :])
+        del self._body[self._length :]
+        return rest
+
+    def whole(self) -> bytes:
+        """The body."""
+        return bytes(self._body)
+
+
+class Chunks:
+    """A chunked body. ``feed`` returns what is behind its end, or None before; then the body is ``whole()``.
+
+    Raises `Refusal` for what is malformed, and for a chunk that would exceed ``limit`` before its bytes come.
+    """
+
+    __slots__ = ("_body", "_left", "_limit", "_line", "_trailers")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._body = bytearray()
+        self._line = b""  # of a size line or a trailer, what has come
+        self._left = -1  # bytes of the chunk that are to come, its line end included; -1: its size is to come
+        self._trailers = -1  # bytes of trailers; -1: none yet
+
+    def whole(self) -> bytes:
+        """The body."""
+        return bytes(self._body)
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take more bytes."""
+        at, size = 0, len(data)
+        while at < size:
+            if self._left > 2:
+                piece = data[at : at + self._left - 2]
+                self._body += piece
+                self._left -= len(piece)
+                at += len(piece)
+                continue
+            if self._left > 0:
+                # The chunk's own line end.
+                if data[at] != b"\r\n"[2 - self._left]:
+                    raise bad_request("A chunk of the body is longer than its size says.")
+                self._left -= 1
+                at += 1
+                if self._left == 0:
+                    self._left = -1
+                continue
+            end = data.find(b"\n", at)
+            self._line += data[at : end + 1] if end >= 0 else data[at:]
+            if len(self._line) > (MAX_LINE if self._trailers >= 0 else MAX_SIZE_LINE):
+                raise bad_request("A line between the chunks of the body is too long.")
+            if end < 0:
+                return None
+            at = end + 1
+            line, self._line = self._line, b""
+            if not line.endswith(b"\r\n"):
+                raise bad_request("A line between the chunks of the body does not end in CR LF.")
+            if self._trailers >= 0:
+                self._trailers += len(line)
+                if self._trailers > MAX_HEADERS_SIZE:
+                    raise Refusal(431, "headers_too_large", "The trailers are too large.")
+                if line == b"\r\n":
+                    return data[at:]
+                continue
+            found = _CHUNK_SIZE.fullmatch(line)
+            if found is None:
+                raise bad_request("A chunk of the body has no sensible size.")
+            length = int(found[1], 16)
+            if length == 0:
+                self._trailers = 0
+            elif len(self._body) + length > self._limit:
+                raise too_large(self._limit)
+            else:
+                self._left = length + 2
+        return None

@@ -1,0 +1,489 @@
+"""One HTTP connection: TCP, a unix socket or TLS. Every byte of every client is read here.
+
+state     | what happens                  | next state      | deadline
+----------|-------------------------------|-----------------|-----------------------------------------
+IDLE      | the first bytes of a request  | HEAD            | 75 s, then the connection is closed
+HEAD      | the empty line behind headers | BODY or BUSY    | 10 s from its first byte, then 408
+BODY      | the last byte of the body     | BUSY            | 30 s + size / 64 KiB a second, then 408
+BUSY      | the verb has an answer        | IDLE or WRITING | the verb's own
+WRITING   | the kernel has all of it      | IDLE            | 20 s, then the connection is cut
+IDLE … BUSY | a refusal                   | LINGERING       | 5 s, or 16 MiB that are read and dropped
+any       | the connection is to end      | CLOSING         | 15 s, then the connection is cut
+any       | the connection is lost        | LOST            |
+
+A request that came whole in one piece goes from IDLE to BUSY at once. The next request begins when every byte of the
+answer before it is in the kernel. An answer is given to the kernel directly where it takes it: that saves two system calls
+and a turn of the reactor, and tells in the same moment that the bytes have left, which ends the hand-over of a task.
+"""
+
+from __future__ import annotations
+
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IProtocol, IPullProducer
+from twisted.internet.tcp import Server as SocketTransport
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from registry.http.access import CUT_OFF
+from registry.http.body import Chunks, Counted
+from registry.http.limits import (
+    MAX_A_TURN,
+    MAX_PIPELINED,
+    MAX_UNSENT_BYTES,
+    SECONDS_A_TURN,
+    keep_alive,
+    too_many_answers,
+    too_many_bodies,
+)
+from registry.http.parser import Head, PartialHead
+from registry.http.screening import Refusal
+from registry.http.wire import Answer, come_back, failure_answer
+
+if TYPE_CHECKING:
+    from registry.http.server import Server
+
+IDLE, HEAD, BODY, BUSY, WRITING, LINGERING, CLOSING, LOST = range(8)
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@implementer(IProtocol, IPullProducer)
+class Connection:
+    """See the module. Its slots are few, because ten thousand of them may wait for a task."""
+
+    __slots__ = (
+        "_answer",
+        "_began",
+        "_buffer",
+        "_call",
+        "_head",
+        "_incoming",
+        "_paused",
+        "_reserved",
+        "_server",
+        "_serving",
+        "_skipped",
+        "_unsent",
+        "address",
+        "due",
+        "fd",
+        "is_plain",
+        "state",
+        "transport",
+    )
+
+    def __init__(self, server: Server, address: str = "-") -> None:
+        self._server = server
+        self.address = address
+        self.transport: Any = None
+        self.state = IDLE
+        self.fd = -1  # its descriptor, while the server's epoll reads for it
+        self.due = 0.0  # the tick after which it is late
+        self.is_plain = False  # the kernel takes our bytes as they are: no TLS
+        self._buffer: bytes | bytearray = b""  # read, and not understood or not its turn yet
+        self._skipped = 0  # bytes of an empty line before a request; while LINGERING, of what is thrown away
+        self._incoming: PartialHead | Counted | Chunks | None = None  # a head or a body that comes in pieces
+        self._reserved = 0  # bytes of the server's budget for bodies
+        self._unsent = 0  # bytes of the server's budget for answers
+        self._paused = False
+        self._serving = False
+        self._call: Any = None  # what the request under way waits for, if it ends with its client
+        self._head: Head | None = None
+        self._answer: Answer | None = None  # what is on its way to the kernel
+        self._began = 0.0
+
+    # Coming and going
+
+    def makeConnection(self, transport: Any) -> None:
+        self.transport = transport
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        transport, server = self.transport, self._server
+        self.is_plain = isinstance(transport, SocketTransport)
+        raw = self._raw_transport()
+        if raw.getHandle().family != socket.AF_UNIX:
+            keep_alive(raw)
+            raw.setTcpNoDelay(True)
+        server.opened(self)
+        self.due = server.now + server.limits.idle_seconds
+        self._resume_reading()
+
+    def _raw_transport(self) -> Any:
+        """The socket's own transport, beneath TLS where there is TLS."""
+        transport = self.transport
+        while isinstance(transport, ProtocolWrapper):
+            transport = transport.transport
+        return transport
+
+    def _resume_reading(self) -> None:
+        poller = self._server.poller
+        if self.is_plain and poller is not None:
+            self.fd = poller.add(self)
+        else:
+            self.transport.resumeProducing()
+
+    def _stop_reading(self) -> None:
+        if self.fd >= 0:
+            assert self._server.poller is not None
+            self._server.poller.remove(self.fd, self)
+            self.fd = -1
+        else:
+            self.transport.pauseProducing()
+
+    def connectionLost(self, reason: Failure) -> None:
+        state, self.state = self.state, LOST
+        call, self._call = self._call, None
+        answer, self._answer = self._answer, None
+        if self.fd >= 0:
+            self._stop_reading()
+        self._forget()
+        self._server.closed(self)
+        self.transport = None
+        if state == BUSY:
+            self._log(CUT_OFF, 0)
+            if call is not None:
+                call.cancel()
+        if answer is not None and answer.taken:
+            self._server.lost(answer)
+
+    def _forget(self) -> None:
+        """Give back every buffer and every byte of the budgets."""
+        self._buffer = b""
+        self._incoming = None
+        self._release()
+
+    def _release(self) -> None:
+        server = self._server
+        if self._reserved:
+            server.body_bytes -= self._reserved
+            self._reserved = 0
+        if self._unsent:
+            server.unsent_bytes -= self._unsent
+            self._unsent = 0
+
+    def close(self) -> None:
+        """End the connection in an orderly way; by force when that takes long."""
+        if self.state >= CLOSING:
+            return
+        limits = self._server.limits
+        self.state = CLOSING
+        self._forget()
+        # A TLS client that does not answer our end of the session is not waited for as long.
+        self.due = self._server.now + (limits.abort_seconds if self.is_plain else limits.goodbye_seconds)
+        if self.fd >= 0 or not self.is_plain:
+            self._stop_reading()
+        if not self.is_plain:
+            self.transport.resumeProducing()
+        self.transport.loseConnection()
+
+    @property
+    def idle(self) -> bool:
+        """Not a byte of a request has come."""
+        return self.state == IDLE and not self._buffer
+
+    def late(self) -> None:
+        """The deadline of its state has passed."""
+        if self.state == IDLE or self.state == LINGERING:
+            self.close()
+        elif self.state in (HEAD, BODY):
+            self._refuse(Refusal(408, "request_timeout", "The request did not arrive in time."))
+        else:
+            self.transport.abortConnection()
+
+    # Reading
+
+    def dataReceived(self, data: bytes) -> None:
+        state = self.state
+        if state == IDLE and not self._buffer:
+            self._serve(data)
+        elif state == HEAD:
+            self._continue_head(data)
+        elif state == BODY:
+            self._continue_body(data)
+        elif state == LINGERING:
+            self._skipped += len(data)
+            if self._skipped > self._server.limits.linger_bytes:
+                self.close()
+        elif state < CLOSING:
+            # BUSY, WRITING, or IDLE while others have their turn.
+            self._buffer = self._buffer + data
+            if len(self._buffer) > MAX_PIPELINED and not self._paused:
+                self._pause()
+
+    def _pause(self) -> None:
+        self._paused = True
+        if self._call is not None and self.fd >= 0:
+            # A poll may wait for long, and must not be given a task when nobody is there any more.
+            assert self._server.poller is not None
+            self._server.poller.watch_end(self.fd, self)
+        else:
+            self._stop_reading()
+
+    def _unpause(self) -> None:
+        self._paused = False
+        if self.fd >= 0:
+            self._stop_reading()
+        self._resume_reading()
+
+    def _serve(self, data: bytes) -> None:
+        """Begin what these bytes ask for; what is behind the first request waits for its answer."""
+        server = self._server
+        known = server.heads.known
+        self._serving = True
+        count, began = 0, 0.0
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3 or (data[0] == 0x0D and data[:2] == b"\r\n"):
+                self._begin_head(data)
+                break
+            head = known.get(data[:end])
+            if head is None:
+                try:
+                    head = server.heads.understand(data[:end])
+                except Refusal as refusal:
+                    self._refuse(refusal, data)
+                    break
+            size = head.length
+            if size:
+                whole = end + size
+                if len(data) < whole:
+                    self._begin_body(head, data[end:])
+                    break
+                body = data[end:whole]
+                end = whole
+            elif head.chunked:
+                self._begin_body(head, data[end:])
+                break
+            else:
+                body = b""
+            self._buffer = data[end:]
+            self._begin(head, body)
+            if self.state != IDLE or not self._buffer:
+                break
+            count += 1
+            if count == 1:
+                began = self._began
+            elif count >= MAX_A_TURN or monotonic() - began > SECONDS_A_TURN:
+                server.postpone(self)
+                break
+            data, self._buffer = bytes(self._buffer), b""
+        self._serving = False
+
+    def go_on(self) -> None:
+        """It is this connection's turn again."""
+        if self.state == IDLE and self._buffer:
+            data, self._buffer = bytes(self._buffer), b""
+            self._serve(data)
+            if self._paused and len(self._buffer) <= MAX_PIPELINED and self.state < LINGERING:
+                self._unpause()
+
+    def _begin_head(self, data: bytes) -> None:
+        """Not a whole head: its deadline runs from its first byte, and those that follow get no time of their own."""
+        # Some clients send an empty line too many after a body; it begins no request, and starts no deadline.
+        start = 2 if data.startswith(b"\r\n") and not self._skipped else 0
+        if start == len(data):
+            self._skipped = start
+            return
+        if data.startswith(b"\r\n", start):
+            self._refuse(Refusal(400, "bad_request", "The request begins with empty lines."))
+            return
+        self.state = HEAD
+        self.due = self._server.now + self._server.limits.head_seconds
+        self._incoming = PartialHead()
+        self._continue_head(data[start:])
+
+    def _continue_head(self, data: bytes) -> None:
+        head = self._incoming
+        assert isinstance(head, PartialHead)
+        try:
+            is_whole = head.feed(data)
+        except Refusal as refusal:
+            self._refuse(refusal, bytes(head.data))
+            return
+        if is_whole:
+            self._incoming = None
+            self.state = IDLE
+            self._serve(bytes(head.data))
+
+    def _begin_body(self, head: Head, data: bytes) -> None:
+        limits = self._server.limits
+        self.state = BODY
+        self._head = head
+        self._buffer = b""
+        self.due = self._server.now + limits.body_seconds + (head.length or head.limit) / limits.body_rate
+        if head.expects and not data:
+            self.transport.write(CONTINUE)
+        self._incoming = Chunks(head.limit) if head.chunked else Counted(head.length)
+        self._continue_body(data)
+
+    def _continue_body(self, data: bytes) -> None:
+        server, head, body = self._server, self._head, self._incoming
+        assert head is not None
+        assert isinstance(body, Counted | Chunks)
+        self._reserved += len(data)
+        server.body_bytes += len(data)
+        try:
+            if server.body_bytes > server.max_body_bytes:
+                raise too_many_bodies()
+            rest = body.feed(data)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        if rest is None:
+            return
+        self._incoming = None
+        self._buffer = rest
+        # What is behind it is begun when this request is answered, but not from within its answer.
+        serving, self._serving = self._serving, True
+        self._begin(head, body.whole())
+        self._serving = serving
+        if self.state == IDLE and self._buffer:
+            server.postpone(self)
+
+    def _begin(self, head: Head, body: bytes) -> None:
+        self.state = BUSY
+        self._head = head
+        self._began = monotonic()
+        try:
+            if self._server.unsent_bytes > MAX_UNSENT_BYTES:
+                raise too_many_answers()
+            assert head.verb is not None
+            called = head.verb(head, body)
+        except Exception:
+            self._fail(Failure())
+            return
+        if called.__class__ is Answer:
+            self._write(called)
+            return
+        if head.parks:
+            self._call = called
+        called.addCallbacks(self._write, self._fail)
+
+    # Answering
+
+    def _fail(self, failure: Failure) -> None:
+        if self.state == BUSY:
+            self._write(failure_answer(failure))
+
+    def _refuse(self, refusal: Refusal, head: bytes = b"") -> None:
+        """Answer and end the connection: what the client still sends is read and thrown away, so that no reset eats the answer."""
+        server = self._server
+        known = refusal.head or (self._head if self.state == BODY else None)
+        self._forget()
+        self._began = monotonic()
+        line = head.partition(b"\r\n")[0][:200]
+        data = server.refused(self, refusal, known, line)
+        self.state = LINGERING
+        self._skipped = 0
+        self.due = server.now + server.limits.linger_seconds
+        self.transport.write(data)
+        if self.is_plain:
+            # Not over TLS, where the end of our side would have to be said in TLS as well.
+            self.transport.loseWriteConnection()
+
+    def _write(self, answer: Answer) -> None:
+        """Give the answer to the kernel, whole if it takes it."""
+        server = self._server
+        if self.state != BUSY:
+            if answer.taken:
+                server.lost(answer)
+            return
+        self._call = None
+        body, head = answer.body, self._head
+        assert head is not None
+        more = b""
+        for pair in answer.headers:
+            more += b"%b: %b\r\n" % pair
+        if head.close or server.draining:
+            more += b"Connection: close\r\n"
+            if server.draining and answer.status == 202:
+                more += b"Retry-After: %d\r\n" % come_back()
+        elif head.keep_alive:
+            more += server.keep_alive
+        data = b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
+            server.starts.get(answer.status) or server.start(answer.status),
+            head.request_id or next(server.ids),
+            len(body),
+            more,
+            b"" if head.bodiless else body,
+        )
+        self._answer = answer
+        server.ready.append((self, data))
+        if not server.is_corked:
+            server.send()
+
+    def sent(self, data: bytes, count: int) -> None:
+        """The kernel has taken ``count`` bytes of the answer."""
+        server, answer = self._server, self._answer
+        assert answer is not None
+        self._log(answer.status, len(answer.body))
+        if count == len(data):
+            self._answer = None
+            if answer.taken:
+                server.delivered(answer)
+            self._next()
+            return
+        self.state = WRITING
+        self.due = server.now + server.limits.drain_seconds
+        self._unsent = len(data) - count
+        server.unsent_bytes += self._unsent
+        self.transport.write(data[count:])
+        if self.is_plain:
+            self._watch_drain()
+        else:
+            # TLS gathers small writes until the next turn of the reactor, then hands them down.
+            server.later(0, self._watch_drain)
+
+    def _log(self, status: int, size: int) -> None:
+        access, head = self._server.access, self._head
+        if access is not None and head is not None:
+            access.served(self.address, head.line, status, size, head.logged, self._began)
+
+    def _watch_drain(self) -> None:
+        if self.state != WRITING:
+            return
+        # `resumeProducing` looks for an answer, and registering calls it at once.
+        answer, self._answer = self._answer, None
+        raw = self._raw_transport()
+        raw.registerProducer(self, False)
+        self._answer = answer
+        if not self.is_plain:
+            # When the buffer is empty already, this makes the reactor find that out.
+            raw.startWriting()
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty."""
+        answer = self._answer
+        if answer is None:
+            return
+        self._answer = None
+        self._raw_transport().unregisterProducer()
+        if answer.taken:
+            self._server.delivered(answer)
+        self._next()
+
+    def stopProducing(self) -> None:
+        """The connection is ending; `connectionLost` tells."""
+
+    def _next(self) -> None:
+        """The answer has left: the next request's turn."""
+        server = self._server
+        head = self._head
+        assert head is not None
+        if self._reserved or self._unsent:
+            self._release()
+        if head.close or server.draining:
+            self.close()
+            return
+        self.state = IDLE
+        self._skipped = 0
+        self.due = server.now + server.limits.idle_seconds
+        if self._buffer and not self._serving:
+            self.go_on()
+        elif self._paused and not self._serving:
+            self._unpause()

@@ -1,0 +1,336 @@
+"""Request heads: bytes in, a `Head` out, or a `Refusal`.
+
+``httptools`` reads the header block; what it accepts and we refuse is judged in `registry.http.validation`. Clients send
+the same lines and blocks again and again, so both are remembered as they were understood.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import httptools
+
+from registry.http.limits import (
+    MAX_HEADERS,
+    MAX_HEADERS_SIZE,
+    MAX_LINE,
+    header_too_long,
+    headers_too_large,
+    line_too_long,
+    too_large,
+    too_many_headers,
+)
+from registry.http.screening import (
+    Refusal,
+    bad_request,
+    like_a_browser,
+    sane_request_id,
+    screen_encoding,
+    screen_host,
+    screen_key,
+    screen_request_line,
+    screen_site,
+)
+from registry.log import VALUE_LIMIT, escape
+
+# How many heads and header blocks are remembered, and the longest of them, bytes.
+MAX_REMEMBERED = 512
+MAX_REMEMBERED_SIZE = 2048
+
+# A request line that needs no judgement: no escape, nothing but the characters of RFC 3986.
+_PLAIN_LINE = re.compile(
+    rb"(GET|POST|PUT|PATCH|DELETE|HEAD) ((/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*))?) HTTP/1\.1"
+)
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+
+class Fields:
+    """A header block. ``get(name)`` takes a name in lower case and returns the last value of that name, or None.
+
+    ``length``: Content-Length in bytes, 0 for none.
+    """
+
+    __slots__ = (
+        "all",
+        "chunked",
+        "close",
+        "expects",
+        "get",
+        "keep_alive",
+        "length",
+        "logged",
+        "request_id",
+        "sound",
+    )
+
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in pairs:
+            values.setdefault(name.lower(), []).append(value.strip(b" \t"))
+        self.all = values
+        self.sound = False  # judged before, and good with every method and path
+        last = {name: found[-1] for name, found in values.items()}
+        self.get = last.get
+        length = last.get(b"content-length")
+        if length is not None and not _LENGTH.fullmatch(length):
+            raise bad_request("The Content-Length is not a sensible number.")
+        self.length = int(length or 0)
+        codings = values.get(b"transfer-encoding", ())
+        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+            raise bad_request("The only Transfer-Encoding read here is chunked.")
+        self.chunked = bool(codings)
+        tokens = {token.strip() for token in b",".join(values.get(b"connection", ())).lower().split(b",")}
+        self.close = b"close" in tokens
+        self.keep_alive = b"keep-alive" in tokens
+        self.expects = last.get(b"expect", b"").lower() == b"100-continue"
+        self.request_id = sane_request_id(values.get(b"x-request-id", ()))
+        self.logged = logged_agents(last.get(b"referer"), last.get(b"user-agent"))
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Every value of this name, in order."""
+        return self.all.get(name, [])
+
+
+def logged_agents(referer: bytes | None, user_agent: bytes | None) -> str:
+    """The two headers that an access line shows, as it shows them."""
+    return f'"{escape(referer) if referer else "-"}" "{escape(user_agent) if user_agent else "-"}"'
+
+
+class Found(NamedTuple):
+    """What answers a head: ``verb(head, body)``.
+
+    ``parks``: the request may wait for long, and ends with its client. ``remembers``: the head will come again as it is.
+    """
+
+    verb: Callable[..., Any]
+    parks: bool = False
+    remembers: bool = False
+
+
+class Head:
+    """A request without its body; ``verb(head, body)`` answers it. An access line shows ``line``."""
+
+    __slots__ = (
+        "bodiless",
+        "chunked",
+        "close",
+        "expects",
+        "fields",
+        "get",
+        "keep_alive",
+        "length",
+        "limit",
+        "line",
+        "logged",
+        "method",
+        "parks",
+        "path",
+        "query",
+        "request_id",
+        "verb",
+    )
+
+    def __init__(self, method: bytes, path: bytes, query: bytes, fields: Fields, old: bool) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.fields = fields
+        self.get = fields.get
+        self.length = fields.length
+        self.chunked = fields.chunked
+        self.expects = fields.expects and not old
+        self.logged = fields.logged
+        self.request_id = fields.request_id
+        self.bodiless = method == b"HEAD"
+        self.close = fields.close or (old and not fields.keep_alive)
+        self.keep_alive = fields.keep_alive and not self.close
+        self.line = ""
+        self.limit = 0
+        self.verb: Callable[..., Any] | None = None
+        self.parks = False
+
+
+class Collector:
+    """What ``httptools`` calls while it reads a header block."""
+
+    __slots__ = ("done", "pairs")
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[bytes, bytes]] = []
+        self.done = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) + len(value) > MAX_LINE:
+            raise header_too_long()
+        self.pairs.append((name, value))
+        if len(self.pairs) > MAX_HEADERS:
+            raise too_many_headers()
+
+    def on_headers_complete(self) -> None:
+        self.done = True
+
+
+class BlockReader:
+    """Reads a header block piece by piece, and refuses it as soon as it can no longer become a good one."""
+
+    def __init__(self) -> None:
+        self.collector = Collector()
+        self._parser = httptools.HttpRequestParser(self.collector)
+        # The request line is judged on its own; any good one will do here.
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n")
+
+    def feed(self, data: bytes) -> None:
+        """Read on; raises `Refusal`."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # The request is answered as if it had not asked for another protocol.
+            pass
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            if isinstance(cause, Refusal):
+                raise cause from None
+            raise bad_request(f"The headers are not well-formed HTTP: {error}.") from None
+
+
+class PartialHead:
+    """A head that comes in pieces: ``data`` is what has come. Refused as soon as it can no longer become a good one.
+
+    Each byte is looked at once.
+    """
+
+    __slots__ = ("_block", "_scanned", "data")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._scanned = 0  # bytes in which no head ends
+        self._block: BlockReader | None = None  # reads what is behind the request line
+
+    def feed(self, more: bytes) -> bool:
+        """Take more bytes; whether the head is whole now. Raises `Refusal`."""
+        data = self.data
+        data += more
+        if data.find(b"\r\n\r\n", max(0, self._scanned - 3)) >= 0:
+            return True
+        if self._block is None and not self._read_line():
+            self._scanned = len(data)
+            return False
+        assert self._block is not None
+        self._block.feed(bytes(data[self._scanned :]))
+        self._scanned = len(data)
+        if len(data) - data.rfind(b"\n", -MAX_LINE) > MAX_LINE:
+            raise header_too_long()
+        if len(data) > MAX_LINE + MAX_HEADERS_SIZE:
+            raise headers_too_large()
+        return False
+
+    def _read_line(self) -> bool:
+        end = self.data.find(b"\n", max(0, self._scanned - 1))
+        if end < 0:
+            if len(self.data) > MAX_LINE + 1:
+                raise line_too_long()
+            return False
+        line = bytes(self.data[:end])
+        if line[-1:] != b"\r":
+            raise bad_request("The request line does not end in CR LF.")
+        screen_request_line(line[:-1])
+        self._block = BlockReader()
+        self._scanned = end + 1
+        return True
+
+
+class Heads:
+    """Understands heads. ``find(head)`` says what answers it; see `registry.http.routes`.
+
+    ``host_allowed(name)`` judges the Host; ``limit_of(path)`` is the longest body, bytes.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[Head], Found],
+        host_allowed: Callable[[bytes], bool],
+        limit_of: Callable[[bytes], int],
+    ) -> None:
+        self.known: dict[bytes, Head] = {}
+        self._blocks: dict[bytes, Fields] = {}
+        self._find = find
+        self._host_allowed = host_allowed
+        self._limit_of = limit_of
+
+    def understand(self, data: bytes) -> Head:
+        """The head that these bytes are, its last empty line included. Raises `Refusal`."""
+        line, _, block = data.partition(b"\r\n")
+        if len(line) > MAX_LINE:
+            raise line_too_long()
+        plain = _PLAIN_LINE.fullmatch(line)
+        authority = None
+        if plain is not None:
+            method, target, path, query = plain.groups()
+            old = False
+        else:
+            line, authority = screen_request_line(line)
+            method, target, version = line.split(b" ")
+            path, _, query = target.partition(b"?")
+            old = version == b"HTTP/1.0"
+        fields = self._blocks.get(block) or self._block(block)
+        head = Head(method, path, query or b"", fields, old)
+        shown = line if len(target) <= VALUE_LIMIT else line.replace(target, target[:VALUE_LIMIT] + b"...")
+        head.line = escape(shown)
+        try:
+            self._judge(head, target, authority, b"HTTP/1.0" if old else b"HTTP/1.1")
+            head.limit = self._limit_of(path)
+            if head.length > head.limit:
+                raise too_large(head.limit)
+        except Refusal as refusal:
+            refusal.head = head
+            raise
+        head.verb, head.parks, remembers = self._find(head)
+        if remembers and authority is None and len(data) <= MAX_REMEMBERED_SIZE:
+            remember(self.known, data, head)
+        return head
+
+    def _block(self, block: bytes) -> Fields:
+        if len(block) > MAX_HEADERS_SIZE:
+            raise headers_too_large()
+        reader = BlockReader()
+        reader.feed(block)
+        if not reader.collector.done:
+            raise bad_request("The headers are not well-formed HTTP.")
+        fields = Fields(reader.collector.pairs)
+        if len(block) <= MAX_REMEMBERED_SIZE:
+            remember(self._blocks, block, fields)
+        return fields
+
+    def _judge(self, head: Head, target: bytes, authority: bytes | None, version: bytes) -> None:
+        fields = head.fields
+        if fields.sound and authority is None and version == b"HTTP/1.1":
+            return
+        hosts = fields.values(b"host")
+        host = screen_host(hosts, version)
+        if authority is not None:
+            # An absolute target replaces the Host header, which must be there all the same.
+            hosts = [authority]
+            host = screen_host(hosts, version)
+        if fields.chunked and version != b"HTTP/1.1":
+            raise bad_request("HTTP/1.0 knows no Transfer-Encoding.")
+        if host is not None and not self._host_allowed(host):
+            # It has passed as a host name: nothing in it needs an escape.
+            sentence = f"The name {host.decode()!r} is not one of the daemon's own; see ALLOWED_HOSTS."
+            raise Refusal(421, "foreign_host", sentence)
+        agents = fields.values(b"user-agent")
+        pages = fields.values(b"sec-fetch-site"), fields.values(b"origin"), hosts, agents
+        screen_site(head.method, target, *pages)
+        screen_encoding(fields.values(b"content-encoding"))
+        screen_key(fields.values(b"idempotency-key"))
+        # What may come from a page of another site is judged with each method and path.
+        maybe_page = pages[0] or pages[1] or any(map(like_a_browser, agents))
+        fields.sound = authority is None and version == b"HTTP/1.1" and not maybe_page
+
+
+def remember(known: dict[bytes, Any], key: bytes, value: Any) -> None:
+    """Keep what was understood. A full table is emptied: what comes often is soon back."""
+    if len(known) >= MAX_REMEMBERED:
+        known.clear()
+    known[key] = value

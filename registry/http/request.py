@@ -1,0 +1,118 @@
+"""A request as a verb sees it, and the table that finds the verb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from registry.errors import NotFound
+from registry.http.wire import WrongMethod, name_from, options
+from registry.queue.names import check_name
+
+# The options of a query by name, each with its reader ``(name, text) -> value``.
+Options = Mapping[str, Callable[[str, str], Any]]
+NO_OPTIONS: Options = {}
+
+
+class HeadLike(Protocol):
+    """What a request tells before its body. ``get(name)`` takes a header's name in lower case."""
+
+    method: bytes
+    path: bytes
+    query: bytes
+
+    @property
+    def get(self) -> Callable[[bytes], bytes | None]: ...
+
+
+class Request:
+    """``name``: that of the queue or schedule in the path, b"" where there is none.
+
+    ``segments``: the raw segments of the path that vary, the name's first. ``options``: those of the query, read; not to be changed,
+    for the next request may share them. ``header(name)`` takes a name in lower case and returns a value, or None.
+    """
+
+    __slots__ = ("body", "header", "name", "options", "query", "segments")
+
+    def __init__(
+        self, head: HeadLike, name: bytes, segments: list[bytes], options: dict[str, Any], body: bytes
+    ) -> None:
+        self.query = head.query
+        self.header = head.get
+        self.name = name
+        self.segments = segments
+        self.options = options
+        self.body = body
+
+
+class Route(NamedTuple):
+    """One row of the table. ``path``: segments in ``<…>`` vary; one called ``<name>`` is a name.
+
+    ``options``: the readers of its query. ``takes``: a GET that takes a task away. ``parks``: the request may wait for long, and ends
+    with its client.
+    """
+
+    methods: frozenset[bytes]
+    path: str
+    verb: str
+    options: Options = NO_OPTIONS
+    takes: bool = False
+    parks: bool = False
+
+
+class Match(NamedTuple):
+    """A route, and the raw segments of a path that vary."""
+
+    route: Route
+    segments: list[bytes]
+
+    def read(self, query: bytes) -> tuple[bytes, dict[str, Any]]:
+        """The name in the path, or b"" where there is none, and the options; raises `BadName` and `BadOption`."""
+        name = check_name(name_from(self.segments[0])) if "<name>" in self.route.path else b""
+        return name, options(query, self.route.options)
+
+
+class Table:
+    """Finds routes by method and raw path. A path is cut into segments before it is decoded, so that ``%2F`` cuts nothing."""
+
+    def __init__(self) -> None:
+        self._root: dict[bytes, Any] = {}
+        self.routes: list[Route] = []
+
+    def add(self, route: Route) -> None:
+        """Add a row."""
+        self.routes.append(route)
+        node = self._root
+        for segment in route.path.encode().split(b"/")[1:]:
+            node = node.setdefault(_VARIES if segment[:1] == b"<" else segment, {})
+        methods = node.setdefault(_METHODS, {})
+        for method in route.methods:
+            methods[method] = route
+        # A look by HEAD is answered without its body; what takes a task is no look.
+        if b"GET" in route.methods and not route.takes:
+            methods.setdefault(b"HEAD", route)
+
+    def find(self, method: bytes, path: bytes) -> Match:
+        """The route of this request; raises `NotFound` and `WrongMethod`."""
+        node: dict[bytes, Any] | None = self._root
+        segments: list[bytes] = []
+        for segment in path.split(b"/")[1:]:
+            assert node is not None
+            found = node.get(segment)
+            if found is None:
+                found = node.get(_VARIES)
+                segments.append(segment)
+            node = found
+            if node is None:
+                break
+        methods = node.get(_METHODS) if node is not None and path[:1] == b"/" else None
+        if methods is None:
+            raise NotFound("There is nothing at this path.")
+        route = methods.get(method)
+        if route is None:
+            raise WrongMethod(methods)
+        return Match(route, segments)
+
+
+# No segment of a path holds a slash.
+_VARIES, _METHODS = b"/varies", b"/methods"

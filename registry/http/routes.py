@@ -1,0 +1,313 @@
+"""The HTTP API, every route of it, as a Klein app. What producers and workers ask for is told in ``verbs.py``.
+
+A connection finds a route by the method and the raw path (`Api.find`) and runs its endpoint; the Klein resource serves the same
+endpoints to whatever else speaks twisted.web. An endpoint is given a `Request` and returns an `Answer`, or a Deferred of one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from klein import Klein
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.server import NOT_DONE_YET
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import PathConverter
+
+from registry import __version__
+from registry.errors import RedisUnavailable, RegistryError, ShuttingDown
+from registry.http import admin, asked
+from registry.http.admin import Admin
+from registry.http.parser import Found, Head
+from registry.http.request import Match, Request, Route, Table
+from registry.http.screening import ALLOW, sane_request_id
+from registry.http.verbs import Verbs
+from registry.http.wire import COMMON, Answer, come_back, error_to_answer, failure_answer, json_answer
+from registry.queue.reply import Reply, as_deferred
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+class AnyPath(PathConverter):  # type: ignore[misc]
+    """Any part of a path. Werkzeug matches the decoded path; the table of routes cuts the raw one, and decides."""
+
+    regex = r"(?s:.*)"
+    part_isolating = False
+
+
+app = Klein()
+# Redirects would be built from the client's Host; a double slash is simply another path.
+app.url_map.merge_slashes = False
+app.url_map.strict_slashes = True
+app.url_map.redirect_defaults = False
+app.url_map.converters["default"] = AnyPath
+ROUTES: list[Route] = []
+
+
+def route(methods: str, path: str, **more: Any) -> Callable[[Endpoint], Endpoint]:
+    """Declare an endpoint: ``methods`` with | between them, ``path`` with varying segments in <…>; see `Route`."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        row = Route(frozenset(methods.encode().split(b"|")), path, endpoint.__name__, **more)
+        ROUTES.append(row)
+
+        def serve(api: Api, request: IRequest, **_: str) -> Any:
+            return api.serve(request)
+
+        serve.__name__ = endpoint.__name__
+        app.route(path, methods=methods.split("|"))(serve)
+        return endpoint
+
+    return declare
+
+
+class Api:
+    """The endpoints. ``redis_state()`` fires with what is wrong with Redis as a sentence, "" for nothing.
+
+    ``stopping()`` is whether the daemon stops, ``warnings()`` what an operator should know.
+    """
+
+    app = app
+
+    def __init__(
+        self,
+        verbs: Verbs,
+        operations: Admin,
+        redis_state: Callable[[], Deferred[str]],
+        stopping: Callable[[], bool],
+        warnings: Callable[[], list[str]],
+    ) -> None:
+        self._verbs = verbs
+        self._admin = operations
+        self._redis_state = redis_state
+        self._stopping = stopping
+        self._warnings = warnings
+        self._table = Table()
+        for row in ROUTES:
+            self._table.add(row)
+
+    # Producers and workers
+
+    @route("PUT|POST", "/api/pushTask/<name>", options=asked.PUSH_OPTIONS)
+    def push(self, request: Request) -> Any:
+        return self._verbs.push(request)
+
+    @route("PUT|POST", "/api/pushTasks/<name>", options=asked.PUSH_MANY_OPTIONS)
+    def push_many(self, request: Request) -> Any:
+        return self._verbs.push_many(request)
+
+    @route("GET|POST", "/api/popTask/<name>", options=asked.POP_OPTIONS, takes=True, parks=True)
+    def pop(self, request: Request) -> Any:
+        return self._verbs.pop(request)
+
+    @route("GET|POST", "/api/popTasks/<names>", options=asked.POP_MANY_OPTIONS, takes=True, parks=True)
+    def pop_many(self, request: Request) -> Any:
+        return self._verbs.pop_many(request)
+
+    @route("POST", "/api/ackTask/<name>/<lease>")
+    def ack(self, request: Request) -> Any:
+        return self._verbs.ack(request)
+
+    @route("POST", "/api/failTask/<name>/<lease>")
+    def fail(self, request: Request) -> Any:
+        return self._verbs.fail(request)
+
+    @route("POST", "/api/releaseTask/<name>/<lease>", options=asked.RELEASE_OPTIONS)
+    def release(self, request: Request) -> Any:
+        return self._verbs.release(request)
+
+    @route("POST", "/api/extendTask/<name>/<lease>", options=asked.EXTEND_OPTIONS)
+    def extend(self, request: Request) -> Any:
+        return self._verbs.extend(request)
+
+    @route("POST", "/api/ackTasks/<name>")
+    def settle(self, request: Request) -> Any:
+        return self._verbs.settle(request)
+
+    # Queues
+
+    @route("GET", "/api/queues", options=admin.QUEUES_OPTIONS)
+    def queues(self, request: Request) -> Any:
+        return self._admin.queues(request)
+
+    @route("GET", "/api/queues/<name>")
+    def queue(self, request: Request) -> Any:
+        return self._admin.queue(request)
+
+    @route("PATCH", "/api/queues/<name>")
+    def patch(self, request: Request) -> Any:
+        return self._admin.patch(request)
+
+    @route("DELETE", "/api/queues/<name>")
+    def purge(self, request: Request) -> Any:
+        return self._admin.purge(request)
+
+    @route("POST", "/api/queues/<name>/pause", options=admin.PAUSE_OPTIONS)
+    def pause(self, request: Request) -> Any:
+        return self._admin.pause(request)
+
+    @route("POST", "/api/queues/<name>/retry", options=admin.RETRY_OPTIONS)
+    def retry(self, request: Request) -> Any:
+        return self._admin.retry(request)
+
+    @route("POST", "/api/queues/<name>/move", options=admin.MOVE_OPTIONS)
+    def move(self, request: Request) -> Any:
+        return self._admin.move(request)
+
+    # Tasks
+
+    @route("GET", "/api/queues/<name>/tasks", options=admin.TASKS_OPTIONS)
+    def tasks(self, request: Request) -> Any:
+        return self._admin.tasks(request)
+
+    @route("DELETE", "/api/queues/<name>/tasks", options=admin.DELETE_OPTIONS)
+    def delete(self, request: Request) -> Any:
+        return self._admin.delete(request)
+
+    @route("GET", "/api/queues/<name>/tasks/<id>", options=admin.TASK_OPTIONS, parks=True)
+    def task(self, request: Request) -> Any:
+        return self._admin.task(request)
+
+    @route("DELETE", "/api/queues/<name>/tasks/<id>")
+    def cancel(self, request: Request) -> Any:
+        return self._admin.cancel(request)
+
+    @route("GET", "/api/queues/<name>/tasks/<id>/why")
+    def why(self, request: Request) -> Any:
+        return self._admin.why(request)
+
+    @route("POST", "/api/queues/<name>/tasks/<id>/run")
+    def run(self, request: Request) -> Any:
+        return self._admin.run(request)
+
+    # Schedules
+
+    @route("GET", "/api/schedules", options=admin.SCHEDULES_OPTIONS)
+    def schedules(self, request: Request) -> Any:
+        return self._admin.schedules(request)
+
+    @route("GET", "/api/schedules/<name>")
+    def schedule(self, request: Request) -> Any:
+        return self._admin.schedule(request)
+
+    @route("PUT", "/api/schedules/<name>")
+    def put_schedule(self, request: Request) -> Any:
+        return self._admin.put_schedule(request)
+
+    @route("DELETE", "/api/schedules/<name>")
+    def drop_schedule(self, request: Request) -> Any:
+        return self._admin.drop_schedule(request)
+
+    @route("POST", "/api/schedules/<name>/run")
+    def run_schedule(self, request: Request) -> Any:
+        return self._admin.run_schedule(request)
+
+    # The process
+
+    @route("GET", "/healthz")
+    def healthz(self, request: Request) -> Answer:
+        return json_answer(200, {"status": "ok", "version": __version__})
+
+    @route("GET", "/readyz")
+    @inlineCallbacks
+    def readyz(self, request: Request) -> Any:
+        if self._stopping():
+            raise ShuttingDown()
+        why = yield self._redis_state()
+        if why:
+            raise RedisUnavailable(why, retry_after=2)
+        return json_answer(200, {"status": "ready", "version": __version__, "warnings": self._warnings()})
+
+    def resource(self) -> Any:
+        """The Klein resource of all endpoints, for a server of twisted.web."""
+        return self.app.resource()
+
+    def find(self, head: Head) -> Found:
+        """What answers this head on a connection; errors are raised when it is asked."""
+        if head.method == b"OPTIONS" and head.path in (b"*", b"/"):
+            return Found(_options)
+        try:
+            match = self._table.find(head.method, head.path)
+            name, options = match.read(head.query)
+        except RegistryError as error:
+            answer = error_to_answer(error)
+            return Found(lambda head, body: answer)
+        endpoint, segments = getattr(self, match.route.verb), match.segments
+
+        def verb(head: Head, body: bytes) -> Any:
+            return endpoint(Request(head, name, segments, options, body))
+
+        # A lease is asked about once or twice, and so is a queue that was made for one request: their heads do not come again.
+        again = len(segments) == 1 and b":" not in segments[0]
+        return Found(verb, match.route.parks, again)
+
+    def serve(self, request: Any) -> Any:
+        """Answer a request of twisted.web."""
+        head = WebHead(request)
+        try:
+            match = self._table.find(head.method, head.path)
+            answer = maybeDeferred(self._run, match, head, request.content.read())
+        except RegistryError as error:
+            return self._write(request, error_to_answer(error))
+        answer.addErrback(_answer_to)
+        return answer.addCallback(lambda found: self._write(request, found))
+
+    def _run(self, match: Match, head: WebHead, body: bytes) -> Any:
+        name, options = match.read(head.query)
+        answer = getattr(self, match.route.verb)(Request(head, name, match.segments, options, body))
+        return as_deferred(answer) if isinstance(answer, Reply) else answer
+
+    @app.handle_errors(HTTPException)
+    def not_found(self, request: IRequest, failure: Failure) -> Any:
+        """Werkzeug found no endpoint: neither does the table, and it says why."""
+        return self.serve(request)
+
+    def _write(self, request: Any, answer: Answer) -> Any:
+        """Write the answer. What it hands over is settled when twisted.web has finished it, or its client has gone."""
+        request.setResponseCode(answer.status)
+        headers = request.responseHeaders
+        given = request.requestHeaders.getRawHeaders(b"x-request-id", ())
+        own = (
+            (b"X-Request-Id", sane_request_id(given) or secrets.token_hex(8).encode()),
+            (b"Content-Length", b"%d" % len(answer.body)),
+        )
+        for name, value in (*COMMON, *own, *answer.headers):
+            headers.setRawHeaders(name, [value])
+        if answer.status == 202 and self._stopping():
+            headers.setRawHeaders(b"Connection", [b"close"])
+            headers.setRawHeaders(b"Retry-After", [b"%d" % come_back()])
+        if not answer.taken:
+            return answer.body
+        finished: Deferred[None] = request.notifyFinish()
+        finished.addCallbacks(lambda _: self._verbs.delivered(answer), lambda _: self._verbs.lost(answer))
+        request.write(answer.body)
+        request.finish()
+        return NOT_DONE_YET
+
+
+class WebHead:
+    """The head of a request of twisted.web."""
+
+    __slots__ = ("get", "method", "path", "query")
+
+    def __init__(self, request: Any) -> None:
+        self.method: bytes = request.method
+        target: bytes = request.uri
+        if target[:1] != b"/" and b"://" in target:
+            target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+        self.path, _, self.query = target.partition(b"?")
+        self.get: Callable[[bytes], bytes | None] = request.getHeader
+
+
+def _answer_to(failure: Failure) -> Any:
+    # The client has gone: Klein throws the answer away.
+    return failure if failure.check(CancelledError) else failure_answer(failure)
+
+
+def _options(head: Head, body: bytes) -> Answer:
+    """What the whole server takes; some proxies ask so whether it is there."""
+    return Answer(200, b"", ((b"Allow", ALLOW),))

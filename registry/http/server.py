@@ -1,0 +1,228 @@
+"""What all connections share: limits, budgets, deadlines, the answers that leave together, the drain at the end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter, deque
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from time import monotonic, time
+from types import TracebackType
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from registry.http.access import Access
+from registry.http.connection import BUSY, CLOSING, Connection
+from registry.http.epoll import EpollReader
+from registry.http.limits import SECONDS_A_TURN, Limits
+from registry.http.parser import Head, Heads
+from registry.http.screening import Refusal
+from registry.http.wire import COMMON, Answer
+from registry.log import escape
+
+
+@implementer(IProtocolNegotiationFactory)
+class Server(Factory):  # type: ignore[misc]
+    """Makes the connections. ``connections``: the open ones; ``by_address``: how many each address has.
+
+    ``access`` writes a line for each answer. ``delivered(answer)`` is called when an answer that hands over tasks is in the kernel,
+    ``lost(answer)`` when it never will be.
+    """
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self,
+        heads: Heads,
+        *,
+        delivered: Callable[[Answer], None],
+        lost: Callable[[Answer], None],
+        reactor: Any,
+        access: Access | None = None,
+        limits: Limits | None = None,
+        max_body_bytes: int = 256 << 20,
+    ) -> None:
+        self.heads = heads
+        self.delivered = delivered
+        self.lost = lost
+        self.limits = limits or Limits()
+        # For clients that say that they keep connections open, so that they end them before we do.
+        self.keep_alive = b"Connection: keep-alive\r\nKeep-Alive: timeout=%d\r\n" % self.limits.idle_seconds
+        self.access = access
+        self.max_body_bytes = max_body_bytes
+        self.connections: set[Connection] = set()
+        self.by_address: Counter[str] = Counter()
+        self.draining = False
+        self.now = 0.0  # s, counted by ourselves: a clock that is set must not end every connection
+        self.body_bytes = 0  # of the bodies under way, all connections together
+        self.unsent_bytes = 0  # of the answers on their way to the kernel
+        self.ready: list[tuple[Connection, bytes]] = []
+        self.is_corked = False
+        self.starts: dict[int, bytes] = {}
+        first = int.from_bytes(os.urandom(3), "big")
+        self.ids = map((os.urandom(4).hex().encode() + b"%08x").__mod__, itertools.count(first))
+        self.later = reactor.callLater
+        self.poller = EpollReader(reactor) if EpollReader.possible(reactor) else None
+        self._tick_call: Any = None
+        self._postponed: deque[Connection] = deque()
+        self._turn_call: Any = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        return Connection(self, getattr(addr, "host", None) or "-")
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """For TLS clients that offer a choice (ALPN), as nearly all do: with no answer they are refused."""
+        return [b"http/1.1"]
+
+    # The end
+
+    def drain(self) -> None:
+        """From now on every answer closes its connection. Idle ones stay open for `close_idle`."""
+        self.draining = True
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a request is being read or answered."""
+        return any(not connection.idle and connection.state < CLOSING for connection in self.connections)
+
+    def close_idle(self) -> None:
+        """End the connections without a request."""
+        for connection in list(self.connections):
+            if connection.idle:
+                connection.close()
+
+    # Answers that leave together
+
+    def corked(self) -> Cork:
+        """Answers that become ready within ``with server.corked():`` leave together, at its end.
+
+        A client that is woken by each of fifty answers, one after the other, costs more than the answers do.
+        """
+        return Cork(self)
+
+    def send(self) -> None:
+        """Give the answers that are ready to the kernel, and then see to what that means for each."""
+        ready, self.ready = self.ready, []
+        counts = []
+        for connection, data in ready:
+            count = -1
+            if connection.state == BUSY:
+                count = 0
+                if connection.is_plain:
+                    try:
+                        count = connection.transport.socket.send(data)
+                    except OSError:
+                        # Full, or broken: the transport finds out which.
+                        pass
+            counts.append(count)
+        for (connection, data), count in zip(ready, counts, strict=True):
+            if connection.state == BUSY and count >= 0:
+                try:
+                    connection.sent(data, count)
+                except Exception:
+                    self._log.failure("a connection failed")
+                    connection.transport.abortConnection()
+
+    def start(self, status: int) -> bytes:
+        """The beginning of an answer with this status, up to the value of X-Request-Id."""
+        start = b"HTTP/1.1 %d %b\r\n%bServer: registry\r\nDate: %b\r\nX-Request-Id: " % (
+            status,
+            HTTPStatus(status).phrase.encode(),
+            b"".join(b"%b: %b\r\n" % pair for pair in COMMON),
+            formatdate(time(), usegmt=True).encode(),
+        )
+        self.starts[status] = start
+        return start
+
+    def refused(self, connection: Connection, refusal: Refusal, head: Head | None, line: bytes) -> bytes:
+        """The bytes of a refusal; its access line is written."""
+        body = refusal.body()
+        more = b"".join(b"%b: %b\r\n" % pair for pair in refusal.headers)
+        if self.access is not None:
+            shown = head.line if head else escape(line) or "-"
+            logged = head.logged if head else '"-" "-"'
+            self.access.served(connection.address, shown, refusal.status, len(body), logged, monotonic())
+        bodiless = line.startswith(b"HEAD ") or (head is not None and head.bodiless)
+        return b"%b%b\r\nContent-Length: %d\r\n%bConnection: close\r\n\r\n%b" % (
+            self.starts.get(refusal.status) or self.start(refusal.status),
+            (head and head.request_id) or next(self.ids),
+            len(body),
+            more,
+            b"" if bodiless else body,
+        )
+
+    # Turns and time
+
+    def postpone(self, connection: Connection) -> None:
+        """This connection has had its turn; it goes on when the others have had theirs."""
+        self._postponed.append(connection)
+        if self._turn_call is None:
+            self._turn_call = self.later(0, self._turn)
+
+    def _turn(self) -> None:
+        self._turn_call = None
+        until = monotonic() + SECONDS_A_TURN
+        for _ in range(len(self._postponed)):
+            connection = self._postponed.popleft()
+            try:
+                connection.go_on()
+            except Exception:
+                self._log.failure("a connection failed")
+                connection.transport.abortConnection()
+            if monotonic() > until:
+                break
+        if self._postponed and self._turn_call is None:
+            self._turn_call = self.later(0, self._turn)
+
+    def opened(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        self.by_address[connection.address] += 1
+        if self._tick_call is None:
+            self.starts.clear()
+            self._tick_call = self.later(self.limits.tick_seconds, self._tick)
+
+    def closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        left = self.by_address[connection.address] - 1
+        if left:
+            self.by_address[connection.address] = left
+        else:
+            del self.by_address[connection.address]
+        if not self.connections and self._tick_call is not None:
+            self._tick_call.cancel()
+            self._tick_call = None
+
+    def _tick(self) -> None:
+        """Once a second: the time in answers moves on, and deadlines that have passed are acted on."""
+        self._tick_call = self.later(self.limits.tick_seconds, self._tick)
+        self.starts.clear()
+        self.now = now = self.now + self.limits.tick_seconds
+        late = [c for c in self.connections if c.state != BUSY and c.due < now]
+        for connection in late:
+            connection.late()
+
+
+class Cork:
+    """See `Server.corked`."""
+
+    __slots__ = ("_server",)
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def __enter__(self) -> None:
+        self._server.is_corked = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.is_corked = False
+        if self._server.ready:
+            self._server.send()
