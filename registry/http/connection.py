@@ -9,6 +9,7 @@ BUSY      | the verb has an answer        | IDLE or WRITING | the verb's own
 WRITING   | the kernel has all of it      | IDLE            | 20 s, then the connection is cut
 IDLE … BUSY | a refusal                   | LINGERING       | 5 s, or 16 MiB that are read and dropped
 any       | the connection is to end      | CLOSING         | 15 s, then the connection is cut
+any (TLS) | the connection is to end      | GOODBYE         | 1 s for the client's goodbye, then CLOSING
 any       | the connection is lost        | LOST            |
 
 A request that came whole in one piece goes from IDLE to BUSY at once. The next request begins when every byte of the
@@ -46,7 +47,7 @@ from registry.http.wire import Answer, come_back, failure_answer
 if TYPE_CHECKING:
     from registry.http.server import Server
 
-IDLE, HEAD, BODY, BUSY, WRITING, LINGERING, CLOSING, LOST = range(8)
+IDLE, HEAD, BODY, BUSY, WRITING, LINGERING, GOODBYE, CLOSING, LOST = range(9)
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -168,16 +169,17 @@ class Connection:
 
     def close(self) -> None:
         """End the connection in an orderly way; by force when that takes long."""
-        if self.state >= CLOSING:
+        if self.state >= GOODBYE:
             return
-        limits = self._server.limits
-        self.state = CLOSING
+        server = self._server
         self._forget()
-        # A TLS client that does not answer our end of the session is not waited for as long.
-        self.due = self._server.now + (limits.abort_seconds if self.is_plain else limits.goodbye_seconds)
-        if self.fd >= 0 or not self.is_plain:
-            self._stop_reading()
-        if not self.is_plain:
+        self._stop_reading()
+        if self.is_plain:
+            self.state = CLOSING
+            self.due = server.now + server.limits.abort_seconds
+        else:
+            self.state = GOODBYE
+            self.due = server.now + server.limits.goodbye_seconds
             self.transport.resumeProducing()
         self.transport.loseConnection()
 
@@ -192,6 +194,11 @@ class Connection:
             self.close()
         elif self.state in (HEAD, BODY):
             self._refuse(Refusal(408, "request_timeout", "The request did not arrive in time."))
+        elif self.state == GOODBYE:
+            # Not every client says it. In order beneath TLS: an answer that the kernel holds still gets there.
+            self.state = CLOSING
+            self.due = self._server.now + self._server.limits.abort_seconds
+            self._raw_transport().loseConnection()
         else:
             self.transport.abortConnection()
 
@@ -209,7 +216,7 @@ class Connection:
             self._skipped += len(data)
             if self._skipped > self._server.limits.linger_bytes:
                 self.close()
-        elif state < CLOSING:
+        elif state < GOODBYE:
             # BUSY, WRITING, or IDLE while others have their turn.
             self._buffer = self._buffer + data
             if len(self._buffer) > MAX_PIPELINED and not self._paused:

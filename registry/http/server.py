@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from registry.http.access import Access
-from registry.http.connection import BUSY, CLOSING, Connection
+from registry.http.connection import BUSY, GOODBYE, Connection
 from registry.http.epoll import EpollReader
 from registry.http.limits import SECONDS_A_TURN, Limits
 from registry.http.parser import Head, Heads
@@ -90,7 +90,7 @@ class Server(Factory):  # type: ignore[misc]
     @property
     def under_way(self) -> bool:
         """Whether a request is being read or answered."""
-        return any(not connection.idle and connection.state < CLOSING for connection in self.connections)
+        return any(not connection.idle and connection.state < GOODBYE for connection in self.connections)
 
     def close_idle(self) -> None:
         """End the connections without a request."""
