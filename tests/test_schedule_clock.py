@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.live import Daemon, wait_until
-from tests.talk import ask, counts, pushed, running
+from tests.talk import ask, counts, fresh, running
 from tests.test_schedules import get, next_tick, put
 from tests.wrong_clock import ShiftedRedis
 
@@ -43,9 +43,17 @@ def at(served: Daemon, name: str) -> float:
 
 
 def set_clock(served: Daemon, redis: ShiftedRedis, second: float) -> None:
-    """Set the clock, and wait until the daemon knows: the ids that it makes begin with the time."""
+    """Set the clock, and wait until the daemon knows: a new schedule then comes at the next minute."""
     redis.shift_to(second)
-    wait_until(lambda: abs(int(pushed(served, "ids")[:11], 16) / 1000 - redis.now()) < 1.5, 5)
+
+    def knows() -> bool:
+        name = fresh("clock")
+        put(served, name, cron="* * * * *", queue=name, task=1)
+        told = at(served, name)
+        ask(served, "DELETE", f"/api/schedules/{name}").ok()
+        return told == redis.now() // 60 * 60 + 60
+
+    wait_until(knows, 5)
 
 
 def test_a_clock_that_was_a_day_ahead_for_a_moment_makes_no_schedule_sleep(
@@ -76,6 +84,20 @@ def test_a_clock_that_is_set_back_an_hour_has_that_hour_again(
         set_clock(served, redis, NOON + hour * HOUR + 1)
         wait_until(lambda hour=hour: sum(counts(served, q).values()) == 3 - hour, 5)  # type: ignore[misc]
     assert get(served, q)["missed_count"] == 0
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()
+
+
+def test_a_clock_that_is_set_back_an_hour_has_the_only_tick_of_that_hour_again(
+    served: Daemon, redis: ShiftedRedis, q: str
+) -> None:
+    full = NOON + 5 * HOUR + HOUR // 2
+    set_clock(served, redis, full - 30)
+    put(served, q, cron="0 * * * *", queue=q, task=1)
+    for time in (1, 2):
+        wait_until(lambda: next_tick(redis, q) / 1000 == full, 5)
+        set_clock(served, redis, full + 1)
+        wait_until(lambda time=time: counts(served, q) == {"ready": time}, 5)  # type: ignore[misc]
+        set_clock(served, redis, full + 30 - HOUR)
     ask(served, "DELETE", f"/api/schedules/{q}").ok()
 
 

@@ -133,6 +133,7 @@ class Schedules:
             now = self._store.now_ms()
             packed, at = yield self._read(name)
             known = {"missed_count": 0, "last": None, **(msgpack.decode(packed) if packed else {})}
+            last = _last_until(known, now)
             is_due = packed != b"" and at is not None and at <= now
             if is_due:
                 try:
@@ -145,7 +146,7 @@ class Schedules:
                     self._could_not(name, error)
             if all(known.get(field, False) == given[field] for field in FIELDS) and (at or given["paused"]):
                 return self._shown(known, at)
-            known.update(given)
+            known.update(given, last=last)
             following = at if is_due else self._after(known, now)
             if given["paused"]:
                 known["missed_count"] += is_due
@@ -284,7 +285,8 @@ class Schedules:
         first = self._after(known, now)
         if first is not None and at > first:
             log.warn("the schedule {name!r} waited for a tick too late: the clock was set back", name=name)
-            yield self._change(name, known["queue"], (packed, at), (packed, first))
+            known["last"] = _last_until(known, now)
+            yield self._change(name, known["queue"], (packed, at), (msgpack.encode(known), first))
 
     def _after(self, known: dict[str, Any], now: int) -> int | None:
         return self._upcoming(known["cron"], known["timezone"], now)
@@ -334,10 +336,16 @@ class Schedules:
         return row
 
 
+def _last_until(known: dict[str, Any], now: int) -> int | None:
+    """The last tick; None when the clock was set back far behind it, so that it comes again."""
+    last: int | None = known["last"]
+    return None if last is not None and last > now + LATE_MS else last
+
+
 def _due_from(known: dict[str, Any], at: int, now: int) -> tuple[int, int | None, int | None]:
     """Of the ticks from ``at`` on: how many were missed, which one is to be pushed, and the first one behind these."""
     if known["last"] is not None and at <= known["last"] <= now:
-        # Pushed already, before a clock that had run ahead came back. One that was set back behind it pushes it again.
+        # Pushed already, before a clock that had run ahead for a moment came back.
         return 0, None, _next(known["cron"], known["timezone"], known["last"])
     later = ticks(known["cron"], known["timezone"], at)
     if now - at <= LATE_MS:
