@@ -16,6 +16,7 @@ from registry.queue.batching import HELD_BYTES, MAX_BYTES, MAX_ENTRIES, MAX_WAIT
 class Entry:
     """A request of ``size`` bytes, which is never looked into."""
 
+    came: float
     until: float
     weight = 1
 
@@ -350,6 +351,26 @@ def test_each_held_request_has_its_own_time_and_is_then_not_applied(wire: Wire) 
     wire.clock.advance(HOLD - 1)
     assert errors(second) == [GONE]
     assert not wire.sent and wire.idle() and wire.clock.getDelayedCalls() == []
+
+
+def test_the_time_of_what_waited_behind_a_redis_that_hung_began_when_it_came(wire: Wire) -> None:
+    for name in "ab":
+        watched(wire.add("push", Entry(name)))
+        wire.turn()
+    early = watched(wire.add("push", Entry("early")))
+    wire.turn()
+    wire.clock.advance(2)
+    late = watched(wire.add("push", Entry("late")))
+    wire.turn()
+    wire.clock.advance(1)
+    wire.away = GONE
+    for _, answer in wire.open:
+        answer.errback(RedisUnavailable("no answer", outcome="unknown"))
+    wire.clock.advance(HOLD - 3)
+    assert errors(early) == [GONE] and late == [[]]
+    wire.clock.advance(2)
+    assert errors(late) == [GONE]
+    assert wire.idle() and wire.clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize("verb", ["pop", "popmany", "confirm", "putback", "bury", "counts", "watch"])

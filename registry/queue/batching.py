@@ -39,13 +39,15 @@ HELD_BYTES = 1024
 class Entry(Protocol):
     """What a call carries of one request: its size in bytes, and what has ``callback`` and ``errback`` for its own reply.
 
-    ``until``: the end of its time, once it is held; not there before. ``weight``: what it counts for in a call.
+    ``came``: when it was put beside the others. ``until``: the end of its time, once it is held; not there before.
+    ``weight``: what it counts for in a call.
     """
 
     weight: int
 
     size: int
     reply: Any
+    came: float
     until: float
 
 
@@ -76,6 +78,7 @@ class Batching:
         self._held: list[str] = []  # the verbs of which entries are held, which are in no turn meanwhile
         self._refused: dict[str, int] = {}  # of these so many, at the front, were sent and refused
         self._expiry: Any = None
+        self._turn_began = 0.0
         self._waiting: dict[str, deque[Any]] = {}
         self._turns: deque[str] = deque()
         self._in_flight = 0
@@ -107,7 +110,9 @@ class Batching:
         self._bytes += entry.size
         if not self._scheduled:
             self._scheduled = True
+            self._turn_began = self._now()
             self._later(0, self._turn_over)
+        entry.came = self._turn_began
         return entry.reply
 
     def _turn_over(self) -> None:
@@ -194,7 +199,6 @@ class Batching:
             return
         self._held += [verb for verb in self._turns if verb not in NOT_HELD]
         self._turns = deque(verb for verb in self._turns if verb in NOT_HELD)
-        until = self._now() + self._hold_seconds
         room = MAX_WAITING_BYTES - self._bytes - HELD_BYTES * sum(len(self._waiting[v]) for v in self._held)
         too_many: list[Any] = []
         for verb in self._held:
@@ -209,7 +213,8 @@ class Batching:
                 self._bytes -= entry.size
                 too_many.append(entry)
             for entry in reversed(newcomers):
-                entry.until = until
+                # From when it came: behind calls that were not answered it has waited for some time already.
+                entry.until = entry.came + self._hold_seconds
                 waiting.append(entry)
         self._held = [verb for verb in self._held if self._waiting[verb]]
         self._await_expiry()
@@ -234,11 +239,8 @@ class Batching:
         if error.outcome != "not_applied" or self._away() is None:
             return False
         waiting = self._waiting[verb]
-        until = self._now() + self._hold_seconds
-        if waiting:
-            until = min(until, getattr(waiting[0], "until", until))
         for entry in group:
-            entry.until = getattr(entry, "until", until)
+            entry.until = entry.came + self._hold_seconds
             self._bytes += entry.size
         # Behind the groups that were sent before this one, and in front of what was not sent yet.
         before = self._refused.get(verb, 0)

@@ -47,11 +47,12 @@ class Entry:
     """One request on its way into a script call.
 
     ``reply`` is told its own element of the reply: whatever has ``callback`` and ``errback``; without one, a Deferred is
-    made where somebody asks for it. ``until``: set by whoever holds the entry while Redis is away.
+    made where somebody asks for it. ``came`` and ``until``: set by whoever gathers entries, and holds them while Redis is away.
     """
 
-    __slots__ = ("args", "key", "reply", "size", "until")
+    __slots__ = ("args", "came", "key", "reply", "size", "until")
 
+    came: float
     until: float
     weight = 1  # how many others of its verb it is worth in a call
 
