@@ -157,7 +157,7 @@ class Looking:
         if packed is None:
             return False
         starts = msgpack.decode(packed)
-        most, now = max(1, math.floor(rate)), self._store.now_ms()
+        most, now = math.ceil(rate), self._store.now_ms()
         after = now - math.ceil(most * 1000 / rate)
         return (
             sum(count for at, count in zip(starts[::2], starts[1::2], strict=True) if after < at <= now)

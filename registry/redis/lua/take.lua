@@ -26,13 +26,13 @@ local function learn(list, g)
   return q
 end
 
--- A rate: so many starts in each stretch of so many ms, wherever it begins: a second's, at least one. {Q}n's field `starts` holds when
--- they were, {ms, how many, ms, how many, …}; those of about a hundredth of the stretch are one, at the time of the last of them.
+-- A rate: so many starts in each stretch of so many ms, wherever it begins: a second's, and where that is a fraction the next whole
+-- number, in so much longer a stretch: then no second has more than that number either. {Q}n's field `starts` holds when they were, {ms, how many, ms, how many, …}; those of about a hundredth of the stretch are one, at the time of the last of them.
 local GRAINS = 100
 
 local function recall_starts(q)
   local rate = q.rules.rate
-  q.most = math.max(1, math.floor(rate))
+  q.most = math.ceil(rate)
   q.stretch = math.ceil(q.most * 1000 / rate)
   q.starts, q.started = {}, 0
   local packed = call('HGET', q.g .. 'n', 'starts')
