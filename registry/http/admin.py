@@ -138,7 +138,7 @@ class Admin:
         if "family" in said:
             families: dict[str, dict[str, Any]] = {}
             yield self._looking.each_count(
-                sorted(names), lambda view: fold(families, queue_row(view, now, pollers)), held
+                list(names), lambda view: fold(families, queue_row(view, now, pollers)), held
             )
             for row in families.values():
                 keep(row)
@@ -148,7 +148,7 @@ class Admin:
                     limit + 1, (name for name in names if behind is None or name > behind[1])
                 )
             yield self._looking.each_count(
-                sorted(names), lambda view: keep(queue_row(view, now, pollers)), held
+                list(names), lambda view: keep(queue_row(view, now, pollers)), held
             )
         cursor = None
         if len(rows) > limit:
