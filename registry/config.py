@@ -152,15 +152,15 @@ class Config:
     max_bodies_bytes: int = setting(
         256 * 1024 * 1024,
         values.whole(1, 64 * 1024 * 1024 * 1024),
-        "The most bytes of all bodies that are on their way at one time (256 MiB).",
-        "A body that exceeds it is answered 503 overloaded and its connection closed, to bound the memory.",
+        "The largest total size of the request bodies that are being received, in bytes (256 MiB).",
+        "A body that would exceed it is answered 503 overloaded, and its connection is closed.",
     )
     max_connections_per_address: int = setting(
         0,
         values.whole(0, 1_000_000),
-        "The most connections from one address; 0 sets no limit.",
-        "A connection has one request at a time, so this bounds the parked polls of an address too. Behind a proxy all "
-        "connections come from its address: leave it off there.",
+        "Maximum number of connections from one address; 0 for no limit.",
+        "A connection has one request at a time, so this also limits the waiting polls of an address. Do not set it behind a "
+        "proxy: all connections come from the proxy's address.",
     )
     max_result_bytes: int = setting(
         1048576,
