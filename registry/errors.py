@@ -91,6 +91,13 @@ def partly(error: Unavailable) -> Unavailable:
     return known
 
 
+def not_applied(error: Unavailable) -> Unavailable:
+    """The error of a request that changes nothing unless a later step is carried out, which it will not be."""
+    known = copy(error)
+    known.outcome = "not_applied"
+    return known
+
+
 class RedisUnavailable(Unavailable):
     """No usable Redis, or one that did not answer in time. ``why`` may be what a log line says after a colon."""
 
@@ -127,6 +134,11 @@ class ShuttingDown(Unavailable):
 
     code = "shutting_down"
     retry_after = 2
+
+
+def stopping() -> ShuttingDown:
+    """What a new request is told while the daemon stops."""
+    return ShuttingDown("The registry is stopping; try again in a moment.")
 
 
 def sentence(text: str) -> str:

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from registry.errors import Overloaded, RedisUnavailable
-from registry.queue.batching import HELD_BYTES, MAX_BYTES, MAX_ENTRIES, MAX_WAITING_BYTES, Batching
+from registry.queue.batching import HELD_BYTES, LARGE, MAX_BYTES, MAX_ENTRIES, MAX_WAITING_BYTES, Batching
 
 
 class Entry:
@@ -107,6 +107,19 @@ def test_requests_of_one_turn_travel_together_by_verb_and_in_order(wire: Wire) -
     assert wire.sent == [("push", ["p1", "p2"]), ("pop", ["o1", "o2"])]
 
 
+def test_a_small_request_does_not_wait_for_all_large_ones_before_it(wire: Wire) -> None:
+    wire.add("push", *several(10, MAX_BYTES, "large"), Entry("small"))
+    wire.turn()
+    assert wire.sent == [("push", ["large0"]), ("push", ["small"])]
+
+
+def test_what_belongs_to_a_large_request_does_not_overtake_it(wire: Wire) -> None:
+    wire.batching.add("ack", Entry("first", LARGE + 1))
+    wire.batching.add("ack", Entry("second"), large=True)
+    wire.turn()
+    assert wire.sent == [("ack", ["first", "second"])]
+
+
 def test_many_queues_count_as_many_requests(wire: Wire) -> None:
     """A call that asked 128 times a hundred queues would keep everybody else waiting for half a second."""
     entries = several(7)
@@ -183,7 +196,7 @@ def test_a_call_holds_at_most_a_mebibyte_and_a_larger_entry_travels_alone(wire: 
     wire.turn()
     while wire.open:
         wire.answer()
-    assert [names for _, names in wire.sent] == [["a", "b"], ["c"], ["large"], ["d"]]
+    assert [names for _, names in wire.sent] == [["a", "b"], ["c", "d"], ["large"]]
 
 
 def test_past_a_bound_in_bytes_newcomers_are_refused_until_there_is_room(wire: Wire) -> None:

@@ -28,6 +28,9 @@ MAX_ENTRIES = 128
 MOST_ENTRIES = {"putback": 2048, "popmany": 200}
 WEIGHED = frozenset({"popmany"})
 MAX_BYTES = 1 << 20
+# Larger entries wait in a line of their own: of many that come at once, a small one waits for those under way and not for all.
+LARGE = 64 * 1024
+_LARGE_LINE = " (large)"
 MAX_IN_FLIGHT = 2
 MAX_WAITING_BYTES = 64 << 20
 # Not held while Redis is away: pollers park, the queues keep what settles a hand-over, and a look is told at once.
@@ -75,7 +78,7 @@ class Batching:
         self._away = away
         self._hold_seconds = hold_seconds
         self._now = now
-        self._held: list[str] = []  # the verbs of which entries are held, which are in no turn meanwhile
+        self._held: list[str] = []  # the lines of which entries are held, which are in no turn meanwhile
         self._refused: dict[str, int] = {}  # of these so many, at the front, were sent and refused
         self._expiry: Any = None
         self._turn_began = 0.0
@@ -95,12 +98,17 @@ class Batching:
         """Nothing waits and nothing is under way."""
         return not self._in_flight and not self._bytes
 
-    def add(self, verb: str, entry: Entry) -> Any:
-        """Put a request beside the others of its verb; what is returned is told its own reply."""
+    def add(self, verb: str, entry: Entry, large: bool = False) -> Any:
+        """Put a request beside the others of its verb; what is returned is told its own reply.
+
+        ``large``: it belongs to one that is larger than ``LARGE``, and must not overtake it.
+        """
         if self._bytes > MAX_WAITING_BYTES:
             raise Overloaded("Too much is waiting for Redis already; try again in a moment.")
         if entry.reply is None:
             entry.reply = Deferred()
+        if large or entry.size > LARGE:
+            verb += _LARGE_LINE
         waiting = self._waiting.get(verb)
         if waiting is None:
             waiting = self._waiting[verb] = deque()
@@ -156,7 +164,7 @@ class Batching:
             self.calls += 1
             self.entries += len(group)
             try:
-                sent = self._send(verb, group)
+                sent = self._send(verb.removesuffix(_LARGE_LINE), group)
             except Exception:  # it must not count as under way for ever
                 sent = fail()
             sent.addCallbacks(self._answered, self._failed, callbackArgs=(group,), errbackArgs=(group, verb))

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from registry.errors import Conflict
+from registry.queue.batching import LARGE
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
 from registry.queue.reply import Gathering, Told
@@ -39,12 +40,9 @@ class Leases:
     def ack_for(self, told: Told, name: bytes, lease: bytes, result: bytes = b"") -> None:
         """As `ack`, on behalf of ``told``, who is told what `status` understands."""
         check_name(name)
-        self._carry("ack", told, name, lease, result)
-
-    def _carry(self, verb: str, told: Told, name: bytes, lease: bytes, *more: bytes) -> None:
-        entry = self._queues.store.of_lease(name, lease, *more)
+        entry = self._queues.store.of_lease(name, lease, result)
         entry.reply = told
-        self._queues.carry(verb, entry)
+        self._queues.carry("ack", entry)
 
     def fail(
         self,
@@ -72,11 +70,15 @@ class Leases:
         settled: Deferred[list[Any]] = Deferred()
         if not count:
             settled.callback([])
+        of_lease = self._queues.store.of_lease
+        entries = [("ack", of_lease(name, lease, result)) for lease, result in acks]
+        entries += [("fail", of_lease(name, lease, _failing(*error))) for lease, error in fails]
+        # In the order of the request, also where one lease is named twice.
+        large = any(entry.size > LARGE for _, entry in entries)
         gathering = Gathering(count, settled)
-        for at, (lease, result) in enumerate(acks):
-            self._carry("ack", gathering.part(at), name, lease, result)
-        for at, (lease, error) in enumerate(fails, len(acks)):
-            self._carry("fail", gathering.part(at), name, lease, _failing(*error))
+        for at, (verb, entry) in enumerate(entries):
+            entry.reply = gathering.part(at)
+            self._queues.carry(verb, entry, large)
         return settled.addCallback(lambda replies: [_status_or_lost(reply) for reply in replies])
 
     def release(self, name: bytes, lease: bytes, delay_ms: int = 0) -> Deferred[None]:

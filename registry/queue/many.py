@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from registry.errors import RedisUnavailable, RegistryError, Replaced, ShuttingDown
+from registry.errors import RedisUnavailable, RegistryError, Replaced, stopping
 from registry.queue.names import check_name
 from registry.queue.reply import unknown_first
 from registry.queue.taken import Taken, denied
@@ -41,7 +41,7 @@ class ManyPoller:
         self._timer = queues.later(wait, self._time_up) if wait > 0 else None
         refusal: RegistryError | None = None
         if queues.draining:
-            refusal = ShuttingDown("The registry is stopping; try again in a moment.")
+            refusal = stopping()
         elif wait > 0 and not queues.waiting.has_room(len(self._names)):
             refusal = too_many_wait()
         if refusal is not None:

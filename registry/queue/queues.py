@@ -14,17 +14,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from registry.errors import RedisUnavailable, RegistryError, Replaced, ShuttingDown
+from registry.errors import RedisUnavailable, RegistryError, Replaced, stopping
 from registry.queue.batching import Batching
 from registry.queue.carried import Storing
 from registry.queue.handover import Handover
 from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name, is_foreign
 from registry.queue.reply import Reply, Told, as_deferred, unknown_first
+from registry.queue.staging import is_large, stage
 from registry.queue.taken import STATES, Pushed, Taken, denied
 from registry.queue.waiting import Poller, Waiting, too_many_wait
 from registry.queue.workers import Workers
@@ -96,6 +97,9 @@ class Queues:
     ) -> None:
         """As `push`, on behalf of ``told``."""
         check_name(name)
+        if self.draining:
+            told.errback(Failure(stopping()))
+            return
         tail = self.ids.tail()
         entry = self.store.push(name, tail, payload, encode_options(options) if options else b"")
         entry.reply = Storing(self, name, tail, told, not options or NOT_AT_ONCE.isdisjoint(options))
@@ -107,7 +111,16 @@ class Queues:
         """Store all of these, or none; fires with their ids, and whether the same request was answered before."""
         check_name(name)
         tails = [self.ids.tail() for _ in payloads]
-        entry = self.store.push_many(name, tails, payloads, encode_options(options) if options else b"")
+        packed = encode_options(options) if options else b""
+        if self.draining:
+            return fail(stopping())
+        if is_large(payloads):
+            d = stage(self, name, tails, payloads)
+            d.addCallback(
+                lambda head: self.ask("pushmany", self.store.push_staged(name, head, tails, packed))
+            )
+        else:
+            d = self.ask("pushmany", self.store.push_many(name, tails, payloads, packed))
 
         def stored(reply: list[Any]) -> tuple[list[bytes], bool]:
             if reply[0]:
@@ -120,7 +133,7 @@ class Queues:
                 self.wake(name)
             return [reply[1] + tail for tail in tails], False
 
-        return self.ask("pushmany", entry).addCallback(stored)
+        return d.addCallback(stored)
 
     def ask(self, verb: str, entry: Entry) -> Deferred[Any]:
         """Carry one entry of any verb in the next group; fires with its reply."""
@@ -129,12 +142,10 @@ class Queues:
         self.carry(verb, entry)
         return reply
 
-    def carry(self, verb: str, entry: Entry) -> None:
-        """Carry one entry in the next group; its ``reply`` is told."""
+    def carry(self, verb: str, entry: Entry, large: bool = False) -> None:
+        """Carry one entry in the next group; its ``reply`` is told. ``large`` as in `Batching.add`."""
         try:
-            if self.draining and verb in ("push", "pushmany"):
-                raise ShuttingDown("The registry is stopping; try again in a moment.")
-            self.batching.add(verb, entry)
+            self.batching.add(verb, entry, large)
         except RegistryError:
             entry.reply.errback(Failure())
 
@@ -164,7 +175,7 @@ class Queues:
         """As `pop`, on behalf of ``told``; call ``hang_up()`` of what is returned when the client has gone."""
         check_name(name)
         if self.draining:
-            told.errback(Failure(ShuttingDown("The registry is stopping; try again in a moment.")))
+            told.errback(Failure(stopping()))
             return None
         if wait > 0 and not self.waiting.has_room(1):
             told.errback(Failure(too_many_wait()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry.errors import BadOption, Conflict, KeyReused, QueueFull
+from registry.errors import BadOption, Conflict, KeyReused, QueueFull, RedisUnavailable
 from registry.redis.store import refusal
 
 # The states of a task, by the letter that the scripts use.
@@ -60,6 +60,8 @@ def denied(reply: list[Any]) -> Exception:
         return BadOption(
             f"The option 'ttl', the push's own or the queue's, is {ttl}: it is over before the task is due in {delay}."
         )
+    if code == 13:
+        return RedisUnavailable("Redis no longer had all parts of this batch when the last one had come.")
     if code in (7, 8):
         return refusal(reply[1].decode("utf-8", "replace"))
     return BadOption(f"The request was refused ({code}).")

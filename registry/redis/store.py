@@ -148,10 +148,27 @@ class Store:
     def push_many(
         self, name: bytes, tails: Sequence[bytes], payloads: Sequence[bytes | memoryview], options: bytes
     ) -> Entry:
-        """One entry for a whole batch. It may be large: its bytes are put together once."""
-        parts: list[bytes | memoryview] = [b"\x92", *_texts(tails), *_texts(payloads)]
-        size = sum(map(len, parts))
-        return Entry(self._bulk_key(name), b"".join([b"$%d\r\n" % size, *parts, b"\r\n", bulk(options)]))
+        """One entry for a whole batch."""
+        return Entry(
+            self._bulk_key(name), _bulk_of([b"\x92", *_texts(tails), *_texts(payloads)]) + bulk(options)
+        )
+
+    def stage(
+        self, name: bytes, head: bytes, tails: Sequence[bytes], payloads: Sequence[bytes | memoryview]
+    ) -> Entry:
+        """A part of a batch; ``head`` is that of its ids, empty for the first part."""
+        return Entry(
+            self._bulk_key(name), bulk(head) + _bulk_of([b"\x92", *_texts(tails), *_texts(payloads)])
+        )
+
+    def unstage(self, name: bytes, head: bytes, tails: Sequence[bytes]) -> Entry:
+        """What `stage` stored is forgotten."""
+        return Entry(self._bulk_key(name), bulk(head) + _bulk_of(_texts(tails)))
+
+    def push_staged(self, name: bytes, head: bytes, tails: Sequence[bytes], options: bytes) -> Entry:
+        """The parts of a batch become its tasks."""
+        parts = [b"\x92", *_texts(tails), msgpack.encode(head.decode())]
+        return Entry(self._bulk_key(name), _bulk_of(parts) + bulk(options))
 
     def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: dict[str, Any]) -> Entry:
         """``options`` as in ``popmany.lua`` without ``q``."""
@@ -397,6 +414,8 @@ VERBS = {
     "putback": 2,
     "bury": 2,
     "pushmany": 2,
+    "stage": 2,
+    "unstage": 2,
     "popmany": 3,
     "ack": 2,
     "fail": 2,
@@ -457,6 +476,11 @@ def _texts(values: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     for value in values:
         parts += (b"\xdb" + len(value).to_bytes(4, "big"), value)
     return parts
+
+
+def _bulk_of(parts: Sequence[bytes | memoryview]) -> bytes:
+    # They may be large: their bytes are put together once.
+    return b"".join([b"$%d\r\n" % sum(map(len, parts)), *parts, b"\r\n"])
 
 
 def encode_options(options: dict[str, Any]) -> bytes:

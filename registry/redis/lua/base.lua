@@ -8,6 +8,7 @@
 --   {Q}f  zset  id -> until when its push asked to keep it, ms (done; in {Q}e after that)
 --   {Q}o  zset  id -> expires, ms (ready or delayed, with a ttl)
 --   {Q}k  hash  unique key -> id                     {Q}a  zset  lease id -> forgotten at, ms (acknowledged)
+--   {Q}b  zset  id -> forgotten at, ms (a payload of a large batch that is still coming: in {Q}t, and in no state)
 --   {Q}c  policy, msgpack                            {Q}n  hash  counters: s0 … s9 tombstones in the lists, rates
 --   {Q}i: strings, answers remembered for an Idempotency-Key, each with a time to live
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is

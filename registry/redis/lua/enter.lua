@@ -1,9 +1,9 @@
 -- uses: base, life
--- Storing one task with what its push said about it; and how many a queue holds.
+-- Storing one task with what its push said about it; and how many a queue holds. Without `payload` it is stored already.
 local function enter(list, g, id, payload, o, remembered)
   local m = {p = o.p, n = o.n, b = o.b, l = o.l, k = o.k, r = o.r, tp = o.tp, w = o.w, x = o.x and now + o.x}
   m.i = remembered or nil
-  call('HSET', g .. 't', id, payload)
+  if payload then call('HSET', g .. 't', id, payload) end
   if o.k then call('HSET', g .. 'k', o.k, id) end
   if m.x then call('ZADD', g .. 'o', m.x, id) end
   local at = o.at or (o.d and now + o.d)
@@ -22,6 +22,18 @@ local function remembered_as(memory, print)
   if not answered then return nil end
   local first, known_print = string.match(answered, '^(%S+) (.*)$')
   return known_print == print and first
+end
+
+local function with_head(head, tails)
+  for i = 1, #tails do tails[i] = head .. tails[i] end
+  return tails
+end
+
+-- What `stage` stored is forgotten.
+local function unstage(list, g, ids)
+  call('ZREM', g .. 'b', unpack(ids))
+  call('HDEL', g .. 't', unpack(ids))
+  drained[list] = true
 end
 
 local function is_list(list)

@@ -1,23 +1,37 @@
 -- uses: base, life, enter
 -- Push many: all of a batch, or none.
--- KEYS: the list of each entry. ARGV per entry: msgpack {tails of ids, payloads}, options ('' or msgpack, as for push).
--- Reply per entry: {0, the head of the ids} stored · {0, ids with commas, 2} replayed · {5} {6, text} {7, text} {8, text} {9, n} {12, ttl, delay} as for push.
-local function push_many(list, packed, options)
-  local g = '{' .. list .. '}'
-  local o = options ~= '' and cmsgpack.unpack(options) or {}
-  local memory = o.ik and g .. 'i:pushes:' .. o.ik
+-- KEYS: the list of each entry.
+-- ARGV per entry: msgpack {tails of ids, payloads}, or {tails, the head of the ids} of what `stage` stored; options ('' or msgpack, as for push).
+-- Reply per entry: {0, the head of the ids} stored · {0, ids with commas, 2} replayed · {13} a part of what was staged is gone ·
+--   {5} {6, text} {7, text} {8, text} {9, n} {12, ttl, delay} as for push.
+
+-- What the batch is answered when it is not stored.
+local function answer_without(list, g, n, o, memory)
   local first = memory and remembered_as(memory, o.ih)
   if first then return {0, first, 2} end
   if first == false then return {5} end
   if not is_list(list) then return {6, 'WRONGTYPE'} end
-  local batch = cmsgpack.unpack(packed)
-  local ids, payloads = batch[1], batch[2]
-  for i = 1, #ids do ids[i] = STAMP .. ids[i] end
   local rules = policy_of(g)
   if rules.ttl and not o.x then o.x = in_ms(rules.ttl) end
   local refused = expires_first(o)
   if refused then return refused end
-  if rules.max_length and length(list, g) + #ids > rules.max_length then return {9, rules.max_length} end
+  if rules.max_length and length(list, g) + n > rules.max_length then return {9, rules.max_length} end
+end
+
+local function push_many(list, packed, options)
+  local g = '{' .. list .. '}'
+  local o = options ~= '' and cmsgpack.unpack(options) or {}
+  local memory = o.ik and g .. 'i:pushes:' .. o.ik
+  local batch = cmsgpack.unpack(packed)
+  local staged = type(batch[2]) == 'string'
+  local head, payloads = staged and batch[2] or STAMP, staged and {} or batch[2]
+  local ids = with_head(head, batch[1])
+  local answer = answer_without(list, g, #ids, o, memory)
+  if not answer and staged and call('ZREM', g .. 'b', unpack(ids)) < #ids then answer = {13} end
+  if answer then
+    if staged then unstage(list, g, ids) end
+    return answer
+  end
   if options == '' and not o.x then
     for from = 1, #ids, 500 do
       local elements, fields = {}, {}
@@ -26,7 +40,7 @@ local function push_many(list, packed, options)
         fields[#fields + 1], fields[#fields + 2] = ids[i], payloads[i]
       end
       call('LPUSH', list, unpack(elements))
-      call('HMSET', g .. 't', unpack(fields))
+      if not staged then call('HMSET', g .. 't', unpack(fields)) end
     end
     due(list, FAR)
     wake(list)
@@ -34,7 +48,7 @@ local function push_many(list, packed, options)
     for i = 1, #ids do enter(list, g, ids[i], payloads[i], o, memory and true) end
   end
   if memory then call('SET', memory, table.concat(ids, ',') .. ' ' .. o.ih, 'PX', DAY) end
-  return STORED
+  return {0, head}
 end
 
 if too_late() then return {'LATE', now} end

@@ -65,6 +65,15 @@ local function forget_old(list, g)
   end
 end
 
+-- A daemon ended before its batch was complete.
+local function forget_staged(list, g)
+  local ids = call('ZRANGEBYSCORE', g .. 'b', '-inf', now, 'LIMIT', 0, per_kind)
+  if #ids == 0 then return end
+  call('ZREM', g .. 'b', unpack(ids))
+  call('HDEL', g .. 't', unpack(ids))
+  moves = moves + #ids
+end
+
 -- Tombstones at the heads of the lists go; those further in go when they get there.
 local function clear_heads(list, g)
   for p = 0, 9 do
@@ -85,7 +94,7 @@ end
 
 local function next_due(list, g)
   local at = policy_of(g).paused_until or FAR
-  for _, kind in ipairs({'l', 'd', 'o', 'x', 'e', 'f', 'a'}) do
+  for _, kind in ipairs({'l', 'd', 'o', 'x', 'e', 'f', 'a', 'b'}) do
     local first = call('ZRANGE', g .. kind, 0, 0, 'WITHSCORES')
     if first[2] then at = math.min(at, tonumber(first[2]) + (kind == 'e' and done_for(g) or 0)) end
   end
@@ -101,6 +110,7 @@ local function sweep(list)
   lapse_leases(list, g)
   end_delays(list, g)
   forget_old(list, g)
+  forget_staged(list, g)
   resume(list, g)
   clear_heads(list, g)
   dues[list], drained[list] = nil, nil

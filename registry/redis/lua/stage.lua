@@ -1,0 +1,30 @@
+-- uses: base, life, enter
+-- Stage: store a part of a batch that is too large for one call. Its payloads are in no state yet: `pushmany` makes tasks of all
+-- parts at once, and the sweeper forgets what was left behind.
+-- KEYS: the list of each entry. ARGV per entry: the head of the ids ('' for the first part), msgpack {tails of ids, payloads}.
+-- Reply per entry: {0, the head of the ids} · {6|7|8, text}.
+local STAGED_FOR = 60000
+
+local function stage(list, head, packed)
+  local g = '{' .. list .. '}'
+  if not is_list(list) then return {6, 'WRONGTYPE'} end
+  if head == '' then head = STAMP end
+  local part = cmsgpack.unpack(packed)
+  local fields, scores, ends = {}, {}, now + STAGED_FOR
+  for i, tail in ipairs(part[1]) do
+    fields[2 * i - 1], fields[2 * i] = head .. tail, part[2][i]
+    scores[2 * i - 1], scores[2 * i] = score(ends), head .. tail
+  end
+  call('HMSET', g .. 't', unpack(fields))
+  call('ZADD', g .. 'b', unpack(scores))
+  due(list, ends)
+  return {0, head}
+end
+
+if too_late() then return {'LATE', now} end
+local replies = {}
+for i = 1, #KEYS do
+  local ok, reply = pcall(stage, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
+  replies[i] = ok and reply or refusal(reply)
+end
+return finish(replies)
