@@ -166,3 +166,25 @@ def test_messages_that_the_docs_quote_are_in_the_source() -> None:
     assert len(quoted) > 3
     pieces = [piece.strip() for text in quoted for piece in text.split("…")]
     assert [piece for piece in pieces if piece not in source] == []
+
+
+def test_files_that_the_docs_name_exist() -> None:
+    page = (ROOT / "docs" / "development.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:registry|tests|benchmarks|bin|twisted|\.ci)/[\w./-]*)`", page))
+    named |= {f"tests/{name}" for name in re.findall(r"^\| `(\w+\.py)` \|", page, re.MULTILINE)}
+    named |= {f"registry/{path}" for path in re.findall(r"`((?:http|queue|redis)/\w+\.py)`", page)}
+    # The picture of the folders: a line that ends with / is a folder, the lines below it are in it.
+    folder = ""
+    for line in part(page, "Find your way").partition("```\n")[2].partition("```")[0].splitlines():
+        if line.startswith("    "):
+            named |= {f"{folder}{name}" for name in re.findall(r"\w+\.py\b", line)}
+        elif inside := re.match(r"  (\w+/)|(\w+/)$", line):
+            folder = inside[2] or f"registry/{inside[1]}"
+        else:
+            named |= {
+                f"registry/{name}" if line[0] == " " else name for name in re.findall(r"[\w/]+\.py\b", line)
+            }
+    assert len(named) > 40
+    assert [
+        name for name in sorted(named) if name != "registry/redis/lua/NAME.lua" and not (ROOT / name).exists()
+    ] == []
