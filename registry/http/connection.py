@@ -23,7 +23,7 @@ import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IProtocol, IPullProducer
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.tcp import Server as SocketTransport
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
@@ -52,12 +52,13 @@ IDLE, HEAD, BODY, BUSY, WRITING, LINGERING, GOODBYE, CLOSING, LOST = range(9)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-@implementer(IProtocol, IPullProducer)
+@implementer(IPullProducer)
 class Connection:
     """See the module. Its slots are few, because ten thousand of them may wait for a task."""
 
     __slots__ = (
         "_answer",
+        "_at",
         "_began",
         "_buffer",
         "_call",
@@ -85,7 +86,8 @@ class Connection:
         self.fd = -1  # its descriptor, while the server's epoll reads for it
         self.due = 0.0  # the tick after which it is late
         self.is_plain = False  # the kernel takes our bytes as they are: no TLS
-        self._buffer: bytes | bytearray = b""  # read, and not understood or not its turn yet
+        self._buffer = b""  # read, and not its turn yet
+        self._at = 0  # what of it was begun already, bytes
         self._skipped = 0  # bytes of an empty line before a request; while LINGERING, of what is thrown away
         self._incoming: PartialHead | Counted | Chunks | None = None  # a head or a body that comes in pieces
         self._reserved = 0  # bytes of the server's budget for bodies
@@ -101,10 +103,7 @@ class Connection:
 
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
-        self.connectionMade()
-
-    def connectionMade(self) -> None:
-        transport, server = self.transport, self._server
+        server = self._server
         self.is_plain = isinstance(transport, SocketTransport)
         raw = self._raw_transport()
         if raw.getHandle().family != socket.AF_UNIX:
@@ -154,7 +153,7 @@ class Connection:
 
     def _forget(self) -> None:
         """Give back every buffer and every byte of the budgets."""
-        self._buffer = b""
+        self._buffer, self._at = b"", 0
         self._incoming = None
         self._release()
 
@@ -218,7 +217,8 @@ class Connection:
                 self.close()
         elif state < GOODBYE:
             # BUSY, WRITING, or IDLE while others have their turn.
-            self._buffer = self._buffer + data
+            self._buffer = self._buffer[self._at :] + data if self._buffer else data
+            self._at = 0
             if len(self._buffer) > MAX_PIPELINED and not self._paused:
                 self._pause()
 
@@ -237,23 +237,23 @@ class Connection:
             self._stop_reading()
         self._resume_reading()
 
-    def _serve(self, data: bytes) -> None:
-        """Begin what these bytes ask for; what is behind the first request waits for its answer."""
+    def _serve(self, data: bytes, at: int = 0) -> None:
+        """Begin what these bytes ask for, from ``at`` on; what is behind the first request waits for its answer."""
         server = self._server
         known = server.heads.known
         self._serving = True
         count, began = 0, 0.0
         while True:
-            end = data.find(b"\r\n\r\n") + 4
-            if end == 3 or (data[0] == 0x0D and data[:2] == b"\r\n"):
-                self._begin_head(data)
+            end = data.find(b"\r\n\r\n", at) + 4
+            if end == 3 or (data[at] == 0x0D and data[at : at + 2] == b"\r\n"):
+                self._begin_head(data[at:])
                 break
-            head = known.get(data[:end])
+            head = known.get(data[at:end])
             if head is None:
                 try:
-                    head = server.heads.understand(data[:end])
+                    head = server.heads.understand(data[at:end])
                 except Refusal as refusal:
-                    self._refuse(refusal, data)
+                    self._refuse(refusal, data[at:end])
                     break
             size = head.length
             if size:
@@ -268,7 +268,8 @@ class Connection:
                 break
             else:
                 body = b""
-            self._buffer = data[end:]
+            if end < len(data):
+                self._buffer, self._at = data, end
             self._begin(head, body)
             if self.state != IDLE or not self._buffer:
                 break
@@ -278,15 +279,19 @@ class Connection:
             elif count >= MAX_A_TURN or monotonic() - began > SECONDS_A_TURN:
                 server.postpone(self)
                 break
-            data, self._buffer = bytes(self._buffer), b""
+            data, at = self._take_buffer()
         self._serving = False
+
+    def _take_buffer(self) -> tuple[bytes, int]:
+        data, at = self._buffer, self._at
+        self._buffer, self._at = b"", 0
+        return data, at
 
     def go_on(self) -> None:
         """It is this connection's turn again."""
         if self.state == IDLE and self._buffer:
-            data, self._buffer = bytes(self._buffer), b""
-            self._serve(data)
-            if self._paused and len(self._buffer) <= MAX_PIPELINED and self.state < LINGERING:
+            self._serve(*self._take_buffer())
+            if self._paused and self.state < LINGERING and len(self._buffer) - self._at <= MAX_PIPELINED:
                 self._unpause()
 
     def _begin_head(self, data: bytes) -> None:
@@ -475,7 +480,7 @@ class Connection:
         self._next()
 
     def stopProducing(self) -> None:
-        """The connection is ending; `connectionLost` tells."""
+        """The connection is ending: see `connectionLost`."""
 
     def _next(self) -> None:
         """The answer has left: the next request's turn."""
