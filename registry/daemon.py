@@ -10,7 +10,6 @@ import gc
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, succeed
@@ -18,13 +17,12 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from registry import __version__
 from registry.child import Parent
 from registry.config import Config, mask_url
 from registry.endpoints import endpoints_of
-from registry.errors import RedisUnavailable, RegistryError, Unavailable, sentence
+from registry.errors import RedisUnavailable, RegistryError, sentence
 from registry.http.access import Access
 from registry.http.admin import Admin
 from registry.http.json_check import BadJson, check_json
@@ -42,8 +40,9 @@ from registry.listening import (
     warn_of_strangers,
     why_not,
 )
-from registry.queue.endings import Endings
+from registry.queue.completions import Completions
 from registry.queue.looking import Looking
+from registry.queue.notices import Notices
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
 from registry.queue.steering import Steering
@@ -147,23 +146,19 @@ class Daemon(StopsOnce):
         self._pool = Pool(lambda: Link(reactor, address, name="look-ups"), max(1, config.pool_max - 2))
         self._store = Store(self._link, self._pool, config.key_prefix)
         self.queues = Queues(self._store, reactor.callLater, _is_json, redis_wait=config.redis_wait)
-        self._endings = Endings(reactor.callLater)
-        space = self._store.space
-        self._channels = {
-            space + b"wake": self._woken,
-            space + b"ended": self._ended,
-            space + b"moved": self._moved,
-            space + b"worker": self._polled,
-        }
-        self._subscriber = Subscriber(reactor, address, list(self._channels), self._noticed, self._look_again)
+        self._completions = Completions(self.queues)
+        notices = Notices(self.queues, self._completions)
+        self._subscriber = Subscriber(
+            reactor, address, notices.channels, notices.received, notices.look_again
+        )
         schedules = Schedules(self.queues)
         self._sweeper = Sweeper(
             self._store, self.queues, schedules, reactor, lambda: self._look_for_overlaps(self._store.lookup)
         )
         looking = Looking(self.queues)
         steering = Steering(self.queues, looking)
-        self.verbs = Verbs(self.queues, looking, self._endings, config)
-        admin = Admin(self.queues, looking, steering, schedules, self._endings, config.max_wait)
+        self.verbs = Verbs(self.queues, looking, self._completions, config)
+        admin = Admin(self.queues, looking, steering, schedules, self._completions, config.max_wait)
         self.api = api = Api(
             self.verbs,
             admin,
@@ -211,53 +206,7 @@ class Daemon(StopsOnce):
 
     def _redis_is_back(self) -> None:
         self.queues.redis_is_back()
-        self._look_for_ends()
-
-    def _look_again(self) -> None:
-        """Notices may have been lost: of tasks that came, and of tasks that ended."""
-        self.queues.wake_all()
-        self._look_for_ends()
-
-    def _look_for_ends(self) -> None:
-        for name, task_id in self._endings.awaited():
-            self.queues.watch(name, task_id).addCallbacks(
-                partial(self._told_late, name, task_id), self._not_looked
-            )
-
-    def _not_looked(self, failure: Failure) -> None:
-        if not failure.check(Unavailable):
-            log.failure("the end of a task could not be looked for", failure)
-
-    def _told_late(self, name: bytes, task_id: bytes, state: str | None) -> None:
-        if state in ("done", "dead"):
-            self._endings.ended(name, task_id)
-
-    def _noticed(self, channel: bytes, message: bytes) -> None:
-        sender, _, rest = message.partition(b"\n")
-        if sender != self._store.process:
-            self._channels[channel](rest)
-
-    def _ended(self, pairs: bytes) -> None:
-        for pair in pairs.split(b"\n"):
-            key, _, task_id = pair.rpartition(b"\t")
-            self._endings.ended(self._store.name_of(key), task_id)
-
-    def _moved(self, moves: bytes) -> None:
-        for move in moves.split(b"\n"):
-            # No name holds a control character.
-            key, task_id, to = move.split(b"\t")
-            self._endings.moved(task_id, self._store.name_of(key), self._store.name_of(to))
-
-    def _polled(self, poll: bytes) -> None:
-        mark, _, worker = poll.partition(b"\n")
-        self.queues.workers.announced(mark.decode(), worker.decode())
-
-    def _woken(self, keys: bytes) -> None:
-        lines = self.queues.waiting.lines
-        for key in keys.split(b"\n"):
-            name = self._store.name_of(key)
-            if name in lines:
-                self.queues.wake(name, relay=True)
+        self._completions.look_again()
 
     def _redis_state(self) -> Deferred[str]:
         """Fires with "" when Redis takes our writes now, else with a sentence."""
@@ -334,7 +283,7 @@ class Daemon(StopsOnce):
             self.server.drain()
             self.queues.batching.stop_holding()
             self.queues.end_polls()
-            self._endings.end_all()
+            self._completions.end_all()
             deadline = time.monotonic() + DRAIN_SECONDS
             until = time.monotonic() + LAST_SECONDS
             while time.monotonic() < deadline:

@@ -35,7 +35,7 @@ from registry.http.wire import (
     text,
     whole,
 )
-from registry.queue.endings import Endings
+from registry.queue.completions import Completions
 from registry.queue.looking import Looking
 from registry.queue.pages import SHOWN_BYTES
 from registry.queue.queues import Queues
@@ -104,14 +104,14 @@ class Admin:
         looking: Looking,
         steering: Steering,
         schedules: Schedules,
-        endings: Endings,
+        completions: Completions,
         max_wait: float,
     ) -> None:
         self._queues = queues
         self._looking = looking
         self._steering = steering
         self._schedules = schedules
-        self._endings = endings
+        self._completions = completions
         self._max_wait = max_wait
 
     # Queues
@@ -245,9 +245,9 @@ class Admin:
         name, task_id = request.name, request.segments[1]
         wait = min(request.options.get("wait", 0.0), self._max_wait)
         if wait:
-            ended = self._endings.wait(name, task_id, wait)
+            ended = self._completions.wait(name, task_id, wait)
             try:
-                reply = yield self._queues.watch(name, task_id)
+                reply = yield self._completions.watch(name, task_id)
                 if reply not in ("done", "dead", None):
                     name = (yield ended).queue
             finally:

@@ -30,7 +30,7 @@ from registry.http.json_cut import Part, Payload
 from registry.http.request import Request
 from registry.http.turns import Steps, at_once, in_turns
 from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from
-from registry.queue.endings import Endings
+from registry.queue.completions import Completions
 from registry.queue.joining import Joining
 from registry.queue.leases import TOO_LARGE, Leases, status
 from registry.queue.looking import Looking
@@ -57,11 +57,11 @@ T = TypeVar("T")
 class Verbs:
     """The requests of producers and workers. Every verb takes a `Request`."""
 
-    def __init__(self, queues: Queues, looking: Looking, endings: Endings, config: Config) -> None:
+    def __init__(self, queues: Queues, looking: Looking, completions: Completions, config: Config) -> None:
         self._queues = queues
         self._leases = Leases(queues)
         self._looking = looking
-        self._endings = endings
+        self._completions = completions
         self._joining = Joining()
         self._max_task = config.max_task_bytes
         self._max_result = config.max_result_bytes
@@ -106,7 +106,7 @@ class Verbs:
             answer["duplicate"] = True
         if pushed.replayed:
             headers.append((b"Idempotency-Replayed", b"true"))
-        ended = self._endings.wait(name, pushed.id, wait)
+        ended = self._completions.wait(name, pushed.id, wait)
         told = None
         try:
             # Asked for only now, so that an end before this line is seen here, and one after it by the line above.

@@ -26,7 +26,7 @@ from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name, is_foreign
 from registry.queue.reply import Reply, Told, as_deferred, unknown_first
 from registry.queue.staging import is_large, stage
-from registry.queue.taken import STATES, Pushed, Taken, denied
+from registry.queue.taken import Pushed, Taken, denied
 from registry.queue.waiting import Poller, Waiting, too_many_wait
 from registry.queue.workers import Workers
 from registry.redis.store import Entry, Store, encode_options
@@ -449,14 +449,6 @@ class Queues:
                 else:
                     self._finish(poller, None)
                     self.waiting.leave(poller)
-
-    # Looking
-
-    def watch(self, name: bytes, task_id: bytes) -> Deferred[str | None]:
-        """Have the end of this task told to all daemons; fires with its state now, or None for no such task."""
-        check_name(name)
-        d = self.ask("watch", self.store.of_lease(name, task_id))
-        return d.addCallback(lambda reply: STATES[reply[1].decode()] if reply[0] == 0 else None)
 
     def beat(self) -> Deferred[None]:
         """Tell the other daemons who is parked here."""

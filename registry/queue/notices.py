@@ -1,0 +1,69 @@
+"""Notices of other daemons, which the scripts publish in Redis. The first line of each is the process that caused it.
+
+channel | the other lines                       | what it causes here
+--------|---------------------------------------|-----------------------------------------------------------------
+wake    | list keys                             | a parked poller of each queue asks again, then the next one, until one finds nothing
+ended   | list key, TAB, task id                | the requests that wait for the end of that task are answered
+moved   | list key, TAB, task id, TAB, list key | they wait for it in its new queue
+worker  | mark of a poll, then its worker       | an older poll of that worker ends; a process reads its own of these as well
+
+A name holds no control character, so the separators are safe.
+"""
+
+from __future__ import annotations
+
+from registry.queue.completions import Completions
+from registry.queue.queues import Queues
+
+
+class Notices:
+    """Decodes the notices of one store and passes them on. `received` and `look_again` are for a `Subscriber`."""
+
+    def __init__(self, queues: Queues, completions: Completions) -> None:
+        self._queues = queues
+        self._store = queues.store
+        self._completions = completions
+        space = self._store.space
+        self._handlers = {
+            space + b"wake": self._wake,
+            space + b"ended": self._ended,
+            space + b"moved": self._moved,
+            space + b"worker": self._worker,
+        }
+
+    @property
+    def channels(self) -> list[bytes]:
+        """The channels to subscribe to."""
+        return list(self._handlers)
+
+    def received(self, channel: bytes, message: bytes) -> None:
+        """One notice has come."""
+        sender, _, rest = message.partition(b"\n")
+        if sender != self._store.process:
+            self._handlers[channel](rest)
+
+    def look_again(self) -> None:
+        """Notices may have been lost: look for tasks that came, and for tasks that ended."""
+        self._queues.wake_all()
+        self._completions.look_again()
+
+    def _wake(self, keys: bytes) -> None:
+        lines = self._queues.waiting.lines
+        for key in keys.split(b"\n"):
+            name = self._store.name_of(key)
+            if name in lines:
+                self._queues.wake(name, relay=True)
+
+    def _ended(self, tasks: bytes) -> None:
+        for task in tasks.split(b"\n"):
+            key, _, task_id = task.rpartition(b"\t")
+            self._completions.ended(self._store.name_of(key), task_id)
+
+    def _moved(self, moves: bytes) -> None:
+        for move in moves.split(b"\n"):
+            key, task_id, to = move.split(b"\t")
+            self._completions.moved(task_id, self._store.name_of(key), self._store.name_of(to))
+
+    def _worker(self, poll: bytes) -> None:
+        mark, _, worker = poll.partition(b"\n")
+        self._queues.workers.announced(mark.decode(), worker.decode())
