@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.live import Daemon, RedisServer
-from tests.talk import ask, cancel, fresh, leased, move, on, policy, pushed, task, tasks
+from tests.live import Daemon, RedisServer, wait_until
+from tests.talk import ask, cancel, fresh, leased, move, on, policy, pushed, retry, task, tasks
 
 pytestmark = pytest.mark.every_redis
 STATES = ["ready", "delayed", "leased", "dead", "done"]
@@ -118,6 +118,23 @@ def test_a_list_of_the_ready_goes_on_after_all_that_it_showed_was_popped(served:
     held = leased(served, q)
     on(served, "release", q, held["lease"]).ok()
     assert [row["id"] for row in rest(served, q, "limit=3", cursor)] == ids[8:]
+
+
+@pytest.mark.parametrize("body", [{"delay": 0}, {"delay": 0.01}, {"retry": False}])
+def test_a_list_of_the_ready_goes_on_where_the_last_that_it_showed_comes_again_at_the_tail(
+    served: Daemon, q: str, body: dict[str, Any]
+) -> None:
+    ids = filled(served, q, "ready", list(range(6)))
+    _, cursor = page(served, q, "limit=2")
+    on(served, "ack", q, leased(served, q)["lease"]).ok()
+    again = leased(served, q)
+    on(served, "fail", q, again["lease"], body).ok()
+    if "retry" in body:
+        retry(served, q, f"id={again['id']}")
+    wait_until(lambda: task(served, q, again["id"])["state"] == "ready", 10, "the task again")
+    # As far from the tail as it was when it was shown, and farther.
+    new = [pushed(served, q, "new") for _ in range(5)]
+    assert [row["id"] for row in rest(served, q, "limit=2", cursor)] == [*ids[2:], again["id"], *new]
 
 
 def test_a_list_of_the_ready_finds_its_place_far_from_where_it_was(

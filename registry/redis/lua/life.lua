@@ -68,7 +68,9 @@ local function element(id, m)
 end
 
 -- Into the ready list: at the head (right) or the tail (left) of its priority. Since when a `new` one is ready, its id tells.
+-- An element that comes to the tail again is a new one: whoever lists the tasks must not take it for the one seen at its former place.
 local function make_ready(list, g, id, m, head, new)
+  if not head and not new then m.g = (m.g or 0) + 1 end
   call(head and 'RPUSH' or 'LPUSH', ready_list(list, g, m.p), element(id, m))
   m.s, m.du = 'r', nil
   if not new then m.rs, m.rh = now, head or nil end
