@@ -463,3 +463,29 @@ def test_a_daemon_that_stops_holds_nothing(wire: Wire) -> None:
     wire.turn()
     assert [got.type for got in results(before + after)] == [RedisUnavailable] * 2
     assert wire.idle() and wire.clock.getDelayedCalls() == []
+
+
+def test_what_a_script_had_no_time_for_goes_first_with_the_next_call() -> None:
+    wire = Wire()
+    replies = wire.add("ack", *[Entry(str(n)) for n in range(5)])
+    wire.turn()
+    wire.add("ack", Entry("later"))
+    wire.turn()
+    entries, answer = wire.open[0]
+    answer.callback([[0, entry.name] for entry in entries[:2]])
+    wire.turn()
+    assert [names for _, names in wire.sent] == [["0", "1", "2", "3", "4"], ["later"], ["2", "3", "4"]]
+    assert [reply.called for reply in replies] == [True, True, False, False, False]
+    wire.open[1][1].callback([[0]])
+    wire.open[2][1].callback([[0]] * 3)
+    assert [reply.result for reply in replies[2:]] == [[0]] * 3
+    assert wire.idle()
+
+
+@pytest.mark.parametrize(("verb", "count"), [("push", 1), ("ack", 0), ("ack", 3)])
+def test_a_wrong_number_of_replies_is_a_failure(verb: str, count: int) -> None:
+    wire = Wire()
+    replies = wire.add(verb, Entry("a"), Entry("b"))
+    wire.turn()
+    wire.open[0][1].callback([[0]] * count)
+    assert [failure.value.outcome for failure in results(replies)] == ["unknown"] * 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
 from tests.live import Daemon, RedisServer
-from tests.talk import ask, leased, on, pushed, task
+from tests.talk import ask, leased, on, pushed, task, tasks
 
 pytestmark = pytest.mark.every_redis
 KINDS = {"ascii": "x", "two": "ü", "three": "€", "four": "𝄞", "escaped": "\\", "control": "\x00"}
@@ -20,6 +21,16 @@ def failed(served: Daemon, q: str, error: Any) -> dict[str, Any]:
     [attempt] = task(served, q, task_id)["history"]
     found: dict[str, Any] = attempt["error"]
     return found
+
+
+def many(served: Daemon, q: str, count: int) -> list[dict[str, Any]]:
+    """So many tasks, leased."""
+    held: list[dict[str, Any]] = []
+    while len(held) < count:
+        held += ask(served, "GET", f"/api/popTasks/{q}?count={count - len(held)}&wait=5&lease=60").ok()[
+            "tasks"
+        ]
+    return held
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,3 +90,41 @@ def test_the_message_of_a_progress_is_cut_by_bytes(served: Daemon, q: str) -> No
     held = leased(served, q)
     on(served, "extend", q, held["lease"], {"message": "€" * 1000}).ok()
     assert task(served, q, task_id)["message"] == "€" * 333
+
+
+@pytest.mark.parametrize("verb", ["ack", "fail", "retry"])
+def test_a_call_reads_so_much_of_what_is_known_and_leaves_the_rest_to_the_next(
+    served: Daemon, module_redis_process: RedisServer, q: str, verb: str
+) -> None:
+    count = 60
+    ids = ask(served, "PUT", f"/api/pushTasks/{q}?attempts=7&backoff=0", [0] * count).ok()["ids"]
+    error = {"trace": "x" * 8000}
+    rounds = 7 if verb == "retry" else 6
+    for _ in range(rounds):
+        held = [one["lease"] for one in many(served, q, count)]
+        fails = [{"lease": lease, "error": error, "delay": 0} for lease in held]
+        ask(served, "POST", f"/api/ackTasks/{q}", {"fails": fails}).ok()
+    held = [] if verb == "retry" else [one["lease"] for one in many(served, q, count)]
+    module_redis_process.command("CONFIG", "SET", "slowlog-max-len", 100_000)
+    module_redis_process.command("CONFIG", "SET", "slowlog-log-slower-than", 0)
+    try:
+        module_redis_process.command("SLOWLOG", "RESET")
+        if verb == "retry":
+            assert ask(served, "POST", f"/api/queues/{q}/retry").ok()["count"] == count
+        else:
+            body: dict[str, Any] = (
+                {"acks": held} if verb == "ack" else {"fails": [{"lease": one} for one in held]}
+            )
+            results = ask(served, "POST", f"/api/ackTasks/{q}", body).ok()["results"]
+            assert [one["lease"] for one in results] == held
+            assert {one["status"] for one in results} == {"done" if verb == "ack" else "dead"}
+        logged = [entry[3] for entry in reversed(module_redis_process.command("SLOWLOG", "GET", 100_000))]
+    finally:
+        module_redis_process.command("CONFIG", "SET", "slowlog-log-slower-than", 10_000)
+    sizes = [int(words[2]) for words in logged if words[0] == b"EVALSHA" and words[3] == q.encode()]
+    sizes = [size for size in sizes if size > 1]
+    # Each call is for what the one before left: some 20 tasks of 50 KB are a MiB.
+    assert sizes[0] == count and len(sizes) >= 3
+    assert all(15 < before - after < 25 for before, after in itertools.pairwise(sizes))
+    state = {"ack": "done", "fail": "dead", "retry": "ready"}[verb]
+    assert {row["id"] for row in tasks(served, q, f"state={state}&limit=1000")} == set(ids)

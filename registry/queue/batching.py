@@ -35,6 +35,8 @@ MAX_IN_FLIGHT = 2
 MAX_WAITING_BYTES = 64 << 20
 # Not held while Redis is away: pollers park, the queues keep what settles a hand-over, and a look is told at once.
 NOT_HELD = frozenset({"pop", "popmany", "confirm", "putback", "bury", "watch", "counts"})
+# These read what is known of a task, which may be large: the script answers as many entries as it has time for, one at least.
+MAY_STOP = frozenset({"ack", "fail", "extend", "retry"})
 # What a held request costs beside its own bytes.
 HELD_BYTES = 1024
 
@@ -167,10 +169,13 @@ class Batching:
                 sent = self._send(verb.removesuffix(_LARGE_LINE), group)
             except Exception:  # it must not count as under way for ever
                 sent = fail()
-            sent.addCallbacks(self._answered, self._failed, callbackArgs=(group,), errbackArgs=(group, verb))
+            sent.addCallbacks(self._answered, self._failed, callbackArgs=(group, verb), errbackArgs=(group, verb))
 
-    def _answered(self, replies: list[Any], group: list[Any]) -> None:
+    def _answered(self, replies: list[Any], group: list[Any], verb: str) -> None:
         self._in_flight -= 1
+        if 0 < len(replies) < len(group) and verb in MAY_STOP:
+            self._put_first(verb, group[len(replies) :])
+            group = group[: len(replies)]
         # The next group goes out before this one's answers are written: Redis need not wait for us.
         if self._turns and not self._scheduled:
             self.flush()
@@ -186,6 +191,14 @@ class Batching:
             # Pollers that were woken ask now, while the answers are written, and not in the next turn.
             if self._turns:
                 self.flush()
+
+    def _put_first(self, verb: str, entries: list[Any]) -> None:
+        """Entries that were sent, and not carried out, go with the next call."""
+        waiting = self._waiting[verb]
+        if not waiting:
+            self._turns.appendleft(verb)
+        waiting.extendleft(reversed(entries))
+        self._bytes += sum([entry.size for entry in entries])
 
     def _failed(self, failure: Failure, group: list[Any], verb: str) -> None:
         self._in_flight -= 1

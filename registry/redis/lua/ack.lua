@@ -1,22 +1,29 @@
 -- uses: base, life, finishing
 -- Ack: the work is done. Repeating it within ten minutes is told the same.
 -- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none, the byte 255 for one that was too large).
--- Reply per entry: {0, 'done'} · {0, 'late'} the lease had run out, but nobody else has the task · {1} the lease is lost · {8, text}.
+-- Reply per entry: {0, 'done'} · {0, 'late'} the lease had run out, but nobody else has the task · {1} the lease is lost · {8, text};
+-- of the first entries only, where much is known of their tasks.
 local TEN_MINUTES = 600000
 local acked, traces, freed = {}, {}, {}
 
--- What is known of the tasks, read at once for each queue: by entry. Of a task under a lease it says which lease that is.
+-- What is known of the tasks, by entry; read for many entries of a queue at once. Of a task under a lease it says which lease that is.
 local found = {}
+
+-- The entries of each queue, how many of them were read, and how many are to be read next.
+local asks, FEW = {}, 16
 
 -- Whether any lease of a queue has run out without the sweeper having seen it: by queue.
 local some_lapsed = {}
 
-local function find(list, entries)
-  some_lapsed[list] = call('ZCOUNT', '{' .. list .. '}l', '-inf', now) > 0
-  local ids = {}
-  for n, i in ipairs(entries) do ids[n] = string.match(ARGV[2 + i * 2], '^[^-]*') end
+local function find(list)
+  local entries = asks[list]
+  if entries.read == 0 then some_lapsed[list] = call('ZCOUNT', '{' .. list .. '}l', '-inf', now) > 0 end
+  local ids, first = {}, entries.read
+  entries.read = math.min(#entries, first + entries.next)
+  entries.next = 2 * entries.next
+  for n = first + 1, entries.read do ids[n - first] = string.match(ARGV[2 + entries[n] * 2], '^[^-]*') end
   local packed = call('HMGET', '{' .. list .. '}m', unpack(ids))
-  for n, i in ipairs(entries) do found[i] = packed[n] end
+  for n = first + 1, entries.read do found[entries[n]] = packed[n - first] end
 end
 
 local function ack(i, list, lease, result)
@@ -25,7 +32,7 @@ local function ack(i, list, lease, result)
   local g = '{' .. list .. '}'
   local id = string.match(lease, '^[^-]*')
   local status = 'done'
-  local m = found[i] and cmsgpack.unpack(found[i])
+  local m = unpack_known(found[i])
   local holds = m and m.s == 'l' and m.o and m.o.i == lease
   if holds then
     -- Its lease ends with the others'.
@@ -58,14 +65,16 @@ local function ack(i, list, lease, result)
   return {0, status}
 end
 
-local replies, asks = {}, {}
+local replies = {}
 for i, list in ipairs(KEYS) do
-  asks[list] = asks[list] or {}
-  table.insert(asks[list], i)
+  local entries = asks[list] or {read = 0, next = FEW}
+  entries[#entries + 1] = i
+  asks[list] = entries
 end
--- A key of another type is met again, and told, where the entries are taken one by one.
-for list, entries in pairs(asks) do pcall(find, list, entries) end
-for i = 1, #KEYS do
+for i, list in ipairs(KEYS) do
+  if has_read_enough() then break end
+  -- A key of another type is met again, and told, where the entry is taken.
+  if found[i] == nil then pcall(find, list) end
   local ok, reply = pcall(ack, i, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
   replies[i] = ok and reply or refusal(reply)
 end

@@ -1,7 +1,7 @@
 -- uses: base, life
 -- Fail: the attempt went wrong; again after the backoff or the given delay, or dead.
 -- KEYS: the list of each entry. ARGV per entry: lease id, msgpack {e error, d delay ms, n no retry}.
--- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}.
+-- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}; of the first entries only, where much is known of their tasks.
 local function fail(list, lease, packed)
   local g = '{' .. list .. '}'
   must_be_list(list)
@@ -27,6 +27,7 @@ end
 
 local replies = {}
 for i = 1, #KEYS do
+  if has_read_enough() then break end
   local ok, reply = pcall(fail, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
   replies[i] = ok and reply or refusal(reply)
 end
