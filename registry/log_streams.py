@@ -8,6 +8,7 @@ dropped, counted, and told as soon as a line fits again.
 from __future__ import annotations
 
 import atexit
+import errno
 import glob
 import os
 import stat
@@ -142,7 +143,11 @@ class LogFile:
 
     def _open(self, mode: int | None) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-        fd = os.open(self.path, flags, 0o666)
+        # Not waiting: somebody may have put a FIFO in its place, which nobody reads.
+        fd = os.open(self.path, flags | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is no regular file", self.path)
         if mode is not None and stat.S_IMODE(os.fstat(fd).st_mode) != mode:
             try:
                 os.fchmod(fd, mode)
@@ -167,7 +172,7 @@ class LogFile:
         try:
             fd = self._open(mode)
         except OSError:
-            return  # its folder is gone, or full: what was moved away is better than nothing
+            return  # its folder is gone, or full, or something else is there: what was moved away is better than nothing
         os.close(self._fd)
         self._fd = fd
 

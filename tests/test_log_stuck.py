@@ -250,3 +250,19 @@ def test_a_log_whose_folder_is_gone_is_written_on_and_comes_back(tmp_path: Path)
     folder.mkdir()
     file(b"two\n")
     assert (folder / "log").read_text() == "two\n"
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_fifo_in_the_place_of_a_log_holds_nobody_up(tmp_path: Path, read: bool) -> None:
+    path = str(tmp_path / "log")
+    file = LogFile(path)
+    os.rename(path, path + ".old")
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if read else None
+    file(b"one\n")
+    assert (tmp_path / "log.old").read_text() == "one\n"
+    if end is not None:
+        os.close(end)
+    os.unlink(path)
+    file(b"two\n")
+    assert (tmp_path / "log").read_text() == "two\n"
