@@ -99,6 +99,12 @@ def parse_endpoint(reactor: Any, text: str) -> Any:
     return endpoint
 
 
+_WHY = {
+    "systemd": "systemd has handed over no such socket",
+    "ssl": "privateKey and certKey name PEM files, a key without a passphrase and its certificate",
+}
+
+
 def cannot_be_used(text: str, error: BaseException) -> ValueError:
     """What LISTEN has, and why that is none."""
     why = str(error).rstrip(".")
@@ -107,6 +113,9 @@ def cannot_be_used(text: str, error: BaseException) -> ValueError:
         why = f"{number[1]} is no number"
     elif isinstance(error, OSError) and error.strerror:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif not isinstance(error, OSError | ValueError):
+        # What a parser of Twisted met, such as an index out of range, means nothing to who wrote the string.
+        why = _WHY.get(text.partition(":")[0], "it cannot be read")
     elif why.startswith("Unknown endpoint type"):
         why += ". An address and a port are written tcp:3000:interface=127.0.0.1, a socket unix:/run/registry/http.sock"
     return ValueError(f"LISTEN has {text!r}, which cannot be used: {why}.")

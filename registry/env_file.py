@@ -10,7 +10,8 @@ from typing import NamedTuple
 from dotenv.parser import parse_stream
 
 # A name in the environment is of another program, unless it is so much like one of ours that it can only be a typo.
-_LIKE_OURS = 0.9
+# Two letters that are interchanged in the shortest of them, REDIS_URL, make 0.89.
+_LIKE_OURS = 0.88
 _SHORTEST = 8
 _LIKE_IN_FILE = 0.7
 

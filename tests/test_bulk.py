@@ -91,6 +91,18 @@ def test_with_a_limit_the_oldest_are_deleted(served: Daemon, q: str) -> None:
     assert {row["id"] for row in tasks(served, q, "state=dead")} == set(ids[3:])
 
 
+@pytest.mark.parametrize("more", ["", "&before=2999-01-01T00:00:00Z"])
+def test_of_those_that_wait_the_next_to_be_delivered_are_deleted(served: Daemon, q: str, more: str) -> None:
+    for n, priority in enumerate((0, 5, 0, 9, 5)):
+        pushed(served, q, n, f"priority={priority}")
+    assert delete(served, q, f"state=ready&limit=2{more}") == (2, 0)
+    assert [row["task"] for row in tasks(served, q)] == [4, 0, 2]
+    for n, delay in enumerate((50, 20, 40)):
+        pushed(served, q, n, f"delay={delay}")
+    assert delete(served, q, f"state=delayed&limit=1{more}") == (1, 0)
+    assert [row["task"] for row in tasks(served, q, "state=delayed")] == [2, 0]
+
+
 def test_the_done_are_deleted_also_those_that_were_to_be_kept(
     served: Daemon, module_redis_process: RedisServer, q: str
 ) -> None:

@@ -132,10 +132,11 @@ def test_the_environment_of_other_programs_is_left_alone(tmp_path: Path) -> None
         REDIS_PASSWORD XDG_DATA_DIRS XDG_DATA_HOME LOGNAME PROCESSOR NUMBER_OF_PROCESSORS TIMEOUT LOG DATA HOSTTYPE"""
     (tmp_path / ".env").mkdir()  # somebody's virtual environment
     assert warnings(dict.fromkeys(others.split(), "1"), str(tmp_path / ".env")) == []
-    said = warnings({"QUEUE_TIMOUT": SECRET, "REDIS_URL_FIL": "x"}, None)
+    said = warnings({"QUEUE_TIMOUT": SECRET, "REDIS_URL_FIL": "x", "REDIS_ULR": SECRET}, None)
     assert said == [
         "QUEUE_TIMOUT in the environment changes nothing; did you mean QUEUE_TIMEOUT?",
         "REDIS_URL_FIL in the environment changes nothing; did you mean REDIS_URL_FILE?",
+        "REDIS_ULR in the environment changes nothing; did you mean REDIS_URL?",
     ]
 
 
@@ -203,6 +204,10 @@ def test_a_wrong_value_is_one_sentence(name: str, text: str, must: str) -> None:
         ("127.0.0.1:3000", "An address and a port are written tcp:3000:interface=127.0.0.1,"),
         ("tcp", "whose parts do not fit tcp."),
         ("ssl:0:privateKey=/no/key", "which cannot be used: /no/key: No such file or directory."),
+        ("ssl:0:privateKey=/etc/passwd", "which cannot be used: privateKey and certKey name PEM files, "),
+        ("systemd:domain=INET:index=0", "which cannot be used: systemd has handed over no such socket."),
+        ("systemd:domain=INET:name=web", "which cannot be used: systemd has handed over no such socket."),
+        ("a=b", "which cannot be used: it cannot be read."),
     ],
 )
 def test_a_bad_listen_is_one_sentence(listen: str, said: str) -> None:

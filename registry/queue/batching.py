@@ -169,7 +169,9 @@ class Batching:
                 sent = self._send(verb.removesuffix(_LARGE_LINE), group)
             except Exception:  # it must not count as under way for ever
                 sent = fail()
-            sent.addCallbacks(self._answered, self._failed, callbackArgs=(group, verb), errbackArgs=(group, verb))
+            sent.addCallbacks(
+                self._answered, self._failed, callbackArgs=(group, verb), errbackArgs=(group, verb)
+            )
 
     def _answered(self, replies: list[Any], group: list[Any], verb: str) -> None:
         self._in_flight -= 1

@@ -1,5 +1,5 @@
 -- uses: base, life, finishing
--- Purge: forget what is ready and delayed, so many at a time; leases, the dead, the done and the policy stay.
+-- Purge: forget what is ready, in the order of delivery, and what is delayed, the next due first, so many at a time; leases, the dead, the done and the policy stay.
 -- KEYS: the list of each entry. ARGV per entry: moves at most, and behind a blank 'ready' or 'delayed' for one of both. Reply per entry: {0, purged, 1 when there is more} · {8, text}.
 local function drop(list, g, id)
   local m = known(g, id)
@@ -14,7 +14,7 @@ end
 local function purge(list, most, state)
   local g = '{' .. list .. '}'
   local count, left = 0, most
-  for p = 0, state == 'delayed' and -1 or 9 do
+  for p = state == 'delayed' and -1 or 9, 0, -1 do
     local from = p == 0 and list or g .. p
     while left > 0 do
       local e = call('RPOP', from)
