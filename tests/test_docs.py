@@ -188,3 +188,15 @@ def test_files_that_the_docs_name_exist() -> None:
     assert [
         name for name in sorted(named) if name != "registry/redis/lua/NAME.lua" and not (ROOT / name).exists()
     ] == []
+
+
+def test_every_error_code_is_in_the_table() -> None:
+    source = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "registry").rglob("*.py")))
+    raised = set(re.findall(r'\bcode = "(\w+)"|(?:Refusal\(\s*\d+,|Conflict\()\s*"(\w+)"', source))
+    codes = {code for pair in raised for code in pair if code} - {"bad_config", "error", "replaced"}
+    table = part((ROOT / "docs" / "api.md").read_text("utf-8"), "Errors")
+    rows = re.findall(r"^\| \d[\d, ]*\| ([^|]+)\|", table, re.MULTILINE)
+    documented = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
+    assert len(codes) > 25
+    assert sorted(codes - documented) == []
+    assert [code for code in sorted(documented) if f'"{code}"' not in source] == []
