@@ -2,18 +2,147 @@
 --
 -- Keys of a queue whose list is Q (the name with the prefix); a name holds no brace, so none of these is a queue's list:
 --   Q, {Q}1 … {Q}9   ready, newest left; "\1" .. id (24 hex digits) [ ":" .. generation ], anything else is raw (another program's)
---   {Q}t  hash  id -> payload, in every state        {Q}m  hash  id -> what is known of it beyond the payload (below)
+--   {Q}t  hash  id -> payload, in every state        {Q}m  hash  id -> Task (below)
 --   {Q}l  zset  lease id -> end of the lease, ms     {Q}d  zset  id -> due, ms
 --   {Q}x  zset  id -> forgotten at, ms (dead)        {Q}e  zset  id -> ended at, ms (done)
 --   {Q}f  zset  id -> until when its push asked to keep it, ms (done; in {Q}e after that)
 --   {Q}o  zset  id -> expires, ms (ready or delayed, with a ttl)
 --   {Q}k  hash  unique key -> id                     {Q}a  zset  lease id -> forgotten at, ms (acknowledged)
 --   {Q}b  zset  id -> forgotten at, ms (a payload of a large batch that is still coming: in {Q}t, and in no state)
---   {Q}c  policy, msgpack                            {Q}n  hash  counters: s0 … s9 tombstones in the lists, rates
+--   {Q}c  string, Policy                             {Q}n  hash  counters: s0 … s9 tombstones in the lists, rates
 --   {Q}i: strings, answers remembered for an Idempotency-Key, each with a time to live
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
--- A task pushed without options has no entry in {Q}m until it is leased; there: s state (r d l x e), a attempts, g generation,
---   p priority, x expires, n attempts allowed, b backoff, l lease, k key, r result kept, h history, o holder, v result, z ended at, rs ready since, rh then put to the head, u not kept for the queue's sake, …
+--
+-- Records, in msgpack. Of each field: the name it has here ("-" where that is its long name), its long name, and what it
+-- means. registry/model.py has the same records with the same fields in the same order. A field that is not there has its
+-- default: nil, false or 0. Moments and lengths of time are whole ms where nothing else is said.
+--
+-- Error: how an attempt failed, in the words of its worker.
+--   -   type            kind of error
+--   -   message         what happened
+--   -   trace           where; its end when it was too long
+--   -   truncated       true when one of the three was cut
+-- Lease: who has a task.
+--   i   id              the task's id, "-", and the nonce of the pop
+--   l   length          for how long it was given, or renewed, last
+--   f   granted_at      when it was given
+--   w   worker          who has it, as the pop said
+--   h   hidden          true for the lease of a hand-over: the pop asked for none
+--   k   answers         nonces of the answers that gave it to repeats of one request, the latest 20
+--   m   memory          the key under which that request is remembered
+-- Attempt: one that is over, in a task's history.
+--   a   number          which one
+--   w   worker          who had it
+--   f   leased_at       from when
+--   t   ended_at        until when
+--   r   reason          how it ended: done failed released lease_expired handover_expired not_json
+--   e   error           an Error
+--   v   result          'too_large': there was a result, which is not kept
+-- Task: a field of {Q}m. A task pushed without options has none there until it is leased.
+--   s   state           r ready, d delayed, l leased, x dead, e done; nil is r
+--   p   priority        0 to 9
+--   n   attempts        how many it may have; nil: as many as the queue says
+--   b   backoff         nil: the queue's
+--   l   lease_length    nil: the queue's
+--   k   key             of the tasks with this key one may wait or run
+--   r   keep_result     for how long it is kept when it is done
+--   tp  traceparent     handed to the worker as it came
+--   w   awaited         true: somebody waits for its end, which is published
+--   x   expires_at      dead then, unless it was leased before
+--   i   idempotent      true: pushed with an Idempotency-Key, so kept a day
+--   a   attempt         leases counted so far
+--   g   generation      an element of a ready list that names another is a tombstone; nil is 0
+--   nn  first_attempts  n of the first time, which each retry grants again
+--   q   lapses          leases that ran out; behind the first one it waits for the backoff
+--   du  due_at          when a delayed one is ready
+--   rs  ready_since     since when it is ready; nil: since its push
+--   rh  at_head         true: it was put to the head of its list then
+--   o   lease           a Lease, while it is leased
+--   ll  last_lease      the lease that ended last, which may acknowledge it late
+--   pr  progress        a number its holder told
+--   pm  message         a text its holder told
+--   c   cancelled       true: it is dead when its lease ends
+--   h   history         Attempts, the newest last
+--   y   reason          why it is dead
+--   er  error           the last Error
+--   z   ended_at        when it was done or dead
+--   v   result          JSON as it came
+--   ku  kept_until      until when its push asked to keep it, which is its place in {Q}f
+--   u   unkept          true: forgotten then; the queue does not keep it
+-- Retention: the value of a policy's retention.
+--   -   done            s that the done are kept
+--   -   done_max        how many of them
+--   -   dead            s that the dead are kept
+--   -   dead_max        how many of them
+-- Policy: {Q}c, the rules of a queue.
+--   -   paused          true: nothing is handed out
+--   -   max_length      ready and delayed tasks
+--   -   lease           s
+--   -   attempts        how many a task may have
+--   -   backoff         s before the second attempt
+--   -   ttl             s
+--   -   rate            starts a second
+--   -   concurrency     leases at a time
+--   -   max_run         s that a lease may be renewed for in all
+--   -   retention       a Retention
+--   -   paused_until    the end of the pause, nil for none
+-- PushOptions: what a push says about its task.
+--   d   delay           ready so long after the push
+--   at  due_at          ready then; not beside d
+--   p   priority        as in Task
+--   x   ttl             it expires so long after the push
+--   l   lease_length    as in Task
+--   r   keep_result     as in Task
+--   b   backoff         as in Task
+--   n   attempts        as in Task
+--   k   key             as in Task
+--   tp  traceparent     as in Task
+--   w   awaited         as in Task
+--   ik  idempotency_key a repeat with the same key and fingerprint is answered as the first was
+--   ih  fingerprint     of the request's options and body
+-- PopOptions: what a pop says.
+--   l   leased          true: the worker asks for a lease; nil: for a hand-over
+--   c   count           tasks at most (popmany)
+--   s   start           in turns, from this queue on; nil: in the order of q (popmany)
+--   w   worker          who polls
+--   ik  idempotency_key as in PushOptions
+--   ih  fingerprint     as in PushOptions
+--   k   answer          the nonce by which this answer is told from others to the same request
+--   n   poll            serial of a new poll of its worker, told to the other daemons
+--   q   queues          the lists (popmany)
+-- FailOptions: what a fail says.
+--   e   error           an Error
+--   d   delay           in place of the backoff
+--   n   no_retry        true: dead at once
+-- ExtendOptions: what the holder of a lease tells.
+--   p   progress        as in Task
+--   m   message         as in Task
+-- PolicyChange: some rules of a queue change.
+--   -   set             rule -> value
+--   -   reset           names of rules
+--   p   pause           for so long
+--   t   trim_only       true: go on with what an earlier change of the retention left
+--   x   dead_from       from where the dead are gone over
+--   y   only_shorter    true: none of them stays for longer than before
+--
+-- Only scripts read what is packed in {Q}n's field starts (take.lua) and under {Q}i (replay.lua).
+--
+-- Codes, the first element of a reply:
+--   0   OK              done
+--   1   NOTHING         no task, no such task, lease lost, changed by another meanwhile
+--   2   AGAIN           ask again
+--   3   HELD_BACK       paused or limited
+--   4   LEASE_REQUIRED  a queue with a limit hands out leases only
+--   5   KEY_REUSED      this Idempotency-Key belongs to another request
+--   6   WRONG_TYPE      another program's key under the queue's name
+--   7   REDIS_FULL      no memory left
+--   8   REFUSED         by Redis, with its words
+--   9   QUEUE_FULL      max_length
+--   10  KEY_TAKEN       another task has this key
+--   11  NOT_JSON        another program's element, never to be served
+--   12  EXPIRES_FIRST   its ttl ends before it is due
+-- A verb's own meaning of 1 and 2 is told in its file.
+--
 -- ARGV: 1 not after (ms, 0 for no bound), 2 SPACE, 3 process id, then a fixed stride per entry.
 redis.replicate_commands()
 local call = redis.call

@@ -1,0 +1,227 @@
+"""What the registry keeps of a task and what is said about one, as records with names.
+
+The Lua scripts know the same fields by one or two letters. Both names of each stand here, and in the same order in the
+catalogue at the top of ``redis/lua/base.lua``, which tells what a field means; ``tests/test_records.py`` compares the two.
+Everything else in Python uses the long names. What has its default is not written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Raw, Struct, field, msgpack
+
+# A time of day or a length of time. The scripts write whole numbers; records of early versions hold fractions.
+Ms = int | float
+# Lua cannot tell an empty table from an empty array: where a record is empty it arrives as one of these.
+Empty = list[Any]
+
+
+class Error(Struct, frozen=True, omit_defaults=True, gc=False):
+    """How an attempt failed, in the words of its worker. ``truncated``: one of the texts was cut."""
+
+    type: str | None = None
+    message: str | None = None
+    trace: str | None = None
+    truncated: bool = False
+
+
+class Lease(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A lease and its holder. ``answers``: which answers to the same Idempotency-Key gave it."""
+
+    id: str = field(name="i", default="")
+    length: Ms | None = field(name="l", default=None)
+    granted_at: Ms | None = field(name="f", default=None)
+    worker: str | None = field(name="w", default=None)
+    hidden: bool = field(name="h", default=False)
+    answers: list[str] | None = field(name="k", default=None)
+    memory: str | None = field(name="m", default=None)
+
+
+class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
+    """An attempt that is over, as the history of its task tells it."""
+
+    number: int = field(name="a", default=0)
+    worker: str | None = field(name="w", default=None)
+    leased_at: Ms | None = field(name="f", default=None)
+    ended_at: Ms | None = field(name="t", default=None)
+    reason: str | None = field(name="r", default=None)
+    error: Error | Empty | str | None = field(name="e", default=None)
+    result: str | None = field(name="v", default=None)
+
+
+class Task(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What is known of a task beyond its id and its payload. A plain one, pushed without options, has all defaults.
+
+    ``state`` is one of `STATES`. ``result`` is what `text_of` takes.
+    """
+
+    state: str = field(name="s", default="r")
+    # What its push said
+    priority: int = field(name="p", default=0)
+    attempts: int | None = field(name="n", default=None)
+    backoff: Ms | None = field(name="b", default=None)
+    lease_length: Ms | None = field(name="l", default=None)
+    key: str | None = field(name="k", default=None)
+    keep_result: Ms | None = field(name="r", default=None)
+    traceparent: str | None = field(name="tp", default=None)
+    awaited: bool = field(name="w", default=False)
+    expires_at: Ms | None = field(name="x", default=None)
+    idempotent: bool = field(name="i", default=False)
+    # How it has gone
+    attempt: int = field(name="a", default=0)
+    generation: int = field(name="g", default=0)
+    first_attempts: int | None = field(name="nn", default=None)
+    lapses: int = field(name="q", default=0)
+    due_at: Ms | None = field(name="du", default=None)
+    ready_since: Ms | None = field(name="rs", default=None)
+    at_head: bool = field(name="rh", default=False)
+    lease: Lease | None = field(name="o", default=None)
+    last_lease: str | None = field(name="ll", default=None)
+    progress: int | float | None = field(name="pr", default=None)
+    message: str | None = field(name="pm", default=None)
+    cancelled: bool = field(name="c", default=False)
+    history: list[Attempt] = field(name="h", default_factory=list)
+    # How it ended
+    reason: str | None = field(name="y", default=None)
+    error: Error | Empty | str | None = field(name="er", default=None)
+    ended_at: Ms | None = field(name="z", default=None)
+    result: Raw = field(name="v", default=Raw())
+    kept_until: Ms | None = field(name="ku", default=None)
+    unkept: bool = field(name="u", default=False)
+
+
+class Retention(Struct, frozen=True, omit_defaults=True, gc=False):
+    """How long a queue keeps its done and its dead, s, and how many of each."""
+
+    done: int | float | None = None
+    done_max: int | None = None
+    dead: int | float | None = None
+    dead_max: int | None = None
+
+
+class Policy(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The rules of a queue; lengths of time in seconds, ``paused_until`` in ms."""
+
+    paused: bool | None = None
+    max_length: int | None = None
+    lease: int | float | None = None
+    attempts: int | None = None
+    backoff: int | float | None = None
+    ttl: int | float | None = None
+    rate: int | float | None = None
+    concurrency: int | None = None
+    max_run: int | float | None = None
+    retention: Retention | Empty | None = None
+    paused_until: Ms | None = None
+
+
+class PushOptions(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a push says about its task; lengths of time in ms. ``awaited``: its pusher waits for its end."""
+
+    delay: Ms | None = field(name="d", default=None)
+    due_at: Ms | None = field(name="at", default=None)
+    priority: int = field(name="p", default=0)
+    ttl: Ms | None = field(name="x", default=None)
+    lease_length: Ms | None = field(name="l", default=None)
+    keep_result: Ms | None = field(name="r", default=None)
+    backoff: Ms | None = field(name="b", default=None)
+    attempts: int | None = field(name="n", default=None)
+    key: str | None = field(name="k", default=None)
+    traceparent: str | None = field(name="tp", default=None)
+    awaited: bool = field(name="w", default=False)
+    idempotency_key: str | None = field(name="ik", default=None)
+    fingerprint: str | None = field(name="ih", default=None)
+
+
+class PopOptions(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a pop says. ``poll`` is the serial of a worker's new poll, ``answer`` the nonce it is remembered by.
+
+    Of several queues: up to ``count`` tasks of ``queues``, whose keys the store adds; in turn from the one at ``start``,
+    in their order where that is None.
+    """
+
+    leased: bool = field(name="l", default=False)
+    count: int | None = field(name="c", default=None)
+    start: int | None = field(name="s", default=None)
+    worker: str | None = field(name="w", default=None)
+    idempotency_key: str | None = field(name="ik", default=None)
+    fingerprint: str | None = field(name="ih", default=None)
+    answer: str | None = field(name="k", default=None)
+    poll: str | None = field(name="n", default=None)
+    queues: list[str] | None = field(name="q", default=None)
+
+
+class FailOptions(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a fail says. ``delay`` takes the place of the backoff, ms."""
+
+    error: Error | None = field(name="e", default=None)
+    delay: Ms | None = field(name="d", default=None)
+    no_retry: bool = field(name="n", default=False)
+
+
+class ExtendOptions(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What the holder of a lease tells of its work so far."""
+
+    progress: float | None = field(name="p", default=None)
+    message: str | None = field(name="m", default=None)
+
+
+class PolicyChange(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Rules to set and to reset, a pause in ms; or where the work goes on that an earlier change of the retention left."""
+
+    set: dict[str, Any] | None = None
+    reset: list[str] | None = None
+    pause: Ms | None = field(name="p", default=None)
+    trim_only: bool = field(name="t", default=False)
+    dead_from: str | None = field(name="x", default=None)
+    only_shorter: bool = field(name="y", default=False)
+
+
+# The states of a task, by the letter that the scripts use; and the other way round.
+STATES: Final = {"r": "ready", "d": "delayed", "l": "leased", "x": "dead", "e": "done"}
+LETTERS: Final = {name: letter for letter, name in STATES.items()}
+
+
+class Code:
+    """What the first element of a script's reply says; the others are told at the top of each Lua file."""
+
+    OK: Final = 0
+    NOTHING: Final = 1
+    AGAIN: Final = 2
+    HELD_BACK: Final = 3
+    LEASE_REQUIRED: Final = 4
+    KEY_REUSED: Final = 5
+    WRONG_TYPE: Final = 6
+    REDIS_FULL: Final = 7
+    REFUSED: Final = 8
+    QUEUE_FULL: Final = 9
+    KEY_TAKEN: Final = 10
+    NOT_JSON: Final = 11
+    EXPIRES_FIRST: Final = 12
+
+
+PLAIN: Final = Task()
+NO_RULES: Final = Policy()
+_EMPTY = b"\x90"
+_task = msgpack.Decoder(Task).decode
+_policy = msgpack.Decoder(Policy).decode
+
+
+def decode_task(packed: bytes | None) -> Task:
+    """What the scripts keep of a task; None and an empty table are a plain one."""
+    return _task(packed) if packed and packed != _EMPTY else PLAIN
+
+
+def decode_policy(packed: bytes | None) -> Policy:
+    """The rules of a queue as the scripts keep them; None and an empty table are none."""
+    return _policy(packed) if packed and packed != _EMPTY else NO_RULES
+
+
+def text_of(raw: Raw) -> bytes:
+    """The bytes of a text that a script packed, empty for none. They are neither decoded nor checked."""
+    packed = memoryview(raw)
+    if not packed or packed[0] == 0xC0:
+        return b""
+    # A short one has its length in the first byte, the others behind it in 1, 2 or 4.
+    return bytes(packed[{0xD9: 2, 0xC4: 2, 0xDA: 3, 0xC5: 3, 0xDB: 5, 0xC6: 5}.get(packed[0], 1) :])

@@ -1,0 +1,124 @@
+"""The records of `registry.model`: the same as in the catalogue of the scripts, and the same bytes as ever."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from msgspec import Struct, msgpack, structs
+
+from registry import model
+from registry.model import (
+    Code,
+    Error,
+    ExtendOptions,
+    FailOptions,
+    Policy,
+    PolicyChange,
+    PopOptions,
+    PushOptions,
+    Retention,
+    decode_policy,
+    decode_task,
+    text_of,
+)
+
+CATALOGUE = files("registry.redis").joinpath("lua", "base.lua").read_text("utf-8").partition("\nredis.")[0]
+
+
+def test_the_catalogue_of_the_scripts_has_the_same_records_with_the_same_fields_in_the_same_order() -> None:
+    told: dict[str, list[tuple[str, str]]] = {}
+    for line in CATALOGUE.partition("\n-- Records")[2].partition("\n-- Codes")[0].splitlines():
+        if found := re.fullmatch(r"-- ([A-Z]\w+): .*", line):
+            told[found[1]] = []
+        elif found := re.fullmatch(r"--   (\w+|-) +([a-z_]+)  ?.*", line):
+            letter, name = found[1], found[2]
+            told[list(told)[-1]].append((name if letter == "-" else letter, name))
+    records = [kind for kind in vars(model).values() if isinstance(kind, type) and issubclass(kind, Struct)]
+    known = {
+        kind.__name__: [(field.encode_name, field.name) for field in structs.fields(kind)]
+        for kind in records
+        if kind.__module__ == model.__name__
+    }
+    assert list(told) == list(known)
+    assert told == known
+
+
+def test_the_catalogue_of_the_scripts_has_the_same_codes_and_states() -> None:
+    told = re.findall(r"^--   (\d+) +([A-Z_]+)  ", CATALOGUE, re.MULTILINE)
+    assert told == [(str(value), name) for name, value in vars(Code).items() if name.isupper()]
+    [states] = re.findall(r"^--   s   state +(.*);", CATALOGUE, re.MULTILINE)
+    assert states == ", ".join(f"{letter} {name}" for letter, name in model.STATES.items())
+
+
+@pytest.mark.parametrize(
+    ("record", "packed"),
+    [
+        (PushOptions(), {}),
+        (
+            PushOptions(1, 2, 3, 4, 5, 6, 0, 8, "k", "t", True, "ik", "ih"),
+            {"d": 1, "at": 2, "p": 3, "x": 4, "l": 5, "r": 6, "b": 0, "n": 8, "k": "k", "tp": "t", "w": True, "ik": "ik", "ih": "ih"},
+        ),
+        (PopOptions(leased=True), {"l": True}),
+        (
+            PopOptions(True, None, None, "w", "ik", "ih", "answer", "serial"),
+            {"l": True, "w": "w", "ik": "ik", "ih": "ih", "k": "answer", "n": "serial"},
+        ),
+        (PopOptions(count=1, start=0, queues=["a", "b"]), {"c": 1, "s": 0, "q": ["a", "b"]}),
+        (FailOptions(), {}),
+        (
+            FailOptions(Error("type", "message", "trace", True), 0, True),
+            {"e": {"type": "type", "message": "message", "trace": "trace", "truncated": True}, "d": 0, "n": True},
+        ),
+        (ExtendOptions(0.5, "m"), {"p": 0.5, "m": "m"}),
+        (PolicyChange({"rate": 1.5}, ["lease"]), {"set": {"rate": 1.5}, "reset": ["lease"]}),
+        (PolicyChange(pause=5), {"p": 5}),
+        (PolicyChange(trim_only=True, dead_from="0", only_shorter=False), {"t": True, "x": "0"}),
+        (PolicyChange(trim_only=True, dead_from="0", only_shorter=True), {"t": True, "x": "0", "y": True}),
+    ],
+)  # fmt: skip
+def test_a_record_is_packed_to_the_bytes_that_a_dict_of_letters_was(
+    record: Struct, packed: dict[str, Any]
+) -> None:
+    assert msgpack.encode(record) == msgpack.encode(packed)
+
+
+def test_a_record_of_a_task_has_names() -> None:
+    task = decode_task(
+        msgpack.encode(
+            {
+                "s": "e", "a": 2, "p": 9, "k": "key", "x": 1.5, "o": {"i": "id-nonce", "w": "worker", "k": ["n"]},
+                "h": [{"a": 1, "r": "failed", "e": {"type": "T"}}, {"a": 2, "e": []}], "v": '"é"', "unheard of": 1,
+            }
+        )
+    )  # fmt: skip
+    assert (task.state, task.attempt, task.priority, task.key, task.expires_at) == ("e", 2, 9, "key", 1.5)
+    assert task.lease is not None
+    assert (task.lease.id, task.lease.worker, task.lease.answers) == ("id-nonce", "worker", ["n"])
+    assert [attempt.error for attempt in task.history] == [Error("T"), []]
+    assert text_of(task.result) == '"é"'.encode()
+
+
+@pytest.mark.parametrize("packed", [None, b"", b"\x80", b"\x90"])
+def test_nothing_and_an_empty_table_of_lua_are_a_plain_task_and_no_rules(packed: bytes | None) -> None:
+    assert decode_task(packed) == model.Task()
+    assert decode_policy(packed) == Policy()
+    assert text_of(decode_task(packed).result) == b""
+
+
+def test_a_policy_has_names_and_an_empty_table_in_it_is_no_failure() -> None:
+    packed = {"paused": True, "rate": 2, "lease": 0.5, "retention": {"done": 1, "dead_max": 0}}
+    assert decode_policy(msgpack.encode(packed)) == Policy(
+        paused=True, rate=2, lease=0.5, retention=Retention(done=1, dead_max=0)
+    )
+    assert decode_policy(msgpack.encode({"retention": []})).retention == []
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 255, 256, 65_535, 65_536])
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_a_result_of_any_length_is_the_bytes_that_were_packed(length: int, kind: type) -> None:
+    text = b"x" * length
+    packed = msgpack.encode({"v": text.decode() if kind is str else text})
+    assert text_of(decode_task(packed).result) == text
