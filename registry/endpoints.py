@@ -108,9 +108,9 @@ _WHY = {
 def cannot_be_used(text: str, error: BaseException) -> ValueError:
     """What LISTEN has, and why that is none."""
     why = str(error).rstrip(".")
-    number = re.match(r"invalid literal for int\(\) with base \d+: (.*)", why)
+    number = re.match(r"invalid literal for int\(\) with base (\d+): (.*)", why)
     if number:
-        why = f"{number[1]} is no number"
+        why = f"{number[2]} is no {'octal number such as 660' if number[1] == '8' else 'number'}"
     elif isinstance(error, OSError) and error.strerror:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif not isinstance(error, OSError | ValueError):

@@ -171,6 +171,12 @@ def test_many_acks_of_which_one_has_too_large_a_result(served: Daemon, q: str, r
     assert rows[2]["history"][0]["error"] == {"message": "x" * 1000, "truncated": True}
 
 
+def test_of_a_lost_lease_nothing_is_said_to_be_dropped(served: Daemon, q: str, road: dict[str, str]) -> None:
+    body = b'{"acks":[{"lease":"a-b","result":%b}]}' % LONG
+    answer = Asked(served, "POST", f"/api/ackTasks/{q}", body, road).answer(20).ok()
+    assert answer["results"] == [{"lease": "a-b", "status": "lease_lost"}]
+
+
 @pytest.fixture(scope="module")
 def small(module_redis_process: RedisServer) -> Iterator[Daemon]:
     with running(

@@ -199,6 +199,7 @@ def test_a_wrong_value_is_one_sentence(name: str, text: str, must: str) -> None:
     [
         ("tcp:abc", "which cannot be used: 'abc' is no number."),
         ("tcp:3000:backlog=x", "which cannot be used: 'x' is no number."),
+        ("unix:/tmp/r.sock:mode=999", "which cannot be used: '999' is no octal number such as 660."),
         ("tcp:70000", "which cannot be used: 70000 is no port, which is a number from 0 to 65535."),
         ("3000", "An address and a port are written tcp:3000:interface=127.0.0.1,"),
         ("127.0.0.1:3000", "An address and a port are written tcp:3000:interface=127.0.0.1,"),

@@ -32,7 +32,7 @@ from registry.http.turns import Steps, at_once, in_turns
 from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from
 from registry.queue.completions import Completions
 from registry.queue.joining import Joining
-from registry.queue.leases import TOO_LARGE, Leases, status
+from registry.queue.leases import LEASE_LOST, TOO_LARGE, Leases, status
 from registry.queue.looking import Looking
 from registry.queue.many import ManyPoller
 from registry.queue.queues import HANDOVER_MS, Queues
@@ -308,14 +308,18 @@ class Verbs:
         def read(said: tuple[list[asked.Acked], list[asked.Failed]]) -> Deferred[Answer]:
             acks, fails = said
             kept = [(lease, self._kept(result)) for lease, result in acks]
-            more = [b',"result":"too_large"' if result is TOO_LARGE else b"" for _, result in kept]
-            more += [b""] * len(fails)
+            dropped = [result is TOO_LARGE for _, result in kept] + [False] * len(fails)
             leases = [lease for lease, _ in kept] + [lease for lease, _ in fails]
 
             def settled(statuses: list[str]) -> Answer:
                 results = b",".join(
-                    b'{"lease":"%b","status":"%b"%b}' % (lease, status.encode(), also)
-                    for lease, status, also in zip(leases, statuses, more, strict=True)
+                    b'{"lease":"%b","status":"%b"%b}'
+                    % (
+                        lease,
+                        status.encode(),
+                        b',"result":"too_large"' if too_large and status != LEASE_LOST else b"",
+                    )
+                    for lease, status, too_large in zip(leases, statuses, dropped, strict=True)
                 )
                 return Answer(200, b'{"results":[%b]}' % results)
 
