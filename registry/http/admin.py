@@ -277,7 +277,7 @@ class Admin:
         position = (yield self._looking.position(view)) if view.state == "ready" else None
         pollers = yield self._queues.pollers()
         silent = yield self._queues.silent_ms(name)
-        rate = queue.policy.get("rate")
+        rate = queue.policy.rate
         spent = rate is not None and (yield self._looking.rate_is_spent(name, rate))
         reasons = reasons_of(
             view, queue, position, pollers.get(name, 0), silent, self._queues.store.now_ms(), spent

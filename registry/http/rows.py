@@ -6,10 +6,13 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import to_builtins
+
 from registry.errors import BadOption
 from registry.http import asked
 from registry.http.verbs import result_of
 from registry.http.wire import Answer, Raw, cut_bytes, dumps
+from registry.model import Policy
 from registry.queue.looking import FAR_ENOUGH, QueueView
 from registry.queue.names import is_foreign, pushed_at_ms
 from registry.queue.pages import SHOWN_BYTES, TaskView
@@ -72,9 +75,10 @@ def queue_row(view: QueueView, now_ms: int, pollers: dict[bytes, int]) -> dict[s
     }
 
 
-def _rules(policy: dict[str, Any]) -> dict[str, Any]:
-    until = policy.get("paused_until")
-    return policy if until is None else {**policy, "paused_until": at(until)}
+def _rules(policy: Policy) -> dict[str, Any]:
+    rules: dict[str, Any] = to_builtins(policy)
+    until = policy.paused_until
+    return rules if until is None else {**rules, "paused_until": at(until)}
 
 
 def fold(families: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
@@ -132,44 +136,42 @@ def _beginning(value: bytes) -> str:
 
 def task_row(view: TaskView) -> dict[str, Any]:
     """A task as the API shows it."""
-    known = view.known
+    task = view.task
     row: dict[str, Any] = {
         "id": view.id,
         "queue": view.queue,
         "state": view.state,
-        "attempt": known.get("a", 0),
-        "priority": known.get("p", 0),
+        "attempt": task.attempt,
+        "priority": task.priority,
         "pushed_at": at(pushed_at_ms(view.id)) if view.id else None,
         # What another program pushed may be no JSON, and would make none of the whole answer: it is shown as text.
         "task": Raw(view.payload) if len(view.payload) == view.length and _is_json(view) else view.payload,
         "history": [
             {
-                "attempt": h.get("a", 0),
-                "worker": h.get("w"),
-                "leased_at": at(h.get("f")),
-                "ended_at": at(h.get("t")),
-                "reason": h.get("r"),
-                "error": h.get("e"),
-                **({"result": h["v"]} if "v" in h else {}),
+                "attempt": attempt.number,
+                "worker": attempt.worker,
+                "leased_at": at(attempt.leased_at),
+                "ended_at": at(attempt.ended_at),
+                "reason": attempt.reason,
+                "error": to_builtins(attempt.error),
+                **({} if attempt.result is None else {"result": attempt.result}),
             }
-            for h in known.get("h") or []
+            for attempt in task.history
         ],
-        "progress": known.get("pr"),
-        "result": result_of(known),
+        "progress": task.progress,
+        "result": result_of(task),
     }
-    for name, short in (("key", "k"), ("message", "pm"), ("reason", "y"), ("traceparent", "tp")):
-        if known.get(short) is not None:
-            row[name] = known[short]
-    for name, short in (("due_at", "du"), ("expires_at", "x"), ("ended_at", "z")):
-        if known.get(short) is not None:
-            row[name] = at(known[short])
-    if known.get("c"):
+    for name in ("key", "message", "reason", "traceparent"):
+        if (value := getattr(task, name)) is not None:
+            row[name] = value
+    for name in ("due_at", "expires_at", "ended_at"):
+        if (value := getattr(task, name)) is not None:
+            row[name] = at(value)
+    if task.cancelled:
         row["cancelled"] = True
-    holder = known.get("o") or {}
-    if view.state == "leased" and holder:
-        row.update(
-            worker=holder.get("w"), leased_at=at(holder.get("f")), lease_ends_at=at(view.lease_ends_ms)
-        )
+    lease = task.lease
+    if view.state == "leased" and lease is not None:
+        row.update(worker=lease.worker, leased_at=at(lease.granted_at), lease_ends_at=at(view.lease_ends_ms))
     return row
 
 
@@ -196,33 +198,33 @@ def reasons_of(
     rate_is_spent: bool = False,
 ) -> list[dict[str, Any]]:
     """Why a task is not running: the gates that are shut for it, each with its code, a sentence and its numbers."""
-    rules, known = queue.policy, view.known
+    rules, task = queue.policy, view.task
     reasons: list[dict[str, Any]] = []
 
     def say(code: str, sentence: str, **numbers: Any) -> None:
         reasons.append({"code": code, "text": sentence, **numbers})
 
     if view.state == "leased":
-        holder = (known.get("o") or {}).get("w")
+        holder = task.lease.worker if task.lease else None
         say("leased", f"It is being worked on{' by ' + holder if holder else ''}.", worker=holder)
         return reasons
     if view.state == "dead":
-        say("dead", f"It is dead: {known.get('y', 'failed')}.", reason=known.get("y"))
+        say("dead", f"It is dead: {task.reason or 'failed'}.", reason=task.reason)
         return reasons
     if view.state == "done":
         say("done", "It is done.")
         return reasons
-    if rules.get("paused"):
-        until = at(rules.get("paused_until"))
+    if rules.paused:
+        until = at(rules.paused_until)
         say("paused", f"The queue is paused{' until ' + until if until else ''}.")
     if view.state == "delayed":
-        left = max(0.0, (known.get("du", now_ms) - now_ms) / 1000)
-        say("delayed", f"It is due in {left:.0f} s.", seconds=left, due_at=at(known.get("du")))
-    if rules.get("concurrency") and queue.leased >= rules["concurrency"]:
-        limit = rules["concurrency"]
+        left = max(0.0, ((task.due_at or now_ms) - now_ms) / 1000)
+        say("delayed", f"It is due in {left:.0f} s.", seconds=left, due_at=at(task.due_at))
+    limit = rules.concurrency
+    if limit and queue.leased >= limit:
         say("concurrency_limited", f"The queue is at its limit: {queue.leased} of {limit} run.", limit=limit)
-    if rate_is_spent:
-        say("rate_limited", f"The queue starts at most {rules['rate']:g} tasks a second.", rate=rules["rate"])
+    if rate_is_spent and rules.rate:
+        say("rate_limited", f"The queue starts at most {rules.rate:g} tasks a second.", rate=rules.rate)
     if not pollers:
         if silent_ms is not None:
             quiet = silent_ms / 1000

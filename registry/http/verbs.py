@@ -30,6 +30,7 @@ from registry.http.json_cut import Part, Payload
 from registry.http.request import Request
 from registry.http.turns import Steps, at_once, in_turns
 from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from
+from registry.model import Task, text_of
 from registry.queue.completions import Completions
 from registry.queue.joining import Joining
 from registry.queue.leases import LEASE_LOST, TOO_LARGE, Leases, status
@@ -134,9 +135,9 @@ class Verbs:
         if view is None:
             return json_answer(202, answer, [*headers, _location(name, pushed.id)])
         if view.state == "done":
-            return json_answer(200, {**answer, "state": "done", "result": result_of(view.known)}, headers)
+            return json_answer(200, {**answer, "state": "done", "result": result_of(view.task)}, headers)
         if view.state == "dead":
-            return json_answer(200, {**answer, "state": "dead", "reason": view.known.get("y")}, headers)
+            return json_answer(200, {**answer, "state": "dead", "reason": view.task.reason}, headers)
         return json_answer(202, {**answer, "state": view.state}, [*headers, _location(name, pushed.id)])
 
     def push_many(self, request: Request) -> Deferred[Answer]:
@@ -425,10 +426,10 @@ def _lost(failure: Failure) -> str:
     raise AssertionError
 
 
-def result_of(known: dict[str, Any]) -> Any:
+def result_of(task: Task) -> Raw | None:
     """The result of a done task as the bytes that were sent, or None."""
-    value = known.get("v")
-    return Raw(value.encode() if isinstance(value, str) else value) if value else None
+    result = text_of(task.result)
+    return Raw(result) if result else None
 
 
 @lru_cache(maxsize=256)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from msgspec import msgpack
 from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.errors import NotFound
+from registry.model import NO_RULES, Policy, decode_policy
 from registry.queue.names import check_name
 from registry.queue.pages import TaskView, Walk, view_of
 from registry.queue.queues import Queues
@@ -33,7 +34,7 @@ class QueueView:
     dead: int = 0
     done: int = 0
     oldest_ms: int | None = None
-    policy: dict[str, Any] = field(default_factory=dict)
+    policy: Policy = NO_RULES
 
 
 class Looking:
@@ -91,7 +92,7 @@ class Looking:
                     continue
                 if reply[0]:
                     raise denied(reply)
-                policy = msgpack.decode(reply[7]) if reply[7] else {}
+                policy = decode_policy(reply[7])
                 ready, delayed, leased, dead, done = reply[1:6]
                 views.append(QueueView(name, ready, delayed, leased, dead, done, reply[6], policy))
             return views
@@ -110,7 +111,9 @@ class Looking:
             raise NotFound("There is no such task here: it never was, or it was done and has been forgotten.")
         view = view_of(name, task_id, payload, packed)
         if view.state == "leased":
-            ends = yield self._store.lookup(b"ZSCORE", tag + b"l", view.known.get("o", {}).get("i", ""))
+            ends = yield self._store.lookup(
+                b"ZSCORE", tag + b"l", view.task.lease.id if view.task.lease else ""
+            )
             view.lease_ends_ms = int(float(ends)) if ends else None
         return view
 
@@ -127,13 +130,13 @@ class Looking:
     def position(self, view: TaskView) -> Any:
         """How many ready tasks of its queue go before this one; None when it is further back than we look."""
         tag = self._store.tag(view.queue)
-        mine = view.known.get("p", 0)
+        mine = view.task.priority
         before = 0
         for p in range(9, mine, -1):
             before += yield self._store.lookup(b"LLEN", tag + b"%d" % p)
             before -= int((yield self._store.lookup(b"HGET", tag + b"n", b"s%d" % p)) or 0)
         before = max(0, before)
-        generation = view.known.get("g", 0)
+        generation = view.task.generation
         element = b"\1" + (view.id or b"") + (b":%d" % generation if generation else b"")
         at = 0
         while at < FAR_ENOUGH:

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import msgpack
+from msgspec import structs
 from twisted.internet.defer import inlineCallbacks
 
 from registry.errors import BadOption
-from registry.queue.taken import STATES, denied
+from registry.model import PLAIN, STATES, Error, Task, decode_task
+from registry.queue.taken import denied
 from registry.redis.store import Store
 
 # A longer payload is cut in lists.
@@ -41,7 +42,7 @@ _DONE = re.compile(
 
 @dataclass(slots=True)
 class TaskView:
-    """A task as it is. ``known`` is what the scripts keep of it beyond the payload; empty for a plain one.
+    """A task as it is. ``task`` is what the scripts keep of it beyond the payload.
 
     ``payload`` may be the beginning of one that has ``length`` bytes.
     """
@@ -49,7 +50,7 @@ class TaskView:
     queue: bytes
     id: bytes | None
     payload: bytes
-    known: dict[str, Any]
+    task: Task
     state: str
     lease_ends_ms: int | None = None
     length: int = 0
@@ -150,7 +151,7 @@ class _Stream:
         view = view_of(self.want.name, slot.id, row[1], row[3])
         view.length = row[2]
         if slot.generation is not None:
-            if view.state != "ready" or view.known.get("g", 0) != slot.generation:
+            if view.state != "ready" or view.task.generation != slot.generation:
                 return None
         else:
             view.state = self.want.state
@@ -288,7 +289,7 @@ class _Ready:
         if self._want.search and not hit:
             # Nothing is stored under this id: the slot is passed over.
             return _Slot(b"", place)
-        return _Slot(b"", place, view=TaskView(self._want.name, None, element, {}, "ready", length=length))
+        return _Slot(b"", place, view=TaskView(self._want.name, None, element, PLAIN, "ready", length=length))
 
 
 class _Done:
@@ -319,7 +320,7 @@ class _Done:
         self._next = self._kept
 
     def _keeps(self, view: TaskView) -> bool:
-        until = view.known.get("ku")
+        until = view.task.kept_until
         moved = until is not None and bool(self._since) and until >= int(self._since or 0)
         if not self._late:
             return not moved
@@ -336,7 +337,7 @@ class _Done:
             for stream in (self._asked, self._kept):
                 view = yield stream.head()
                 if view is not None:
-                    views.append((view.known.get("z", 0), view, stream))
+                    views.append((view.task.ended_at or 0, view, stream))
                 elif not stream.ended:
                     return None
             if views:
@@ -364,15 +365,15 @@ class _Done:
 
 def view_of(name: bytes, task_id: bytes | None, payload: bytes, packed: bytes | None) -> TaskView:
     """A task from what is stored of it."""
-    known = msgpack.decode(packed) if packed else {}
-    return TaskView(name, task_id, payload, known, STATES[known.get("s", "r")], length=len(payload))
+    task = decode_task(packed)
+    return TaskView(name, task_id, payload, task, STATES[task.state], length=len(payload))
 
 
 def _tells(view: TaskView, search: bytes) -> bool:
     """Whether the text is in the reason or in what is known of the error."""
-    error = view.known.get("er") or {}
-    told = [view.known.get("y") or "", *(error.values() if isinstance(error, dict) else [str(error)])]
-    return any(search in str(one).encode() for one in told)
+    error = view.task.error
+    told = [view.task.reason, *(structs.astuple(error) if isinstance(error, Error) else [error])]
+    return any(search in str(one).encode() for one in told if one)
 
 
 def _check(pattern: re.Pattern[str], cursor: str) -> None:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.duration import milliseconds
 from registry.errors import BadOption, Conflict, NotFound
+from registry.model import Error, Policy, decode_policy
 from registry.queue.looking import Looking
 from registry.queue.names import check_name, pushed_at_ms
 from registry.queue.pages import TaskView, Walk
@@ -56,16 +57,16 @@ class Which:
 
     def has(self, view: TaskView) -> bool:
         """Whether a task is one of them."""
-        known = view.known
-        if self.reason is not None and known.get("y") != self.reason:
+        task = view.task
+        if self.reason is not None and task.reason != self.reason:
             return False
         if self.error is not None:
-            error = known.get("er") or {}
-            if self.error not in f"{error.get('type', '')}: {error.get('message', '')}":
+            error = task.error if isinstance(task.error, Error) else Error()
+            if self.error not in f"{error.type or ''}: {error.message or ''}":
                 return False
         if self.before_ms is None:
             return True
-        at = known.get("z") or pushed_at_ms(view.id or b"")
+        at = task.ended_at or pushed_at_ms(view.id or b"")
         return at is not None and at < self.before_ms
 
 
@@ -138,9 +139,9 @@ class Steering:
 
         def wanted(view: TaskView) -> bool:
             # What dies again meanwhile is left to the next request: workers that fail at once would keep this one busy for ever.
-            if view.known.get("z", 0) > began:
+            if (view.task.ended_at or 0) > began:
                 return False
-            return which.has(view) and (which.reason is not None or view.known.get("y") not in LEFT_ALONE)
+            return which.has(view) and (which.reason is not None or view.task.reason not in LEFT_ALONE)
 
         walk = Walk(self._store, name, "dead", shown=-1, oldest_first=True)
         while ids := (yield after(count, _some(walk, wanted, limit - count))):
@@ -231,7 +232,7 @@ class Steering:
                 break
         return count
 
-    def pause(self, name: bytes, length: float | None) -> Deferred[dict[str, Any]]:
+    def pause(self, name: bytes, length: float | None) -> Deferred[Policy]:
         """Hand nothing out, for so many seconds or until somebody resumes; 0 resumes."""
         if length == 0:
             return self.set_policy(name, {"paused": None})
@@ -239,8 +240,8 @@ class Steering:
             return self.set_policy(name, {"paused": True})
         return self._change(name, msgpack.encode({"p": max(1, round(length * 1000))}))
 
-    def set_policy(self, name: bytes, changes: dict[str, Any]) -> Deferred[dict[str, Any]]:
-        """Change rules; None resets one. Fires with all rules of the queue."""
+    def set_policy(self, name: bytes, changes: dict[str, Any]) -> Deferred[Policy]:
+        """Change rules; None resets one. Fires with the `Policy`."""
         given: dict[str, Any] = {}
         reset: list[str] = []
         for rule, value in changes.items():
@@ -263,7 +264,7 @@ class Steering:
             # More is kept than may be from now on, or the dead have another time: a bounded piece of them with each call.
             more = {"t": True, "x": reply[3].decode(), "y": taken_back} if any(reply[3:]) else {"t": True}
             reply = yield after(True, self._one("policy", name, msgpack.encode(more)))
-        return msgpack.decode(reply[1]) or {}
+        return decode_policy(reply[1])
 
 
 def _checked(reply: list[Any]) -> list[Any]:
