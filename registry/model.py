@@ -199,6 +199,7 @@ class Code:
     KEY_TAKEN: Final = 10
     NOT_JSON: Final = 11
     EXPIRES_FIRST: Final = 12
+    PARTS_GONE: Final = 13
 
 
 PLAIN: Final = Task()

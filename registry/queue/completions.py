@@ -11,8 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from registry.errors import Unavailable
+from registry.model import STATES
 from registry.queue.names import check_name
-from registry.queue.taken import STATES
 from registry.redis.store import Entry, Store
 
 log = Logger()

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from registry.errors import Conflict
+from registry.model import Code
 from registry.queue.batching import LARGE
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
@@ -110,7 +111,7 @@ def status(reply: list[Any]) -> str:
 
 
 def _status_or_lost(reply: list[Any]) -> str:
-    return LEASE_LOST if reply[0] == 1 else status(reply)
+    return LEASE_LOST if reply[0] == Code.NOTHING else status(reply)
 
 
 def _failing(error: dict[str, Any] | None, delay_ms: int | None, retry: bool) -> bytes:
@@ -123,7 +124,7 @@ def _failing(error: dict[str, Any] | None, delay_ms: int | None, retry: bool) ->
 
 
 def _held(reply: list[Any]) -> list[Any]:
-    if reply[0] == 1:
+    if reply[0] == Code.NOTHING:
         raise Conflict(LEASE_LOST, "This lease is no longer held: stop the work and forget the task.")
     if reply[0]:
         raise denied(reply)

@@ -11,7 +11,7 @@ from msgspec import msgpack
 from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.errors import NotFound
-from registry.model import NO_RULES, Policy, decode_policy
+from registry.model import NO_RULES, Code, Policy, decode_policy
 from registry.queue.names import check_name
 from registry.queue.pages import TaskView, Walk, view_of
 from registry.queue.queues import Queues
@@ -86,7 +86,7 @@ class Looking:
         def counted(replies: list[Any]) -> list[QueueView]:
             views = []
             for name, reply in zip(names, replies, strict=True):
-                if reply[0] == 6 and not strict:
+                if reply[0] == Code.WRONG_TYPE and not strict:
                     # One queue whose key was taken by something else must not hide all others.
                     views.append(QueueView(name))
                     continue

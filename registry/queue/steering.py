@@ -11,13 +11,13 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.duration import milliseconds
 from registry.errors import BadOption, Conflict, NotFound
-from registry.model import Error, Policy, decode_policy
+from registry.model import LETTERS, STATES, Code, Error, Policy, decode_policy
 from registry.queue.looking import Looking
 from registry.queue.names import check_name, pushed_at_ms
 from registry.queue.pages import TaskView, Walk
 from registry.queue.queues import Queues
 from registry.queue.reply import Gathering, after
-from registry.queue.taken import STATES, denied
+from registry.queue.taken import denied
 
 MOVES_A_CALL = 200
 # A move gives up behind this many ready tasks whose keys are taken: passing over them keeps Redis busy each time.
@@ -30,6 +30,8 @@ NOT_JSON = "not_json"
 LEFT_ALONE = ("cancelled", "expired", NOT_JSON)
 
 _DRY = b"1"
+# The others mean something else to each verb.
+_FAILURES = (Code.WRONG_TYPE, Code.REDIS_FULL, Code.REFUSED, Code.QUEUE_FULL)
 
 RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
     "paused": (bool, 0, 1),
@@ -97,9 +99,9 @@ class Steering:
     def run(self, name: bytes, task_id: bytes) -> Any:
         """A delayed task is ready now."""
         reply = yield self._one("run", name, task_id)
-        if reply[0] == 1:
+        if reply[0] == Code.NOTHING:
             raise NotFound("There is no such task here.")
-        if reply[0] == 2:
+        if reply[0]:
             raise Conflict("not_delayed", f"This task is {STATES[reply[1].decode()]}, not delayed.")
 
     @inlineCallbacks
@@ -112,11 +114,11 @@ class Steering:
             if view.state == "dead" and not which.has(view):
                 return False
         reply = yield self._one("retry", name, task_id, _DRY if dry_run else _later(spread, 1))
-        if reply[0] == 11:
+        if reply[0] == Code.NOT_JSON:
             raise Conflict(
                 "not_json", "This element of another program is not JSON, and can never be served."
             )
-        if reply[0] == 10:
+        if reply[0] == Code.KEY_TAKEN:
             raise Conflict("key_taken", "Another task with this key is waiting or running.")
         if reply[0]:
             yield self._looking.task(name, task_id)
@@ -148,9 +150,11 @@ class Steering:
             hows = [_DRY if dry_run else _later(spread, count + n) for n in range(1, len(ids) + 1)]
             replies = yield after(count, self._each("retry", name, list(zip(ids, hows, strict=True))))
             for code, *more in map(_checked, replies):
-                taken = code in (10, 11) or (dry_run and code == 0 and more[0] in keys)
+                taken = code in (Code.KEY_TAKEN, Code.NOT_JSON) or (
+                    dry_run and code == Code.OK and more[0] in keys
+                )
                 skipped += taken
-                if code == 0 and not taken:
+                if code == Code.OK and not taken:
                     count += 1
                     keys.update(filter(None, more))
         return count, skipped
@@ -170,7 +174,7 @@ class Steering:
             view = yield self._looking.queue(name)
             return min(limit, getattr(view, state)), 0
         count = skipped = 0
-        letter = {"ready": b"r", "delayed": b"d", "dead": b"x", "done": b"e"}[state]
+        letter = LETTERS[state].encode()
         # What a push asked to keep becomes like the others with time.
         for kept in (True, False) if state == "done" else (False,):
             walk = Walk(self._store, name, state, shown=-1, oldest_first=True, kept=kept)
@@ -180,8 +184,8 @@ class Steering:
                     continue
                 entries = [(task_id, letter) for task_id in ids]
                 for code, *_ in map(_checked, (yield after(count, self._each("delete", name, entries)))):
-                    count += code == 0
-                    skipped += code != 0
+                    count += code == Code.OK
+                    skipped += code != Code.OK
         return count, skipped
 
     @inlineCallbacks
@@ -268,7 +272,7 @@ class Steering:
 
 
 def _checked(reply: list[Any]) -> list[Any]:
-    if reply[0] in (4, 5, 6, 7, 8, 9):
+    if reply[0] in _FAILURES:
         raise denied(reply)
     return reply
 

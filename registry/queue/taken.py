@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from registry.errors import BadOption, Conflict, KeyReused, QueueFull, RedisUnavailable
+from registry.model import Code
 from registry.redis.store import refusal
-
-# The states of a task, by the letter that the scripts use.
-STATES = {"r": "ready", "d": "delayed", "l": "leased", "x": "dead", "e": "done"}
 
 
 class Pushed:
@@ -45,23 +43,23 @@ class Taken:
 
 
 def denied(reply: list[Any]) -> Exception:
-    """What a script's code means; the codes are told at the top of each Lua file."""
+    """The error that a script's code stands for."""
     code = reply[0]
-    if code == 4:
+    if code == Code.LEASE_REQUIRED:
         return Conflict("lease_required", "This queue limits how many run at once: pop with lease=.")
-    if code == 5:
+    if code == Code.KEY_REUSED:
         return KeyReused("This Idempotency-Key came before with another body or other options.")
-    if code == 6:
+    if code == Code.WRONG_TYPE:
         return Conflict("wrong_type", "The key of this queue's name holds something else than a list.")
-    if code == 9:
+    if code == Code.QUEUE_FULL:
         return QueueFull(f"The queue is full: it may hold {reply[1]} tasks.")
-    if code == 12:
+    if code == Code.EXPIRES_FIRST:
         ttl, delay = (f"{ms / 1000:.15g} s" for ms in reply[1:3])
         return BadOption(
             f"The option 'ttl', the push's own or the queue's, is {ttl}: it is over before the task is due in {delay}."
         )
-    if code == 13:
+    if code == Code.PARTS_GONE:
         return RedisUnavailable("Redis no longer had all parts of this batch when the last one had come.")
-    if code in (7, 8):
+    if code in (Code.REDIS_FULL, Code.REFUSED):
         return refusal(reply[1].decode("utf-8", "replace"))
     return BadOption(f"The request was refused ({code}).")

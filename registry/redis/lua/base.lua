@@ -141,6 +141,7 @@
 --   10  KEY_TAKEN       another task has this key
 --   11  NOT_JSON        another program's element, never to be served
 --   12  EXPIRES_FIRST   its ttl ends before it is due
+--   13  PARTS_GONE      parts of a large batch were forgotten before the last one came
 -- A verb's own meaning of 1 and 2 is told in its file.
 --
 -- ARGV: 1 not after (ms, 0 for no bound), 2 SPACE, 3 process id, then a fixed stride per entry.
