@@ -155,10 +155,6 @@ local INDEX, FAR_SCORE = SPACE .. 'index', '100000000000000'
 local SINCE_7 = redis.REDIS_VERSION_NUM ~= nil
 local woken, is_woken, dues, drained, ended, before_end = {}, {}, {}, {}, {}, {}
 
--- What the ids of this call's tasks begin with: Redis's time in ms and µs. With a tail of ten digits, which rises with each push of a
--- daemon, they are in the order of the pushes, whichever daemons they came through: where moments tie, the id decides.
-local STAMP = string.format('%011x%03x', now, clock[2] % 1000)
-
 -- Somebody waiting at this queue has a reason to look again.
 local function wake(list)
   if not is_woken[list] then

@@ -1,5 +1,11 @@
 -- uses: base, life
--- Storing one task with what its push said about it; and how many a queue holds. Without `payload` it is stored already.
+-- Storing one task with what its push said about it; and how many a queue holds.
+
+-- What the ids of this call's tasks begin with: Redis's time in ms and µs. With a tail of ten digits, which rises with each push of a
+-- daemon, they are in the order of the pushes, whichever daemons they came through: where moments tie, the id decides.
+local STAMP = string.format('%011x%03x', now, clock[2] % 1000)
+
+-- Without `payload` it is stored already.
 local function enter(list, g, id, payload, o, remembered)
   local m = {p = o.p, n = o.n, b = o.b, l = o.l, k = o.k, r = o.r, tp = o.tp, w = o.w, x = o.x and now + o.x}
   m.i = remembered or nil
