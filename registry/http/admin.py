@@ -38,8 +38,8 @@ from registry.http.wire import (
 from registry.queue.completions import Completions
 from registry.queue.looking import Looking
 from registry.queue.pages import SHOWN_BYTES
+from registry.queue.promise import after
 from registry.queue.queues import Queues
-from registry.queue.reply import after
 from registry.queue.schedules import Schedules
 from registry.queue.steering import NO_LIMIT, Steering, Which
 

@@ -27,7 +27,7 @@ from registry.http.request import Match, Request, Route, Table
 from registry.http.screening import ALLOW, sane_request_id
 from registry.http.verbs import Verbs
 from registry.http.wire import COMMON, Answer, come_back, error_to_answer, failure_answer, json_answer
-from registry.queue.reply import Reply, as_deferred
+from registry.queue.promise import Promise, as_deferred
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -259,7 +259,7 @@ class Api:
     def _run(self, match: Match, head: WebHead, body: bytes) -> Any:
         name, options = match.read(head.query)
         answer = getattr(self, match.route.verb)(Request(head, name, match.segments, options, body))
-        return as_deferred(answer) if isinstance(answer, Reply) else answer
+        return as_deferred(answer) if isinstance(answer, Promise) else answer
 
     @app.handle_errors(HTTPException)
     def not_found(self, request: IRequest, failure: Failure) -> Any:

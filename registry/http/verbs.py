@@ -32,12 +32,12 @@ from registry.http.turns import Steps, at_once, in_turns
 from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from
 from registry.model import Task, text_of
 from registry.queue.completions import Completions
-from registry.queue.joining import Joining
 from registry.queue.leases import LEASE_LOST, TOO_LARGE, Leases, status
 from registry.queue.looking import Looking
 from registry.queue.many import ManyPoller
+from registry.queue.promise import Promise, as_deferred
 from registry.queue.queues import HANDOVER_MS, Queues
-from registry.queue.reply import Reply, as_deferred
+from registry.queue.singleflight import Singleflight
 from registry.queue.taken import Pushed, Taken
 
 NOTHING = Answer(202, b'{"error":"No tasks available"}')
@@ -63,7 +63,7 @@ class Verbs:
         self._leases = Leases(queues)
         self._looking = looking
         self._completions = completions
-        self._joining = Joining()
+        self._singleflight = Singleflight()
         self._max_task = config.max_task_bytes
         self._max_result = config.max_result_bytes
         self._short_result = min(LONG, config.max_result_bytes)
@@ -73,7 +73,7 @@ class Verbs:
 
     # Pushing
 
-    def push(self, request: Request) -> Reply | Deferred[Answer]:
+    def push(self, request: Request) -> Promise | Deferred[Answer]:
         """One task into a queue."""
         body = request.body
         if len(body) > LONG:
@@ -81,17 +81,17 @@ class Verbs:
         check_json(body)
         return self._push(request)
 
-    def _push(self, request: Request) -> Reply | Deferred[Answer]:
+    def _push(self, request: Request) -> Promise | Deferred[Answer]:
         packed = asked.push_options(request.options, request.header, request.query, request.body)
         if "w" not in packed:
-            reply = Reply(_pushed)
-            self._queues.push_for(reply, request.name, request.body, packed)
-            return reply
+            promise = Promise(_pushed)
+            self._queues.push_for(promise, request.name, request.body, packed)
+            return promise
         wait = min(asked.prefer_wait(request.header) or 0.0, self._max_wait)
         return self._push_and_wait(request.name, request.body, packed, wait)
 
     def _read(
-        self, steps: Steps[T], body: bytes, then: Callable[[T], Reply | Deferred[Answer]]
+        self, steps: Steps[T], body: bytes, then: Callable[[T], Promise | Deferred[Answer]]
     ) -> Deferred[Answer]:
         """Read a body, and go on with what was read; others have their turn meanwhile when it is long."""
         if len(body) <= LONG:
@@ -163,7 +163,7 @@ class Verbs:
 
     # Popping
 
-    def pop(self, request: Request) -> Reply | Deferred[Answer]:
+    def pop(self, request: Request) -> Promise | Deferred[Answer]:
         """The next task of a queue. Cancel what is returned when the client has gone."""
         name, said = request.name, request.options
         wait = min(said.get("wait", self._wait), self._max_wait)
@@ -171,9 +171,9 @@ class Verbs:
         length = ms(said["lease"]) if leased else HANDOVER_MS
         key = asked.idempotency_key(request.header) if leased else None
         if key is None and "worker" not in said and "ack" not in said:
-            reply = Reply(_popped)
-            reply.request = self._queues.pop_for(reply, name, wait, length, LEASED if leased else None)
-            return reply
+            promise = Promise(_popped)
+            promise.request = self._queues.pop_for(promise, name, wait, length, LEASED if leased else None)
+            return promise
         packed: dict[str, Any] = {"l": True} if leased else {}
         if "worker" in said:
             packed["w"] = said["worker"]
@@ -188,7 +188,7 @@ class Verbs:
         else:
             print_ = asked.fingerprint(request.query, request.body, but=ITS_OWN)
             packed.update(ik=key, ih=print_)
-            popped = self._joining.join(
+            popped = self._singleflight.join(
                 (b"pop", name, key, print_, wait), lambda: self._queues.pop(name, wait, length, packed)
             )
         d = popped.addCallback(_popped).addErrback(_replaced, NOTHING)
@@ -244,12 +244,12 @@ class Verbs:
             return start().addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
         print_ = asked.fingerprint(request.query, raw, request.body, but=ITS_OWN)
         packed.update(ik=key, ih=print_)
-        popped = self._joining.join((b"pops", raw, key, print_, wait), start)
+        popped = self._singleflight.join((b"pops", raw, key, print_, wait), start)
         return popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
 
     # Working
 
-    def ack(self, request: Request) -> Reply | Deferred[Answer]:
+    def ack(self, request: Request) -> Promise | Deferred[Answer]:
         """The work is done; the body is its result, which is not kept when it is too large."""
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
         if len(body) > self._short_result:
@@ -258,13 +258,13 @@ class Verbs:
             check_json(body)
         return self._ack(name, lease, body)
 
-    def _ack(self, name: bytes, lease: bytes, result: bytes) -> Reply:
+    def _ack(self, name: bytes, lease: bytes, result: bytes) -> Promise:
         if len(result) <= self._max_result:
-            reply = Reply(_acked)
+            promise = Promise(_acked)
         else:
-            reply, result = Reply(_acked_without_result), TOO_LARGE
-        self._leases.ack_for(reply, name, lease, result)
-        return reply
+            promise, result = Promise(_acked_without_result), TOO_LARGE
+        self._leases.ack_for(promise, name, lease, result)
+        return promise
 
     def fail(self, request: Request) -> Deferred[Answer]:
         """The attempt failed."""

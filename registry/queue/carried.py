@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from twisted.python.failure import Failure
 
-from registry.queue.reply import Told
+from registry.queue.promise import Receiver
 from registry.queue.taken import Pushed, denied
 from registry.queue.waiting import Poller, Waiting
 
@@ -30,7 +30,7 @@ class Storing:
 
     __slots__ = ("at_once", "early", "name", "queues", "tail", "told")
 
-    def __init__(self, queues: Queues, name: bytes, tail: bytes, told: Told, at_once: bool) -> None:
+    def __init__(self, queues: Queues, name: bytes, tail: bytes, told: Receiver, at_once: bool) -> None:
         self.at_once = at_once
         self.queues = queues
         self.name = name

@@ -11,8 +11,8 @@ from registry.errors import Conflict
 from registry.model import Code
 from registry.queue.batching import LARGE
 from registry.queue.names import check_name
+from registry.queue.promise import Gathering, Receiver
 from registry.queue.queues import Queues
-from registry.queue.reply import Gathering, Told
 from registry.queue.taken import denied
 from registry.redis.store import encode_options
 
@@ -38,11 +38,11 @@ class Leases:
         """The work is done; ``result`` is JSON, empty or `TOO_LARGE`. Fires with ``done``, or ``late`` when the lease had run out."""
         return self._say("ack", name, lease, result).addCallback(status)
 
-    def ack_for(self, told: Told, name: bytes, lease: bytes, result: bytes = b"") -> None:
-        """As `ack`, on behalf of ``told``, who is told what `status` understands."""
+    def ack_for(self, receiver: Receiver, name: bytes, lease: bytes, result: bytes = b"") -> None:
+        """As `ack`, for a ``receiver`` of what `status` understands."""
         check_name(name)
         entry = self._queues.store.of_lease(name, lease, result)
-        entry.reply = told
+        entry.reply = receiver
         self._queues.carry("ack", entry)
 
     def fail(

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from registry.errors import RedisUnavailable, RegistryError, Replaced, stopping
 from registry.queue.names import check_name
-from registry.queue.reply import unknown_first
+from registry.queue.promise import unknown_first
 from registry.queue.taken import Taken, denied
 from registry.queue.waiting import Poller, too_many_wait
 

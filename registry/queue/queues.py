@@ -24,7 +24,7 @@ from registry.queue.carried import Storing
 from registry.queue.handover import Handover
 from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name, is_foreign
-from registry.queue.reply import Reply, Told, as_deferred, unknown_first
+from registry.queue.promise import Promise, Receiver, as_deferred, unknown_first
 from registry.queue.staging import is_large, stage
 from registry.queue.taken import Pushed, Taken, denied
 from registry.queue.waiting import Poller, Waiting, too_many_wait
@@ -93,7 +93,7 @@ class Queues:
         return pushed
 
     def push_for(
-        self, told: Told, name: bytes, payload: bytes, options: dict[str, Any] | None = None
+        self, told: Receiver, name: bytes, payload: bytes, options: dict[str, Any] | None = None
     ) -> None:
         """As `push`, on behalf of ``told``."""
         check_name(name)
@@ -160,13 +160,13 @@ class Queues:
 
         Cancel it when the client has gone: parked, it leaves the line; asking, what comes is put back.
         """
-        reply = Reply(_itself)
+        reply = Promise(_itself)
         reply.request = self.pop_for(reply, name, wait, lease_ms, options)
         return as_deferred(reply)
 
     def pop_for(
         self,
-        told: Told,
+        told: Receiver,
         name: bytes,
         wait: float,
         lease_ms: int = HANDOVER_MS,

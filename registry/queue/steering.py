@@ -15,8 +15,8 @@ from registry.model import LETTERS, STATES, Code, Error, Policy, decode_policy
 from registry.queue.looking import Looking
 from registry.queue.names import check_name, pushed_at_ms
 from registry.queue.pages import TaskView, Walk
+from registry.queue.promise import Gathering, after
 from registry.queue.queues import Queues
-from registry.queue.reply import Gathering, after
 from registry.queue.taken import denied
 
 MOVES_A_CALL = 200

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.python.failure import Failure
 
 from registry.errors import Overloaded
-from registry.queue.reply import Told
+from registry.queue.promise import Receiver
 
 # Places of pollers in a process: a request that waits for several queues has one in each.
 MOST_PARKED = 100_000
@@ -53,7 +53,7 @@ class Poller:
     )
 
     def __init__(
-        self, queues: Any, name: bytes, lease_ms: int, options: dict[str, Any] | None, told: Told | None
+        self, queues: Any, name: bytes, lease_ms: int, options: dict[str, Any] | None, told: Receiver | None
     ) -> None:
         self.queues = queues
         self.told: Any = told

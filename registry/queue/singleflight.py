@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 
-class Joining:
+class Singleflight:
     """Open polls with an Idempotency-Key, by what makes them equal."""
 
     def __init__(self) -> None:
         self._open: dict[Hashable, tuple[Deferred[Any], list[Deferred[Any]]]] = {}
 
     def join(self, key: Hashable, start: Callable[[], Deferred[Any]]) -> Deferred[Any]:
-        """The answer of the open poll with this key, or of one started now; cancelled only when all who joined have gone."""
+        """The result of the open poll with this key, or of one started now; that poll is cancelled when all who joined have gone."""
         found = self._open.get(key)
         if found is None:
             members: list[Deferred[Any]] = []
@@ -36,7 +36,7 @@ class Joining:
             for member in members:
                 member.errback(Failure(result.value))
             return
-        # One task for all of them: it is put back only when none of the answers gets out.
+        # One task for all of them: it is put back only when none of the answers is delivered.
         for taken in result if isinstance(result, list) else [result] if result is not None else []:
             taken.holders = len(members)
         for member in members:
@@ -47,6 +47,6 @@ class Joining:
         members[:] = [member for member in members if member is not mine]
         if not members:
             del self._open[key]
-            # What still comes is put back by the poll itself; nobody is left to be told.
+            # The poll itself puts back a task that still comes; nobody is left to receive a failure.
             shared.addErrback(lambda _: None)
             shared.cancel()

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from registry.errors import RedisUnavailable
-from registry.queue.reply import Gathering, Reply, as_deferred
+from registry.queue.promise import Gathering, Promise, as_deferred
 
 
 class Request:
@@ -19,66 +19,66 @@ class Request:
         self.hung_up += 1
 
 
-def listened(reply: Reply) -> tuple[list[Any], list[Failure]]:
+def listened(promise: Promise) -> tuple[list[Any], list[Failure]]:
     told: list[Any] = []
     failed: list[Failure] = []
-    reply.addCallbacks(told.append, failed.append)
+    promise.addCallbacks(told.append, failed.append)
     return told, failed
 
 
 @pytest.mark.parametrize("first", ["told", "asked"])
-def test_a_reply_tells_what_was_made_of_the_value_whichever_comes_first(first: str) -> None:
-    reply = Reply(lambda value: value and value + 1)
+def test_a_promise_tells_what_was_made_of_the_value_whichever_comes_first(first: str) -> None:
+    promise = Promise(lambda value: value and value + 1)
     if first == "told":
-        reply.callback(1)
-        told, failed = listened(reply)
+        promise.callback(1)
+        told, failed = listened(promise)
     else:
-        told, failed = listened(reply)
-        reply.callback(1)
+        told, failed = listened(promise)
+        promise.callback(1)
     assert (told, failed) == ([2], [])
 
 
-def test_a_reply_of_nothing_is_told_too() -> None:
-    reply = Reply(lambda value: None)
-    reply.callback(1)
-    assert listened(reply) == ([None], [])
+def test_a_promise_of_nothing_is_told_too() -> None:
+    promise = Promise(lambda value: None)
+    promise.callback(1)
+    assert listened(promise) == ([None], [])
 
 
 @pytest.mark.parametrize("first", ["told", "asked"])
 def test_what_cannot_be_made_is_a_failure(first: str) -> None:
-    reply = Reply(lambda value: 1 // value)
+    promise = Promise(lambda value: 1 // value)
     if first == "told":
-        reply.callback(0)
-    told, failed = listened(reply)
+        promise.callback(0)
+    told, failed = listened(promise)
     if first == "asked":
-        reply.callback(0)
+        promise.callback(0)
     assert not told
     assert failed[0].check(ZeroDivisionError)
 
 
 def test_cancelling_hangs_up_and_nothing_after_the_answer() -> None:
-    reply, request = Reply(lambda value: value), Request()
-    reply.request = request
-    reply.cancel()
+    promise, request = Promise(lambda value: value), Request()
+    promise.request = request
+    promise.cancel()
     assert request.hung_up == 1
-    reply.callback(1)
-    reply.cancel()
+    promise.callback(1)
+    promise.cancel()
     assert request.hung_up == 1
 
 
 @pytest.mark.parametrize("ok", [True, False])
 def test_a_deferred_that_was_cancelled_takes_no_answer_any_more(ok: bool) -> None:
-    reply, request = Reply(lambda value: value), Request()
-    reply.request = request
+    promise, request = Promise(lambda value: value), Request()
+    promise.request = request
     failed: list[Failure] = []
-    deferred: Deferred[Any] = as_deferred(reply).addErrback(failed.append)
+    deferred: Deferred[Any] = as_deferred(promise).addErrback(failed.append)
     deferred.cancel()
     assert failed[0].check(CancelledError) and request.hung_up == 1
     # A push goes on, and is answered.
     if ok:
-        reply.callback(1)
+        promise.callback(1)
     else:
-        reply.errback(Failure(RuntimeError()))
+        promise.errback(Failure(RuntimeError()))
     assert len(failed) == 1
 
 

@@ -1,0 +1,170 @@
+"""The result of a request that is still under way, as the busiest verbs return it: a Deferred cut down to what they need.
+
+The chain of callbacks of a Deferred, and its care for what they return, cost more than the rest of a push.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from registry.errors import Unavailable, partly
+
+
+class Receiver(Protocol):
+    """The receiver of a result, by one call of one of these: a Deferred, a `Promise`, a question of a poller."""
+
+    def callback(self, result: Any, /) -> Any: ...
+
+    def errback(self, fail: Any, /) -> Any: ...
+
+
+_PENDING = object()
+
+
+class Promise:
+    """Receives one value or failure, and passes ``make(value)`` or the failure on to the functions given to `addCallbacks`.
+
+    ``request``: its ``hang_up()`` is called by `cancel`.
+    """
+
+    __slots__ = ("_make", "_on_failure", "_on_result", "_result", "request")
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+        self._on_result: Callable[[Any], Any] | None = None
+        self._on_failure: Callable[[Failure], Any] | None = None
+        self._result: Any = _PENDING
+        self.request: Any = None
+
+    def callback(self, value: Any) -> None:
+        """The request has a result."""
+        # The request refers to this promise; a cycle would live until the garbage collector runs.
+        self.request = None
+        try:
+            value = self._make(value)
+        except Exception:
+            self.errback(Failure())
+            return
+        if self._on_result is None:
+            self._result = value
+        else:
+            self._on_result(value)
+
+    def errback(self, failure: Failure) -> None:
+        """The request has failed."""
+        self.request = None
+        if self._on_failure is None:
+            self._result = failure
+        else:
+            self._on_failure(failure)
+
+    def addCallbacks(self, on_result: Callable[[Any], Any], on_failure: Callable[[Failure], Any]) -> None:
+        """Name the functions to call with the result or the failure. Called exactly once."""
+        result = self._result
+        if result is _PENDING:
+            self._on_result, self._on_failure = on_result, on_failure
+        elif isinstance(result, Failure):
+            on_failure(result)
+        else:
+            on_result(result)
+
+    def cancel(self) -> None:
+        """The client has gone."""
+        if self.request is not None:
+            self.request.hang_up()
+
+
+def as_deferred(promise: Promise | Deferred[Any]) -> Deferred[Any]:
+    """The same result as a Deferred."""
+    if isinstance(promise, Deferred):
+        return promise
+    deferred: Deferred[Any] = Deferred(lambda _: promise.cancel())
+
+    def on_result(value: Any) -> None:
+        # A cancelled Deferred has failed already; a push goes on all the same.
+        if not deferred.called:
+            deferred.callback(value)
+
+    def on_failure(failure: Failure) -> None:
+        if not deferred.called:
+            deferred.errback(failure)
+
+    promise.addCallbacks(on_result, on_failure)
+    return deferred
+
+
+def after(applied: object, rest: Deferred[Any]) -> Deferred[Any]:
+    """The ``rest`` of a request of which something was ``applied`` already: a failure of it then says that some was applied."""
+
+    def failed(failure: Failure) -> Failure:
+        error = failure.value
+        return Failure(partly(error)) if isinstance(error, Unavailable) else failure
+
+    return rest.addErrback(failed) if applied else rest
+
+
+def unknown_first(before: Failure | None, failure: Failure) -> Failure:
+    """The failure to answer a poll with, of two of its questions: the one with an unknown outcome, else the later one."""
+    return before if before is not None and getattr(before.value, "outcome", "") == "unknown" else failure
+
+
+class Gathering:
+    """The replies of many entries, passed to ``receiver`` as one list in their order, or as the first failure among them.
+
+    It receives them when all are known: a failure beside which others were applied has an unknown outcome.
+    """
+
+    __slots__ = ("_failure", "_left", "_outcomes", "_receiver", "_replies")
+
+    def __init__(self, count: int, receiver: Receiver) -> None:
+        self._left = count
+        self._replies: list[Any] = [None] * count
+        self._receiver = receiver
+        self._failure: Failure | None = None
+        self._outcomes: set[str] = set()
+
+    def part(self, at: int) -> Receiver:
+        """The receiver of the reply at this place."""
+        return _Part(self, at)
+
+    def one(self, at: int, reply: Any) -> None:
+        """The entry at this place has its reply."""
+        self._replies[at] = reply
+        self._count("applied")
+
+    def failed(self, failure: Failure) -> None:
+        """An entry was not applied, or its outcome is unknown."""
+        if self._failure is None:
+            self._failure = failure
+        self._count(getattr(failure.value, "outcome", "unknown"))
+
+    def _count(self, outcome: str) -> None:
+        self._outcomes.add(outcome)
+        self._left -= 1
+        if self._left:
+            return
+        failure = self._failure
+        if failure is None:
+            self._receiver.callback(self._replies)
+        elif len(self._outcomes) > 1 and isinstance(failure.value, Unavailable):
+            self._receiver.errback(Failure(partly(failure.value)))
+        else:
+            self._receiver.errback(failure)
+
+
+class _Part:
+    __slots__ = ("_all", "_at")
+
+    def __init__(self, gathering: Gathering, at: int) -> None:
+        self._all = gathering
+        self._at = at
+
+    def callback(self, reply: Any) -> None:
+        self._all.one(self._at, reply)
+
+    def errback(self, failure: Failure) -> None:
+        self._all.failed(failure)
