@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import Struct, structs
 
+from registry.model import Attempt, Lease, Task
 from tests.conftest import StartDaemon
 from tests.live import ROOT, Daemon
 
@@ -166,6 +168,19 @@ def test_messages_that_the_docs_quote_are_in_the_source() -> None:
     assert len(quoted) > 3
     pieces = [piece.strip() for text in quoted for piece in text.split("…")]
     assert [piece for piece in pieces if piece not in source] == []
+
+
+def test_the_record_of_a_task_is_the_one_of_the_code() -> None:
+    page = (ROOT / "docs" / "life-of-a-task.md").read_text("utf-8").partition("### The record of a task")[2]
+    tables = page.partition("\n## ")[0].split("| key | name | meaning |")[1:]
+    records: tuple[type[Struct], ...] = (Task, Lease, Attempt)
+    for table, record in zip(tables, records, strict=True):
+        rows = re.findall(r"^\| (`.*?) \| (`.*?) \|", table, re.MULTILINE)
+        named = [
+            pair for keys, names in rows for pair in zip(keys.split(", "), names.split(", "), strict=True)
+        ]
+        fields = [(f"`{one.encode_name}`", f"`{one.name}`") for one in structs.fields(record)]
+        assert sorted(named) == sorted(fields)
 
 
 def test_files_that_the_docs_name_exist() -> None:
