@@ -47,7 +47,6 @@ from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
 from registry.queue.steering import Steering
 from registry.queue.sweeper import Sweeper
-from registry.redis import prefixes
 from registry.redis.address import RedisAddress, parse_redis_url
 from registry.redis.embedded import Embedded
 from registry.redis.link import Link, Pool
@@ -152,9 +151,7 @@ class Daemon(StopsOnce):
             reactor, address, notices.channels, notices.received, notices.look_again
         )
         schedules = Schedules(self.queues)
-        self._sweeper = Sweeper(
-            self._store, self.queues, schedules, reactor, lambda: self._look_for_overlaps(self._store.lookup)
-        )
+        self._sweeper = Sweeper(self._store, self.queues, schedules, reactor, self._look_for_overlaps)
         looking = Looking(self.queues)
         steering = Steering(self.queues, looking)
         self.verbs = Verbs(self.queues, looking, self._completions, config)
@@ -190,15 +187,15 @@ class Daemon(StopsOnce):
             # Nothing has gone wrong here that a traceback would explain: to the link this Redis is none it can use.
             raise RedisUnavailable(str(e)) from e
         self._warnings = yield worth_of_a_200(link, first=not self._ready_once)
-        yield self._look_for_overlaps(link.command)
+        yield self._look_for_overlaps(greeting=True)
         self._ready_once = True
         # The link counts as ready once this has returned.
         self._reactor.callLater(0, self._redis_is_back)
 
     @inlineCallbacks
-    def _look_for_overlaps(self, command: Callable[..., Any]) -> Any:
+    def _look_for_overlaps(self, greeting: bool = False) -> Any:
         """Of other registries on this Redis; each is told once, and in /readyz for as long as it is there."""
-        found = yield prefixes.look(command, self._store.prefix, self._store.now_ms())
+        found = yield self._store.overlaps(greeting=greeting)
         for text in found:
             if text not in self._overlaps:
                 log.critical("{text}", text=text)

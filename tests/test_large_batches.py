@@ -132,7 +132,7 @@ async def test_what_a_killed_daemon_left_is_forgotten_and_cannot_be_pushed(bench
     [reply] = await bench.call("stage", [bench.store.stage(b"q", b"", tails, [b"1", b"2", b"3"])])
     head = reply[1]
     assert await bench.pop(b"q") == [[1]]
-    assert await bench.store.read("counts", [b"q"]) == [[0, 0, 0, 0, 0, 0, None, None]]
+    assert await bench.store.counts([b"q"]) == [(0, 0, 0, 0, 0, None, None)]
     await bench.sweep()
     assert bench.redis("HLEN", "{q}t") == 3
     bench.redis("ZADD", "{q}b", 1, head + tails[0], 1, head + tails[1])

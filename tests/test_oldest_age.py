@@ -101,7 +101,7 @@ class Queue:
                 self.ready[task_id] = now
 
     def oldest(self) -> int | None:
-        found: int | None = wait(self.driver.store.read("counts", [self.name]))[0][6]
+        found: int | None = wait(self.driver.store.counts([self.name]))[0].oldest_ms
         return found
 
     def tells_the_oldest(self) -> None:

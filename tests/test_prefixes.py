@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from registry.redis import prefixes
+from registry.redis.keys import PREFIXES
 from tests.conftest import StartDaemon
 from tests.live import Daemon, RedisServer, wait_until
 
@@ -57,11 +58,11 @@ def test_a_prefix_is_forgotten_when_it_is_no_longer_used(redis_server: RedisServ
     assert 'the queue "mail" of the one is the queue "b:mail" of the other' in told
     assert len(look(redis_server, b"", now + 1000)) == 3
     assert look(redis_server, b"a:", now + prefixes.LIFE_MS + 500) == []
-    assert 0 < redis_server.command("PTTL", prefixes.MARKS) <= prefixes.LIFE_MS
+    assert 0 < redis_server.command("PTTL", PREFIXES) <= prefixes.LIFE_MS
 
 
 def test_a_user_who_may_not_look_serves_all_the_same(redis_server: RedisServer) -> None:
-    redis_server.command("SET", prefixes.MARKS, "of another program")
+    redis_server.command("SET", PREFIXES, "of another program")
     from txredisapi import ResponseError
 
     def command(*words: Any) -> Deferred[Any]:

@@ -42,10 +42,10 @@ async def test_a_full_redis_refuses_pushes_and_can_be_drained(bench: Bench) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_a_whole_call_that_redis_refuses_is_worded_by_what_it_means() -> None:
-    from registry.redis.store import refusal
+    from registry.redis.faults import error_from_redis
 
-    assert isinstance(refusal("OOM command not allowed when used memory > 'maxmemory'."), RedisFull)
-    other = refusal("MISCONF Redis is configured to save RDB snapshots")
+    assert isinstance(error_from_redis("OOM command not allowed when used memory > 'maxmemory'."), RedisFull)
+    other = error_from_redis("MISCONF Redis is configured to save RDB snapshots")
     assert isinstance(other, RedisUnavailable)
     assert other.outcome == "not_applied"
     assert "MISCONF" in str(other)

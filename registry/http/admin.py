@@ -274,14 +274,11 @@ class Admin:
         name, task_id = request.name, request.segments[1]
         view = yield self._looking.task(name, task_id)
         queue = yield self._looking.queue(name)
-        position = (yield self._looking.position(view)) if view.state == "ready" else None
+        why = yield self._looking.why(view)
         pollers = yield self._queues.pollers()
         silent = yield self._queues.silent_ms(name)
-        rate = queue.policy.rate
-        spent = rate is not None and (yield self._looking.rate_is_spent(name, rate))
-        reasons = reasons_of(
-            view, queue, position, pollers.get(name, 0), silent, self._queues.store.now_ms(), spent
-        )
+        now_ms = self._queues.store.now_ms()
+        reasons = reasons_of(view, queue, why.position, why.gates, pollers.get(name, 0), silent, now_ms)
         answer = {
             "id": task_id,
             "state": view.state,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -192,12 +193,12 @@ def reasons_of(
     view: TaskView,
     queue: QueueView,
     position: int | None,
+    gates: Collection[str],
     pollers: int,
     silent_ms: int | None,
     now_ms: int,
-    rate_is_spent: bool = False,
 ) -> list[dict[str, Any]]:
-    """Why a task is not running: the gates that are shut for it, each with its code, a sentence and its numbers."""
+    """Why a task is not running: the ``gates`` that are shut for it, each with its code, a sentence and its numbers."""
     rules, task = queue.policy, view.task
     reasons: list[dict[str, Any]] = []
 
@@ -214,16 +215,16 @@ def reasons_of(
     if view.state == "done":
         say("done", "It is done.")
         return reasons
-    if rules.paused:
+    if "paused" in gates:
         until = at(rules.paused_until)
         say("paused", f"The queue is paused{' until ' + until if until else ''}.")
     if view.state == "delayed":
         left = max(0.0, ((task.due_at or now_ms) - now_ms) / 1000)
         say("delayed", f"It is due in {left:.0f} s.", seconds=left, due_at=at(task.due_at))
     limit = rules.concurrency
-    if limit and queue.leased >= limit:
+    if "concurrency_limited" in gates and limit:
         say("concurrency_limited", f"The queue is at its limit: {queue.leased} of {limit} run.", limit=limit)
-    if rate_is_spent and rules.rate:
+    if "rate_limited" in gates and rules.rate:
         say("rate_limited", f"The queue starts at most {rules.rate:g} tasks a second.", rate=rules.rate)
     if not pollers:
         if silent_ms is not None:

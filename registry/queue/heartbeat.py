@@ -53,22 +53,12 @@ class Heartbeat:
         polled = self._last_polls()
         if not polled:
             return
-        store = self._store
         told = [list(islice(self._mine(), MOST_NAMES)), list(polled.items())]
-        until = store.now_ms() + LIFE_MS
-        yield store.lookup(
-            b"SET", store.space + b"beat:" + store.process, msgpack.encode(told), b"PX", LIFE_MS
-        )
-        yield store.lookup(b"ZADD", store.space + b"beats", until, store.process)
-        yield store.lookup(b"ZREMRANGEBYSCORE", store.space + b"beats", b"-inf", store.now_ms() - LIFE_MS)
+        yield self._store.beat(msgpack.encode(told), LIFE_MS)
 
     @inlineCallbacks
     def _others(self) -> Any:
-        store = self._store
-        processes = yield store.lookup(b"ZRANGE", store.space + b"beats", 0, -1)
-        keys = [store.space + b"beat:" + process for process in processes if process != store.process]
-        beats = (yield store.lookup(b"MGET", *keys)) if keys else []
-        return [msgpack.decode(beat) for beat in beats if beat]
+        return [msgpack.decode(beat) for beat in (yield self._store.other_beats())]
 
     @inlineCallbacks
     def pollers(self) -> Any:

@@ -13,7 +13,7 @@ from registry.queue.batching import LARGE
 from registry.queue.names import check_name
 from registry.queue.promise import Gathering, Receiver
 from registry.queue.queues import Queues
-from registry.queue.taken import denied
+from registry.redis.faults import error_from_reply
 from registry.redis.store import encode_options
 
 LEASE_LOST = "lease_lost"
@@ -127,5 +127,5 @@ def _held(reply: list[Any]) -> list[Any]:
     if reply[0] == Code.NOTHING:
         raise Conflict(LEASE_LOST, "This lease is no longer held: stop the work and forget the task.")
     if reply[0]:
-        raise denied(reply)
+        raise error_from_reply(reply)
     return reply

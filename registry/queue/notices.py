@@ -23,12 +23,12 @@ class Notices:
         self._queues = queues
         self._store = queues.store
         self._completions = completions
-        space = self._store.space
+        keys = self._store.keys
         self._handlers = {
-            space + b"wake": self._wake,
-            space + b"ended": self._ended,
-            space + b"moved": self._moved,
-            space + b"worker": self._worker,
+            keys.wake: self._wake,
+            keys.ended: self._ended,
+            keys.moved: self._moved,
+            keys.worker: self._worker,
         }
 
     @property

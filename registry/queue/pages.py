@@ -7,7 +7,6 @@ read is let go of before more is: whoever asks for a long list keeps nobody wait
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections import deque
 from collections.abc import Callable
@@ -19,16 +18,15 @@ from twisted.internet.defer import inlineCallbacks
 
 from registry.errors import BadOption
 from registry.model import PLAIN, STATES, Error, Task, decode_task
-from registry.queue.taken import denied
+from registry.redis.lookups import ReadyElement, Stored
 from registry.redis.store import Store
 
 # A longer payload is cut in lists.
 SHOWN_BYTES = 65_536
-# What one call to Redis reads, and what a search reads before it answers with a cursor.
-BYTES_A_CALL = 1 << 20
+# Tasks that one call to Redis reads, and what a search reads before it answers with a cursor.
 TASKS_A_CALL = 100
 SEARCH_BYTES, SEARCH_TASKS = 32 << 20, 1000
-LEASES_A_SCAN = 1000
+LEASES_A_PIECE = 1000
 # Nothing that is kept for longer than this from now on has its time end before a walk.
 SURE_MS = 60_000
 
@@ -126,16 +124,14 @@ class _Stream:
     def _read(self) -> Any:
         slots = [self._pending.popleft() for _ in range(min(TASKS_A_CALL, len(self._pending)))]
         ids = [slot.id for slot in slots if slot.view is None]
-        rows: dict[bytes, Any] = {}
+        rows: dict[bytes, Stored] = {}
         looked: set[bytes] = set(ids)
         want = self.want
         if ids:
-            reply = yield self.store.read("fields", [want.name], BYTES_A_CALL, want.shown, want.search, *ids)
-            if reply[0]:
-                raise denied(reply)
-            looked = set(ids[: reply[1]])
-            want.bytes += reply[2]
-            rows = {row[0]: row for row in reply[3:]}
+            count, read, found = yield self.store.tasks(want.name, ids, want.shown, want.search)
+            looked = set(ids[:count])
+            want.bytes += read
+            rows = {row.id: row for row in found}
         for at, slot in enumerate(slots):
             if slot.view is None and slot.id not in looked:
                 self._pending.extendleft(reversed(slots[at:]))
@@ -143,20 +139,20 @@ class _Stream:
             want.tasks += 1
             self._found.append((self._view(slot, rows.get(slot.id)), slot.place))
 
-    def _view(self, slot: _Slot, row: Any) -> TaskView | None:
+    def _view(self, slot: _Slot, row: Stored | None) -> TaskView | None:
         if slot.view is not None:
             return slot.view
         if row is None:
             return None
-        view = view_of(self.want.name, slot.id, row[1], row[3])
-        view.length = row[2]
+        view = view_of(self.want.name, slot.id, row.payload, row.meta)
+        view.length = row.length
         if slot.generation is not None:
             if view.state != "ready" or view.task.generation != slot.generation:
                 return None
         else:
             view.state = self.want.state
             view.lease_ends_ms = slot.lease_ends_ms
-        found = not self.want.search or row[4] or _tells(view, self.want.search)
+        found = not self.want.search or bool(row.found) or _tells(view, self.want.search)
         return view if found and self.keeps(view) else None
 
 
@@ -193,8 +189,8 @@ class Walk:
             slots = _Leased(store, name).slots
         else:
             _check(_SCORED, cursor)
-            kind = {"delayed": b"d", "dead": b"x", "done": b"f" if kept else b"e"}[state]
-            slots = _Scored(store, name, kind, state != "delayed" and not oldest_first).slots
+            of = "kept" if state == "done" and kept else state
+            slots = _Scored(store, name, of, state != "delayed" and not oldest_first).slots
         self._stream = _Stream(store, self._want, slots, cursor)
 
     def head(self) -> Any:
@@ -215,21 +211,19 @@ class Walk:
 class _Scored:
     """The members of a sorted set, by score."""
 
-    def __init__(self, store: Store, name: bytes, kind: bytes, down: bool) -> None:
+    def __init__(self, store: Store, name: bytes, of: str, highest_first: bool) -> None:
         self._store = store
         self._name = name
-        self._order = (kind, int(down))
+        self._of = of
+        self._highest_first = highest_first
 
     @inlineCallbacks
     def slots(self, place: str, most: int = TASKS_A_CALL) -> Any:
         score, _, member = place.partition("~")
-        reply = yield self._store.read("scored", [self._name], *self._order, score, member, most)
-        if reply[0]:
-            raise denied(reply)
-        return [
-            _Slot(task_id, f"{int(float(at))}~{task_id.decode()}")
-            for task_id, at in zip(reply[1::2], reply[2::2], strict=True)
-        ]
+        found = yield self._store.scored(
+            self._name, self._of, (score, member), most, highest_first=self._highest_first
+        )
+        return [_Slot(task_id, f"{at}~{task_id.decode()}") for task_id, at in found]
 
 
 class _Leased:
@@ -237,23 +231,12 @@ class _Leased:
 
     def __init__(self, store: Store, name: bytes) -> None:
         self._store = store
-        self._key = store.tag(name) + b"l"
+        self._name = name
 
     @inlineCallbacks
     def slots(self, place: str) -> Any:
-        behind, at, found = place.encode(), b"0", dict[bytes, bytes]()
-        while True:
-            at, flat = yield self._store.lookup(b"ZSCAN", self._key, at, b"COUNT", LEASES_A_SCAN)
-            pairs = zip(flat[::2], flat[1::2], strict=True)
-            found.update((lease, ends) for lease, ends in pairs if lease > behind)
-            if len(found) > 2 * LEASES_A_SCAN:
-                found = {lease: found[lease] for lease in heapq.nsmallest(LEASES_A_SCAN, found)}
-            if at == b"0":
-                break
-        return [
-            _Slot(lease.split(b"-")[0], lease.decode(), int(float(found[lease])))
-            for lease in heapq.nsmallest(LEASES_A_SCAN, found)
-        ]
+        found = yield self._store.leases(self._name, place.encode(), LEASES_A_PIECE)
+        return [_Slot(lease.split(b"-")[0], lease.decode(), ends) for lease, ends in found]
 
 
 class _Ready:
@@ -266,30 +249,23 @@ class _Ready:
     @inlineCallbacks
     def slots(self, place: str) -> Any:
         p, head, tail, mark = place.split("~") if place else ("9", "0", "0", "")
-        want, going_on = self._want, b""
-        while True:
-            reply = yield self._store.read(
-                "ready", [want.name], p, mark, head, tail, going_on, TASKS_A_CALL, max(want.shown, 0), want.search
-            )  # fmt: skip
-            if reply[0] == 1:
-                going_on = b"%d" % reply[1]
-                continue
-            if reply[0]:
-                raise denied(reply)
-            return [self._slot(*element) for element in reply[1:]]
+        want = self._want
+        found = yield self._store.ready_elements(
+            want.name, (p, head, tail, mark), TASKS_A_CALL, max(want.shown, 0), want.search
+        )
+        return [self._slot(element) for element in found]
 
-    def _slot(
-        self, element: bytes, p: int, head: int, tail: int, mark: bytes, length: int, hit: int
-    ) -> _Slot:
-        place = f"{p}~{head}~{tail}~{mark.decode()}"
-        if not mark.startswith(b"r"):
-            task_id, _, generation = element[1:].partition(b":")
-            return _Slot(task_id, place, generation=int(generation or 0))
-        self._want.bytes += length
-        if self._want.search and not hit:
+    def _slot(self, element: ReadyElement) -> _Slot:
+        place = f"{element.priority}~{element.head}~{element.tail}~{element.mark.decode()}"
+        if element.id is not None:
+            return _Slot(element.id, place, generation=element.generation)
+        want = self._want
+        want.bytes += element.length
+        if want.search and not element.found:
             # Nothing is stored under this id: the slot is passed over.
             return _Slot(b"", place)
-        return _Slot(b"", place, view=TaskView(self._want.name, None, element, PLAIN, "ready", length=length))
+        view = TaskView(want.name, None, element.payload, PLAIN, "ready", length=element.length)
+        return _Slot(b"", place, view=view)
 
 
 class _Done:
@@ -311,10 +287,10 @@ class _Done:
             (f"{said[3]}~{said[4]}" if said and said[3] else ""),
             (f"{said[5]}~{said[6]}" if said and said[5] else ""),
         )
-        self._asked_line = _Scored(store, want.name, b"f", True).slots
-        self._lowest = _Scored(store, want.name, b"f", False).slots
+        self._asked_line = _Scored(store, want.name, "kept", True).slots
+        self._lowest = _Scored(store, want.name, "kept", False).slots
         self._asked = _Stream(store, want, self._asked_line, asked)
-        self._kept_line = _Scored(store, want.name, b"e", True).slots
+        self._kept_line = _Scored(store, want.name, "done", True).slots
         self._kept = _Stream(store, want, self._kept_line, kept, self._keeps)
         self._want = want
         self._next = self._kept

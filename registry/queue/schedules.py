@@ -2,7 +2,6 @@
 
 Each change of a schedule is one script call, which does nothing when somebody else has changed the schedule meanwhile: a tick is
 pushed and the schedule moves on to the next one in one step, so no tick is pushed twice, and none is left out.
-Keys: SPACE schedules, hash, name -> msgpack of what is known; SPACE ticks, zset, name -> next tick, ms (none while paused).
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from twisted.logger import Logger
 from registry.errors import BadOption, NotFound, RedisUnavailable, RegistryError, Unavailable
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
-from registry.queue.taken import Pushed, denied
+from registry.queue.taken import Pushed
+from registry.redis.faults import error_from_reply
 from registry.redis.store import encode_options
 
 log = Logger()
@@ -116,8 +116,6 @@ class Schedules:
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
         self._store = queues.store
-        self._known = self._store.space + b"schedules"
-        self._ticks = self._store.space + b"ticks"
         self._said: dict[bytes, int] = {}
         # (cron, timezone) -> the moment it was asked for, and the next tick then; name -> its (cron, timezone) when last read.
         self._next_ticks: dict[tuple[str, str], tuple[int, int]] = {}
@@ -131,7 +129,7 @@ class Schedules:
         given = check(said, self._store.now_ms())
         for _ in range(MOST_TRIES):
             now = self._store.now_ms()
-            packed, at = yield self._read(name)
+            packed, at = yield self._store.schedule_state(name)
             known = {"missed_count": 0, "last": None, **(msgpack.decode(packed) if packed else {})}
             last = _last_until(known, now)
             is_due = packed != b"" and at is not None and at <= now
@@ -158,7 +156,7 @@ class Schedules:
     @inlineCallbacks
     def get(self, name: bytes) -> Any:
         """One schedule, or `NotFound`."""
-        packed, at = yield self._read(name)
+        packed, at = yield self._store.schedule_state(name)
         if not packed:
             raise NotFound("There is no schedule of this name.")
         return self._shown(msgpack.decode(packed), at)
@@ -166,14 +164,14 @@ class Schedules:
     @inlineCallbacks
     def names(self, behind: bytes, most: int) -> Any:
         """Fires with the next names behind one, in order, so many at most."""
-        names = yield self._store.lookup(b"HKEYS", self._known)
+        names = yield self._store.schedule_names()
         return heapq.nsmallest(most, (name for name in names if name > behind))
 
     @inlineCallbacks
     def drop(self, name: bytes) -> Any:
         """Forget a schedule; what it pushed stays."""
         for _ in range(MOST_TRIES):
-            packed, at = yield self._read(name)
+            packed, at = yield self._store.schedule_state(name)
             if not packed:
                 raise NotFound("There is no schedule of this name.")
             if (yield self._change(name, msgpack.decode(packed)["queue"], (packed, at), (b"", None))):
@@ -183,7 +181,7 @@ class Schedules:
     @inlineCallbacks
     def run(self, name: bytes) -> Any:
         """Push the task of a schedule now, whatever its clock says; fires with `Pushed`."""
-        packed, _ = yield self._read(name)
+        packed, _ = yield self._store.schedule_state(name)
         if not packed:
             raise NotFound("There is no schedule of this name.")
         known = msgpack.decode(packed)
@@ -198,16 +196,14 @@ class Schedules:
         failed = 0
         for _ in range(MOST_PAGES):
             # Those that could not push stay due and in front, and are passed over.
-            due = yield self._store.lookup(
-                b"ZRANGEBYSCORE", self._ticks, b"-inf", now, b"WITHSCORES", b"LIMIT", failed, DUE_A_PAGE
-            )
-            for name, score in zip(due[::2], due[1::2], strict=True):
+            due = yield self._store.due_ticks(now, failed, DUE_A_PAGE)
+            for name, at in due:
                 try:
-                    yield self._push_due(name, int(float(score)), now)
+                    yield self._push_due(name, at, now)
                 except Exception as error:
                     failed += 1
                     self._could_not(name, error)
-            if len(due) < 2 * DUE_A_PAGE:
+            if len(due) < DUE_A_PAGE:
                 return
 
     def _could_not(self, name: bytes, error: Exception) -> None:
@@ -226,7 +222,7 @@ class Schedules:
     @inlineCallbacks
     def _push_due(self, name: bytes, at: int, now: int) -> Any:
         """Push the ticks of a schedule up to now."""
-        packed = yield self._store.lookup(b"HGET", self._known, name)
+        packed = yield self._store.schedule_known(name)
         if packed is None:
             yield self._change(name, "unknown", (b"", at), (b"", None))
             return
@@ -263,11 +259,11 @@ class Schedules:
         first, last = self._aligned, self._aligned + ALIGNED_A_CHORE - 1
         if now < self._aligned_at:
             first, last = 0, -1
-        page = yield self._store.lookup(b"ZRANGE", self._ticks, first, last, b"WITHSCORES")
-        for name, score in zip(page[::2], page[1::2], strict=True):
-            yield self._align_one(name, int(float(score)), now)
+        page = yield self._store.next_ticks(first, last)
+        for name, at in page:
+            yield self._align_one(name, at, now)
         self._aligned_at = now
-        self._aligned = last + 1 if len(page) == 2 * ALIGNED_A_CHORE else 0
+        self._aligned = last + 1 if len(page) == ALIGNED_A_CHORE else 0
 
     @inlineCallbacks
     def _align_one(self, name: bytes, at: int, now: int) -> Any:
@@ -275,7 +271,7 @@ class Schedules:
         first = cron and self._upcoming(*cron, now)
         if at <= now or (first and at <= first):
             return
-        packed = yield self._store.lookup(b"HGET", self._known, name)
+        packed = yield self._store.schedule_known(name)
         if packed is None:
             return
         known = msgpack.decode(packed)
@@ -304,12 +300,6 @@ class Schedules:
         return first
 
     @inlineCallbacks
-    def _read(self, name: bytes) -> Any:
-        """What is known of a schedule, empty for nothing, and its next tick."""
-        packed, at = yield self._store.lookups((b"HGET", self._known, name), (b"ZSCORE", self._ticks, name))
-        return packed or b"", None if at is None else int(float(at))
-
-    @inlineCallbacks
     def _change(
         self,
         name: bytes,
@@ -322,7 +312,7 @@ class Schedules:
         entry = self._store.schedule(name, queue.encode(), was, becomes, push)
         reply = yield self._queues.ask("schedule", entry)
         if reply[0] not in (0, 1):
-            raise denied(reply)
+            raise error_from_reply(reply)
         return reply[0] == 0
 
     def _shown(self, known: dict[str, Any], at: int | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from registry.queue.names import check_name, pushed_at_ms
 from registry.queue.pages import TaskView, Walk
 from registry.queue.promise import Gathering, after
 from registry.queue.queues import Queues
-from registry.queue.taken import denied
+from registry.redis.faults import error_from_reply
 
 MOVES_A_CALL = 200
 # A move gives up behind this many ready tasks whose keys are taken: passing over them keeps Redis busy each time.
@@ -137,7 +137,7 @@ class Steering:
         count = skipped = 0
         # Of several dead with one key the first takes it, which a dry run cannot see in Redis.
         keys: set[bytes] = set()
-        began = yield self._redis_now()
+        began = yield self._store.redis_now_ms()
 
         def wanted(view: TaskView) -> bool:
             # What dies again meanwhile is left to the next request: workers that fail at once would keep this one busy for ever.
@@ -189,11 +189,6 @@ class Steering:
         return count, skipped
 
     @inlineCallbacks
-    def _redis_now(self) -> Any:
-        seconds, micros = yield self._store.lookup(b"TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
-
-    @inlineCallbacks
     def _each(self, verb: str, name: bytes, args: Iterable[tuple[bytes, ...]]) -> Any:
         entries = [self._store.of_lease(name, *one) for one in args]
         replies: Deferred[list[Any]] = Deferred()
@@ -214,8 +209,8 @@ class Steering:
         while True:
             # The ready that cannot go stay at the head: each call meets them again before it meets others.
             most = MOVES_A_CALL + (min(skipped, MOST_MET_AGAIN) if state == "ready" else 0)
-            args = (self._store.list_key(to), state.encode(), b"%d" % most, b"%d" % skipped)
-            reply = yield after(moved, self._one("move", name, *args))
+            entry = self._store.move(name, to, state, most, skipped)
+            reply = yield after(moved, self._queues.ask("move", entry).addCallback(_checked))
             moved += reply[1]
             # The ready that could not go are met again by the next call, the others are passed over.
             skipped = reply[2] if state == "ready" else skipped + reply[2]
@@ -225,12 +220,11 @@ class Steering:
     @inlineCallbacks
     def purge(self, name: bytes, state: str = "", limit: int = NO_LIMIT) -> Any:
         """Ready and delayed tasks, or one of both, are forgotten; fires with how many."""
+        check_name(name)
         count = 0
         while count < limit:
-            most = b"%d" % min(MOVES_A_CALL, limit - count)
-            reply = yield after(
-                count, self._one("purge", name, most + (b" " + state.encode() if state else b""))
-            )
+            entry = self._store.purge(name, state, min(MOVES_A_CALL, limit - count))
+            reply = yield after(count, self._queues.ask("purge", entry).addCallback(_checked))
             count += reply[1]
             if not reply[2]:
                 break
@@ -273,7 +267,7 @@ class Steering:
 
 def _checked(reply: list[Any]) -> list[Any]:
     if reply[0] in _FAILURES:
-        raise denied(reply)
+        raise error_from_reply(reply)
     return reply
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry.errors import BadOption, Conflict, KeyReused, QueueFull, RedisUnavailable
-from registry.model import Code
-from registry.redis.store import refusal
+from registry.redis.faults import error_from_reply
+
+denied = error_from_reply
 
 
 class Pushed:
@@ -40,26 +40,3 @@ class Taken:
         # A put-back names the answer it belongs to, so that it takes nothing from another answer to the same request.
         self.answer = nonce
         self.holders = 1
-
-
-def denied(reply: list[Any]) -> Exception:
-    """The error that a script's code stands for."""
-    code = reply[0]
-    if code == Code.LEASE_REQUIRED:
-        return Conflict("lease_required", "This queue limits how many run at once: pop with lease=.")
-    if code == Code.KEY_REUSED:
-        return KeyReused("This Idempotency-Key came before with another body or other options.")
-    if code == Code.WRONG_TYPE:
-        return Conflict("wrong_type", "The key of this queue's name holds something else than a list.")
-    if code == Code.QUEUE_FULL:
-        return QueueFull(f"The queue is full: it may hold {reply[1]} tasks.")
-    if code == Code.EXPIRES_FIRST:
-        ttl, delay = (f"{ms / 1000:.15g} s" for ms in reply[1:3])
-        return BadOption(
-            f"The option 'ttl', the push's own or the queue's, is {ttl}: it is over before the task is due in {delay}."
-        )
-    if code == Code.PARTS_GONE:
-        return RedisUnavailable("Redis no longer had all parts of this batch when the last one had come.")
-    if code in (Code.REDIS_FULL, Code.REFUSED):
-        return refusal(reply[1].decode("utf-8", "replace"))
-    return BadOption(f"The request was refused ({code}).")

@@ -1,4 +1,5 @@
-"""What is wrong with Redis, for those who use the registry: whose fault it is, and nothing of what stands behind it.
+"""What is wrong with Redis, for those who use the registry: whose fault it is, and nothing of what stands behind it. And what an
+error of Redis, or the code in a script's reply, means for a request.
 
 What the kernel, the TLS library or Redis itself said is for whoever runs the registry, and stands in the log and in ``/readyz``.
 """
@@ -6,7 +7,17 @@ What the kernel, the TLS library or Redis itself said is for whoever runs the re
 from __future__ import annotations
 
 import re
+from typing import Any
 
+from txredisapi import ResponseError
+
+from registry.errors import BadOption, Conflict, KeyReused, QueueFull, RedisFull, RedisUnavailable
+from registry.model import Code
+
+# What Redis says when its own state is in the way.
+IN_THE_WAY = re.compile(
+    r"\b(MISCONF|READONLY|LOADING|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|CROSSSLOT|NOAUTH|NOPERM|UNKILLABLE)\b"
+)
 _RUNS = "; that is for whoever runs the registry to put right, and its log says more"
 # The first that is found tells. What passes by itself says nothing of whoever runs the registry.
 _FAULTS = tuple(
@@ -67,3 +78,52 @@ def refused(word: str) -> str:
         if means
         else f"Redis refused the request: {word}{_RUNS}"
     )
+
+
+class ScriptError(Exception):
+    """A script went wrong in a way that no state of Redis explains."""
+
+
+def error_from_redis(text: str) -> Exception:
+    """The domain's word for an error of Redis: what was refused was not applied."""
+    if "OOM command" in text:
+        return RedisFull("Redis is full and takes no more tasks; pops still work.")
+    if text.startswith("WRONGTYPE"):
+        return Conflict("wrong_type", "A key in Redis holds something else than the registry keeps there.")
+    found = IN_THE_WAY.search(text)
+    if found is None:
+        # Not Redis's state but a fault of ours, or of the keys.
+        return ScriptError(text)
+    word = found[0]
+    return RedisUnavailable(refused(word), retry_after=5 if word == "MISCONF" else 1)
+
+
+def as_domain(failure: Any) -> Any:
+    """Redis's own refusals of a whole call, as what they mean for a request."""
+    error = failure.value
+    if isinstance(error, ResponseError):
+        raise error_from_redis(str(error)) from None
+    return failure
+
+
+def error_from_reply(reply: list[Any]) -> Exception:
+    """The error that a script's code stands for."""
+    code = reply[0]
+    if code == Code.LEASE_REQUIRED:
+        return Conflict("lease_required", "This queue limits how many run at once: pop with lease=.")
+    if code == Code.KEY_REUSED:
+        return KeyReused("This Idempotency-Key came before with another body or other options.")
+    if code == Code.WRONG_TYPE:
+        return Conflict("wrong_type", "The key of this queue's name holds something else than a list.")
+    if code == Code.QUEUE_FULL:
+        return QueueFull(f"The queue is full: it may hold {reply[1]} tasks.")
+    if code == Code.EXPIRES_FIRST:
+        ttl, delay = (f"{ms / 1000:.15g} s" for ms in reply[1:3])
+        return BadOption(
+            f"The option 'ttl', the push's own or the queue's, is {ttl}: it is over before the task is due in {delay}."
+        )
+    if code == Code.PARTS_GONE:
+        return RedisUnavailable("Redis no longer had all parts of this batch when the last one had come.")
+    if code in (Code.REDIS_FULL, Code.REFUSED):
+        return error_from_redis(reply[1].decode("utf-8", "replace"))
+    return BadOption(f"The request was refused ({code}).")

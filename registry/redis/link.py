@@ -444,15 +444,19 @@ class Pool:
         self._attempted()
         return gatherResults([link.stop() for link in links]).addCallback(lambda _: None)
 
-    def command(self, *args: bytes | str | int) -> Deferred[Any]:
-        """As ``Link.command``, on the ready link with the least in flight."""
+    def call(self, packed: bytes) -> Deferred[Any]:
+        """As ``Link.call``, on the ready link with the least in flight."""
         usable = [link for link in self._links if link.ready]
         if not usable:
             return fail(self._links[0].unavailable() if self._links else RedisUnavailable(public("")))
         best = min(usable, key=lambda link: link.in_flight)
         if best.in_flight and len(usable) == len(self._links) < self._size:
             self._open()
-        return best.command(*args)
+        return best.call(packed)
+
+    def command(self, *args: bytes | str | int) -> Deferred[Any]:
+        """Pack and send, as ``call``."""
+        return self.call(pack(*args))
 
     def _open(self) -> None:
         link = self._make_link()

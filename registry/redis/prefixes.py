@@ -17,10 +17,9 @@ from twisted.internet.defer import inlineCallbacks
 from txredisapi import ResponseError
 
 from registry.errors import RegistryError
-from registry.redis.store import ScriptError
+from registry.redis.faults import ScriptError
+from registry.redis.keys import PREFIXES, UNPREFIXED_SCHEMA
 
-MARKS = b"{registry}prefixes"
-BARE = b"{registry}schema"
 LIFE_MS = 600_000
 
 
@@ -53,13 +52,13 @@ def look(command: Callable[..., Any], prefix: bytes, now_ms: int) -> Any:
     """
     others: set[bytes] = set()
     try:
-        others.update((yield command(b"ZRANGEBYSCORE", MARKS, now_ms - LIFE_MS, b"+inf")))
-        if prefix and (yield command(b"EXISTS", BARE)):
+        others.update((yield command(b"ZRANGEBYSCORE", PREFIXES, now_ms - LIFE_MS, b"+inf")))
+        if prefix and (yield command(b"EXISTS", UNPREFIXED_SCHEMA)):
             others.add(b"")
         if prefix:
-            yield command(b"ZADD", MARKS, now_ms, prefix)
-            yield command(b"ZREMRANGEBYSCORE", MARKS, b"-inf", now_ms - LIFE_MS)
-            yield command(b"PEXPIRE", MARKS, LIFE_MS)
+            yield command(b"ZADD", PREFIXES, now_ms, prefix)
+            yield command(b"ZREMRANGEBYSCORE", PREFIXES, b"-inf", now_ms - LIFE_MS)
+            yield command(b"PEXPIRE", PREFIXES, LIFE_MS)
     except (ResponseError, RegistryError, ScriptError):
         pass  # a user with other rights, a full Redis, somebody else's key
     return [sentence(prefix, other) for other in sorted(others) if overlap(prefix, other)]

@@ -8,19 +8,41 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from txredisapi import ResponseError
+
+from registry.redis.keys import bulk
 
 _USES = re.compile(r"\A-- uses: ([a-z_, ]+)\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One verb: its whole text and the hash that EVALSHA takes."""
+    """One verb: its whole text and the hash that EVALSHA takes. ``by_hash``: the first two words of a call."""
 
     name: str
     text: bytes
     sha: bytes
+    by_hash: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_hash", bulk(b"EVALSHA") + bulk(self.sha))
+
+    def run(self, send: Callable[[bytes], Deferred[Any]]) -> Deferred[Any]:
+        """Let ``send`` put the first two words in front of a call: by the hash, or with the text where Redis does not know it."""
+
+        def unknown(failure: Failure) -> Any:
+            if isinstance(failure.value, ResponseError) and str(failure.value).startswith("NOSCRIPT"):
+                return send(bulk(b"EVAL") + bulk(self.text))
+            return failure
+
+        return send(self.by_hash).addErrback(unknown)
 
 
 def load(name: str) -> Script:

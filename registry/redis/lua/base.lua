@@ -125,7 +125,7 @@
 --   x   dead_from       from where the dead are gone over
 --   y   only_shorter    true: none of them stays for longer than before
 --
--- Only scripts read what is packed in {Q}n's field starts (take.lua) and under {Q}i (replay.lua).
+-- Only scripts read what is packed in {Q}n's field starts (limits.lua) and under {Q}i (replay.lua).
 --
 -- Codes, the first element of a reply:
 --   0   OK              done

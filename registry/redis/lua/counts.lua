@@ -14,7 +14,7 @@ local function first_alive(g, from, at)
     local id, generation = ours(e)
     if not id then return n, false, false end
     local m = known(g, id)
-    if n == at + MOST_STALE or not is_stale(g, id, generation, m) then
+    if n == at + MOST_STALE or not is_tombstone(g, id, generation, m) then
       return n, m and m.rs or tonumber(string.sub(id, 1, 11), 16), m ~= nil and m.rh == true
     end
   end

@@ -1,4 +1,4 @@
--- uses: base, life, finishing
+-- uses: base, life, finishing, heads
 -- Move: tasks of one state go to the tail of another queue, order and ids kept, so many at a time.
 -- KEYS: the list they leave. ARGV per entry: the list they join, state (ready delayed dead), moves at most, how many were skipped before.
 -- Reply per entry: {0, moved, skipped, 1 when there is more} · {6, text} the target is no list · {8, text}.
@@ -45,8 +45,8 @@ local function move_ready(list, g, to, h, most)
         moved = moved + 1
       else
         local m = known(g, id)
-        if call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= generation)) then
-          if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
+        if is_tombstone(g, id, generation, m) then
+          lift_tombstone(g, p)
         elseif carry(list, g, to, h, id, m) then
           -- It is behind others now, and keeps since when it is ready.
           if m and m.rh then

@@ -1,4 +1,4 @@
--- uses: base, life, finishing
+-- uses: base, life, finishing, heads
 -- Purge: forget what is ready, in the order of delivery, and what is delayed, the next due first, so many at a time; leases, the dead, the done and the policy stay.
 -- KEYS: the list of each entry. ARGV per entry: moves at most, and behind a blank 'ready' or 'delayed' for one of both. Reply per entry: {0, purged, 1 when there is more} · {8, text}.
 local function drop(list, g, id)
@@ -23,8 +23,8 @@ local function purge(list, most, state)
       local id, generation = ours(e)
       if id then
         local m = known(g, id)
-        if call('HEXISTS', g .. 't', id) == 0 or (m and (m.s ~= 'r' or (m.g or 0) ~= generation)) then
-          if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
+        if is_tombstone(g, id, generation, m) then
+          lift_tombstone(g, p)
         else
           drop(list, g, id)
           count = count + 1

@@ -1,4 +1,4 @@
--- uses: base, life
+-- uses: base, life, limits, stale
 -- Taking one task out of ready. What a call learns of a queue it keeps for the call's other entries.
 local learnt, made = {}, 0
 
@@ -26,47 +26,6 @@ local function learn(list, g)
   return q
 end
 
--- A rate: so many starts in each stretch of so many ms, wherever it begins: a second's, and where that is a fraction the next whole
--- number, in so much longer a stretch: then no second has more than that number either. {Q}n's field `starts` holds when they were, {ms, how many, ms, how many, …}; those of about a hundredth of the stretch are one, at the time of the last of them.
-local GRAINS = 100
-
-local function recall_starts(q)
-  local rate = q.rules.rate
-  q.most = math.ceil(rate)
-  q.stretch = math.ceil(q.most * 1000 / rate)
-  q.starts, q.started = {}, 0
-  local packed = call('HGET', q.g .. 'n', 'starts')
-  local known_starts = packed and cmsgpack.unpack(packed) or {}
-  for n = 1, #known_starts, 2 do
-    local at, count = known_starts[n], known_starts[n + 1]
-    -- A clock that was set back must not make a stretch last.
-    if at > now - q.stretch and at <= now then
-      q.starts[#q.starts + 1], q.starts[#q.starts + 2] = at, count
-      q.started = q.started + count
-    end
-  end
-end
-
-local function remember_start(q)
-  local starts, grain = q.starts, math.max(1, math.floor(q.stretch / GRAINS))
-  local last = #starts - 1
-  if last > 0 and math.floor(starts[last] / grain) == math.floor(now / grain) then
-    starts[last], starts[last + 1] = now, starts[last + 1] + 1
-  else
-    starts[last + 2], starts[last + 3] = now, 1
-  end
-  q.started, q.has_started = q.started + 1, true
-end
-
--- When the next may start: enough of those before it are out of the stretch.
-local function next_start(q)
-  local over = q.started - q.most
-  for n = 1, #q.starts, 2 do
-    over = over - q.starts[n + 1]
-    if over < 0 then return q.starts[n] + q.stretch end
-  end
-end
-
 before_end[#before_end + 1] = function()
   for _, q in pairs(learnt) do
     if q.has_started then call('HSET', q.g .. 'n', 'starts', cmsgpack.pack(q.starts)) end
@@ -75,21 +34,13 @@ end
 
 -- What a queue's policy has against a start now, or nil.
 local function held_back(list, q, leased)
-  local rules, g = q.rules, q.g
-  if rules.concurrency and not leased then return {4} end
-  if rules.paused and now < (rules.paused_until or FAR) then return {3, 'paused'} end
-  if rules.concurrency then
-    if call('ZCARD', g .. 'l') >= rules.concurrency then return {3, 'concurrency_limited'} end
-  end
-  if rules.rate then
-    if not q.starts then recall_starts(q) end
-    if q.started >= q.most then
-      local at = next_start(q)
-      may_grow()
-      due(list, at)
-      return {3, 'rate_limited', at - now}
-    end
-  end
+  if q.rules.concurrency and not leased then return {4} end
+  local gate = shut_gate(q, 1)
+  if gate ~= RATE then return gate and {3, GATES[gate]} end
+  local at = next_start(q)
+  may_grow()
+  due(list, at)
+  return {3, GATES[gate], at - now}
 end
 
 local function next_element(list, q)
@@ -117,7 +68,7 @@ local function take(list, nonce, lease_ms, o, room)
     if id then
       payload = call('HGET', g .. 't', id)
       m = payload and q.metas and known(g, id) or nil
-      stale = not payload or (m and (m.s ~= 'r' or (m.g or 0) ~= generation))
+      stale = not payload or is_stale(m, generation)
     else
       made = made + 1
       -- The capital A tells for good that nobody has checked this payload; no id made by a push has one.
@@ -126,7 +77,7 @@ local function take(list, nonce, lease_ms, o, room)
       payload, raw = e, 1
     end
     if stale then
-      if call('HINCRBY', g .. 'n', 's' .. p, -1) <= 0 then call('HDEL', g .. 'n', 's' .. p) end
+      lift_tombstone(g, p)
       drained[list] = true
     elseif m and m.x and m.x <= now then
       call('ZREM', g .. 'o', id)
@@ -211,7 +162,9 @@ local function take_group(list, asks, from, room, bound)
   for j, id in ipairs(ids) do
     local nonce, length, o = unpack(asks[from + j - 1], 1, 3)
     local m = metas[j] and cmsgpack.unpack(metas[j]) or nil
-    if not payloads[j] or room <= 0 or (bound ~= nil and #payloads[j] > room and (bound or j > 1)) or (m and m.s or 'r') ~= 'r' or (m and m.g or 0) ~= generations[j] or (m and m.x) then break end
+    local payload = payloads[j]
+    if not payload or room <= 0 or (bound ~= nil and #payload > room and (bound or j > 1)) then break end
+    if m and (m.x or is_stale(m, generations[j])) then break end
     local leased, lease = o and o.l, id .. '-' .. nonce
     if length == 0 then length = m and m.l or 60000 end
     if leased and not (m or o.w or o.k or o.mk) then
@@ -223,8 +176,8 @@ local function take_group(list, asks, from, room, bound)
       fields[#fields + 1], fields[#fields + 2] = id, cmsgpack.pack(m)
     end
     leases[2 * j - 1], leases[2 * j] = score(now + length), lease
-    given[j] = {0, id, payloads[j], m and m.a or 1, 0, length, m and m.tp or false}
-    first, room, read = math.min(first, now + length), room - #payloads[j], read + #payloads[j]
+    given[j] = {0, id, payload, m and m.a or 1, 0, length, m and m.tp or false}
+    first, room, read = math.min(first, now + length), room - #payload, read + #payload
   end
   at_once = read < SMALL_BYTES and math.min(2 * at_once, MOST_AT_ONCE) or AT_ONCE
   if #given == 0 then return given end

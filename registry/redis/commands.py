@@ -1,0 +1,113 @@
+"""How a store reaches Redis: scripts and commands, over the ordered connection or over a few others beside it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from registry.redis.faults import as_domain
+from registry.redis.keys import Keys, bulk
+from registry.redis.link import Link, Pool, first_error
+from registry.redis.scripts import Script, load
+from registry.redis.wire import pack
+
+# Verb -> arguments per entry. The sweep and what only reads have no entries.
+VERBS = {
+    "push": 3,
+    "pop": 3,
+    "confirm": 1,
+    "putback": 2,
+    "bury": 2,
+    "pushmany": 2,
+    "stage": 2,
+    "unstage": 2,
+    "popmany": 3,
+    "ack": 2,
+    "fail": 2,
+    "release": 2,
+    "extend": 3,
+    "cancel": 1,
+    "retry": 2,
+    "run": 1,
+    "watch": 1,
+    "policy": 1,
+    "purge": 1,
+    "move": 4,
+    "delete": 2,
+    "schedule": 8,
+    "counts": 0,
+    "fields": 0,
+    "ready": 0,
+    "scored": 0,
+    "why": 0,
+    "sweep": 0,
+    "probe": 0,
+}
+
+
+class Commands:
+    """The connections, the scripts and the keys' names of one store."""
+
+    def __init__(
+        self,
+        link: Link,
+        pool: Pool,
+        key_prefix: str = "",
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link = link
+        self._pool = pool
+        self.keys = Keys(key_prefix)
+        self.process = os.urandom(6).hex().encode()
+        self.scripts: dict[str, Script] = {verb: load(verb) for verb in VERBS}
+        # What follows the not-after in each call. A notice names the daemon that it is not for: of pushes the one that made them,
+        # which has woken its own pollers already; of anything else none.
+        space = bulk(self.keys.space)
+        self._common = space + bulk(self.process)
+        self._common_for_all = space + bulk(b"-")
+        # The time is Redis's, carried on by a clock that nobody sets.
+        self._monotonic = monotonic
+        self._offset = time.time() - monotonic()
+
+    def now_ms(self) -> int:
+        """The time as Redis tells it, as nearly as this process knows, in ms."""
+        return int((self._monotonic() + self._offset) * 1000)
+
+    def set_clock(self, redis_ms: int) -> None:
+        """Take the time a reply of Redis told."""
+        self._offset = redis_ms / 1000 - self._monotonic()
+
+    def _run_once(self, verb: str, args: bytes, count: int) -> Deferred[Any]:
+        """A script without entries, over the ordered connection."""
+        args = bulk(b"0") + bulk(b"0") + self._common_for_all + args
+        return self.scripts[verb].run(lambda head: self._link.call(b"*%d\r\n%b%b" % (6 + count, head, args)))
+
+    def _read(self, verb: str, names: Sequence[bytes], *args: bytes | str | int) -> Deferred[list[Any]]:
+        """A script that only reads, beside the ordered connection. What ``args`` are is told in its Lua file."""
+        lists = [self.keys.list_key(name) for name in names]
+        words = pack(len(lists), *lists, 0, self.keys.space, self.process, *args).partition(b"\r\n")[2]
+        count = 6 + len(lists) + len(args)
+        d = self.scripts[verb].run(lambda head: self._beside(b"*%d\r\n%b%b" % (count, head, words)))
+        return d.addErrback(as_domain)
+
+    def _ask(self, *args: bytes | str | int) -> Deferred[Any]:
+        """One command beside the ordered connection."""
+        return self._beside(pack(*args)).addErrback(as_domain)
+
+    def _ask_each(self, *commands: tuple[bytes | str | int, ...]) -> Deferred[list[Any]]:
+        """Several at once; fires with their replies, in order, or fails with the first failure among them."""
+        d: Deferred[list[Any]] = gatherResults(
+            [self._ask(*command) for command in commands], consumeErrors=True
+        )
+        return d.addErrback(first_error)
+
+    def _beside(self, packed: bytes) -> Deferred[Any]:
+        if self._pool.ready or not self._link.ready:
+            return self._pool.call(packed)
+        # Redis is back, and the connections of the look-ups are only a moment behind.
+        return self._pool.soon().addCallback(lambda _: self._pool.call(packed))

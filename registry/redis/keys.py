@@ -1,0 +1,73 @@
+"""Every key and channel name, made here and nowhere else in Python. What each key holds is told at the top of ``lua/base.lua``.
+
+The scripts are given the keys of the queues' lists and the space, and make the other names from these in the same way.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+# Where registries with different prefixes look for each other: beside the keys of the one without a prefix.
+PREFIXES = b"{registry}prefixes"
+UNPREFIXED_SCHEMA = b"{registry}schema"
+
+
+def bulk(value: bytes) -> bytes:
+    """One RESP bulk string."""
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+class Keys:
+    """The names of the keys with a prefix, which stands in front of every queue's list."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = start = prefix.encode()
+        # Of all queues together: what no queue's list can be called.
+        self.space = space = b"{%bregistry}" % start
+        self.index = space + b"index"
+        self.schema = space + b"schema"
+        self.schedules = space + b"schedules"
+        self.ticks = space + b"ticks"
+        self.beats = space + b"beats"
+        # Channels.
+        self.wake = space + b"wake"
+        self.ended = space + b"ended"
+        self.moved = space + b"moved"
+        self.worker = space + b"worker"
+        # A queue's list as a bulk string, by the queue's name; most names come again and again.
+        self.bulk_list = lru_cache(maxsize=4096)(lambda name: bulk(start + name))
+
+    def list_key(self, name: bytes) -> bytes:
+        """The ready list of priority 0, which other programs may push to."""
+        return self.prefix + name
+
+    def name_of(self, key: bytes) -> bytes:
+        """The queue whose list has this key."""
+        return key[len(self.prefix) :]
+
+    def ready_list(self, name: bytes, priority: int) -> bytes:
+        """The ready list of a priority."""
+        return self._of(name, b"%d" % priority) if priority else self.list_key(name)
+
+    def payloads(self, name: bytes) -> bytes:
+        """Task id -> payload."""
+        return self._of(name, b"t")
+
+    def metas(self, name: bytes) -> bytes:
+        """Task id -> what is known of it beyond the payload."""
+        return self._of(name, b"m")
+
+    def leases(self, name: bytes) -> bytes:
+        """Lease id -> its end."""
+        return self._of(name, b"l")
+
+    def _of(self, name: bytes, kind: bytes) -> bytes:
+        return b"{%b%b}%b" % (self.prefix, name, kind)
+
+    def beat(self, process: bytes) -> bytes:
+        """The heartbeat of a process."""
+        return self.space + b"beat:" + process
+
+    def worker_mark(self, what: str, worker: str) -> bytes:
+        """That something was done about a worker, for as long as it may not be done again."""
+        return self.space + f"worker:{what}:{worker}".encode()

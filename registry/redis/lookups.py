@@ -1,0 +1,198 @@
+"""What the store tells of queues and tasks. Reads only, a bounded piece at a time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+
+from registry.errors import Conflict
+from registry.redis.commands import Commands
+from registry.redis.faults import error_from_reply
+
+NAMES_A_SCAN = 1000
+LEASES_A_SCAN = 1000
+# What one call reads of the payloads, bytes.
+BYTES_A_CALL = 1 << 20
+# The sets of a queue that are read by score; of the done, those that the queue keeps and those that a push asked to keep.
+SETS = {"delayed": b"d", "dead": b"x", "done": b"e", "kept": b"f"}
+
+
+class Counts(NamedTuple):
+    """What a queue holds. ``oldest_ms``: since when its oldest ready task is ready, None for none or a raw element; ``policy``:
+    as it is stored."""
+
+    ready: int
+    delayed: int
+    leased: int
+    dead: int
+    done: int
+    oldest_ms: int | None
+    policy: bytes | None
+
+
+class Stored(NamedTuple):
+    """A task as it is stored: ``payload`` may be the beginning of one of ``length`` bytes.
+
+    ``found``: 1 where the text that was looked for is in the payload, or in the id.
+    """
+
+    id: bytes
+    payload: bytes
+    length: int
+    meta: bytes | None
+    found: int
+
+
+class ReadyElement(NamedTuple):
+    """An element of a ready list: a task's id and generation; or no id, and what another program pushed, or its beginning.
+
+    The walk goes on behind ``mark`` in the list of ``priority``, which was so far from the ``head`` and from the ``tail``.
+    """
+
+    id: bytes | None
+    generation: int
+    payload: bytes
+    priority: int
+    head: int
+    tail: int
+    mark: bytes
+    length: int
+    found: int
+
+
+class Why(NamedTuple):
+    """``gates``: those of the queue's rules that let nothing start now: paused, concurrency_limited, rate_limited.
+
+    ``position``: how many ready tasks go before this one; None where it is not ready, or further back than was looked.
+    """
+
+    gates: frozenset[str]
+    position: int | None
+
+
+class Lookups(Commands):
+    """The store's part for those who look."""
+
+    def counts(self, names: Sequence[bytes]) -> Deferred[list[Counts | Conflict]]:
+        """What each of these queues holds; a `Conflict` for one whose key was taken by something else."""
+
+        def counted(replies: list[Any]) -> list[Counts | Conflict]:
+            found: list[Counts | Conflict] = []
+            for code, *more in replies:
+                error = error_from_reply([code, *more]) if code else None
+                if error is not None and not isinstance(error, Conflict):
+                    raise error
+                found.append(error or Counts(*more))
+            return found
+
+        return self._read("counts", names).addCallback(counted)
+
+    @inlineCallbacks
+    def queue_names(self, search: bytes) -> Any:
+        """The names of all queues that hold anything, those that have the text in them."""
+        found: set[bytes] = set()
+        at = b"0"
+        while True:
+            # A piece at a time; one that is there all the while is in one of them.
+            at, flat = yield self._ask(b"ZSCAN", self.keys.index, at, b"COUNT", NAMES_A_SCAN)
+            found.update(name for name in map(self.keys.name_of, flat[::2]) if search in name)
+            if at == b"0":
+                return found
+
+    def task(self, name: bytes, task_id: bytes) -> Deferred[list[bytes | None]]:
+        """The payload of a task, None for no such task, and what is known of it, None for a plain one."""
+        keys = self.keys
+        return self._ask_each((b"HGET", keys.payloads(name), task_id), (b"HGET", keys.metas(name), task_id))
+
+    def lease_ends_ms(self, name: bytes, lease: str) -> Deferred[int | None]:
+        """When a lease ends; None for one that is over."""
+        return self._ask(b"ZSCORE", self.keys.leases(name), lease).addCallback(_whole)
+
+    def tasks(
+        self, name: bytes, ids: Sequence[bytes], shown: int, search: bytes
+    ) -> Deferred[tuple[int, int, list[Stored]]]:
+        """As many of these tasks as a call reads: how many it looked at, the bytes it read, and those that are there.
+
+        ``shown``: so many bytes of a payload, -1 where none is of interest. ``search``: only those that have it somewhere.
+        """
+
+        def found(reply: list[Any]) -> tuple[int, int, list[Stored]]:
+            if reply[0]:
+                raise error_from_reply(reply)
+            return reply[1], reply[2], list(map(Stored._make, reply[3:]))
+
+        return self._read("fields", [name], BYTES_A_CALL, shown, search, *ids).addCallback(found)
+
+    def scored(
+        self, name: bytes, of: str, place: tuple[str, str], most: int, *, highest_first: bool
+    ) -> Deferred[list[tuple[bytes, int]]]:
+        """Tasks of one of the `SETS` behind a place: ids and scores. ``place``: score and id, both empty for the front."""
+
+        def found(reply: list[Any]) -> list[tuple[bytes, int]]:
+            if reply[0]:
+                raise error_from_reply(reply)
+            return [(one, int(float(at))) for one, at in zip(reply[1::2], reply[2::2], strict=True)]
+
+        return self._read("scored", [name], SETS[of], int(highest_first), *place, most).addCallback(found)
+
+    @inlineCallbacks
+    def leases(self, name: bytes, behind: bytes, most: int) -> Any:
+        """The first leases behind one, in the order in which their tasks were pushed, and when each ends, ms."""
+        at, found = b"0", dict[bytes, bytes]()
+        while True:
+            at, flat = yield self._ask(b"ZSCAN", self.keys.leases(name), at, b"COUNT", LEASES_A_SCAN)
+            pairs = zip(flat[::2], flat[1::2], strict=True)
+            found.update((lease, ends) for lease, ends in pairs if lease > behind)
+            if len(found) > 2 * most:
+                found = {lease: found[lease] for lease in heapq.nsmallest(most, found)}
+            if at == b"0":
+                return [(lease, int(float(found[lease]))) for lease in heapq.nsmallest(most, found)]
+
+    @inlineCallbacks
+    def ready_elements(
+        self,
+        name: bytes,
+        place: tuple[int | str, int | str, int | str, str],
+        most: int,
+        shown: int,
+        search: bytes,
+    ) -> Any:
+        """Elements of the ready lists in the order of delivery, behind a place: priority, head, tail and mark of a `ReadyElement`."""
+        going_on: int | str = ""
+        while True:
+            reply = yield self._read("ready", [name], *place, going_on, most, shown, search)
+            if reply[0] == 1:
+                going_on = reply[1]
+                continue
+            if reply[0]:
+                raise error_from_reply(reply)
+            return list(map(ReadyElement._make, reply[1:]))
+
+    @inlineCallbacks
+    def why(self, name: bytes, task_id: bytes, most: int) -> Any:
+        """What keeps a task from being handed out; ``most``: how many elements of its list are looked at."""
+        before = at = 0
+        while True:
+            reply = yield self._read("why", [name], task_id, at, most - at)
+            if reply[0]:
+                raise error_from_reply(reply)
+            _, gates, higher, alive, read, met = reply
+            # Of those in front, the cancelled and expired are tombstones.
+            before += alive
+            at += read
+            if met or not read or at >= most:
+                shut = frozenset(gate.decode() for gate in gates)
+                return Why(shut, higher + before if met else None)
+
+    @inlineCallbacks
+    def redis_now_ms(self) -> Any:
+        """What Redis's clock says now."""
+        seconds, micros = yield self._ask(b"TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _whole(score: bytes | None) -> int | None:
+    return None if score is None else int(float(score))

@@ -1,0 +1,60 @@
+-- uses: base, life, limits, stale, reading
+-- Why: what keeps a task from being handed out: the rules of its queue that let nothing start now, and the ready tasks that go
+-- before it, a piece of its list at a time. Reads only.
+-- KEYS: the list. ARGV after the common three: task id, from which place of the head on, elements at most.
+-- Reply: {0, {gates that are shut: paused, concurrency_limited, rate_limited}, tasks of higher priorities, tasks before it in
+--   this piece, elements read, 1 when it was met} · {6|8, text}. Of a task that is not ready the last three are 0.
+local MOST_BYTES = 262144
+
+local function shut_gates(g)
+  local q, shut = {g = g, rules = policy_of(g)}, {}
+  local gate = shut_gate(q, 1)
+  while gate do
+    shut[#shut + 1] = GATES[gate]
+    gate = shut_gate(q, gate + 1)
+  end
+  return shut
+end
+
+local function tombstones(g, p) return tonumber(call('HGET', g .. 'n', 's' .. p) or 0) end
+
+local function higher(g, priority)
+  local count = 0
+  for p = priority + 1, 9 do count = count + call('LLEN', g .. p) - tombstones(g, p) end
+  return math.max(0, count)
+end
+
+local function before(list, g, id, m, offset, most)
+  local p, mine, count, bytes, met = m.p or 0, element(id, m), 0, 0, 0
+  -- Where nothing was cancelled every element is a task.
+  local some_stale = tombstones(g, p) > 0
+  local read = each_from(ready_list(list, g, p), offset, most, function(e)
+    if e == mine then
+      met = 1
+      return true
+    end
+    local other, generation = ours(e)
+    local alive = true
+    bytes = bytes + #e
+    if other and some_stale then
+      local packed = call('HGET', g .. 'm', other)
+      if packed then bytes = bytes + #packed end
+      alive = call('HEXISTS', g .. 't', other) == 1
+        and not is_stale(packed and cmsgpack.unpack(packed), generation)
+    end
+    if alive then count = count + 1 end
+    return bytes >= MOST_BYTES
+  end)
+  return count, read, met
+end
+
+local function why(list, id, offset, most)
+  local g = '{' .. list .. '}'
+  local gates = shut_gates(g)
+  local m = known(g, id) or {s = 'r'}
+  if m.s ~= 'r' or call('HEXISTS', g .. 't', id) == 0 then return {0, gates, 0, 0, 0, 0} end
+  return {0, gates, higher(g, m.p or 0), before(list, g, id, m, offset, most)}
+end
+
+local ok, reply = pcall(why, KEYS[1], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))
+return ok and reply or refusal(reply)

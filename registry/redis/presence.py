@@ -1,0 +1,42 @@
+"""What the daemons on one Redis tell each other of themselves: heartbeats, and marks that something was done about a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+
+from registry.redis import prefixes
+from registry.redis.commands import Commands
+
+
+class Presence(Commands):
+    """The store's part for the daemons themselves."""
+
+    @inlineCallbacks
+    def beat(self, told: bytes, life_ms: int) -> Any:
+        """This process is there, and tells this, for so long."""
+        keys = self.keys
+        yield self._ask(b"SET", keys.beat(self.process), told, b"PX", life_ms)
+        yield self._ask(b"ZADD", keys.beats, self.now_ms() + life_ms, self.process)
+        yield self._ask(b"ZREMRANGEBYSCORE", keys.beats, b"-inf", self.now_ms() - life_ms)
+
+    @inlineCallbacks
+    def other_beats(self) -> Any:
+        """What all other processes tell."""
+        processes = yield self._ask(b"ZRANGE", self.keys.beats, 0, -1)
+        others = [self.keys.beat(process) for process in processes if process != self.process]
+        beats = (yield self._ask(b"MGET", *others)) if others else []
+        return [beat for beat in beats if beat]
+
+    def once(self, what: str, worker: str, ms: int) -> Deferred[bool]:
+        """Whether no daemon was told so of this worker in the last ``ms``."""
+        d = self._ask(b"SET", self.keys.worker_mark(what, worker), b"1", b"NX", b"PX", ms)
+        return d.addCallback(lambda reply: reply is not None)
+
+    def overlaps(self, *, greeting: bool = False) -> Deferred[list[str]]:
+        """A sentence for each other registry on this Redis that takes our tasks. ``greeting``: the ordered connection is not ready
+        yet, and asks all the same."""
+        command = self._link.command if greeting else self._ask
+        d: Deferred[list[str]] = prefixes.look(command, self.keys.prefix, self.now_ms())
+        return d
