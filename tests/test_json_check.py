@@ -356,3 +356,25 @@ def test_all_judges_agree_on_damaged_values(value: object, ascii_only: bool, dat
         assert verdict(check_json, candidate) == verdict(slow, candidate) == verdict(standard, candidate)
     found = told(slow, damaged)
     assert isinstance(found, ValueError) or told(check_json, damaged) == found
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from([b"\\", b"u", b"d", b"D", b'"', b"8", b"00"]), max_size=24), st.integers(3, 9)
+)
+@example([b"\\"] * 7 + [b"u", b"d", b"8", b"00"], 3)
+@example([b"u", b"\\", b"u", b"d", b"8", b"00"], 3)
+def test_marks_are_the_same_in_whatever_pieces(parts: list[bytes], size: int) -> None:
+    body = b"".join(parts)
+    whole = json_check.mark(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_check, "MARKS_A_TURN", size)
+        assert json_check.mark(body) == whole
+    assert json_check.unmark(whole) == body
+
+
+def test_escapes_are_replaced_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_check, "MARKS_A_TURN", 100)
+    body = b'["\\ud800' + b"\\\\" * 1000 + b'"]'
+    # Once to replace them, and once to look for bad ones.
+    assert len(list(json_check.checking(body))) > 40

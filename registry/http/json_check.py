@@ -16,6 +16,7 @@ import re
 import sys
 from array import array
 from codecs import utf_8_decode
+from collections.abc import Sequence
 from itertools import accumulate
 
 import msgspec
@@ -53,6 +54,11 @@ _WORD = b"+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 # No UTF-8 holds these bytes: they stand for a backslash before a surrogate, and for both halves of an escaped backslash.
 _SURROGATE_MARK, _ESCAPED_MARK = b"\xfd", b"\xfe\xff"
+_MARKS = (
+    (b"\\\\", _ESCAPED_MARK),
+    (b"\\ud", _SURROGATE_MARK + b"ud"),
+    (b"\\uD", _SURROGATE_MARK + b"uD"),
+)
 _ESCAPE = re.compile(rb"\\u[0-9A-Fa-f]{4}")
 _BAD_MARK = re.compile(rb"\xfdu[dD](?![0-9A-Fa-f]{3})")
 _UNMARK = bytes.maketrans(b"\xfd\xfe\xff", b"\\\\\\")
@@ -173,10 +179,7 @@ def mark(body: bytes) -> bytes:
 
 
 def _marking(body: bytes) -> Steps[bytes]:
-    marked = body.replace(b"\\\\", _ESCAPED_MARK)
-    for letter in (b"d", b"D"):
-        yield
-        marked = marked.replace(b"\\u" + letter, _SURROGATE_MARK + b"u" + letter)
+    marked = yield from _replacing(body, len(body), _MARKS)
     for at in range(0, len(marked), MARKS_A_TURN):
         yield
         end = at + MARKS_A_TURN
@@ -185,6 +188,34 @@ def _marking(body: bytes) -> Steps[bytes]:
             # It is no escape at all: the fast parser may say so.
             return marked[: bad.start()] + b"\\" + marked[bad.start() + 1 :]
     return marked
+
+
+def _replacing(body: bytes, stop: int, pairs: Sequence[tuple[bytes, bytes]]) -> Steps[bytes]:
+    """Replace escapes up to ``stop`` by what is as long; a piece at a time, for each of millions takes its time."""
+    pieces, at = [], 0
+    while at < stop:
+        end = min(at + MARKS_A_TURN, stop)
+        # An escape that goes on in the next piece is left to it.
+        for begun in (b"\\", b"\\u") if end < stop else ():
+            if _ends_with(body, at, end, begun):
+                end -= len(begun)
+                break
+        piece = body[at:end]
+        for escape, other in pairs:
+            piece = piece.replace(escape, other)
+        pieces.append(piece)
+        at = end
+        yield
+    return b"".join(pieces)
+
+
+def _ends_with(body: bytes, start: int, end: int, begun: bytes) -> bool:
+    """Whether the piece ends with an escape that has begun so."""
+    if not body.endswith(begun, start, end):
+        return False
+    # The last of an odd number of backslashes is not escaped.
+    before = body[start : end - len(begun) + 1]
+    return bool((len(before) - len(before.rstrip(b"\\"))) & 1)
 
 
 def not_in_escape(marked: bytes | memoryview, at: int) -> int:
@@ -206,7 +237,10 @@ def _checking_depth(body: bytes, most: int) -> Steps[None]:
     level, inside = 0, 0
     at, pieces = 0, 0
     while at < len(body):
-        end = _piece_end(body, at + PIECE)
+        end = at + PIECE
+        if _ends_with(body, at, end, b"\\"):
+            # What it escapes belongs to this piece.
+            end += 1
         piece = body[at:end]
         if b"\\" in piece:
             # Escaped backslashes, then escaped quotes, go first: then every other part between quotes is a string.
@@ -222,17 +256,6 @@ def _checking_depth(body: bytes, most: int) -> Steps[None]:
         pieces += 1
         if not pieces % PIECES_A_TURN:
             yield
-
-
-def _piece_end(body: bytes, end: int) -> int:
-    """Where a piece may end, at ``end`` or soon after it: not between a backslash and what it escapes."""
-    if body[end - 1 : end] != b"\\":
-        return end
-    found = _REST_OF_ESCAPE.match(body, end)
-    return found.end() if found else end
-
-
-_REST_OF_ESCAPE = re.compile(rb"\\*+.?", re.DOTALL)
 
 
 def _follow(brackets: bytes, level: int, most: int) -> int | None:
@@ -270,8 +293,7 @@ def _locating(body: bytes, marked: bytes, fault: str) -> Steps[BadJson]:
     if escape >= 0 and not _ESCAPE.match(marked, escape):
         # A quote behind it may have been taken for one of its digits.
         position = escape
-    before = marked[:position].replace(b'\\"', b"__")
-    yield
+    before = yield from _replacing(marked, position, ((b'\\"', b"__"),))
     if "truncated" in fault:
         # It does not read the last bytes when a word that begins there would be longer.
         for at in range(max(0, position - 4), position):
