@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.one_connection import LIMIT, POP, PUSH, ask
-from tests.oracle import compare
+from tests.one_connection import LIMIT, POP, PUSH, answers, ask
+from tests.oracle import Pair, compare
 
 TABLE = {
     "push": (PUSH, 200),
@@ -279,3 +279,25 @@ def test_both_answer_alike_whatever_comes(
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=3))
 def test_both_answer_alike_to_noise(noise: bytes, places: list[int]) -> None:
     compare(*cut(b"GET /api/popTask/q" + noise, places))
+
+
+def test_a_path_that_ends_like_a_known_one_is_found_by_itself() -> None:
+    """Of a path that ends in a lease or an id, all but its end is remembered."""
+    pair = Pair()
+    known = [ask("POST /api/ackTask/q/a-b"), ask("POST /api/failTask/q/a-b"), ask("POST /api/ackTask/q/c-d")]
+    out, _ = pair.answers(pair.ours, (b"".join(known),))
+    assert [json.loads(body)[:3:2] for _, _, body in answers(out)] == [
+        ["ack", "b'a-b'"],
+        ["fail", "b'a-b'"],
+        ["ack", "b'c-d'"],
+    ]
+    others = {
+        "GET /api/ackTask/q/a-b": 405,
+        "POST /api/ackTask/q/a-b/c": 404,
+        "POST /api/ackTask/q": 404,
+        "POST /api/ackTask/q/a-b?x=1": 400,
+        "POST /api/ackTask/r%2Fs/a-b": 400,
+    }
+    for line, status in others.items():
+        out, _ = pair.answers(pair.ours, (ask(line),))
+        assert int(out.split()[1]) == status, line

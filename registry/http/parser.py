@@ -276,8 +276,10 @@ class Heads:
             old = version == b"HTTP/1.0"
         fields = self._blocks.get(block) or self._block(block)
         head = Head(method, path, query or b"", fields, old)
-        shown = line if len(target) <= VALUE_LIMIT else line.replace(target, target[:VALUE_LIMIT] + b"...")
-        head.line = escape(shown)
+        if len(target) > VALUE_LIMIT:
+            line = line.replace(target, target[:VALUE_LIMIT] + b"...")
+        # Nothing in a plain line needs an escape.
+        head.line = line.decode() if plain is not None else escape(line)
         try:
             self._judge(head, target, authority, b"HTTP/1.0" if old else b"HTTP/1.1")
             head.limit = self._limit_of(path)
@@ -329,7 +331,7 @@ class Heads:
         fields.sound = authority is None and version == b"HTTP/1.1" and not maybe_page
 
 
-def remember(known: dict[bytes, Any], key: bytes, value: Any) -> None:
+def remember(known: dict[Any, Any], key: Any, value: Any) -> None:
     """Keep what was understood. A full table is emptied: what comes often is soon back."""
     if len(known) >= MAX_REMEMBERED:
         known.clear()

@@ -22,7 +22,7 @@ from registry import __version__
 from registry.errors import RedisUnavailable, RegistryError, ShuttingDown
 from registry.http import admin, asked
 from registry.http.admin import Admin
-from registry.http.parser import Found, Head
+from registry.http.parser import Found, Head, remember
 from registry.http.request import Match, Request, Route, Table
 from registry.http.screening import ALLOW, sane_request_id
 from registry.http.verbs import Verbs
@@ -89,6 +89,7 @@ class Api:
         self._table = Table()
         for row in ROUTES:
             self._table.add(row)
+        self._leaves: dict[tuple[bytes, bytes, bytes], Found] = {}
 
     # Producers and workers
 
@@ -230,20 +231,33 @@ class Api:
         """What answers this head on a connection; errors are raised when it is asked."""
         if head.method == b"OPTIONS" and head.path in (b"*", b"/"):
             return Found(_options)
+        # Of the path of a lease or a task, all but its last segment comes again and again.
+        above = head.path.rpartition(b"/")[0]
+        leaf = self._leaves.get((head.method, above, head.query))
+        if leaf is not None:
+            return leaf
         try:
             match = self._table.find(head.method, head.path)
             name, options = match.read(head.query)
         except RegistryError as error:
             answer = error_to_answer(error)
             return Found(lambda head, body: answer)
-        endpoint, segments = getattr(self, match.route.verb), match.segments
+        endpoint, segments, parks = getattr(self, match.route.verb), match.segments, match.route.parks
+        if len(segments) == 2 and match.route.path.endswith(">"):
+            first = segments[0]
+
+            def leaf_verb(head: Head, body: bytes) -> Any:
+                return endpoint(Request(head, name, [first, head.path.rpartition(b"/")[2]], options, body))
+
+            leaf = Found(leaf_verb, parks)
+            remember(self._leaves, (head.method, above, head.query), leaf)
+            return leaf
 
         def verb(head: Head, body: bytes) -> Any:
             return endpoint(Request(head, name, segments, options, body))
 
-        # A lease is asked about once or twice, and so is a queue that was made for one request: their heads do not come again.
-        again = len(segments) == 1 and b":" not in segments[0]
-        return Found(verb, match.route.parks, again)
+        # A queue that was made for one request does not come again.
+        return Found(verb, parks, len(segments) == 1 and b":" not in segments[0])
 
     def serve(self, request: Any) -> Any:
         """Answer a request of twisted.web."""
