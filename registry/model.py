@@ -178,6 +178,24 @@ class PolicyChange(Struct, frozen=True, omit_defaults=True, gc=False):
     only_shorter: bool = field(name="y", default=False)
 
 
+class Schedule(Struct, gc=False):
+    """A task on a clock, as it is stored. The scripts do not look into it; all fields are written.
+
+    ``last``: the last tick that was pushed. ``options``: those of its pushes as they came; ``push``: the same, read.
+    """
+
+    missed_count: int = 0
+    last: int | None = None
+    cron: str = ""
+    timezone: str = "UTC"
+    queue: str = ""
+    task: bytes = b""
+    options: dict[str, Any] = field(default_factory=dict)
+    push: PushOptions = field(name="packed", default=PushOptions())
+    missed: str = "skip"
+    paused: bool = False
+
+
 # The states of a task, by the letter that the scripts use; and the other way round.
 STATES: Final = {"r": "ready", "d": "delayed", "l": "leased", "x": "dead", "e": "done"}
 LETTERS: Final = {name: letter for letter, name in STATES.items()}
@@ -207,6 +225,8 @@ NO_RULES: Final = Policy()
 _EMPTY = b"\x90"
 _task = msgpack.Decoder(Task).decode
 _policy = msgpack.Decoder(Policy).decode
+# What `msgpack.encode` makes of one.
+decode_schedule = msgpack.Decoder(Schedule).decode
 
 
 def decode_task(packed: bytes | None) -> Task:

@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 
 from registry.errors import BadOption, NotFound, QueueFull
+from registry.model import PushOptions
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules, check, ticks
 from registry.queue.steering import Steering
@@ -59,7 +60,10 @@ def world(bench: Bench) -> World:
 
 @pytest_twisted.ensureDeferred
 async def test_a_put_that_changes_nothing_changes_nothing(world: World) -> None:
-    for said in (NIGHTLY, {**NIGHTLY, "options": {"delay": 0.5}, "packed": {"d": 500}, "paused": True}):
+    for said in (
+        NIGHTLY,
+        {**NIGHTLY, "options": {"delay": 0.5}, "packed": PushOptions(delay=500), "paused": True},
+    ):
         shown = await world.one.put(b"nightly", said)
         before = world.raw()
         assert await world.two.put(b"nightly", {**said, "timezone": "UTC", "missed": "skip"}) == shown

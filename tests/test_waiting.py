@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.defer import CancelledError
 
 from registry.errors import Conflict
+from registry.model import PushOptions
 from tests.memory import World
 
 
@@ -175,7 +176,12 @@ def test_nobody_asks_early_for_a_task_that_may_not_be_ready(world: World) -> Non
     [poll] = world.parked(1)
     asked = world.pops()
     world.store.slow = True
-    for options in ({"d": 5000}, {"at": 1}, {"k": "a"}, {"ik": "b", "ih": "c"}):
+    for options in (
+        PushOptions(delay=5000),
+        PushOptions(due_at=1),
+        PushOptions(key="a"),
+        PushOptions(idempotency_key="b", fingerprint="c"),
+    ):
         world.queues.push(b"q", b"1", options)
         world.turn()
     assert world.pops() == asked and poll.waits

@@ -25,8 +25,11 @@ from registry.http.wire import (
     text,
     whole,
 )
+from registry.model import PushOptions
 
 Header = Callable[[bytes], "bytes | None"]
+
+PLAIN_PUSH = PushOptions()
 
 YEAR = 366 * 86_400
 WEEK = 7 * 86_400
@@ -40,6 +43,7 @@ _LEASE = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MOST_OF_LEASE)
 # Of the entries of a request that are read in one turn.
 BYTES_A_TURN = 256 * 1024
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_TRACE = re.compile(rb"[\x20-\x7e]{1,512}")
 _PREFER_WAIT = re.compile(rf"(?:^|[,;\s])wait\s*=\s*\"?({NUMBER})\"?(?=$|[,;\s])", re.IGNORECASE | re.ASCII)
 
 lease_length = seconds(0.1, 43_200)
@@ -126,43 +130,38 @@ def prefer_wait(header: Header) -> float | None:
     return min((milliseconds(found[1]) or 0) / 1000, YEAR) if found else None
 
 
-def push_options(said: Mapping[str, Any], header: Header, query: bytes, body: bytes) -> dict[str, Any]:
-    """The options of a push as ``push.lua`` reads them; empty for a plain one. ``said`` are those of the query, read."""
+def push_options(said: Mapping[str, Any], header: Header, query: bytes, body: bytes) -> PushOptions | None:
+    """The options of a push; None for a plain one. ``said`` are those of the query, read."""
     trace = header(b"traceparent")
     if not said and trace is None and header(b"prefer") is None and header(b"idempotency-key") is None:
-        return {}
+        return None
     if "delay" in said and "at" in said:
         raise BadOption("The options 'delay' and 'at' exclude each other.")
     if "ttl" in said and said["ttl"] <= said.get("delay", 0.0):
         raise BadOption(
             "The option 'ttl' is not longer than 'delay': the task would expire before it is due."
         )
-    packed: dict[str, Any] = {}
-    if said.get("delay"):
-        packed["d"] = ms(said["delay"])
-    if "at" in said:
-        packed["at"] = ms(said["at"])
-    if said.get("priority"):
-        packed["p"] = said["priority"]
-    for name, short in (("ttl", "x"), ("lease", "l"), ("result", "r")):
-        if said.get(name):
-            packed[short] = ms(said[name])
-    if "backoff" in said:
-        packed["b"] = ms(said["backoff"])
-    if "attempts" in said:
-        packed["n"] = said["attempts"]
-    if "key" in said:
-        packed["k"] = said["key"]
-    if trace is not None and re.fullmatch(rb"[\x20-\x7e]{1,512}", trace):
-        packed["tp"] = trace.decode()
-    if prefer_wait(header) is not None:
-        packed["w"] = True
-        packed["r"] = max(packed.get("r", 0), RESULT_FOR_PREFER * 1000)
+    awaited = prefer_wait(header) is not None
+    keep_result = ms(said.get("result", 0.0))
+    if awaited:
+        keep_result = max(keep_result, RESULT_FOR_PREFER * 1000)
     key = idempotency_key(header)
-    if key is not None:
-        packed["ik"] = key
-        packed["ih"] = fingerprint(query, body, b"w" if "w" in packed else b"")
-    return packed
+    found = PushOptions(
+        delay=ms(said.get("delay", 0.0)) or None,
+        due_at=ms(said["at"]) if "at" in said else None,
+        priority=said.get("priority", 0),
+        ttl=ms(said["ttl"]) if "ttl" in said else None,
+        lease_length=ms(said["lease"]) if "lease" in said else None,
+        keep_result=keep_result or None,
+        backoff=ms(said["backoff"]) if "backoff" in said else None,
+        attempts=said.get("attempts"),
+        key=said.get("key"),
+        traceparent=trace.decode() if trace is not None and _TRACE.fullmatch(trace) else None,
+        awaited=awaited,
+        idempotency_key=key,
+        fingerprint=None if key is None else fingerprint(query, body, b"w" if awaited else b""),
+    )
+    return None if found == PLAIN_PUSH else found
 
 
 def payloads(header: Header, body: bytes) -> Steps[list[Payload]]:
@@ -392,8 +391,8 @@ def schedule(body: bytes) -> dict[str, Any]:
     return said
 
 
-def schedule_options(given: Any) -> tuple[dict[str, str | int | float], dict[str, Any]]:
-    """The push options of a schedule, members of an object: as they are kept and shown, and as ``push.lua`` reads them."""
+def schedule_options(given: Any) -> tuple[dict[str, str | int | float], PushOptions]:
+    """The push options of a schedule, members of an object: as they are kept and shown, and read."""
     if not isinstance(given, dict):
         raise BadOption("The field 'options' is an object.")
     if "at" in given:
@@ -414,4 +413,4 @@ def schedule_options(given: Any) -> tuple[dict[str, str | int | float], dict[str
                 f"The option {name[:80]!r} holds half of a character (a lone surrogate)."
             ) from None
     said = options(urlencode(texts).encode(), PUSH_OPTIONS)
-    return kept, push_options(said, lambda _: None, b"", b"")
+    return kept, push_options(said, lambda _: None, b"", b"") or PLAIN_PUSH

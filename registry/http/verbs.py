@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes
 
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, inlineCallbacks
 from twisted.python.failure import Failure
 
@@ -30,7 +31,7 @@ from registry.http.json_cut import Part, Payload
 from registry.http.request import Request
 from registry.http.turns import Steps, at_once, in_turns
 from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from
-from registry.model import Task, text_of
+from registry.model import PushOptions, Task, text_of
 from registry.queue.completions import Completions
 from registry.queue.leases import LEASE_LOST, TOO_LARGE, Leases, status
 from registry.queue.looking import Looking
@@ -82,13 +83,13 @@ class Verbs:
         return self._push(request)
 
     def _push(self, request: Request) -> Promise | Deferred[Answer]:
-        packed = asked.push_options(request.options, request.header, request.query, request.body)
-        if "w" not in packed:
+        options = asked.push_options(request.options, request.header, request.query, request.body)
+        if options is None or not options.awaited:
             promise = Promise(_pushed)
-            self._queues.push_for(promise, request.name, request.body, packed)
+            self._queues.push_for(promise, request.name, request.body, options)
             return promise
         wait = min(asked.prefer_wait(request.header) or 0.0, self._max_wait)
-        return self._push_and_wait(request.name, request.body, packed, wait)
+        return self._push_and_wait(request.name, request.body, options, wait)
 
     def _read(
         self, steps: Steps[T], body: bytes, then: Callable[[T], Promise | Deferred[Answer]]
@@ -99,8 +100,8 @@ class Verbs:
         return in_turns(steps, self._queues.later).addCallback(lambda read: as_deferred(then(read)))
 
     @inlineCallbacks
-    def _push_and_wait(self, name: bytes, body: bytes, said: dict[str, Any], wait: float) -> Any:
-        pushed = yield self._queues.push(name, body, said)
+    def _push_and_wait(self, name: bytes, body: bytes, options: PushOptions, wait: float) -> Any:
+        pushed = yield self._queues.push(name, body, options)
         answer = {"success": True, "id": pushed.id}
         headers = [(b"Preference-Applied", b"wait=%b" % f"{wait:.15g}".encode())]
         if pushed.duplicate:
@@ -151,15 +152,17 @@ class Verbs:
     def _push_many(self, request: Request, found: list[Payload]) -> Deferred[Answer]:
         if max(map(len, found)) > self._max_task:
             raise TooLarge(f"A task of the batch is over the limit of {self._max_task} bytes.")
-        packed = asked.push_options(request.options, request.header, request.query, request.body)
-        packed.pop("w", None)
+        options = asked.push_options(request.options, request.header, request.query, request.body)
+        if options is not None and options.awaited:
+            # Nobody waits for the end of a batch.
+            options = replace(options, awaited=False)
 
         def stored(answered: tuple[list[bytes], bool]) -> Answer:
             ids, replayed = answered
             headers = ((b"Idempotency-Replayed", b"true"),) if replayed else ()
             return Answer(200, b'{"success":true,"ids":["%b"]}' % b'","'.join(ids), headers)
 
-        return self._queues.push_many(request.name, found, packed).addCallback(stored)
+        return self._queues.push_many(request.name, found, options).addCallback(stored)
 
     # Popping
 

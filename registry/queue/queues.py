@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from registry.errors import RedisUnavailable, RegistryError, Replaced, stopping
+from registry.model import PushOptions
 from registry.queue.batching import Batching
 from registry.queue.carried import Storing
 from registry.queue.handover import Handover
@@ -42,8 +43,6 @@ WAKES_A_TURN = 500
 MOST_REMEMBERED = 10_000
 # A Redis that was paused must not run these, minutes later, for clients that have long given up.
 BOUNDED = frozenset({"push", "pushmany", "pop", "popmany", "schedule"})
-# Options of a push after which its task may not be ready: delayed, there already, or pushed before.
-NOT_AT_ONCE = frozenset({"d", "at", "k", "ik"})
 
 
 class Queues:
@@ -86,14 +85,14 @@ class Queues:
 
     # Push
 
-    def push(self, name: bytes, payload: bytes, options: dict[str, Any] | None = None) -> Deferred[Pushed]:
+    def push(self, name: bytes, payload: bytes, options: PushOptions | None = None) -> Deferred[Pushed]:
         """Store a task; fires with `Pushed` once Redis has it. ``payload`` is opaque, and kept as it is."""
         pushed: Deferred[Pushed] = Deferred()
         self.push_for(pushed, name, payload, options)
         return pushed
 
     def push_for(
-        self, told: Receiver, name: bytes, payload: bytes, options: dict[str, Any] | None = None
+        self, told: Receiver, name: bytes, payload: bytes, options: PushOptions | None = None
     ) -> None:
         """As `push`, on behalf of ``told``."""
         check_name(name)
@@ -102,11 +101,11 @@ class Queues:
             return
         tail = self.ids.tail()
         entry = self.store.push(name, tail, payload, encode_options(options) if options else b"")
-        entry.reply = Storing(self, name, tail, told, not options or NOT_AT_ONCE.isdisjoint(options))
+        entry.reply = Storing(self, name, tail, told, options is None or _is_ready_at_once(options))
         self.carry("push", entry)
 
     def push_many(
-        self, name: bytes, payloads: Sequence[bytes | memoryview], options: dict[str, Any] | None = None
+        self, name: bytes, payloads: Sequence[bytes | memoryview], options: PushOptions | None = None
     ) -> Deferred[tuple[list[bytes], bool]]:
         """Store all of these, or none; fires with their ids, and whether the same request was answered before."""
         check_name(name)
@@ -473,6 +472,16 @@ class Queues:
         self.batching.flush()
         self.handover.settle_again()
         self.wake_all()
+
+
+def _is_ready_at_once(options: PushOptions) -> bool:
+    """Whether the task of a push is certainly ready after it: not delayed, there already, or pushed before."""
+    return (
+        options.delay is None
+        and options.due_at is None
+        and options.key is None
+        and options.idempotency_key is None
+    )
 
 
 def _itself(value: Any) -> Any:

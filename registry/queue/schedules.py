@@ -14,10 +14,12 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 from msgspec import msgpack
+from msgspec.structs import replace
 from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 
 from registry.errors import BadOption, NotFound, RedisUnavailable, RegistryError, Unavailable
+from registry.model import PushOptions, Schedule, decode_schedule
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
 from registry.queue.taken import Pushed
@@ -39,8 +41,8 @@ SAID_MS = 60_000
 # Times that a request tries to change a schedule that others change meanwhile.
 MOST_TRIES = 50
 MOST_REMEMBERED = 10_000
-# The fields that a request sets; a schedule with the same ones is the same.
-FIELDS = ("cron", "timezone", "queue", "task", "options", "packed", "missed", "paused")
+# The fields of a schedule as others see it; beside them its next and its last tick, and how many were missed.
+SHOWN = ("cron", "timezone", "queue", "task", "options", "missed", "paused")
 
 
 def ticks(cron: str, timezone: str, after_ms: int) -> Iterator[int]:
@@ -53,8 +55,8 @@ def ticks(cron: str, timezone: str, after_ms: int) -> Iterator[int]:
             yield at
 
 
-def check(said: dict[str, Any], now_ms: int) -> dict[str, Any]:
-    """The fields of a schedule from what a request said of it, or `BadOption` naming the field."""
+def check(said: dict[str, Any], now_ms: int) -> Schedule:
+    """A new schedule from what a request said of it, or `BadOption` naming the field."""
     for name in ("cron", "queue"):
         if not isinstance(said.get(name), str):
             raise BadOption(f"The field {name!r} is missing, or is no text.")
@@ -75,16 +77,16 @@ def check(said: dict[str, Any], now_ms: int) -> dict[str, Any]:
         ) from None
     _check_cron(said["cron"], timezone, now_ms)
     check_name(said["queue"].encode("utf-8", "surrogatepass"))
-    return {
-        "cron": said["cron"],
-        "timezone": timezone,
-        "queue": said["queue"],
-        "task": said["task"],
-        "options": said.get("options") or {},
-        "packed": said.get("packed") or {},
-        "missed": missed,
-        "paused": paused,
-    }
+    return Schedule(
+        cron=said["cron"],
+        timezone=timezone,
+        queue=said["queue"],
+        task=said["task"],
+        options=said.get("options") or {},
+        push=said.get("packed") or PushOptions(),
+        missed=missed,
+        paused=paused,
+    )
 
 
 def _check_cron(cron: str, timezone: str, now_ms: int) -> None:
@@ -130,8 +132,7 @@ class Schedules:
         for _ in range(MOST_TRIES):
             now = self._store.now_ms()
             packed, at = yield self._store.schedule_state(name)
-            known = {"missed_count": 0, "last": None, **(msgpack.decode(packed) if packed else {})}
-            last = _last_until(known, now)
+            before = decode_schedule(packed) if packed else None
             is_due = packed != b"" and at is not None and at <= now
             if is_due:
                 try:
@@ -142,14 +143,17 @@ class Schedules:
                 except RegistryError as error:
                     # The tick stays due, for the schedule that replaces this one.
                     self._could_not(name, error)
-            if all(known.get(field, False) == given[field] for field in FIELDS) and (at or given["paused"]):
-                return self._shown(known, at)
-            known.update(given, last=last)
+            known = given
+            if before is not None:
+                known = replace(given, missed_count=before.missed_count, last=before.last)
+                if known == before and (at or known.paused):
+                    return self._shown(known, at)
+                known.last = _last_until(known, now)
             following = at if is_due else self._after(known, now)
-            if given["paused"]:
-                known["missed_count"] += is_due
+            if known.paused:
+                known.missed_count += is_due
                 following = None
-            if (yield self._change(name, given["queue"], (packed, at), (msgpack.encode(known), following))):
+            if (yield self._change(name, known.queue, (packed, at), (msgpack.encode(known), following))):
                 return self._shown(known, following)
         raise RedisUnavailable("This schedule is changed by others all the time; try again in a moment.")
 
@@ -159,7 +163,7 @@ class Schedules:
         packed, at = yield self._store.schedule_state(name)
         if not packed:
             raise NotFound("There is no schedule of this name.")
-        return self._shown(msgpack.decode(packed), at)
+        return self._shown(decode_schedule(packed), at)
 
     @inlineCallbacks
     def names(self, behind: bytes, most: int) -> Any:
@@ -174,7 +178,7 @@ class Schedules:
             packed, at = yield self._store.schedule_state(name)
             if not packed:
                 raise NotFound("There is no schedule of this name.")
-            if (yield self._change(name, msgpack.decode(packed)["queue"], (packed, at), (b"", None))):
+            if (yield self._change(name, decode_schedule(packed).queue, (packed, at), (b"", None))):
                 return
         raise RedisUnavailable("This schedule is changed by others all the time; try again in a moment.")
 
@@ -184,8 +188,8 @@ class Schedules:
         packed, _ = yield self._store.schedule_state(name)
         if not packed:
             raise NotFound("There is no schedule of this name.")
-        known = msgpack.decode(packed)
-        pushed: Pushed = yield self._queues.push(known["queue"].encode(), known["task"], known["packed"])
+        known = decode_schedule(packed)
+        pushed: Pushed = yield self._queues.push(known.queue.encode(), known.task, known.push)
         return pushed
 
     @inlineCallbacks
@@ -236,15 +240,15 @@ class Schedules:
 
         Fires with what is known of the schedule then and its next tick; with None when somebody else was there before.
         """
-        known = msgpack.decode(packed)
+        known = decode_schedule(packed)
         passed, tick, following = _due_from(known, at, now)
-        known["missed_count"] += passed
+        known.missed_count += passed
         push = (b"", b"", b"")
         if tick is not None:
-            known["last"] = tick
-            push = (self._queues.ids.tail(), known["task"], encode_options(known["packed"]))
+            known.last = tick
+            push = (self._queues.ids.tail(), known.task, encode_options(known.push))
         becomes = (msgpack.encode(known), following)
-        if not (yield self._change(name, known["queue"], (packed, at), becomes, push)):
+        if not (yield self._change(name, known.queue, (packed, at), becomes, push)):
             return None
         if passed:
             log.warn("the schedule {name!r} missed {count} ticks", name=name, count=passed)
@@ -274,18 +278,18 @@ class Schedules:
         packed = yield self._store.schedule_known(name)
         if packed is None:
             return
-        known = msgpack.decode(packed)
+        known = decode_schedule(packed)
         if len(self._crons) >= MOST_REMEMBERED:
             self._crons.clear()
-        self._crons[name] = known["cron"], known["timezone"]
+        self._crons[name] = known.cron, known.timezone
         first = self._after(known, now)
         if first is not None and at > first:
             log.warn("the schedule {name!r} waited for a tick too late: the clock was set back", name=name)
-            known["last"] = _last_until(known, now)
-            yield self._change(name, known["queue"], (packed, at), (msgpack.encode(known), first))
+            known.last = _last_until(known, now)
+            yield self._change(name, known.queue, (packed, at), (msgpack.encode(known), first))
 
-    def _after(self, known: dict[str, Any], now: int) -> int | None:
-        return self._upcoming(known["cron"], known["timezone"], now)
+    def _after(self, known: Schedule, now: int) -> int | None:
+        return self._upcoming(known.cron, known.timezone, now)
 
     def _upcoming(self, cron: str, timezone: str, now: int) -> int | None:
         """The first tick after now; None when none comes within fifty years."""
@@ -315,29 +319,29 @@ class Schedules:
             raise error_from_reply(reply)
         return reply[0] == 0
 
-    def _shown(self, known: dict[str, Any], at: int | None) -> dict[str, Any]:
+    def _shown(self, known: Schedule, at: int | None) -> dict[str, Any]:
         """A schedule as others see it; times in ms, ``task`` as its bytes."""
-        row = {field: known.get(field, False) for field in FIELDS if field != "packed"}
+        row = {field: getattr(known, field) for field in SHOWN}
         now = self._store.now_ms()
         if at is not None and at > now:
             # Until `_align` has come by.
             at = min(at, self._after(known, now) or at)
-        row.update(next_ms=at, last_ms=known["last"], missed_count=known["missed_count"])
+        row.update(next_ms=at, last_ms=known.last, missed_count=known.missed_count)
         return row
 
 
-def _last_until(known: dict[str, Any], now: int) -> int | None:
+def _last_until(known: Schedule, now: int) -> int | None:
     """The last tick; None when the clock was set back far behind it, so that it comes again."""
-    last: int | None = known["last"]
+    last = known.last
     return None if last is not None and last > now + LATE_MS else last
 
 
-def _due_from(known: dict[str, Any], at: int, now: int) -> tuple[int, int | None, int | None]:
+def _due_from(known: Schedule, at: int, now: int) -> tuple[int, int | None, int | None]:
     """Of the ticks from ``at`` on: how many were missed, which one is to be pushed, and the first one behind these."""
-    if known["last"] is not None and at <= known["last"] <= now:
+    if known.last is not None and at <= known.last <= now:
         # Pushed already, before a clock that had run ahead for a moment came back.
-        return 0, None, _next(known["cron"], known["timezone"], known["last"])
-    later = ticks(known["cron"], known["timezone"], at)
+        return 0, None, _next(known.cron, known.timezone, known.last)
+    later = ticks(known.cron, known.timezone, at)
     if now - at <= LATE_MS:
         return 0, at, next(later, None)
     missed, last = 1, at
@@ -345,7 +349,7 @@ def _due_from(known: dict[str, Any], at: int, now: int) -> tuple[int, int | None
         if now - tick <= LATE_MS or missed > MOST_COUNTED:
             break
         missed, last = missed + 1, tick
-    following = _next(known["cron"], known["timezone"], max(last, now - LATE_MS - 1))
-    if known["missed"] == "once" and (following is None or following > now):
+    following = _next(known.cron, known.timezone, max(last, now - LATE_MS - 1))
+    if known.missed == "once" and (following is None or following > now):
         return missed - 1, last, following
     return missed, None, following

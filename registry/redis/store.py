@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import msgpack
+from msgspec import Struct, msgpack
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 from txredisapi import ResponseError
@@ -26,6 +26,7 @@ from registry.redis.schedule_store import ScheduleStore
 log = Logger()
 
 SCHEMA = b"1"
+_NO_OPTIONS = msgpack.encode({})
 # What Redis refuses writes with until somebody makes room, on a disk or in memory, or a replica comes back.
 PASSES = ("MISCONF", "NOREPLICAS", "OOM")
 CALL_SECONDS = 3.0
@@ -319,6 +320,7 @@ def _bulk_of(parts: Sequence[bytes | memoryview]) -> bytes:
     return b"".join([b"$%d\r\n" % sum(map(len, parts)), *parts, b"\r\n"])
 
 
-def encode_options(options: dict[str, Any]) -> bytes:
+def encode_options(options: Struct | dict[str, Any] | None) -> bytes:
     """Options of an entry as the scripts read them; nothing at all for none."""
-    return msgpack.encode(options) if options else b""
+    encoded = msgpack.encode(options) if options else b""
+    return b"" if encoded == _NO_OPTIONS else encoded

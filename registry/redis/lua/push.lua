@@ -1,7 +1,7 @@
 -- uses: base, life, enter
 -- Push: a new task becomes ready, or delayed.
 -- KEYS: the list of each entry.
--- ARGV per entry: the tail of its id, payload, options ('' or msgpack: p d at x n b l k r ik ih tp w, see `push_options` in `http/asked.py`).
+-- ARGV per entry: the tail of its id, payload, options ('' or PushOptions).
 -- Reply per entry: {0, the head of its id} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed · {0, id, 3} both ·
 --   {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length ·
 --   {12, ttl ms, delay ms} it would expire before it is due.

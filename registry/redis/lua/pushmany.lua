@@ -1,7 +1,7 @@
 -- uses: base, life, enter
 -- Push many: all of a batch, or none.
 -- KEYS: the list of each entry.
--- ARGV per entry: msgpack {tails of ids, payloads}, or {tails, the head of the ids} of what `stage` stored; options ('' or msgpack, as for push).
+-- ARGV per entry: msgpack {tails of ids, payloads}, or {tails, the head of the ids} of what `stage` stored; options ('' or PushOptions).
 -- Reply per entry: {0, the head of the ids} stored · {0, ids with commas, 2} replayed · {13} a part of what was staged is gone ·
 --   {5} {6, text} {7, text} {8, text} {9, n} {12, ttl, delay} as for push.
 
