@@ -14,6 +14,7 @@ from registry.http import asked
 from registry.http.json_check import check_json, checking
 from registry.http.json_cut import Part
 from registry.http.turns import Steps, at_once, in_turns
+from registry.model import Error
 
 SIZE = 1024 * 1024
 LONE = b'"\\ud800"'
@@ -257,7 +258,7 @@ def test_a_long_trace_keeps_its_end_and_says_so(unit: str, lead: str) -> None:
 
     text = f'"{lead}{unit * (120_000 // len(unit))}"'
     whole = json.loads(text)
-    error, _, _ = asked.failing(at_once(asked.members(b'{"error":{"trace":%b}}' % text.encode(), "error")))
-    assert error == {"trace": asked.shortened(whole, -8000), "truncated": True}
-    _, message = asked.progress(at_once(asked.members(b'{"message":%b}' % text.encode(), "message")))
-    assert message == asked.shortened(whole, 1000)
+    failed = asked.failing(at_once(asked.members(b'{"error":{"trace":%b}}' % text.encode(), "error")))
+    assert failed.error == Error(trace=asked.shortened(whole, -8000), truncated=True)
+    told = asked.progress(at_once(asked.members(b'{"message":%b}' % text.encode(), "message")))
+    assert told.message == asked.shortened(whole, 1000)

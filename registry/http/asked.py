@@ -25,7 +25,7 @@ from registry.http.wire import (
     text,
     whole,
 )
-from registry.model import PushOptions
+from registry.model import Error, ExtendOptions, FailOptions, PushOptions
 
 Header = Callable[[bytes], "bytes | None"]
 
@@ -246,7 +246,7 @@ def shortened(text: str, most: int) -> str:
     return cut_bytes(near.encode("utf-8", "replace"), most).decode()
 
 
-def failing(said: dict[str, Part]) -> tuple[dict[str, Any] | None, int | None, bool]:
+def failing(said: dict[str, Part]) -> FailOptions:
     """``error``, ``delay`` and ``retry`` of a fail, checked. A longer field of the error is cut, and ``truncated`` says so."""
     delay = said["delay"].value("delay") if "delay" in said else None
     delay_ms = milliseconds(delay) if isinstance(delay, int | float) else None
@@ -255,10 +255,11 @@ def failing(said: dict[str, Part]) -> tuple[dict[str, Any] | None, int | None, b
     retry = said["retry"].value("retry") if "retry" in said else None
     if retry is not None and not isinstance(retry, bool):
         raise BadOption("The field 'retry' is true or false.")
-    return (_error(said["error"]) if "error" in said else None), delay_ms, retry is not False
+    error = _error(said["error"]) if "error" in said else None
+    return FailOptions(error=error, delay=delay_ms, no_retry=retry is False)
 
 
-def _error(part: Part) -> dict[str, Any] | None:
+def _error(part: Part) -> Error | None:
     if _absent(part):
         return None
     try:
@@ -266,10 +267,10 @@ def _error(part: Part) -> dict[str, Any] | None:
         told = [(k, _text(field, ERROR_FIELDS[k])) for k, field in fields.items() if not _absent(field)]
     except (BadOption, BadBody):
         raise BadOption("The field 'error' is an object with the texts type, message and trace.") from None
-    error: dict[str, Any] = {name: text for name, (text, _) in told if text}
-    if any(is_cut for _, (_, is_cut) in told):
-        error["truncated"] = True
-    return error or None
+    error = Error(
+        **{name: text for name, (text, _) in told if text}, truncated=any(is_cut for _, (_, is_cut) in told)
+    )
+    return None if error == Error() else error
 
 
 def _absent(part: Part) -> bool:
@@ -285,7 +286,7 @@ def _text(part: Part, most: int) -> tuple[str, bool]:
     return cut, more or len(cut) < len(text)
 
 
-def progress(said: dict[str, Part]) -> tuple[float | None, str | None]:
+def progress(said: dict[str, Part]) -> ExtendOptions:
     """The progress of an extend, and its message, which is cut to its limit."""
     done = said["progress"].value("progress") if "progress" in said else None
     if done is not None and (
@@ -299,12 +300,12 @@ def progress(said: dict[str, Part]) -> tuple[float | None, str | None]:
         raise BadOption("The field 'message' is text.")
     else:
         text = _text(message, PROGRESS_BYTES)[0]
-    return None if done is None else float(done), text
+    return ExtendOptions(progress=None if done is None else float(done), message=text)
 
 
 # A lease and its result, None for none; a lease and how its attempt failed.
 Acked = tuple[bytes, Part | None]
-Failed = tuple[bytes, tuple[dict[str, Any] | None, int | None, bool]]
+Failed = tuple[bytes, FailOptions]
 
 
 def settling(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:

@@ -274,7 +274,7 @@ class Verbs:
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
 
         def read(said: dict[str, Part]) -> Deferred[Answer]:
-            d = self._leases.fail(name, lease, *asked.failing(said))
+            d = self._leases.fail(name, lease, asked.failing(said))
             return d.addCallback(lambda state: json_answer(200, {"success": True, "state": state}))
 
         return self._read(asked.members(body, "error", "delay", "retry"), body, read)
@@ -297,8 +297,7 @@ class Verbs:
         length = request.options.get("lease", 0.0)
 
         def read(said: dict[str, Part]) -> Deferred[Answer]:
-            progress, message = asked.progress(said)
-            d = self._leases.extend(name, lease, ms(length), progress, message)
+            d = self._leases.extend(name, lease, ms(length), asked.progress(said))
             return d.addCallback(
                 lambda told: json_answer(200, {"expires_in": _seconds(told[0]), "cancel": told[1]})
             )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import msgpack
 from twisted.internet.defer import Deferred
 
 from registry.errors import Conflict
-from registry.model import Code
+from registry.model import Code, ExtendOptions, FailOptions
 from registry.queue.batching import LARGE
 from registry.queue.names import check_name
 from registry.queue.promise import Gathering, Receiver
@@ -49,20 +50,18 @@ class Leases:
         self,
         name: bytes,
         lease: bytes,
-        error: dict[str, Any] | None = None,
-        delay_ms: int | None = None,
-        retry: bool = True,
+        options: FailOptions,
     ) -> Deferred[str]:
         """The attempt failed; fires with the state of the task now: ``ready``, ``delayed`` or ``dead``."""
-        return self._say("fail", name, lease, _failing(error, delay_ms, retry)).addCallback(status)
+        return self._say("fail", name, lease, msgpack.encode(options)).addCallback(status)
 
     def settle(
         self,
         name: bytes,
         acks: Sequence[tuple[bytes, bytes]],
-        fails: Sequence[tuple[bytes, tuple[dict[str, Any] | None, int | None, bool]]],
+        fails: Sequence[tuple[bytes, FailOptions]],
     ) -> Deferred[list[str]]:
-        """Many acks (lease, result) and fails (lease, what `fail` takes); fires with what became of each, in order.
+        """Many acks (lease, result) and fails (lease, options); fires with what became of each, in order.
 
         A lease that is no longer held is told as ``lease_lost``; whatever else goes wrong with one is a failure of all.
         """
@@ -73,7 +72,7 @@ class Leases:
             settled.callback([])
         of_lease = self._queues.store.of_lease
         entries = [("ack", of_lease(name, lease, result)) for lease, result in acks]
-        entries += [("fail", of_lease(name, lease, _failing(*error))) for lease, error in fails]
+        entries += [("fail", of_lease(name, lease, msgpack.encode(options))) for lease, options in fails]
         # In the order of the request, also where one lease is named twice.
         large = any(entry.size > LARGE for _, entry in entries)
         gathering = Gathering(count, settled)
@@ -92,16 +91,11 @@ class Leases:
         name: bytes,
         lease: bytes,
         length_ms: int = 0,
-        progress: float | None = None,
-        message: str | None = None,
+        options: ExtendOptions | None = None,
     ) -> Deferred[tuple[int, bool]]:
         """More time; fires with the length of the lease from now in ms, and whether the task was cancelled."""
-        told: dict[str, Any] = {}
-        if progress is not None:
-            told["p"] = progress
-        if message is not None:
-            told["m"] = message
-        d = self._say("extend", name, lease, b"%d" % length_ms, encode_options(told)).addCallback(_held)
+        encoded = encode_options(options)
+        d = self._say("extend", name, lease, b"%d" % length_ms, encoded).addCallback(_held)
         return d.addCallback(lambda reply: (int(reply[1]), bool(reply[2])))
 
 
@@ -112,15 +106,6 @@ def status(reply: list[Any]) -> str:
 
 def _status_or_lost(reply: list[Any]) -> str:
     return LEASE_LOST if reply[0] == Code.NOTHING else status(reply)
-
-
-def _failing(error: dict[str, Any] | None, delay_ms: int | None, retry: bool) -> bytes:
-    said: dict[str, Any] = {"e": error} if error else {}
-    if delay_ms is not None:
-        said["d"] = delay_ms
-    if not retry:
-        said["n"] = True
-    return encode_options(said) or b"\x80"
 
 
 def _held(reply: list[Any]) -> list[Any]:

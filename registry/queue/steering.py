@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.duration import milliseconds
 from registry.errors import BadOption, Conflict, NotFound
-from registry.model import LETTERS, STATES, Code, Error, Policy, decode_policy
+from registry.model import LETTERS, STATES, Code, Error, Policy, PolicyChange, decode_policy
 from registry.queue.looking import Looking
 from registry.queue.names import check_name, pushed_at_ms
 from registry.queue.pages import TaskView, Walk
@@ -236,7 +236,7 @@ class Steering:
             return self.set_policy(name, {"paused": None})
         if length is None:
             return self.set_policy(name, {"paused": True})
-        return self._change(name, msgpack.encode({"p": max(1, round(length * 1000))}))
+        return self._change(name, PolicyChange(pause=max(1, round(length * 1000))))
 
     def set_policy(self, name: bytes, changes: dict[str, Any]) -> Deferred[Policy]:
         """Change rules; None resets one. Fires with the `Policy`."""
@@ -251,16 +251,18 @@ class Steering:
         if given.get("paused") is False:
             del given["paused"]
             reset.append("paused")
-        packed = msgpack.encode({"set": given, "reset": reset})
-        return self._change(name, packed, "retention" in reset)
+        return self._change(name, PolicyChange(set=given, reset=reset))
 
     @inlineCallbacks
-    def _change(self, name: bytes, packed: bytes, taken_back: bool = False) -> Any:
-        reply = yield self._one("policy", name, packed)
+    def _change(self, name: bytes, change: PolicyChange) -> Any:
+        reply = yield self._one("policy", name, msgpack.encode(change))
+        only_shorter = change.reset is not None and "retention" in change.reset
         while reply[2] or any(reply[3:]):
             # Another round says nothing of the rules: somebody else may have changed them meanwhile.
             # More is kept than may be from now on, or the dead have another time: a bounded piece of them with each call.
-            more = {"t": True, "x": reply[3].decode(), "y": taken_back} if any(reply[3:]) else {"t": True}
+            more = PolicyChange(trim_only=True)
+            if any(reply[3:]):
+                more = PolicyChange(trim_only=True, dead_from=reply[3].decode(), only_shorter=only_shorter)
             reply = yield after(True, self._one("policy", name, msgpack.encode(more)))
         return decode_policy(reply[1])
 

@@ -1,6 +1,6 @@
 -- uses: base, life
 -- Extend: the holder is alive and needs more time; the queue's max_run bounds the whole.
--- KEYS: the list of each entry. ARGV per entry: lease id, length ms from now (0: as long as it was given for last), msgpack {p progress, m message}.
+-- KEYS: the list of each entry. ARGV per entry: lease id, length ms from now (0: as long as it was given for last), '' or ExtendOptions.
 -- Reply per entry: {0, length ms, cancel} · {1} the lease is lost · {8, text}; of the first entries only, where much is known of their tasks.
 local function extend(list, lease, length, packed)
   local g = '{' .. list .. '}'

@@ -1,6 +1,6 @@
 -- uses: base, life
 -- Fail: the attempt went wrong; again after the backoff or the given delay, or dead.
--- KEYS: the list of each entry. ARGV per entry: lease id, msgpack {e error, d delay ms, n no retry}.
+-- KEYS: the list of each entry. ARGV per entry: lease id, FailOptions.
 -- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}; of the first entries only, where much is known of their tasks.
 local function fail(list, lease, packed)
   local g = '{' .. list .. '}'

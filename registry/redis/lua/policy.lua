@@ -1,8 +1,7 @@
 -- uses: base, life, finishing
 -- Policy: change some of a queue's rules.
--- KEYS: the list of each entry. ARGV per entry: msgpack {set {rule -> value}, reset {rule, …}, p pause for so many ms, t only trim on,
---   x from where the dead are gone over, y only those that stay too long}.
--- Reply per entry: {0, msgpack of all rules, how many of the done and the dead are still over a new limit, from where the dead are to be
+-- KEYS: the list of each entry. ARGV per entry: PolicyChange.
+-- Reply per entry: {0, the Policy, how many of the done and the dead are still over a new limit, from where the dead are to be
 --   gone over or ''} · {8, text}.
 local DEAD_A_CALL = 50
 

@@ -1,8 +1,7 @@
 -- uses: base, life, take, replay
 -- Pop: the oldest ready task of the highest priority is handed out under a lease; a pop without lease holds a hidden one.
 -- KEYS: the list of each entry.
--- ARGV per entry: nonce (the lease id is id-nonce), length of the lease in ms (0: the task's own), options ('' or msgpack:
---   l leased, w worker, n a new poll of that worker, ik ih Idempotency-Key, k the answer it is remembered by).
+-- ARGV per entry: nonce (the lease id is id-nonce), length of the lease in ms (0: the task's own), options ('' or PopOptions).
 -- Reply per entry: {0, id, payload, attempt, raw, lease ms, traceparent} · {0, …, 1 replayed, list, nonce} ·
 --   {1} nothing · {2} ask again · {3, code[, ms]} paused or limited, so long · {4} lease_required · {5} another request's key · {6|8, text}.
 if too_late() then return {'LATE', now} end

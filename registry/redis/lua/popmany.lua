@@ -1,8 +1,7 @@
 -- uses: base, life, take, replay
 -- Pop many: up to so many tasks from several queues at once, always leased.
 -- KEYS: the first list of each entry.
--- ARGV per entry: nonce, length of the lease in ms (0: each task's own), msgpack {q all lists in order, c count, s 0 strict or
---   the start of a fair round, w n ik ih k as for pop}.
+-- ARGV per entry: nonce, length of the lease in ms (0: each task's own), PopOptions.
 -- Reply per entry: {0, {0, id, payload, attempt, raw, lease ms, traceparent, replayed, list, nonce}, …} · {1} · {2} · {3, code[, ms, list, …]} so long
 --   each of these is limited · {5} · {6|8, text}.
 if too_late() then return {'LATE', now} end
