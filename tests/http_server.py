@@ -35,7 +35,10 @@ class Asked(NamedTuple):
 
 
 class Echo:
-    """Answers with what it was asked; /park answers when told, /fail raises, /large is ``size`` bytes."""
+    """Answers with what it was asked; /park answers when told, /slow too, /fail raises, /large is ``size`` bytes.
+
+    Only /park ends with its client.
+    """
 
     def __init__(self) -> None:
         self.seen: list[Asked] = []
@@ -49,7 +52,7 @@ class Echo:
     def verb(self, head: Head, body: bytes) -> Any:
         asked = Asked(head, body, Deferred(lambda _: None))
         self.seen.append(asked)
-        if head.path == b"/park":
+        if head.path in (b"/park", b"/slow"):
             self.parked.append(asked)
             return asked.answer
         if head.path == b"/fail":

@@ -41,13 +41,14 @@ class Chunks:
     Raises `Refusal` for what is malformed, and for a chunk that would exceed ``limit`` before its bytes come.
     """
 
-    __slots__ = ("_body", "_left", "_limit", "_line", "_trailers")
+    __slots__ = ("_body", "_extensions", "_left", "_limit", "_line", "_trailers")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._body = bytearray()
         self._line = b""  # of a size line or a trailer, what has come
         self._left = -1  # bytes of the chunk that are to come, its line end included; -1: its size is to come
+        self._extensions = 0  # bytes of what stands behind the sizes
         self._trailers = -1  # bytes of trailers; -1: none yet
 
     def whole(self) -> bytes:
@@ -93,6 +94,9 @@ class Chunks:
             found = _CHUNK_SIZE.fullmatch(line)
             if found is None:
                 raise bad_request("A chunk of the body has no sensible size.")
+            self._extensions += len(line) - len(found[1]) - 2
+            if self._extensions > MAX_HEADERS_SIZE:
+                raise bad_request("The chunks of the body have too many extensions.")
             length = int(found[1], 16)
             if length == 0:
                 self._trailers = 0

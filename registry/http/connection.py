@@ -19,13 +19,11 @@ and a turn of the reactor, and tells in the same moment that the bytes have left
 
 from __future__ import annotations
 
-import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.tcp import Server as SocketTransport
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -36,13 +34,13 @@ from registry.http.limits import (
     MAX_PIPELINED,
     MAX_UNSENT_BYTES,
     SECONDS_A_TURN,
-    keep_alive,
     too_many_answers,
     too_many_bodies,
 )
 from registry.http.parser import Head, PartialHead
 from registry.http.screening import Refusal
-from registry.http.wire import Answer, come_back, failure_answer
+from registry.http.sockets import beneath_tls, send_now, tune
+from registry.http.wire import Answer, failure_answer
 
 if TYPE_CHECKING:
     from registry.http.server import Server
@@ -105,20 +103,10 @@ class Connection:
         self.transport = transport
         server = self._server
         self.is_plain = isinstance(transport, SocketTransport)
-        raw = self._raw_transport()
-        if raw.getHandle().family != socket.AF_UNIX:
-            keep_alive(raw)
-            raw.setTcpNoDelay(True)
+        tune(beneath_tls(transport))
         server.opened(self)
         self.due = server.now + server.limits.idle_seconds
         self._resume_reading()
-
-    def _raw_transport(self) -> Any:
-        """The socket's own transport, beneath TLS where there is TLS."""
-        transport = self.transport
-        while isinstance(transport, ProtocolWrapper):
-            transport = transport.transport
-        return transport
 
     def _resume_reading(self) -> None:
         poller = self._server.poller
@@ -144,10 +132,10 @@ class Connection:
         self._forget()
         self._server.closed(self)
         self.transport = None
-        if state == BUSY:
+        if state in (BODY, BUSY):
             self._log(CUT_OFF, 0)
-            if call is not None:
-                call.cancel()
+        if call is not None:
+            call.cancel()
         if answer is not None and answer.taken:
             self._server.lost(answer)
 
@@ -197,7 +185,7 @@ class Connection:
             # Not every client says it. In order beneath TLS: an answer that the kernel holds still gets there.
             self.state = CLOSING
             self.due = self._server.now + self._server.limits.abort_seconds
-            self._raw_transport().loseConnection()
+            beneath_tls(self.transport).loseConnection()
         else:
             self.transport.abortConnection()
 
@@ -224,12 +212,11 @@ class Connection:
 
     def _pause(self) -> None:
         self._paused = True
-        if self._call is not None and self.fd >= 0:
+        self._stop_reading()
+        poller = self._server.poller
+        if self._call is not None and poller is not None:
             # A poll may wait for long, and must not be given a task when nobody is there any more.
-            assert self._server.poller is not None
-            self._server.poller.watch_end(self.fd, self)
-        else:
-            self._stop_reading()
+            self.fd = poller.watch_end(beneath_tls(self.transport), self)
 
     def _unpause(self) -> None:
         self._paused = False
@@ -291,15 +278,19 @@ class Connection:
         """It is this connection's turn again."""
         if self.state == IDLE and self._buffer:
             self._serve(*self._take_buffer())
-            if self._paused and self.state < LINGERING and len(self._buffer) - self._at <= MAX_PIPELINED:
-                self._unpause()
+            if self._paused and self.state < GOODBYE:
+                if len(self._buffer) - self._at <= MAX_PIPELINED:
+                    self._unpause()
+                else:
+                    # What is under way may be a poll now.
+                    self._pause()
 
     def _begin_head(self, data: bytes) -> None:
         """Not a whole head: its deadline runs from its first byte, and those that follow get no time of their own."""
         # Some clients send an empty line too many after a body; it begins no request, and starts no deadline.
         start = 2 if data.startswith(b"\r\n") and not self._skipped else 0
+        self._skipped += start
         if start == len(data):
-            self._skipped = start
             return
         if data.startswith(b"\r\n", start):
             self._refuse(Refusal(400, "bad_request", "The request begins with empty lines."))
@@ -312,10 +303,15 @@ class Connection:
     def _continue_head(self, data: bytes) -> None:
         head = self._incoming
         assert isinstance(head, PartialHead)
+        if head.data == b"\r":
+            # An empty line may come in two pieces.
+            self._incoming, self.state = None, IDLE
+            self._serve(b"\r" + data)
+            return
         try:
             is_whole = head.feed(data)
         except Refusal as refusal:
-            self._refuse(refusal, bytes(head.data))
+            self._refuse(refusal)
             return
         if is_whole:
             self._incoming = None
@@ -326,10 +322,11 @@ class Connection:
         limits = self._server.limits
         self.state = BODY
         self._head = head
+        self._began = monotonic()
         self._buffer = b""
         self.due = self._server.now + limits.body_seconds + (head.length or head.limit) / limits.body_rate
         if head.expects and not data:
-            self.transport.write(CONTINUE)
+            send_now(self.transport, CONTINUE)
         self._incoming = Chunks(head.limit) if head.chunked else Counted(head.length)
         self._continue_body(data)
 
@@ -354,6 +351,9 @@ class Connection:
         serving, self._serving = self._serving, True
         self._begin(head, body.whole())
         self._serving = serving
+        if self._call is not None:
+            # A poll keeps nothing of its body.
+            self._release()
         if self.state == IDLE and self._buffer:
             server.postpone(self)
 
@@ -366,15 +366,15 @@ class Connection:
                 raise too_many_answers()
             assert head.verb is not None
             called = head.verb(head, body)
+            if called.__class__ is not Answer:
+                if head.parks:
+                    self._call = called
+                called.addCallbacks(self._write, self._fail)
+                return
         except Exception:
             self._fail(Failure())
             return
-        if called.__class__ is Answer:
-            self._write(called)
-            return
-        if head.parks:
-            self._call = called
-        called.addCallbacks(self._write, self._fail)
+        self._write(called)
 
     # Answering
 
@@ -385,6 +385,8 @@ class Connection:
     def _refuse(self, refusal: Refusal, head: bytes = b"") -> None:
         """Answer and end the connection: what the client still sends is read and thrown away, so that no reset eats the answer."""
         server = self._server
+        if isinstance(self._incoming, PartialHead):
+            head = bytes(self._incoming.data)
         known = refusal.head or (self._head if self.state == BODY else None)
         self._forget()
         self._began = monotonic()
@@ -406,24 +408,16 @@ class Connection:
                 server.lost(answer)
             return
         self._call = None
-        body, head = answer.body, self._head
+        head = self._head
         assert head is not None
-        more = b""
-        for pair in answer.headers:
-            more += b"%b: %b\r\n" % pair
-        if head.close or server.draining:
-            more += b"Connection: close\r\n"
-            if server.draining and answer.status == 202:
-                more += b"Retry-After: %d\r\n" % come_back()
-        elif head.keep_alive:
-            more += server.keep_alive
-        data = b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
-            server.starts.get(answer.status) or server.start(answer.status),
-            head.request_id or next(server.ids),
-            len(body),
-            more,
-            b"" if head.bodiless else body,
-        )
+        try:
+            data = server.encoded(answer, head)
+        except Exception:
+            # What the verb has returned is no answer.
+            self._fail(Failure())
+            if getattr(answer, "taken", ()):
+                server.lost(answer)
+            return
         self._answer = answer
         server.ready.append((self, data))
         if not server.is_corked:
@@ -461,7 +455,7 @@ class Connection:
             return
         # `resumeProducing` looks for an answer, and registering calls it at once.
         answer, self._answer = self._answer, None
-        raw = self._raw_transport()
+        raw = beneath_tls(self.transport)
         raw.registerProducer(self, False)
         self._answer = answer
         if not self.is_plain:
@@ -474,7 +468,7 @@ class Connection:
         if answer is None:
             return
         self._answer = None
-        self._raw_transport().unregisterProducer()
+        beneath_tls(self.transport).unregisterProducer()
         if answer.taken:
             self._server.delivered(answer)
         self._next()
@@ -495,7 +489,9 @@ class Connection:
         self.state = IDLE
         self._skipped = 0
         self.due = server.now + server.limits.idle_seconds
-        if self._buffer and not self._serving:
+        if self._serving:
+            return
+        if self._buffer:
             self.go_on()
-        elif self._paused and not self._serving:
+        elif self._paused:
             self._unpause()

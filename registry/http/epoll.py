@@ -57,8 +57,17 @@ class EpollReader:
         transport = connection.transport
         transport.stopReading()
         sock = transport.getHandle()
-        fd: int = sock.fileno()
-        self._epoll.register(fd, select.EPOLLIN)
+        return self._watch(sock.fileno(), select.EPOLLIN, sock, connection)
+
+    def watch_end(self, transport: Any, connection: Connection) -> int:
+        """Cut this connection, which nobody reads, when the other side has gone; ``transport`` is its socket's own.
+
+        Its descriptor is returned, which `remove` wants to know.
+        """
+        return self._watch(transport.getHandle().fileno(), select.EPOLLRDHUP, None, connection)
+
+    def _watch(self, fd: int, events: int, sock: socket.socket | None, connection: Connection) -> int:
+        self._epoll.register(fd, events)
         if not self._connections:
             self._reactor.addReader(self)
         self._connections[fd] = sock, connection
@@ -77,11 +86,6 @@ class EpollReader:
             pass
         if not self._connections:
             self._reactor.removeReader(self)
-
-    def watch_end(self, fd: int, connection: Connection) -> None:
-        """Read no more for this connection, but cut it when the other side has gone. `remove` ends this too."""
-        self._epoll.modify(fd, select.EPOLLRDHUP)
-        self._connections[fd] = None, connection
 
     # What the reactor asks for.
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import socket
 from dataclasses import dataclass
-from typing import Any
 
 from registry.errors import Overloaded
 from registry.http.screening import Refusal
@@ -71,19 +69,3 @@ def too_many_bodies() -> Refusal:
         [(b"Retry-After", b"%d" % random.randint(1, 5))],
         outcome="not_applied",
     )
-
-
-def keep_alive(transport: Any) -> None:
-    """Notice within a minute that a silent peer is gone, within half of one that it takes no bytes."""
-    handle = transport.getHandle()
-    if handle.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    transport.setTcpKeepAlive(True)
-    for name, value in (
-        ("TCP_KEEPIDLE", 30),
-        ("TCP_KEEPINTVL", 10),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 30_000),
-    ):
-        if hasattr(socket, name):
-            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

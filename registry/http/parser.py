@@ -220,7 +220,8 @@ class PartialHead:
         assert self._block is not None
         self._block.feed(bytes(data[self._scanned :]))
         self._scanned = len(data)
-        if len(data) - data.rfind(b"\n", -MAX_LINE) > MAX_LINE:
+        # One byte more may be a CR.
+        if len(data) - 1 - data.rfind(b"\n", -MAX_LINE - 2) > MAX_LINE + 1:
             raise header_too_long()
         if len(data) > MAX_LINE + MAX_HEADERS_SIZE:
             raise headers_too_large()
@@ -296,6 +297,8 @@ class Heads:
     def _block(self, block: bytes) -> Fields:
         if len(block) > MAX_HEADERS_SIZE:
             raise headers_too_large()
+        if max(map(len, block.split(b"\r\n"))) > MAX_LINE:
+            raise header_too_long()
         reader = BlockReader()
         reader.feed(block)
         if not reader.collector.done:

@@ -239,8 +239,8 @@ class Api:
         try:
             match = self._table.find(head.method, head.path)
             name, options = match.read(head.query)
-        except RegistryError as error:
-            answer = error_to_answer(error)
+        except Exception:
+            answer = failure_answer(Failure())
             return Found(lambda head, body: answer)
         endpoint, segments, parks = getattr(self, match.route.verb), match.segments, match.route.parks
         if len(segments) == 2 and match.route.path.endswith(">"):

@@ -23,7 +23,7 @@ from registry.http.epoll import EpollReader
 from registry.http.limits import SECONDS_A_TURN, Limits
 from registry.http.parser import Head, Heads
 from registry.http.screening import Refusal
-from registry.http.wire import COMMON, Answer
+from registry.http.wire import COMMON, Answer, come_back
 from registry.log import escape
 
 
@@ -127,8 +127,13 @@ class Server(Factory):  # type: ignore[misc]
                 try:
                     connection.sent(data, count)
                 except Exception:
-                    self._log.failure("a connection failed")
-                    connection.transport.abortConnection()
+                    self._cut(connection)
+
+    def _cut(self, connection: Connection) -> None:
+        """What it did has failed."""
+        self._log.failure("a connection failed")
+        if connection.transport is not None:
+            connection.transport.abortConnection()
 
     def start(self, status: int) -> bytes:
         """The beginning of an answer with this status, up to the value of X-Request-Id."""
@@ -140,6 +145,25 @@ class Server(Factory):  # type: ignore[misc]
         )
         self.starts[status] = start
         return start
+
+    def encoded(self, answer: Answer, head: Head) -> bytes:
+        """The bytes of an answer to the request with this head."""
+        body, more = answer.body, b""
+        for pair in answer.headers:
+            more += b"%b: %b\r\n" % pair
+        if head.close or self.draining:
+            more += b"Connection: close\r\n"
+            if self.draining and answer.status == 202 and b"Retry-After: " not in more:
+                more += b"Retry-After: %d\r\n" % come_back()
+        elif head.keep_alive:
+            more += self.keep_alive
+        return b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
+            self.starts.get(answer.status) or self.start(answer.status),
+            head.request_id or next(self.ids),
+            len(body),
+            more,
+            b"" if head.bodiless else body,
+        )
 
     def refused(self, connection: Connection, refusal: Refusal, head: Head | None, line: bytes) -> bytes:
         """The bytes of a refusal; its access line is written."""
@@ -174,8 +198,7 @@ class Server(Factory):  # type: ignore[misc]
             try:
                 connection.go_on()
             except Exception:
-                self._log.failure("a connection failed")
-                connection.transport.abortConnection()
+                self._cut(connection)
             if monotonic() > until:
                 break
         if self._postponed and self._turn_call is None:
