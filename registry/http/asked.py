@@ -40,6 +40,7 @@ EXACT = 2**53
 
 MOST_OF_LEASE = 160
 _LEASE = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MOST_OF_LEASE)
+_QUOTED_LEASE = re.compile(rb'"([A-Za-z0-9_-]{1,%d})"' % MOST_OF_LEASE)
 # Of the entries of a request that are read in one turn.
 BYTES_A_TURN = 256 * 1024
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
@@ -359,6 +360,10 @@ def _entry(part: Part, wrong: str, *names: str) -> dict[str, Part]:
 
 
 def _lease_of(part: Part, what: str) -> bytes:
+    # A batch has hundreds of them, and nearly all are as a pop gave them.
+    plain = _QUOTED_LEASE.fullmatch(part.payload()) if len(part) <= MOST_OF_LEASE + 2 else None
+    if plain is not None:
+        return bytes(plain[1])
     return lease_id(_text(part, MOST_OF_LEASE + 1)[0].encode(), what)
 
 
