@@ -202,7 +202,7 @@ def test_a_head_has_its_time_from_its_first_byte_however_long_the_connection_was
     assert [status for status, _, _ in answers(bytes(transport.out))] == [b"HTTP/1.1 200 OK"] * 2
 
 
-def test_a_parked_poll_has_no_deadline_of_the_door(world: World) -> None:
+def test_a_parked_poll_has_no_deadline_of_the_connection(world: World) -> None:
     world.verbs.later = []
     transport = world.connect()
     transport.protocol.dataReceived(POP)

@@ -11,10 +11,6 @@ import pytest
 from tests.live import Daemon, wait_until
 from tests.talk import ask, poll
 
-# The front door knows neither of these headers.
-ROADS = {"door": b"", "site": b"TE: trailers\r\n"}
-road = pytest.mark.parametrize("more", ROADS.values(), ids=list(ROADS))
-
 
 class Line:
     """One connection, on which answers are read whole."""
@@ -71,9 +67,8 @@ def test_http_1_0_is_kept_alive_when_it_asks_for_it(line: Line, q: str) -> None:
     assert line.ended()
 
 
-@road
-def test_who_says_keep_alive_is_told_for_how_long(line: Line, q: str, more: bytes) -> None:
-    request = b"GET /api/popTask/%b?wait=0 HTTP/1.1\r\nHost: localhost\r\n%b" % (q.encode(), more)
+def test_who_says_keep_alive_is_told_for_how_long(line: Line, q: str) -> None:
+    request = b"GET /api/popTask/%b?wait=0 HTTP/1.1\r\nHost: localhost\r\n" % q.encode()
     assert "keep-alive" not in line.ask(request + b"\r\n")[1]
     assert line.ask(request + b"Connection: keep-alive\r\n\r\n")[1]["keep-alive"] == "timeout=75"
     status, headers, _ = line.ask(request + b"Connection: close\r\n\r\n")
@@ -82,17 +77,15 @@ def test_who_says_keep_alive_is_told_for_how_long(line: Line, q: str, more: byte
     assert line.ended()
 
 
-@road
 @pytest.mark.parametrize("count", [500, 501])
-def test_a_request_has_500_headers_at_most(line: Line, q: str, more: bytes, count: int) -> None:
-    fields = b"".join(b"x%x:\r\n" % n for n in range(count - 1 - more.count(b"\n")))
+def test_a_request_has_500_headers_at_most(line: Line, q: str, count: int) -> None:
+    fields = b"".join(b"x%x:\r\n" % n for n in range(count - 1))
     status, _, body = line.ask(
-        b"GET /api/popTask/%b?wait=0 HTTP/1.1\r\nHost: localhost\r\n%b%b\r\n" % (q.encode(), more, fields)
+        b"GET /api/popTask/%b?wait=0 HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (q.encode(), fields)
     )
     assert status == (202 if count == 500 else 431), body
 
 
-@road
 @pytest.mark.parametrize(
     "request_line",
     [
@@ -105,26 +98,20 @@ def test_a_request_has_500_headers_at_most(line: Line, q: str, more: bytes, coun
         b"BREW /healthz",
     ],
 )
-def test_every_answer_forbids_to_guess_its_type(line: Line, request_line: bytes, more: bytes) -> None:
-    _, headers, _ = line.ask(
-        b"%b HTTP/1.1\r\nHost: localhost\r\n%bContent-Length: 1\r\n\r\n1" % (request_line, more)
-    )
+def test_every_answer_forbids_to_guess_its_type(line: Line, request_line: bytes) -> None:
+    _, headers, _ = line.ask(b"%b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1" % request_line)
     assert headers["x-content-type-options"] == "nosniff"
 
 
-@road
 @pytest.mark.parametrize("name", ["registry.lan", "10.1.2.3", "[2001:db8::1]", "a_b-c.example"])
-def test_a_foreign_name_is_quoted(line: Line, more: bytes, name: str) -> None:
-    status, _, body = line.ask(
-        b"GET /api/popTask/a?wait=0 HTTP/1.1\r\nHost: %b:8080\r\n%b\r\n" % (name.encode(), more)
-    )
+def test_a_foreign_name_is_quoted(line: Line, name: str) -> None:
+    status, _, body = line.ask(b"GET /api/popTask/a?wait=0 HTTP/1.1\r\nHost: %b:8080\r\n\r\n" % name.encode())
     assert status == 421
     assert f"'{name.strip('[]')}'".encode() in body
 
 
-@road
-def test_a_poll_that_is_cut_off_leaves_a_line_with_499(served: Daemon, q: str, more: bytes) -> None:
-    waiting = poll(served, q, "wait=20", **({"TE": "trailers"} if more else {}))
+def test_a_poll_that_is_cut_off_leaves_a_line_with_499(served: Daemon, q: str) -> None:
+    waiting = poll(served, q, "wait=20")
     waiting.hang_up()
     line = rf'"GET /api/popTask/{q}\?wait=20 HTTP/1.1" 499 - "-" "-" \d+\.\dms'
     wait_until(lambda: re.search(line, served.log), 5, "a line with 499")

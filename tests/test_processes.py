@@ -40,7 +40,7 @@ class Connection:
     def __init__(self, daemon: Daemon) -> None:
         self.http = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=20)
         self.child = ""
-        # The front door makes its request ids from one random beginning per process.
+        # Each process makes its request ids from one random beginning.
         self.child = self.ask("GET", "/api/popTask/nothing-here?wait=0")[1]["X-Request-Id"][:8]
 
     def send(self, method: str, path: str, body: bytes | None = None) -> None:
@@ -104,7 +104,6 @@ def test_both_serve_and_wake_each_other(two: Daemon) -> None:
     again = next(c for c in iter(lambda: Connection(two), None) if c.child == other.child)
     again.send("GET", "/api/popTask/q?wait=20")
     wait_until(lambda: pollers(other, "q") == 2, 10, "the sum over both children")
-    # Its connection is the site's by now, which makes ids of its own.
     other.push("q", "first")
     other.push("q", "second")
     told = [one.answer(), again.answer()]

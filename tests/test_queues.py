@@ -44,7 +44,7 @@ def test_an_element_that_is_not_json_is_made_dead_and_the_next_one_served(
     world.turn()
     assert poll.got == b"1"
     assert world.store.dead == [(b"?", b"not_json"), (b"??", b"not_json")]
-    ours = world.push(b"?mine")  # what came through the door was checked there
+    ours = world.push(b"?mine")  # what came over HTTP was checked there
     del ours
     again = world.pop()
     world.turn()

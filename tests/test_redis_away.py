@@ -20,8 +20,6 @@ from tests.talk import Answer, Asked, ask, counts, fresh, leased, on, policy, po
 
 every_redis = pytest.mark.every_redis
 KEPT = ("--appendonly", "yes", "--appendfsync", "always")
-# A header that comes twice is for the site to judge.
-ROADS = {"door": "", "site": "X-Odd: 1\r\nX-Odd: 2\r\n"}
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +54,9 @@ def served(served_process: Daemon, kept: RedisServer) -> Daemon:
 class Clients:
     """Programs of 2018: workers in a loop without a pause, and a producer that never tries again."""
 
-    def __init__(self, daemon: Daemon, road: str, workers: int = 4) -> None:
+    def __init__(self, daemon: Daemon, workers: int = 4) -> None:
         self.daemon = daemon
         self.queue = fresh()
-        self.odd = ROADS[road]
         self.got: list[Any] = []
         self.pushed: list[Any] = []
         self.refused: list[Any] = []
@@ -72,9 +69,7 @@ class Clients:
             thread.start()
 
     def _ask(self, method: str, path: str, body: bytes = b"") -> Answer:
-        name, _, value = self.odd.partition(": ")
-        headers = {name: value.removesuffix("\r\n")} if name else {}
-        return Asked(self.daemon, method, path, body, headers).answer(30)
+        return Asked(self.daemon, method, path, body).answer(30)
 
     def _work(self) -> None:
         while self._working:
@@ -148,14 +143,12 @@ def loading(redis: RedisServer) -> None:
     redis.arguments = KEPT
 
 
-@pytest.mark.parametrize(
-    ("road", "away"), [("door", killed), ("site", ended), ("door", stopped), ("door", loading)]
-)
+@pytest.mark.parametrize("away", [killed, ended, stopped, loading])
 def test_programs_of_2018_lose_nothing_and_do_not_spin(
-    served: Daemon, kept: RedisServer, road: str, away: Callable[[RedisServer], None]
+    served: Daemon, kept: RedisServer, away: Callable[[RedisServer], None]
 ) -> None:
     daemon = served
-    clients = Clients(daemon, road)
+    clients = Clients(daemon)
     try:
         with clients.at_rest():
             before = sum(clients.polls.values())
@@ -181,7 +174,7 @@ def named(pid: int) -> str:
 
 def test_a_private_redis_that_is_killed_is_not_noticed_either(daemon: StartDaemon) -> None:
     one = daemon().redis_ready()
-    clients = Clients(one, "door")
+    clients = Clients(one)
     try:
         with clients.at_rest():
             [server] = [pid for pid in processes_in(one.data_dir) if "-server" in named(pid)]
@@ -198,7 +191,7 @@ def test_a_private_redis_that_is_killed_is_not_noticed_either(daemon: StartDaemo
 def test_a_redis_that_hangs_for_long_loses_nothing_that_was_answered(kept: RedisServer) -> None:
     """What was sent to it is unknown after 3 s; what came later is held, and then not applied."""
     with running(kept, REDIS_WAIT="1") as daemon:
-        clients = Clients(daemon, "door")
+        clients = Clients(daemon)
         try:
             with clients.at_rest():
                 before = sum(clients.polls.values())
@@ -218,11 +211,6 @@ def test_a_redis_that_hangs_for_long_loses_nothing_that_was_answered(kept: Redis
 def gone(daemon: Daemon, redis: RedisServer) -> None:
     redis.kill()
     wait_until(lambda: ask(daemon, "GET", "/readyz").status == 503)
-
-
-def odd(daemon: Daemon, method: str, path: str, body: bytes, road: str) -> Asked:
-    name, _, value = ROADS[road].partition(": ")
-    return Asked(daemon, method, path, body, {name: value.removesuffix("\r\n")} if name else {})
 
 
 CHANGES = {
@@ -251,18 +239,15 @@ def changes(q: str, other: str, leases: list[dict[str, Any]]) -> dict[str, tuple
     }
 
 
-@pytest.mark.parametrize("road", ROADS)
 @every_redis
-def test_whatever_changes_something_is_held_and_carried_out(
-    served: Daemon, kept: RedisServer, road: str
-) -> None:
+def test_whatever_changes_something_is_held_and_carried_out(served: Daemon, kept: RedisServer) -> None:
     daemon = served
     q, other = fresh(), fresh()
     for at in range(7):
         pushed(daemon, q, at, "backoff=0&attempts=2")
     asks = changes(q, other, [leased(daemon, q, "lease=100") for _ in range(7)])
     gone(daemon, kept)
-    held = {what: odd(daemon, *request, road) for what, request in asks.items()}
+    held = {what: Asked(daemon, *request) for what, request in asks.items()}
     assert all(request.waits(0.05) for request in held.values())
     kept.start()
     said = {what: request.answer(20).ok() for what, request in held.items()}
@@ -287,8 +272,8 @@ def test_whatever_was_held_too_long_was_not_applied(kept: RedisServer) -> None:
             "popTask/b?wait=3&lease=5&worker=b",
             "popTasks/a,b?wait=3&worker=c",
         )
-        polls = [odd(daemon, "GET", f"/api/{path}{road}", b"", road) for path in paths for road in ROADS]
-        held = [odd(daemon, *request, road) for request in asks.values() for road in ROADS]
+        polls = [Asked(daemon, "GET", f"/api/{path}{name}") for path in paths for name in ("", "2")]
+        held = [Asked(daemon, *request) for request in asks.values() for _ in range(2)]
         assert all(request.waits(0.01) for request in [*held, *polls])
         for request in held:
             refused = request.answer().refused(503, "redis_unavailable")
@@ -348,8 +333,8 @@ def test_a_client_that_hangs_up_meanwhile_has_pushed(served: Daemon, kept: Redis
     daemon = served
     q = fresh()
     gone(daemon, kept)
-    for road in ROADS:
-        impatient = odd(daemon, "PUT", f"/api/pushTask/{q}", b"1", road)
+    for _ in range(2):
+        impatient = Asked(daemon, "PUT", f"/api/pushTask/{q}", b"1")
         assert impatient.waits(0.1)
         impatient.hang_up()
     kept.start()
