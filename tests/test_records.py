@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from msgspec import Struct, msgpack, structs
+from msgspec.structs import replace
 
 from registry import model
 from registry.model import (
+    Attempt,
     Code,
     Error,
     ExtendOptions,
     FailOptions,
+    Lease,
     Policy,
     PolicyChange,
     PopOptions,
     PushOptions,
     Retention,
     Schedule,
+    Task,
     decode_policy,
     decode_task,
     text_of,
 )
+from registry.redis.store import encode_options
+from tests.bench import Bench
 
+ROOT = Path(model.__file__).parent
 CATALOGUE = files("registry.redis").joinpath("lua", "base.lua").read_text("utf-8").partition("\nredis.")[0]
 
 
@@ -37,12 +46,11 @@ def test_the_catalogue_of_the_scripts_has_the_same_records_with_the_same_fields_
         elif found := re.fullmatch(r"--   (\w+|-) +([a-z_]+)  ?.*", line):
             letter, name = found[1], found[2]
             told[list(told)[-1]].append((name if letter == "-" else letter, name))
-    records = [kind for kind in vars(model).values() if isinstance(kind, type) and issubclass(kind, Struct)]
     known = {
         kind.__name__: [(field.encode_name, field.name) for field in structs.fields(kind)]
-        for kind in records
+        for kind in _records()
         # The scripts do not look into a schedule.
-        if kind.__module__ == model.__name__ and kind is not Schedule
+        if kind is not Schedule
     }
     assert list(told) == list(known)
     assert told == known
@@ -138,3 +146,89 @@ def test_a_result_of_any_length_is_the_bytes_that_were_packed(length: int, kind:
     text = b"x" * length
     packed = msgpack.encode({"v": text.decode() if kind is str else text})
     assert text_of(decode_task(packed).result) == text
+
+
+def test_the_scripts_use_every_letter_of_a_task_and_no_other() -> None:
+    used = set()
+    for path in (ROOT / "redis" / "lua").glob("*.lua"):
+        used |= set(re.findall(r"\bm\.(\w+)", path.read_text("utf-8")))
+    assert used == _letters(Task)
+
+
+@pytest.mark.every_redis
+@pytest_twisted.ensureDeferred
+async def test_what_the_scripts_keep_of_a_task_in_its_life_has_a_name_each(bench: Bench) -> None:
+    async def say(verb: str, *args: bytes) -> Any:
+        [reply] = await bench.call(verb, [bench.store.of_lease(b"q", *args)])
+        assert reply[0] == Code.OK, (verb, reply)
+        return reply
+
+    async def pop(options: PopOptions) -> bytes:
+        nonce = bench.ids.nonce()
+        if options.idempotency_key is not None:
+            options = replace(options, answer=nonce.decode())
+        entry = bench.store.pop(b"q", nonce, 0, encode_options(options))
+        [reply] = await bench.call("pop", [entry])
+        return bytes(reply[1]) + b"-" + nonce
+
+    def known(task_id: bytes) -> Task:
+        raw = bench.known(b"q", task_id)
+        assert set(raw) <= _letters(Task)
+        assert set(raw.get("o", {})) <= _letters(Lease)
+        assert all(set(attempt) <= _letters(Attempt) for attempt in raw.get("h", []))
+        return decode_task(bench.redis("HGET", "{q}m", task_id))
+
+    tail = bench.ids.tail()
+    options = PushOptions(
+        priority=3, ttl=60_000, lease_length=5_000, keep_result=9_000, backoff=0, attempts=4, key="key",
+        traceparent="trace", awaited=True, idempotency_key="ik", fingerprint="ih",
+    )  # fmt: skip
+    [reply] = await bench.call("push", [bench.store.push(b"q", tail, b"1", encode_options(options))])
+    task_id = reply[1] + tail
+    task = known(task_id)
+    assert (task.state, task.priority, task.attempts, task.backoff, task.lease_length) == (
+        "r",
+        3,
+        4,
+        0,
+        5_000,
+    )
+    assert (task.key, task.keep_result, task.traceparent) == ("key", 9_000, "trace")
+    assert task.awaited and task.idempotent and task.expires_at is not None
+
+    lease = await pop(PopOptions(leased=True, worker="one", idempotency_key="ik", fingerprint="ih"))
+    await say("extend", lease, b"7000", encode_options(ExtendOptions(0.5, "half")))
+    task = known(task_id)
+    assert (task.state, task.attempt, task.progress, task.message) == ("l", 1, 0.5, "half")
+    assert task.lease is not None
+    assert (task.lease.id, task.lease.length, task.lease.worker) == (lease.decode(), 7_000, "one")
+    assert (
+        task.lease.answers == [lease.decode().split("-")[1]] and task.lease.memory and not task.lease.hidden
+    )
+
+    await say("fail", lease, encode_options(FailOptions(Error("T", "m", truncated=True), 60_000)))
+    task = known(task_id)
+    assert (task.state, task.error, task.lease) == ("d", Error("T", "m", truncated=True), None)
+    [attempt] = task.history
+    assert (attempt.number, attempt.worker, attempt.reason, attempt.error) == (1, "one", "failed", task.error)
+    assert task.due_at is not None and attempt.leased_at is not None and attempt.ended_at is not None
+
+    await say("run", task_id)
+    lease = await pop(PopOptions())
+    task = known(task_id)
+    assert task.lease is not None and task.lease.hidden and task.ready_since is not None
+    await bench.put_back((b"q", lease))
+    assert known(task_id).at_head
+    await say("ack", await pop(PopOptions(leased=True)), b"\xff")
+    task = known(task_id)
+    assert (task.state, task.history[-1].reason, task.history[-1].result) == ("e", "done", "too_large")
+    assert task.kept_until is not None and task.ended_at is not None and task.last_lease is not None
+
+
+def _records() -> list[type[Struct]]:
+    kinds = [kind for kind in vars(model).values() if isinstance(kind, type) and issubclass(kind, Struct)]
+    return [kind for kind in kinds if kind.__module__ == model.__name__]
+
+
+def _letters(kind: type[Struct]) -> set[str]:
+    return {field.encode_name for field in structs.fields(kind)}

@@ -62,7 +62,7 @@ def world(bench: Bench) -> World:
 async def test_a_put_that_changes_nothing_changes_nothing(world: World) -> None:
     for said in (
         NIGHTLY,
-        {**NIGHTLY, "options": {"delay": 0.5}, "packed": PushOptions(delay=500), "paused": True},
+        {**NIGHTLY, "options": {"delay": 0.5}, "push": PushOptions(delay=500), "paused": True},
     ):
         shown = await world.one.put(b"nightly", said)
         before = world.raw()

@@ -319,7 +319,7 @@ class Admin:
         """Create or replace a schedule."""
         name, said = request.name, asked.schedule(request.body)
         given = {} if said.get("options") is None else said["options"]
-        said["options"], said["packed"] = asked.schedule_options(given)
+        said["options"], said["push"] = asked.schedule_options(given)
         known = yield self._schedules.put(name, said)
         return json_answer(200, schedule_row(name.decode(), known))
 

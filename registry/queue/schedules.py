@@ -83,7 +83,7 @@ def check(said: dict[str, Any], now_ms: int) -> Schedule:
         queue=said["queue"],
         task=said["task"],
         options=said.get("options") or {},
-        push=said.get("packed") or PushOptions(),
+        push=said.get("push") or PushOptions(),
         missed=missed,
         paused=paused,
     )
