@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from registry.errors import Unavailable
-from registry.model import STATES
+from registry.model import STATES, Code
 from registry.queue.names import check_name
 from registry.redis.store import Entry, Store
 
@@ -76,7 +76,7 @@ class Completions:
         """Have all daemons notified of the end of this task; fires with its state now, or None for no such task."""
         check_name(name)
         d = self._queues.ask("watch", self._queues.store.of_lease(name, task_id))
-        return d.addCallback(lambda reply: STATES[reply[1].decode()] if reply[0] == 0 else None)
+        return d.addCallback(lambda reply: STATES[reply[1].decode()] if reply[0] == Code.OK else None)
 
     def look_again(self) -> None:
         """Notices may have been lost: ask for the state of every task that somebody waits for."""

@@ -19,7 +19,7 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 
 from registry.errors import BadOption, NotFound, RedisUnavailable, RegistryError, Unavailable
-from registry.model import PushOptions, Schedule, decode_schedule
+from registry.model import Code, PushOptions, Schedule, decode_schedule
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
 from registry.queue.taken import Pushed
@@ -315,9 +315,9 @@ class Schedules:
         """In one step; fires with whether the schedule was as we knew it."""
         entry = self._store.schedule(name, queue.encode(), was, becomes, push)
         reply = yield self._queues.ask("schedule", entry)
-        if reply[0] not in (0, 1):
+        if reply[0] not in (Code.OK, Code.NOTHING):
             raise error_from_reply(reply)
-        return reply[0] == 0
+        return reply[0] == Code.OK
 
     def _shown(self, known: Schedule, at: int | None) -> dict[str, Any]:
         """A schedule as others see it; times in ms, ``task`` as its bytes."""

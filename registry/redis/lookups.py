@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.errors import Conflict
+from registry.model import Code
 from registry.redis.commands import Commands
 from registry.redis.faults import error_from_reply
 
@@ -164,7 +165,7 @@ class Lookups(Commands):
         going_on: int | str = ""
         while True:
             reply = yield self._read("ready", [name], *place, going_on, most, shown, search)
-            if reply[0] == 1:
+            if reply[0] == Code.NOTHING:
                 going_on = reply[1]
                 continue
             if reply[0]:
