@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 
 from registry.errors import EmbeddedUnavailable
+from registry.redis import aof as append_only
 from registry.redis import data_folder
 from tests.test_embedded import ask, make, refusal
 
@@ -120,7 +121,7 @@ async def test_ones_own_links_are_followed(short_dir: Path, redis_binary: str) -
     finally:
         await embedded.stop()
     assert stat.S_IMODE((disk / "moved").stat().st_mode) == 0o700
-    assert data_folder.last_aof(str(disk / "moved")) is not None
+    assert append_only.last_aof(str(disk / "moved")) is not None
 
 
 @pytest_twisted.ensureDeferred

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from registry.errors import EmbeddedUnavailable
-from registry.redis import data_folder
+from registry.redis import aof as append_only
 from tests.conftest import LoggedErrors
 from tests.test_embedded import ask, every_redis, flush_critical, make
 
@@ -32,7 +32,7 @@ async def test_a_torn_transaction_never_was_and_what_follows_is_carried_out_once
         ask(path, "LPUSH", "queue", one)
     assert ask(path, "EVAL", TAKE, "0").endswith("one")
     await first.stop()
-    found = data_folder.last_aof(str(short_dir / "redis"))
+    found = append_only.last_aof(str(short_dir / "redis"))
     assert found is not None
     aof = Path(found)
     whole = aof.read_bytes()
@@ -74,7 +74,7 @@ def test_the_size_without_what_its_end_cuts_in_two(tmp_path: Path, tail: bytes, 
     file = tmp_path / "aof"
     for before in (b"", PUSH):
         file.write_bytes(before + tail)
-        assert data_folder.whole_transactions(str(file)) == (None if kept is None else len(before) + kept)
+        assert append_only.whole_transactions(str(file)) == (None if kept is None else len(before) + kept)
 
 
 def test_half_a_copy_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_half_a_copy_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Path(target).write_bytes(PUSH[:9])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("registry.redis.data_folder.shutil.copy2", full)
+    monkeypatch.setattr("registry.redis.aof.shutil.copy2", full)
     with pytest.raises(EmbeddedUnavailable, match="No space left"):
-        data_folder.copy_aside(str(aof))
+        append_only.copy_aside(str(aof))
     assert list(tmp_path.iterdir()) == [aof]

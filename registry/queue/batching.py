@@ -92,8 +92,6 @@ class Batching:
         self._flushing = False
         # Replies of a group are given out within it: answers may leave together.
         self.corked: Callable[[], AbstractContextManager[None]] = nullcontext
-        self.calls = 0
-        self.entries = 0
 
     @property
     def idle(self) -> bool:
@@ -163,8 +161,6 @@ class Batching:
                     self._turns.append(verb)
             self._bytes -= size
             self._in_flight += 1
-            self.calls += 1
-            self.entries += len(group)
             try:
                 sent = self._send(verb.removesuffix(_LARGE_LINE), group)
             except Exception:  # it must not count as under way for ever

@@ -32,7 +32,7 @@ from twisted.python.failure import Failure
 
 from registry import machine
 from registry.errors import EmbeddedUnavailable
-from registry.redis import data_folder, keeper
+from registry.redis import aof, data_folder, keeper
 from registry.redis.address import RedisAddress
 from registry.redis.servers import Release, choose, programs
 
@@ -162,8 +162,7 @@ class Embedded:
 
     ``fsync`` is "always" (a reply is sent when it is on disk) or "everysec" (a power cut or a kill -9 of the
     server may lose about two seconds). ``binary`` is the REDIS_SERVER setting,
-    ``maxmemory`` REDIS_MAXMEMORY: bytes, 0 for no limit, None for half of what there is. ``on_exit(sentence)`` is
-    called after each end of the server that was not asked for; by then the next start is scheduled.
+    ``maxmemory`` REDIS_MAXMEMORY: bytes, 0 for no limit, None for half of what there is.
     """
 
     def __init__(
@@ -174,7 +173,6 @@ class Embedded:
         binary: str | None = None,
         *,
         maxmemory: int | None = None,
-        on_exit: Callable[[str], None] | None = None,
         environ: Mapping[str, str] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -183,7 +181,6 @@ class Embedded:
         self.folder = os.path.join(self.data_dir, "redis")
         self.fsync = fsync
         self.maxmemory = machine.memory() // 2 if maxmemory is None else maxmemory
-        self.on_exit = on_exit
         self.ready = False
         self.release: Release | None = None
         self._explicit = binary
@@ -290,8 +287,6 @@ class Embedded:
             sentence = f"The embedded Redis {self._server.why()}"
             while True:
                 log.critical("{sentence}; starting it again in {pause:.1f} s", sentence=sentence, pause=pause)
-                if self.on_exit is not None:
-                    self.on_exit(sentence)
                 try:
                     await self._sleep(pause)
                     pause = min(pause * 2, most)
@@ -330,7 +325,7 @@ class Embedded:
         if server is None:
             return
         said = "\n".join(server.lines)
-        path = data_folder.last_aof(self.folder)
+        path = aof.last_aof(self.folder)
         cut_off = "Unexpected end of file reading the append only file" in said
         damaged = cut_off or "Bad file format reading the append only file" in said
         if not damaged or path is None:
@@ -340,25 +335,25 @@ class Embedded:
             "end, and is left as it is: restore a backup, or copy the folder and see what "
             "redis-check-aof would cut from it."
         )
-        zeros = await self._in_thread(data_folder.zeros_at_end, path)
+        zeros = await self._in_thread(aof.zeros_at_end, path)
         if (not cut_off and not zeros) or (
             cut_off and "appendonlydir" in path and os.path.basename(path) not in said
         ):
             raise refusal
         size = os.path.getsize(path)
-        aside: str = await self._in_thread(data_folder.copy_aside, path)
+        aside: str = await self._in_thread(aof.copy_aside, path)
         try:
             os.truncate(path, size - zeros)
-            whole = await self._in_thread(data_folder.whole_transactions, path)
+            whole = await self._in_thread(aof.whole_transactions, path)
             if whole is not None:
                 os.truncate(path, whole)
             server = await self._run(load_truncated=True)
             kept = os.path.getsize(path)
-            if server is not None or not await self._in_thread(data_folder.is_only_an_end, aside, kept):
+            if server is not None or not await self._in_thread(aof.is_only_an_end, aside, kept):
                 raise refusal
         except BaseException:
             await self._end_server()
-            data_folder.restore(aside, path)
+            aof.restore(aside, path)
             raise
         self.ready = True
         log.critical(

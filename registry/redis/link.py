@@ -53,8 +53,6 @@ STEADY = 1.0
 class Link:
     """One supervised connection; ready when the Deferred that ``on_ready(link)`` may return has fired.
 
-    ``on_lost()`` is called once each time a ready link stops being ready: after what was in flight has
-    failed, except when a refusal (READONLY and such) ends the link while other answers are still coming.
     ``ready`` is to be read only; ``last_error`` is one sentence, "" when all is well.
     """
 
@@ -67,7 +65,6 @@ class Link:
         *,
         name: str = "redis",
         on_ready: Callable[[Link], Any] | None = None,
-        on_lost: Callable[[], None] | None = None,
         command_seconds: float = 3.0,
         monotonic: Callable[[], float] = time.monotonic,
         wire: Callable[[Link], Wire] = Wire,
@@ -80,7 +77,6 @@ class Link:
         self.on_attempt: Callable[[], None] = lambda: None  # told when an attempt to connect went well or not
         self._reactor = reactor
         self._on_ready = on_ready
-        self._on_lost = on_lost
         self._monotonic = monotonic
         self._make_wire = wire
         self._wire: Wire | None = None
@@ -102,20 +98,16 @@ class Link:
 
     # -- commands ------------------------------------------------------------------------------------------
 
-    def call(self, packed: bytes, seconds: float | None = None) -> Deferred[Any]:
+    def call(self, packed: bytes) -> Deferred[Any]:
         """Send one command that ``pack()`` made; the reply is bytes, int, None or a list of these.
 
         Fails with RedisUnavailable, ``not_applied`` at once when the link is not ready, ``unknown`` when the
         connection is lost or the answer does not come in time; with ResponseError for an error reply.
-        ``seconds`` shortens the deadline for this Deferred alone. Cancelling drops the reply and never the
-        command.
+        Cancelling drops the reply and never the command.
         """
         if not self.ready:
             return fail(self.unavailable())
-        answer = self._send(packed)
-        if seconds is not None:
-            self._shorten(answer, seconds)
-        return answer
+        return self._send(packed)
 
     def command(self, *args: bytes | str | int) -> Deferred[Any]:
         """Pack and send, as ``call``; works as well while ``on_ready`` runs, which is where it is needed."""
@@ -132,27 +124,8 @@ class Link:
         """Commands written and not answered, our own PINGs included."""
         return len(self._wire.waiting) if self._wire is not None else 0
 
-    @property
-    def wire(self) -> Wire | None:
-        """The txredisapi protocol while it can take commands, else None."""
-        return self._wire if self._greeted else None
-
     def _send(self, packed: bytes) -> Deferred[Any]:  # rebound to the wire's own at each connection
         return fail(self.unavailable())
-
-    def _shorten(self, answer: Deferred[Any], seconds: float) -> None:
-        def late() -> None:
-            if not answer.called:
-                answer.errback(RedisUnavailable(f"Redis did not answer within {seconds:g} s", "unknown"))
-
-        timer = self._reactor.callLater(seconds, late)
-
-        def done(result: Any) -> Any:
-            if timer.active():
-                timer.cancel()
-            return result
-
-        answer.addBoth(done)
 
     # -- start, stop, supervision ----------------------------------------------------------------------------
 
@@ -316,11 +289,6 @@ class Link:
                 self.last_error = self._scrub(text)
         if forsake and self._wire is not None:
             self._wire.forsake(text)
-        if was_ready and self._on_lost is not None:
-            try:
-                self._on_lost()
-            except Exception:
-                self._log.failure("{name}: on_lost failed", name=self.name)
 
     def _schedule(self) -> None:
         delay = REFUSED_RETRY if self._refused else self._delay
