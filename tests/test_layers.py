@@ -54,3 +54,13 @@ def test_nothing_is_imported_upwards(folder: str, never: tuple[str, ...]) -> Non
         if module.startswith(never)
     ]
     assert found == []
+
+
+def test_no_line_of_a_script_is_longer_than_120_characters() -> None:
+    found = [
+        f"{path.name}:{number}"
+        for path in sorted((HOUSE / "redis" / "lua").glob("*.lua"))
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if len(line) > 120
+    ]
+    assert found == []

@@ -1,12 +1,14 @@
 -- uses: base, life, finishing
 -- Ack: the work is done. Repeating it within ten minutes is told the same.
--- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none, the byte 255 for one that was too large).
--- Reply per entry: {0, 'done'} · {0, 'late'} the lease had run out, but nobody else has the task · {1} the lease is lost · {8, text};
--- of the first entries only, where much is known of their tasks.
+-- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none, the byte 255 for one that was too
+--   large).
+-- Reply per entry: {0, 'done'} · {0, 'late'} the lease had run out, but nobody else has the task · {1} the lease is
+--   lost · {8, text}; of the first entries only, where much is known of their tasks.
 local TEN_MINUTES = 600000
 local acked, traces, freed = {}, {}, {}
 
--- What is known of the tasks, by entry; read for many entries of a queue at once. Of a task under a lease it says which lease that is.
+-- What is known of the tasks, by entry; read for many entries of a queue at once. Of a task under a lease it says which
+-- lease that is.
 local found = {}
 
 -- The entries of each queue, how many of them were read, and how many are to be read next.
@@ -75,8 +77,7 @@ for i, list in ipairs(KEYS) do
   if has_read_enough() then break end
   -- A key of another type is met again, and told, where the entry is taken.
   if found[i] == nil then pcall(find, list) end
-  local ok, reply = pcall(ack, i, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
-  replies[i] = ok and reply or refusal(reply)
+  replies[i] = reply_of(ack, i, list, ARGV[2 + i * 2], ARGV[3 + i * 2])
 end
 -- Freed before anything is written: a full Redis can still be drained.
 for list, leases in pairs(freed) do call('ZREM', '{' .. list .. '}l', unpack(leases)) end

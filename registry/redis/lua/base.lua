@@ -1,7 +1,9 @@
 -- What every verb shares. Joined in front of each script at load: Redis 3.2 knows no `require`.
 --
--- Keys of a queue whose list is Q (the name with the prefix); a name holds no brace, so none of these is a queue's list:
---   Q, {Q}1 … {Q}9   ready, newest left; "\1" .. id (24 hex digits) [ ":" .. generation ], anything else is raw (another program's)
+-- Keys of a queue whose list is Q (the name with the prefix); a name holds no brace, so none of these is a queue's
+-- list:
+--   Q, {Q}1 … {Q}9   ready, newest left; "\1" .. id (24 hex digits) [ ":" .. generation ], anything else is raw
+--   (another program's)
 --   {Q}t  hash  id -> payload, in every state        {Q}m  hash  id -> Task (below)
 --   {Q}l  zset  lease id -> end of the lease, ms     {Q}d  zset  id -> due, ms
 --   {Q}x  zset  id -> forgotten at, ms (dead)        {Q}e  zset  id -> ended at, ms (done)
@@ -13,9 +15,9 @@
 --   {Q}i: strings, answers remembered for an Idempotency-Key, each with a time to live
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
 --
--- Records, in msgpack. Of each field: the name it has here ("-" where that is its long name), its long name, and what it
--- means. registry/model.py has the same records with the same fields in the same order. A field that is not there has its
--- default: nil, false or 0. Moments and lengths of time are whole ms where nothing else is said.
+-- Records, in msgpack. Of each field: the name it has here ("-" where that is its long name), its long name, and what
+-- it means. registry/model.py has the same records with the same fields in the same order. A field that is not there
+-- has its default: nil, false or 0. Moments and lengths of time are whole ms where nothing else is said.
 --
 -- Error: how an attempt failed, in the words of its worker.
 --   -   type            kind of error
@@ -169,8 +171,8 @@ local function due(list, at)
   if not known or known > at then dues[list] = at end
 end
 
--- One entry's failure as its reply: Redis 7 raises tables, older ones strings. A Redis that takes no writes refused every entry, and
--- the whole call fails: those who watch the connection are to know.
+-- One entry's failure as its reply: Redis 7 raises tables, older ones strings. A Redis that takes no writes refused
+-- every entry, and the whole call fails: those who watch the connection are to know.
 local NO_WRITES = {'READONLY', 'MISCONF', 'NOREPLICAS'}
 local function refusal(e)
   local text = type(e) == 'table' and (e.err or 'error') or tostring(e)
@@ -182,14 +184,23 @@ local function refusal(e)
   return {8, text}
 end
 
--- A full Redis refuses what may need memory, but not behind a write that does not. What is small, or leads to less, begins with one.
+-- What `act` says to an entry, or why it failed.
+local function reply_of(act, ...)
+  local ok, reply = pcall(act, ...)
+  if ok then return reply end
+  return refusal(reply)
+end
+
+-- A full Redis refuses what may need memory, but not behind a write that does not. What is small, or leads to less,
+-- begins with one.
 local function may_grow() call('DEL', SPACE .. 'probe') end
 
 local function holds_nothing(lists)
   local keys = {}
   for _, list in ipairs(lists) do
     local g, n = '{' .. list .. '}', #keys
-    keys[n + 1], keys[n + 2], keys[n + 3], keys[n + 4], keys[n + 5], keys[n + 6] = g .. 't', g .. 'c', g .. 'a', g .. 'l', g .. 'n', list
+    keys[n + 1], keys[n + 2], keys[n + 3] = list, g .. 't', g .. 'c'
+    keys[n + 4], keys[n + 5], keys[n + 6] = g .. 'a', g .. 'l', g .. 'n'
   end
   return call('EXISTS', unpack(keys)) == 0
 end

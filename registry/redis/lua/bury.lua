@@ -1,4 +1,4 @@
--- uses: base, life
+-- uses: base, life, history, each
 -- Bury: a leased task is dead at once, whatever attempts it had left.
 -- KEYS: the list of each entry. ARGV per entry: lease id, reason. Reply per entry: {0} · {1} the lease was gone.
 local function bury_leased(list, lease, reason)
@@ -11,9 +11,4 @@ local function bury_leased(list, lease, reason)
   return {0}
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(bury_leased, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(bury_leased, 2))

@@ -1,6 +1,7 @@
--- uses: base, life, finishing
+-- uses: base, life, finishing, each
 -- Cancel: what waits is dead, what is leased is marked, what has ended is removed.
--- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0, 'cancelled' | 'marked' | 'removed'} · {1} no such task · {8, text}.
+-- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0, 'cancelled' | 'marked' | 'removed'} · {1}
+--   no such task · {8, text}.
 local function cancel(list, id)
   local g = '{' .. list .. '}'
   if call('HEXISTS', g .. 't', id) == 0 then return {1} end
@@ -22,9 +23,4 @@ local function cancel(list, id)
 end
 
 may_grow()
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(cancel, KEYS[i], ARGV[3 + i])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(cancel, 1))

@@ -49,10 +49,7 @@ local function confirm(list, leases)
   return {gone}
 end
 
-for i = 1, #KEYS do
-  local ok, reply = pcall(confirm, KEYS[i], ARGV[3 + i])
-  replies[i] = ok and reply or refusal(reply)
-end
+for i = 1, #KEYS do replies[i] = reply_of(confirm, KEYS[i], ARGV[3 + i]) end
 for i, list in ipairs(KEYS) do
   local ok, e = pcall(end_all, list)
   if not ok then replies[i] = refusal(e) end

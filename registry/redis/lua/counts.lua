@@ -1,11 +1,12 @@
--- uses: base, life, heads
+-- uses: base, life, heads, each
 -- Counts: what each queue holds, in a few looks a queue, however much that is. Reads only.
 -- KEYS: the list of each entry. No ARGV beyond the common three.
--- Reply per entry: {0, ready, delayed, leased, dead, done, since when the oldest ready task is ready (ms) or false, policy or false} ·
---   {6|8, text}. That is false too where a raw element is the oldest.
+-- Reply per entry: {0, ready, delayed, leased, dead, done, since when the oldest ready task is ready (ms) or false,
+--   policy or false} · {6|8, text}. That is false too where a raw element is the oldest.
 
--- The first element of a list, from so many from its head on, that is no tombstone: its place, since when it is ready (false for a
--- raw element), and whether it was put to the head. Nothing behind the last. So many tombstones are passed over, and the next counts.
+-- The first element of a list, from so many from its head on, that is no tombstone: its place, since when it is ready
+-- (false for a raw element), and whether it was put to the head. Nothing behind the last. So many tombstones are passed
+-- over, and the next counts.
 local MOST_STALE = 100
 local function first_alive(g, from, at)
   for n = at, at + MOST_STALE do
@@ -20,9 +21,9 @@ local function first_alive(g, from, at)
   end
 end
 
--- Since when the oldest task of a list is ready. Whatever comes to the tail was ready later than what is there; in front of those are
--- some that were put to the head, the latest of them first. The oldest is the last of these, or the first behind them: that border is
--- looked for in steps that double, and then by halves.
+-- Since when the oldest task of a list is ready. Whatever comes to the tail was ready later than what is there; in
+-- front of those are some that were put to the head, the latest of them first. The oldest is the last of these, or the
+-- first behind them: that border is looked for in steps that double, and then by halves.
 local function ready_since(g, from)
   local at, since, at_head = first_alive(g, from, 1)
   if not at_head then return since end
@@ -72,9 +73,4 @@ local function count(list)
   }
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(count, KEYS[i])
-  replies[i] = ok and reply or refusal(reply)
-end
-return replies
+return reply_each(count, 0)

@@ -1,4 +1,4 @@
--- uses: base, life, finishing, heads
+-- uses: base, life, finishing, heads, each
 -- Delete: a task of a state is forgotten. What is leased is not: its holder works on it.
 -- KEYS: the list of each entry. ARGV per entry: task id, the letter of the state (r d x e).
 -- Reply per entry: {0} · {1} it is not in that state any more · {8, text}.
@@ -30,9 +30,4 @@ local function delete(list, id, state)
 end
 
 may_grow()
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(delete, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(delete, 2))

@@ -1,8 +1,9 @@
 -- uses: base, life
 -- Storing one task with what its push said about it; and how many a queue holds.
 
--- What the ids of this call's tasks begin with: Redis's time in ms and µs. With a tail of ten digits, which rises with each push of a
--- daemon, they are in the order of the pushes, whichever daemons they came through: where moments tie, the id decides.
+-- What the ids of this call's tasks begin with: Redis's time in ms and µs. With a tail of ten digits, which rises with
+-- each push of a daemon, they are in the order of the pushes, whichever daemons they came through: where moments tie,
+-- the id decides.
 local STAMP = string.format('%011x%03x', now, clock[2] % 1000)
 
 -- Without `payload` it is stored already.
@@ -16,7 +17,8 @@ local function enter(list, g, id, payload, o, remembered)
   if at and at > now then make_delayed(list, g, id, m, at) else make_ready(list, g, id, m, false, true) end
 end
 
--- The refusal of a push whose task, by its own ttl or the queue's, would expire before it is due: nobody could ever get it.
+-- The refusal of a push whose task, by its own ttl or the queue's, would expire before it is due: nobody could ever get
+-- it.
 local function expires_first(o)
   local wait = o.d or (o.at and o.at - now)
   return o.x and wait and wait >= o.x and {12, o.x, wait}

@@ -1,10 +1,13 @@
--- uses: base, life
+-- uses: base, life, each
 -- Extend: the holder is alive and needs more time; the queue's max_run bounds the whole.
--- KEYS: the list of each entry. ARGV per entry: lease id, length ms from now (0: as long as it was given for last), '' or ExtendOptions.
--- Reply per entry: {0, length ms, cancel} · {1} the lease is lost · {8, text}; of the first entries only, where much is known of their tasks.
+-- KEYS: the list of each entry. ARGV per entry: lease id, length ms from now (0: as long as it was given for last), ''
+--   or ExtendOptions.
+-- Reply per entry: {0, length ms, cancel} · {1} the lease is lost · {8, text}; of the first entries only, where much is
+--   known of their tasks.
 local function extend(list, lease, length, packed)
   local g = '{' .. list .. '}'
   if not is_held(g, lease) then return {1} end
+  length = tonumber(length)
   local id = string.match(lease, '^[^-]*')
   local m = known(g, id)
   if not m or not m.o then return {1} end
@@ -32,11 +35,4 @@ local function extend(list, lease, length, packed)
   return {0, length, m.c and 1 or 0}
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  if has_read_enough() then break end
-  local at = 1 + i * 3
-  local ok, reply = pcall(extend, KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(extend, 3, false, has_read_enough))

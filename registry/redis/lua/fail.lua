@@ -1,7 +1,8 @@
--- uses: base, life
+-- uses: base, life, attempts, each
 -- Fail: the attempt went wrong; again after the backoff or the given delay, or dead.
 -- KEYS: the list of each entry. ARGV per entry: lease id, FailOptions.
--- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}; of the first entries only, where much is known of their tasks.
+-- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}; of the first entries only,
+--   where much is known of their tasks.
 local function fail(list, lease, packed)
   local g = '{' .. list .. '}'
   must_be_list(list)
@@ -25,10 +26,4 @@ local function fail(list, lease, packed)
   return {0, 'ready'}
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  if has_read_enough() then break end
-  local ok, reply = pcall(fail, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(fail, 2, false, has_read_enough))

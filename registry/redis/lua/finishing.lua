@@ -1,4 +1,4 @@
--- uses: base, life
+-- uses: base, life, history
 -- Done: kept with its result as long as the push, or the queue's retention, asks for it; else forgotten at once.
 local function forget(list, g, id)
   call('HDEL', g .. 't', id)
@@ -19,7 +19,8 @@ end
 -- How long a queue keeps its done, ms.
 local function done_for(g) return in_ms(retention_of(g).done or 3600) end
 
--- Beyond the queue's limit the oldest go; those that a push asked to keep are in {Q}f, and not counted. How many are still over.
+-- Beyond the queue's limit the oldest go; those that a push asked to keep are in {Q}f, and not counted. How many are
+-- still over.
 local MOST_TRIMMED = 1000
 local function trim(list, g)
   local over = call('ZCARD', g .. 'e') - (retention_of(g).done_max or 1000)
@@ -32,8 +33,8 @@ local function trim(list, g)
   return over - #gone
 end
 
--- Done tasks of this call, written together: what is known of them by queue, {id, m, id, m, …}, and the scores of both sets by their
--- keys, {score, id, score, id, …}.
+-- Done tasks of this call, written together: what is known of them by queue, {id, m, id, m, …}, and the scores of both
+-- sets by their keys, {score, id, score, id, …}.
 local ends, known_ends = {}, {}
 -- More arguments a command does not take from Lua at once.
 local MOST_ARGUMENTS = 2000

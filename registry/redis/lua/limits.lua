@@ -1,8 +1,10 @@
 -- uses: base
--- What a queue's policy lets start, and when. `q` is a queue in this call: `g` what its keys begin with, `rules` its policy.
--- A rate: so many starts in each stretch of so many ms, wherever it begins: a second's, and where that is a fraction the next
--- whole number, in so much longer a stretch: then no second has more than that number either. {Q}n's field `starts` holds when
--- they were, {ms, how many, ms, how many, …}; those of about a hundredth of the stretch are one, at the time of the last.
+-- What a queue's policy lets start, and when. `q` is a queue in this call: `g` what its keys begin with, `rules` its
+-- policy.
+-- A rate: so many starts in each stretch of so many ms, wherever it begins: a second's, and where that is a fraction
+-- the next whole number, in so much longer a stretch: then no second has more than that number either. {Q}n's field
+-- `starts` holds when they were, {ms, how many, ms, how many, …}; those of about a hundredth of the stretch are one, at
+-- the time of the last.
 local GRAINS = 100
 
 local function recall_starts(q)

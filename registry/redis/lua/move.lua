@@ -1,6 +1,7 @@
--- uses: base, life, finishing, heads
+-- uses: base, life, finishing, heads, each
 -- Move: tasks of one state go to the tail of another queue, order and ids kept, so many at a time.
--- KEYS: the list they leave. ARGV per entry: the list they join, state (ready delayed dead), moves at most, how many were skipped before.
+-- KEYS: the list they leave. ARGV per entry: the list they join, state (ready delayed dead), moves at most, how many
+--   were skipped before.
 -- Reply per entry: {0, moved, skipped, 1 when there is more} · {6, text} the target is no list · {8, text}.
 -- Of the tasks that somebody waits for: every daemon is told where they are now.
 local moves = {}
@@ -87,6 +88,7 @@ end
 
 local function move(list, to, state, most, passed)
   local g, h = '{' .. list .. '}', '{' .. to .. '}'
+  most, passed = tonumber(most), tonumber(passed)
   local kind = call('TYPE', to).ok
   if kind ~= 'none' and kind ~= 'list' then return {6, 'WRONGTYPE'} end
   local moved, skipped, more
@@ -103,11 +105,6 @@ local function move(list, to, state, most, passed)
   return {0, moved, skipped, more and 1 or 0}
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  local at = i * 4
-  local ok, reply = pcall(move, KEYS[i], ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]))
-  replies[i] = ok and reply or refusal(reply)
-end
+local replies = reply_each(move, 4)
 if #moves > 0 then call('PUBLISH', SPACE .. 'moved', '-\n' .. table.concat(moves, '\n')) end
 return finish(replies)

@@ -1,12 +1,12 @@
--- uses: base, life, finishing
+-- uses: base, life, finishing, each
 -- Policy: change some of a queue's rules.
 -- KEYS: the list of each entry. ARGV per entry: PolicyChange.
--- Reply per entry: {0, the Policy, how many of the done and the dead are still over a new limit, from where the dead are to be
---   gone over or ''} · {8, text}.
+-- Reply per entry: {0, the Policy, how many of the done and the dead are still over a new limit, from where the dead
+--   are to be gone over or ''} · {8, text}.
 local DEAD_A_CALL = 50
 
--- A new time counts for those that are dead already; one that is taken back lets nothing stay for longer than was said. Where the next
--- call goes on; '' at the end.
+-- A new time counts for those that are dead already; one that is taken back lets nothing stay for longer than was said.
+-- Where the next call goes on; '' at the end.
 local function date_dead(list, g, place, shorter)
   local found = call('ZSCAN', g .. 'x', place, 'COUNT', DEAD_A_CALL)
   for i = 1, #found[2], 2 do
@@ -59,9 +59,4 @@ local function change(list, packed)
 end
 
 may_grow()
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(change, KEYS[i], ARGV[3 + i])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(change, 1))

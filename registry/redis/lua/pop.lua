@@ -1,9 +1,12 @@
 -- uses: base, life, take, replay
--- Pop: the oldest ready task of the highest priority is handed out under a lease; a pop without lease holds a hidden one.
+-- Pop: the oldest ready task of the highest priority is handed out under a lease; a pop without lease holds a hidden
+-- one.
 -- KEYS: the list of each entry.
--- ARGV per entry: nonce (the lease id is id-nonce), length of the lease in ms (0: the task's own), options ('' or PopOptions).
--- Reply per entry: {0, id, payload, attempt, raw, lease ms, traceparent} · {0, …, 1 replayed, list, nonce} ·
---   {1} nothing · {2} ask again · {3, code[, ms]} paused or limited, so long · {4} lease_required · {5} another request's key · {6|8, text}.
+-- ARGV per entry: nonce (the lease id is id-nonce), length of the lease in ms (0: the task's own), options ('' or
+--   PopOptions).
+-- Reply per entry: {0, id, payload, attempt, raw, lease ms, traceparent} · {0, …, 1 replayed, list, nonce} · {1}
+--   nothing · {2} ask again · {3, code[, ms]} paused or limited, so long · {4} lease_required · {5} another request's
+--   key · {6|8, text}.
 if too_late() then return {'LATE', now} end
 
 local function pop(list, nonce, lease_ms, o)
@@ -62,9 +65,9 @@ for i = 1, #KEYS do
   local at = 1 + i * 3
   if not replies[i] and spent > MOST_BYTES then replies[i] = {2} end
   if not replies[i] then
-    local ok, reply = pcall(pop, KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), options[i])
-    if ok and reply[1] == 0 then spent = spent + #reply[3] end
-    replies[i] = ok and reply or refusal(reply)
+    local reply = reply_of(pop, KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), options[i])
+    if reply[1] == 0 then spent = spent + #reply[3] end
+    replies[i] = reply
   end
 end
 return finish(replies)

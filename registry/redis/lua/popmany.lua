@@ -1,9 +1,9 @@
--- uses: base, life, take, replay
+-- uses: base, life, take, replay, each
 -- Pop many: up to so many tasks from several queues at once, always leased.
 -- KEYS: the first list of each entry.
 -- ARGV per entry: nonce, length of the lease in ms (0: each task's own), PopOptions.
--- Reply per entry: {0, {0, id, payload, attempt, raw, lease ms, traceparent, replayed, list, nonce}, …} · {1} · {2} · {3, code[, ms, list, …]} so long
---   each of these is limited · {5} · {6|8, text}.
+-- Reply per entry: {0, {0, id, payload, attempt, raw, lease ms, traceparent, replayed, list, nonce}, …} · {1} · {2} ·
+--   {3, code[, ms, list, …]} so long each of these is limited · {5} · {6|8, text}.
 if too_late() then return {'LATE', now} end
 local MOST_BYTES = 8388608
 
@@ -19,6 +19,7 @@ end
 
 local function pop_many(first, nonce, lease_ms, packed)
   local o = cmsgpack.unpack(packed)
+  lease_ms = tonumber(lease_ms)
   o.l = true
   if o.n then call('PUBLISH', SPACE .. 'worker', PROCESS .. '\n' .. o.n .. '\n' .. o.w) end
   local memory = o.ik and '{' .. first .. '}i:pops:' .. o.ik
@@ -45,8 +46,7 @@ local function pop_many(first, nonce, lease_ms, packed)
         bytes = bytes + #reply[3]
       end
       if not together or #group == 0 then
-        local ok, reply = pcall(take, list, nonce, lease_ms, o, #given > 0 and MOST_BYTES - bytes)
-        if not ok then reply = refusal(reply) end
+        local reply = reply_of(take, list, nonce, lease_ms, o, #given > 0 and MOST_BYTES - bytes)
         if reply[1] == 0 then
           reply[8], reply[9], reply[10] = 0, list, nonce
           given[#given + 1] = reply
@@ -68,10 +68,4 @@ local function pop_many(first, nonce, lease_ms, packed)
   return {0, unpack(given)}
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  local at = 1 + i * 3
-  local ok, reply = pcall(pop_many, KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(pop_many, 3))

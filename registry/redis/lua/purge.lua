@@ -1,6 +1,8 @@
--- uses: base, life, finishing, heads
--- Purge: forget what is ready, in the order of delivery, and what is delayed, the next due first, so many at a time; leases, the dead, the done and the policy stay.
--- KEYS: the list of each entry. ARGV per entry: moves at most, and behind a blank 'ready' or 'delayed' for one of both. Reply per entry: {0, purged, 1 when there is more} · {8, text}.
+-- uses: base, life, finishing, heads, each
+-- Purge: forget what is ready, in the order of delivery, and what is delayed, the next due first, so many at a time;
+-- leases, the dead, the done and the policy stay.
+-- KEYS: the list of each entry. ARGV per entry: moves at most, and behind a blank 'ready' or 'delayed' for one of both.
+--   Reply per entry: {0, purged, 1 when there is more} · {8, text}.
 local function drop(list, g, id)
   local m = known(g, id)
   if m then
@@ -11,7 +13,9 @@ local function drop(list, g, id)
   forget(list, g, id)
 end
 
-local function purge(list, most, state)
+local function purge(list, said)
+  local most, state = string.match(said, '^(%d+) ?(%a*)$')
+  most = tonumber(most)
   local g = '{' .. list .. '}'
   local count, left = 0, most
   for p = state == 'delayed' and -1 or 9, 0, -1 do
@@ -44,9 +48,4 @@ local function purge(list, most, state)
   return {0, count, left <= 0 and 1 or 0}
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(purge, KEYS[i], tonumber(string.match(ARGV[3 + i], '^%d+')), string.match(ARGV[3 + i], ' (%a+)$'))
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(purge, 1))

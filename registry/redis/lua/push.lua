@@ -2,9 +2,9 @@
 -- Push: a new task becomes ready, or delayed.
 -- KEYS: the list of each entry.
 -- ARGV per entry: the tail of its id, payload, options ('' or PushOptions).
--- Reply per entry: {0, the head of its id} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed · {0, id, 3} both ·
---   {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length ·
---   {12, ttl ms, delay ms} it would expire before it is due.
+-- Reply per entry: {0, the head of its id} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed ·
+--   {0, id, 3} both · {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text}
+--   refused · {9, n} max_length · {12, ttl ms, delay ms} it would expire before it is due.
 if too_late() then return {'LATE', now} end
 
 local replies, rules_of, plain, NO_RULES = {}, {}, {}, {}
@@ -77,8 +77,9 @@ for i = 1, #KEYS do
   if group and ARGV[at + 2] == '' then
     join(group, i, STAMP .. ARGV[at], ARGV[at + 1])
   else
-    local ok, reply = pcall(push, i, list, STAMP .. ARGV[at], ARGV[at + 1], ARGV[at + 2])
-    if reply then replies[i] = ok and reply or refusal(reply) end
+    -- None yet for one that waits for the others of its queue.
+    local reply = reply_of(push, i, list, STAMP .. ARGV[at], ARGV[at + 1], ARGV[at + 2])
+    if reply then replies[i] = reply end
   end
 end
 for _, list in ipairs(KEYS) do enter_plain(list) end

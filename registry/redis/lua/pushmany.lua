@@ -1,9 +1,10 @@
--- uses: base, life, enter
+-- uses: base, life, enter, each
 -- Push many: all of a batch, or none.
 -- KEYS: the list of each entry.
--- ARGV per entry: msgpack {tails of ids, payloads}, or {tails, the head of the ids} of what `stage` stored; options ('' or PushOptions).
--- Reply per entry: {0, the head of the ids} stored · {0, ids with commas, 2} replayed · {13} a part of what was staged is gone ·
---   {5} {6, text} {7, text} {8, text} {9, n} {12, ttl, delay} as for push.
+-- ARGV per entry: msgpack {tails of ids, payloads}, or {tails, the head of the ids} of what `stage` stored; options (''
+--   or PushOptions).
+-- Reply per entry: {0, the head of the ids} stored · {0, ids with commas, 2} replayed · {13} a part of what was staged
+--   is gone · {5} {6, text} {7, text} {8, text} {9, n} {12, ttl, delay} as for push.
 
 -- What the batch is answered when it is not stored.
 local function answer_without(list, g, n, o, memory)
@@ -52,9 +53,4 @@ local function push_many(list, packed, options)
 end
 
 if too_late() then return {'LATE', now} end
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(push_many, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(push_many, 2))

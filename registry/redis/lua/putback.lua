@@ -1,9 +1,10 @@
--- uses: base, life
+-- uses: base, life, lost, each
 -- Put back: the taker was lost before its answer was out. To the head, the attempt not counted.
 -- KEYS: the list of each entry, in the order they were taken. ARGV per entry: lease id,
--- the answer it belongs to ('' for the only one). Reply per entry: {0} · {1} the lease was gone, or another answer gave it too.
--- A repeat of the request, maybe at another daemon, may have been given the same lease before this answer or after it:
--- it goes back when the last of the answers is lost. One that got out without being read is among them until the lease ends.
+-- the answer it belongs to ('' for the only one). Reply per entry: {0} · {1} the lease was gone, or another answer gave
+-- it too. A repeat of the request, maybe at another daemon, may have been given the same lease before this answer or
+-- after it: it goes back when the last of the answers is lost. One that got out without being read is among them until
+-- the lease ends.
 local function last_answer(g, id, m, answer)
   local others = {}
   for _, one in ipairs(m.o.k) do
@@ -38,9 +39,4 @@ end
 
 -- Last to first: each goes in front of the one before, so the first taken ends up first.
 may_grow()
-local replies = {}
-for i = #KEYS, 1, -1 do
-  local ok, reply = pcall(put_back, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(put_back, 2, true))

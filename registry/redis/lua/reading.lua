@@ -1,9 +1,10 @@
 -- uses: base
--- Reading a queue's ready lists from their heads, a bounded piece at a time: elements of other programs may have any size.
+-- Reading a queue's ready lists from their heads, a bounded piece at a time: elements of other programs may have any
+-- size.
 local FEW, MANY, SMALL_BYTES = 8, 64, 65536
 
--- Each element of a ready list from an offset behind its head on, until `each` says true, `most` elements were read or the list ends;
--- how many were read. Few are read at once where they are large.
+-- Each element of a ready list from an offset behind its head on, until `each` says true, `most` elements were read or
+-- the list ends; how many were read. Few are read at once where they are large.
 local function each_from(list, offset, most, each)
   local read, at_once = 0, FEW
   while read < most do

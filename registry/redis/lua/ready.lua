@@ -1,13 +1,13 @@
 -- uses: base, reading
 -- Ready: the elements of a queue's ready lists in the order of delivery, behind one that was seen before. Reads only.
--- Tasks leave a list at its head, and come to its tail or back to its head: as seen from its tail an element never comes
--- nearer. So the element that was seen is found again from both of its former places, and where it is gone all in front of it
--- are gone too.
--- KEYS: the list. ARGV after the common three: priority, places from the head and from the tail and mark of the element ('' for
---   the head of the list), from where its search goes on ('' for a new one), elements at most, bytes of a foreign element to
---   show, text to look for in those ('' for none).
--- Reply: {0, {id or false, generation, beginning of a foreign element, priority, place from the head, place from the tail, mark,
---   length, 1 where the text was found}, …} · {1, from where the search goes on} · {6|8, text}.
+-- Tasks leave a list at its head, and come to its tail or back to its head: as seen from its tail an element never
+-- comes nearer. So the element that was seen is found again from both of its former places, and where it is gone all in
+-- front of it are gone too.
+-- KEYS: the list. ARGV after the common three: priority, places from the head and from the tail and mark of the element
+--   ('' for the head of the list), from where its search goes on ('' for a new one), elements at most, bytes of a
+--   foreign element to show, text to look for in those ('' for none).
+-- Reply: {0, {id or false, generation, beginning of a foreign element, priority, place from the head, place from the
+--   tail, mark, length, 1 where the text was found}, …} · {1, from where the search goes on} · {6|8, text}.
 local MOST_SEARCHED, SLACK, MOST_BYTES = 5000, 200, 262144
 
 -- The place behind the element, from the head; 0 where it is gone, nil and a place where the search is not at its end.
@@ -59,8 +59,7 @@ local function elements(list, first, mark, head, tail, going_on, most, shown, te
   return reply
 end
 
-local ok, reply = pcall(
+return reply_of(
   elements, KEYS[1], tonumber(ARGV[4]), ARGV[7], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[8], tonumber(ARGV[9]),
   tonumber(ARGV[10]), ARGV[11]
 )
-return ok and reply or refusal(reply)

@@ -1,10 +1,12 @@
--- uses: base, life
+-- uses: base, life, history, each
 -- Release: the holder gives the task back, the attempt not counted; to the head, or after a delay.
--- KEYS: the list of each entry. ARGV per entry: lease id, delay ms. Reply per entry: {0} · {1} the lease is lost · {8, text}.
+-- KEYS: the list of each entry. ARGV per entry: lease id, delay ms. Reply per entry: {0} · {1} the lease is lost · {8,
+--   text}.
 local function release(list, lease, wait)
   local g = '{' .. list .. '}'
   must_be_list(list)
   if not is_held(g, lease) then return {1} end
+  wait = tonumber(wait)
   call('ZREM', g .. 'l', lease)
   local id = string.match(lease, '^[^-]*')
   local m = known(g, id) or {a = 1}
@@ -20,9 +22,4 @@ local function release(list, lease, wait)
   return {0}
 end
 
-local replies = {}
-for i = #KEYS, 1, -1 do
-  local ok, reply = pcall(release, KEYS[i], ARGV[2 + i * 2], tonumber(ARGV[3 + i * 2]))
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(release, 2, true))

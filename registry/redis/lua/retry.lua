@@ -1,7 +1,9 @@
--- uses: base, life
+-- uses: base, life, each
 -- Retry: a dead task is ready again, with as many attempts more as it was granted at first.
--- KEYS: the list of each entry. ARGV per entry: task id, '1' to change nothing and only tell, 'd' and the ms after which it is ready, or ''.
--- Reply per entry: {0, its key or ''} · {1} not dead · {10} its key is taken · {11} it is not JSON · {8, text}; of the first entries only, where much is known of their tasks.
+-- KEYS: the list of each entry. ARGV per entry: task id, '1' to change nothing and only tell, 'd' and the ms after
+--   which it is ready, or ''.
+-- Reply per entry: {0, its key or ''} · {1} not dead · {10} its key is taken · {11} it is not JSON · {8, text}; of the
+--   first entries only, where much is known of their tasks.
 local function retry(list, id, how)
   local g = '{' .. list .. '}'
   must_be_list(list)
@@ -24,10 +26,4 @@ local function retry(list, id, how)
   return {0, m.k or ''}
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  if has_read_enough() then break end
-  local ok, reply = pcall(retry, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(retry, 2, false, has_read_enough))

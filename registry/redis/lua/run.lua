@@ -1,6 +1,7 @@
--- uses: base, life
+-- uses: base, life, each
 -- Run: a delayed task is ready now.
--- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0} · {1} no such task · {2, state} not delayed · {8, text}.
+-- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0} · {1} no such task · {2, state} not
+--   delayed · {8, text}.
 local function run(list, id)
   local g = '{' .. list .. '}'
   must_be_list(list)
@@ -11,9 +12,4 @@ local function run(list, id)
   return {0}
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(run, KEYS[i], ARGV[3 + i])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(run, 1))

@@ -1,11 +1,13 @@
--- uses: base, life, enter
--- Schedule: what is known of a schedule changes, and a tick of it is pushed, in one step, unless somebody changed it meanwhile.
+-- uses: base, life, enter, each
+-- Schedule: what is known of a schedule changes, and a tick of it is pushed, in one step, unless somebody changed it
+-- meanwhile.
 -- KEYS: the list that a tick is pushed to, of each entry.
--- ARGV per entry: the schedule's name, what is known of it ('' for nothing), its next tick (ms, '' for none), what shall be known of
---   it ('' for nothing), its next tick then; and the tail of the id ('' to push nothing), payload and options (as for push) of a task.
--- Reply per entry: {0} changed · {0, the head of its id} changed, pushed · {0, id, 1} changed, that key's task is there already · {1} somebody changed it meanwhile ·
---   {6, text} wrong type · {7, text} full · {8, text} refused · {9, n} max_length ·
---   {12, ttl ms, delay ms} it would expire before it is due: nothing changed.
+-- ARGV per entry: the schedule's name, what is known of it ('' for nothing), its next tick (ms, '' for none), what
+--   shall be known of it ('' for nothing), its next tick then; and the tail of the id ('' to push nothing), payload and
+--   options (as for push) of a task.
+-- Reply per entry: {0} changed · {0, the head of its id} changed, pushed · {0, id, 1} changed, that key's task is there
+--   already · {1} somebody changed it meanwhile · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n}
+--   max_length · {12, ttl ms, delay ms} it would expire before it is due: nothing changed.
 if too_late() then return {'LATE', now} end
 local SCHEDULES, TICKS = SPACE .. 'schedules', SPACE .. 'ticks'
 
@@ -42,9 +44,4 @@ local function change(list, name, was, at, becomes, following, tail, payload, op
   return reply
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(change, KEYS[i], unpack(ARGV, i * 8 - 4, i * 8 + 3))
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(change, 8))

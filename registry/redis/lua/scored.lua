@@ -1,7 +1,8 @@
 -- uses: base
--- Scored: the members of one of a queue's sorted sets behind a place, and the place survives whatever is added or taken away. Reads only.
--- KEYS: the list. ARGV after the common three: the letter of the set, 1 for the highest score first, score and member of the place
--- ('' and '' for the front), members at most.
+-- Scored: the members of one of a queue's sorted sets behind a place, and the place survives whatever is added or taken
+-- away. Reads only.
+-- KEYS: the list. ARGV after the common three: the letter of the set, 1 for the highest score first, score and member
+--   of the place ('' and '' for the front), members at most.
 -- Reply: {0, member, score, member, score, …} · {6|8, text}.
 
 -- As Redis orders members of one score. Lua's own comparison follows the locale of the server.
@@ -37,5 +38,4 @@ local function members(list, kind, down, score, member, most)
   return found
 end
 
-local ok, reply = pcall(members, KEYS[1], ARGV[4], ARGV[5] == '1', ARGV[6], ARGV[7], tonumber(ARGV[8]))
-return ok and reply or refusal(reply)
+return reply_of(members, KEYS[1], ARGV[4], ARGV[5] == '1', ARGV[6], ARGV[7], tonumber(ARGV[8]))

@@ -1,7 +1,8 @@
--- uses: base, life, enter
--- Stage: store a part of a batch that is too large for one call. Its payloads are in no state yet: `pushmany` makes tasks of all
--- parts at once, and the sweeper forgets what was left behind.
--- KEYS: the list of each entry. ARGV per entry: the head of the ids ('' for the first part), msgpack {tails of ids, payloads}.
+-- uses: base, life, enter, each
+-- Stage: store a part of a batch that is too large for one call. Its payloads are in no state yet: `pushmany` makes
+-- tasks of all parts at once, and the sweeper forgets what was left behind.
+-- KEYS: the list of each entry. ARGV per entry: the head of the ids ('' for the first part), msgpack {tails of ids,
+--   payloads}.
 -- Reply per entry: {0, the head of the ids} · {6|7|8, text}.
 local STAGED_FOR = 60000
 
@@ -22,9 +23,4 @@ local function stage(list, head, packed)
 end
 
 if too_late() then return {'LATE', now} end
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(stage, KEYS[i], ARGV[2 + i * 2], ARGV[3 + i * 2])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(stage, 2))

@@ -1,6 +1,8 @@
--- uses: base, life, finishing, heads
--- Sweep: what time does to the queues that are due, oldest due first: leases lapse, delays end, expired tasks die, traces go.
--- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after so many no further queue.
+-- uses: base, life, lost, attempts, finishing, heads
+-- Sweep: what time does to the queues that are due, oldest due first: leases lapse, delays end, expired tasks die,
+-- traces go.
+-- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after so many no further
+--   queue.
 -- Reply: {queues swept, moves made, the time}.
 local moves, per_kind = 0, tonumber(ARGV[5])
 -- Forgetting an acknowledged lease is one command for many.
@@ -8,7 +10,8 @@ local TRACES_A_MOVE = 10
 
 local function lapse_leases(list, g)
   local leases = call('ZREVRANGEBYSCORE', g .. 'l', now, '-inf', 'LIMIT', 0, per_kind)
-  -- From the task pushed last to the first: each goes in front, so those of one sweep keep the order in which they were pushed.
+  -- From the task pushed last to the first: each goes in front, so those of one sweep keep the order in which they were
+  -- pushed.
   table.sort(leases, function(a, b) return a > b end)
   for _, lease in ipairs(leases) do
     call('ZREM', g .. 'l', lease)

@@ -2,8 +2,8 @@
 -- Taking one task out of ready. What a call learns of a queue it keeps for the call's other entries.
 local learnt, made = {}, 0
 
--- Several queues are asked at once whether they hold nothing but plain tasks; when one does, each is asked by itself. A queue
--- without {Q}m has no task of a higher priority: such a task has an entry there all its life.
+-- Several queues are asked at once whether they hold nothing but plain tasks; when one does, each is asked by itself. A
+-- queue without {Q}m has no task of a higher priority: such a task has an entry there all its life.
 local function learn_plain(lists)
   local keys = {}
   for n, list in ipairs(lists) do
@@ -41,6 +41,13 @@ local function held_back(list, q, leased)
   may_grow()
   due(list, at)
   return {3, GATES[gate], at - now}
+end
+
+local NO_OPTIONS = {}
+
+-- The lease that a pop with these options holds: a hidden one where it did not ask for one.
+local function lease_for(o, lease, length)
+  return {i = lease, l = length, f = now, w = o.w, h = not o.l or nil, k = o.k and {o.k}, m = o.mk}
 end
 
 local function next_element(list, q)
@@ -97,7 +104,7 @@ local function take(list, nonce, lease_ms, o, room)
         m = m or {}
         if m.x then call('ZREM', g .. 'o', id) end
         m.s, m.a, m.x = 'l', attempt, nil
-        m.o = {i = lease, l = length, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
+        m.o = lease_for(o or NO_OPTIONS, lease, length)
         m.pr, m.pm = nil, nil
         keep(g, id, m)
         q.metas = true
@@ -109,15 +116,15 @@ local function take(list, nonce, lease_ms, o, room)
   return {2}
 end
 
--- Several takes from a queue without rules and priorities: a few commands for all of them. `asks` are {nonce, lease ms, options};
--- the replies of the first so many come back. What is not as simple as that stays where it is, for `take`.
+-- Several takes from a queue without rules and priorities: a few commands for all of them. `asks` are {nonce, lease ms,
+-- options}; the replies of the first so many come back. What is not as simple as that stays where it is, for `take`.
 -- Nothing may go wrong between LTRIM and the last write: Redis would not bring the tasks back.
 -- Payloads are read before it is known whether there is room for them: as many at a time as the last ones were small.
 local AT_ONCE, MOST_AT_ONCE, SMALL_BYTES = 16, 128, 65536
 local at_once = AT_ONCE
 
--- What is known of a task that nothing was known of before, under a lease of which nothing else is: packed once, and but for the
--- lease id alike for all leases of one length.
+-- What is known of a task that nothing was known of before, under a lease of which nothing else is: packed once, and
+-- but for the lease id alike for all leases of one length.
 local plain_leased, plain_length = {}, nil
 local function pack_leased(lease, length)
   if length ~= plain_length then plain_leased, plain_length = {}, length end
@@ -131,8 +138,9 @@ local function pack_leased(lease, length)
   return around[1] .. lease .. around[2]
 end
 
--- The oldest elements of a list, the oldest last, as LRANGE gives them. Before Redis 7 that walks to them over the whole list from its
--- newest element on, which for a million costs more than the pops: one by one then, counted from the other end.
+-- The oldest elements of a list, the oldest last, as LRANGE gives them. Before Redis 7 that walks to them over the
+-- whole list from its newest element on, which for a million costs more than the pops: one by one then, counted from
+-- the other end.
 local LONG = 2000
 local function oldest(list, most)
   if SINCE_7 or call('LLEN', list) <= LONG * most then return call('LRANGE', list, -most, -1) end
@@ -141,7 +149,8 @@ local function oldest(list, most)
   return elements
 end
 
--- `bound`: true when no payload may have more bytes than there is room, false when only the first may, nil when the last may.
+-- `bound`: true when no payload may have more bytes than there is room, false when only the first may, nil when the
+-- last may.
 local function take_group(list, asks, from, room, bound)
   local q = learnt[list] or learn(list, '{' .. list .. '}')
   if q.rules or q.ranked then return {} end
@@ -172,7 +181,7 @@ local function take_group(list, asks, from, room, bound)
     elseif m or leased then
       m = m or {}
       m.s, m.a, m.pr, m.pm = 'l', (m.a or 0) + 1, nil, nil
-      m.o = {i = lease, l = length, f = now, w = o and o.w, h = not leased or nil, k = o and o.k and {o.k}, m = o and o.mk}
+      m.o = lease_for(o or NO_OPTIONS, lease, length)
       fields[#fields + 1], fields[#fields + 2] = id, cmsgpack.pack(m)
     end
     leases[2 * j - 1], leases[2 * j] = score(now + length), lease

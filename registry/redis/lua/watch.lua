@@ -1,4 +1,4 @@
--- uses: base, life
+-- uses: base, life, each
 -- Watch: somebody waits for the end of this task, which is then told to every daemon.
 -- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0, state} · {1} no such task · {8, text}.
 local function watch(list, id)
@@ -15,9 +15,4 @@ local function watch(list, id)
   return {0, m.s}
 end
 
-local replies = {}
-for i = 1, #KEYS do
-  local ok, reply = pcall(watch, KEYS[i], ARGV[3 + i])
-  replies[i] = ok and reply or refusal(reply)
-end
-return finish(replies)
+return finish(reply_each(watch, 1))

@@ -1,9 +1,10 @@
 -- uses: base, life, limits, stale, reading
--- Why: what keeps a task from being handed out: the rules of its queue that let nothing start now, and the ready tasks that go
--- before it, a piece of its list at a time. Reads only.
+-- Why: what keeps a task from being handed out: the rules of its queue that let nothing start now, and the ready tasks
+-- that go before it, a piece of its list at a time. Reads only.
 -- KEYS: the list. ARGV after the common three: task id, from which place of the head on, elements at most.
--- Reply: {0, {gates that are shut: paused, concurrency_limited, rate_limited}, tasks of higher priorities, tasks before it in
---   this piece, elements read, 1 when it was met} · {6|8, text}. Of a task that is not ready the last three are 0.
+-- Reply: {0, {gates that are shut: paused, concurrency_limited, rate_limited}, tasks of higher priorities, tasks before
+--   it in this piece, elements read, 1 when it was met} · {6|8, text}. Of a task that is not ready the last three are
+--   0.
 local MOST_BYTES = 262144
 
 local function shut_gates(g)
@@ -56,5 +57,4 @@ local function why(list, id, offset, most)
   return {0, gates, higher(g, m.p or 0), before(list, g, id, m, offset, most)}
 end
 
-local ok, reply = pcall(why, KEYS[1], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))
-return ok and reply or refusal(reply)
+return reply_of(why, KEYS[1], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))

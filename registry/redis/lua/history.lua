@@ -1,0 +1,30 @@
+-- uses: base, life
+-- The history of a task.
+
+-- What is known of a task has 64 KiB at most, its result aside. All but its history has 16 KiB at most; of the history
+-- the newest twenty attempts are kept, or as many of them as there is room for.
+local MOST_ATTEMPTS, MOST_BYTES_OF_THEM = 20, 49152
+
+local function bytes_of(attempt)
+  local bytes = 100 + #(attempt.w or '') + #(attempt.r or '')
+  if type(attempt.e) ~= 'table' then return bytes end
+  for _, text in pairs(attempt.e) do bytes = bytes + 16 + (type(text) == 'string' and #text or 0) end
+  return bytes
+end
+
+-- The end of an attempt, as its history tells it.
+local function remember(m, reason, err)
+  local h = m.h or {}
+  local o = m.o or {}
+  h[#h + 1] = {a = m.a or 0, w = o.w, f = o.f, t = now, r = reason, e = err}
+  if #h > 1 then
+    local kept, bytes = {}, 0
+    for i = #h, math.max(1, #h - MOST_ATTEMPTS + 1), -1 do
+      bytes = bytes + bytes_of(h[i])
+      if bytes > MOST_BYTES_OF_THEM and #kept > 0 then break end
+      table.insert(kept, 1, h[i])
+    end
+    h = kept
+  end
+  m.h, m.o = h, nil
+end
