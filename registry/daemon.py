@@ -279,7 +279,7 @@ class Daemon(StopsOnce):
         if self._built:
             self.server.drain()
             self.queues.batching.stop_holding()
-            self.queues.end_polls()
+            self.queues.polls.end_all()
             self._completions.end_all()
             deadline = time.monotonic() + DRAIN_SECONDS
             until = time.monotonic() + LAST_SECONDS

@@ -11,7 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from registry.errors import RedisUnavailable
-from registry.queue.queues import HANDOVER_MS, Queues
+from registry.model import PopOptions
+from registry.queue.pollers import HANDOVER_MS
+from registry.queue.queues import Queues
 from registry.redis.store import Entry
 
 HEAD, TAIL = True, False
@@ -51,11 +53,17 @@ class Memory:
         assert lease_ms == HANDOVER_MS
         return Entry(name, (nonce,))  # type: ignore[arg-type]
 
+    def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: PopOptions) -> Entry:
+        return Entry(names[0], (names, nonce, options.count))  # type: ignore[arg-type]
+
+    def name_of(self, key: bytes) -> bytes:
+        return key
+
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
         return Entry(name, (lease, *more))  # type: ignore[arg-type]
 
     def call(self, verb: str, entries: Sequence[Any], *, bounded: bool) -> Deferred[list[Any]]:
-        assert bounded == (verb in ("push", "pop"))
+        assert bounded == (verb in ("push", "pop", "popmany"))
         answer: Deferred[list[Any]] = Deferred()
         self._sent.append((verb, entries, answer))
         self.asked.append((verb, len(entries)))
@@ -104,6 +112,13 @@ class Memory:
         self.held[task + b"-" + nonce] = (name, task, payload, attempt + 1)
         return [0, task, payload, attempt + 1, raw, HANDOVER_MS, False]
 
+    def _popmany(self, first: bytes, names: Sequence[bytes], nonce: bytes, count: int) -> list[Any]:
+        given: list[Any] = []
+        for name in names:
+            while len(given) < count and self.lists.get(name):
+                given.append([*self._pop(name, nonce), 0, name, nonce])
+        return [0, *given] if given else [1]
+
     def _confirm(self, name: bytes, leases: bytes) -> list[Any]:
         return [sum(self.held.pop(lease, None) is None for lease in leases.split())]
 
@@ -144,7 +159,7 @@ class World:
     def parked(self, count: int, name: bytes = b"q") -> list[Poll]:
         polls = [self.pop(name) for _ in range(count)]
         self.turn()
-        assert self.queues.waiting.parked == count
+        assert self.queues.wait_lists.parked == count
         return polls
 
     def push(self, payload: bytes, name: bytes = b"q") -> Deferred[Any]:
@@ -160,8 +175,8 @@ class World:
         return self.queues.settled
 
     def nothing_left(self) -> bool:
-        waiting = self.queues.waiting
-        return not waiting.lines and not waiting.parked and not self.clock.getDelayedCalls()
+        wait_lists = self.queues.wait_lists
+        return not wait_lists.lists and not wait_lists.parked and not self.clock.getDelayedCalls()
 
 
 class Poll:
@@ -170,7 +185,7 @@ class Poll:
     def __init__(self, world: World, name: bytes, wait: float) -> None:
         self.got: Any = ...
         self.taken: Any = None
-        self.reply = world.queues.pop(name, wait)
+        self.reply = world.queues.polls.pop(name, wait)
         self.reply.addCallbacks(self._told, lambda failure: setattr(self, "got", failure.value))
 
     def _told(self, taken: Any) -> None:

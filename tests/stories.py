@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from registry.model import PopOptions
 from registry.redis.store import encode_options
 from tests.model import HANDOVER, HOUR, Queue, Task
 from tests.straight import Driver
@@ -192,7 +193,7 @@ class Clients(RuleBasedStateMachine):
     )
     def pop_many(self, names: list[bytes], count: int, start: int | None) -> None:
         nonce = self._nonce()
-        options = {"c": count} if start is None else {"c": count, "s": start}
+        options = PopOptions(count=count, start=start)
         expected: list[tuple[bytes, Task]] = []
         over: set[bytes] = set()
         code, at = 1, start or 0

@@ -53,13 +53,13 @@ async def test_nothing_to_do_is_202_with_exactly_this_body(world: World) -> None
         answer = await world.pop(query=query)
         assert (answer.status, answer.body) == (202, b'{"error":"No tasks available"}')
     assert world.stored() == set()
-    assert world.daemon.queues.waiting.lines == {}
+    assert world.daemon.queues.wait_lists.lists == {}
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_parked_poller_is_answered_by_a_push(world: World) -> None:
     parked = world.request("GET", "/api/popTask/q?wait=0.6")
-    await until(lambda: world.daemon.queues.waiting.parked == 1)
+    await until(lambda: world.daemon.queues.wait_lists.parked == 1)
     await world.push(b"1")
     response = await parked
     assert (response.code, await treq.content(response)) == (200, b'{"task":1}')
@@ -69,12 +69,12 @@ async def test_a_parked_poller_is_answered_by_a_push(world: World) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_poller_that_hangs_up_leaves_its_line(world: World) -> None:
     parked = [world.request("GET", "/api/popTask/q?wait=0.6") for _ in range(3)]
-    await until(lambda: world.daemon.queues.waiting.parked == 3)
+    await until(lambda: world.daemon.queues.wait_lists.parked == 3)
     for one in parked:
         one.addErrback(lambda failure: None)
         one.cancel()
-    await until(lambda: not world.daemon.queues.waiting.lines)
-    assert world.daemon.queues.waiting.parked == 0
+    await until(lambda: not world.daemon.queues.wait_lists.lists)
+    assert world.daemon.queues.wait_lists.parked == 0
     await world.push(b"1")
     assert (await world.pop()).body == b'{"task":1}'
 

@@ -108,7 +108,7 @@ async def test_a_bad_name_is_told_and_nothing_stored(world: World, path: str) ->
     refused(await world.push(b"1", path), 400, "bad_name")
     refused(await world.pop(path), 400, "bad_name")
     assert world.stored() == set()
-    assert world.daemon.queues.waiting.lines == {}
+    assert world.daemon.queues.wait_lists.lists == {}
 
 
 @pytest_twisted.ensureDeferred

@@ -8,6 +8,7 @@ import pytest
 import pytest_twisted
 from msgspec import msgpack
 
+from registry.model import PopOptions
 from registry.redis.store import encode_options
 from tests.bench import Bench, wait
 
@@ -87,7 +88,9 @@ async def test_a_lease_of_a_policy_need_be_no_whole_number_of_ms(bench: Bench, s
 async def test_raw_elements_get_ids_of_one_length_however_many_a_call_takes(bench: Bench) -> None:
     for _ in range(5):
         bench.redis("LPUSH", "q", *[b'"raw"'] * 1000)
-    entries = [bench.store.pop_many([b"q"], bench.ids.nonce(), 30_000, {"c": 100}) for _ in range(50)]
+    entries = [
+        bench.store.pop_many([b"q"], bench.ids.nonce(), 30_000, PopOptions(count=100)) for _ in range(50)
+    ]
     given = [task for reply in await bench.call("popmany", entries) for task in reply[1:]]
     ids = {task[1] for task in given}
     assert len(given) == len(ids) == 5000

@@ -9,8 +9,8 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 
 from registry.errors import Overloaded
-from registry.queue import queues, sweeper, waiting
-from registry.queue.many import ManyPoller
+from registry.model import PopOptions
+from registry.queue import sweeper, wait_lists
 from registry.queue.sweeper import RECHECK_SECONDS, Sweeper
 from tests.live import Daemon, RedisServer, wait_until
 from tests.memory import Memory, World
@@ -35,7 +35,7 @@ class Looked(Memory):
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(sweeper, "NAMES_A_CHECK", A_PIECE)
-    monkeypatch.setattr(queues, "WAKES_A_TURN", A_PIECE)
+    monkeypatch.setattr(wait_lists, "WAKES_A_TURN", A_PIECE)
     return World()
 
 
@@ -44,7 +44,7 @@ def park(world: World) -> list[bytes]:
     for name in names:
         world.pop(name, 50)
     world.turn()
-    while world.queues.waiting.parked < COUNT:
+    while world.queues.wait_lists.parked < COUNT:
         world.turn()
     return names
 
@@ -76,7 +76,7 @@ def test_a_look_that_finds_something_wakes_its_pollers_and_goes_on(world: World)
     while not over.called:
         world.clock.advance(0.01)
     world.turn()
-    assert world.queues.waiting.parked == COUNT - 2
+    assert world.queues.wait_lists.parked == COUNT - 2
 
 
 def test_each_priority_has_its_turn(world: World) -> None:
@@ -104,11 +104,11 @@ def test_a_stop_in_the_middle_leaves_nothing_behind(world: World) -> None:
 def test_all_are_asked_again_some_in_each_turn(world: World) -> None:
     park(world)
     later: list[Any] = []
-    world.queues.later = lambda seconds, f, *args: later.append((f, args))
-    world.queues.wake_all()
+    world.queues.wait_lists.later = lambda seconds, f, *args: later.append((f, args))
+    world.queues.wait_lists.wake_all()
     pieces = []
     while True:
-        pieces.append(sum(line.asking for line in world.queues.waiting.lines.values()))
+        pieces.append(sum(one.in_flight for one in world.queues.wait_lists.lists.values()))
         if not later:
             break
         [(f, args)] = later
@@ -116,14 +116,14 @@ def test_all_are_asked_again_some_in_each_turn(world: World) -> None:
         f(*args)
     assert pieces == list(range(A_PIECE, COUNT + 1, A_PIECE))
     world.turn()
-    assert world.queues.waiting.parked == COUNT
+    assert world.queues.wait_lists.parked == COUNT
 
 
 def test_the_places_of_a_process_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "MOST_PARKED", 10)
+    monkeypatch.setattr(wait_lists, "MOST_PARKED", 10)
     polls = [world.pop(b"%d" % at) for at in range(8)]
     world.turn()
-    many = ManyPoller(world.queues, [b"a", b"b", b"c"], 10, 0, {}).reply
+    many = world.queues.polls.pop_many([b"a", b"b", b"c"], 10, 0, PopOptions())
     failures: list[Any] = []
     many.addErrback(failures.append)
     assert failures[0].check(Overloaded)
@@ -135,7 +135,7 @@ def test_the_places_of_a_process_are_bounded(world: World, monkeypatch: pytest.M
     polls[0].hang_up()
     again = world.pop(b"12")
     world.turn()
-    assert again.waits and world.queues.waiting.parked == 10
+    assert again.waits and world.queues.wait_lists.parked == 10
 
 
 def scripts(redis: RedisServer) -> int:

@@ -71,7 +71,7 @@ def test_without_redis_new_pops_are_parked_behind_those_that_are(world: World) -
     elsewhere = world.pop(b"other")
     world.turn()
     for _ in range(2):
-        world.queues.wake_all()
+        world.queues.wait_lists.wake_all()
         world.turn()
     assert all(poll.waits for poll in [*polls, elsewhere])
     for at in range(3):
@@ -97,7 +97,7 @@ def test_a_pop_that_outlives_its_wait_without_redis_is_told_so(world: World, out
     world.turn(9.9)
     assert parked.waits and poll.waits
     gone(world)
-    world.queues.wake_all()
+    world.queues.wait_lists.wake_all()
     world.turn(0.2)
     # It did not ask, and there may be something; the other may have been given something.
     assert isinstance(parked.got, RedisUnavailable) and isinstance(poll.got, RedisUnavailable)
@@ -132,7 +132,7 @@ def test_one_that_parked_without_asking_stays_when_its_first_question_finds_no_r
     world.turn()
     first.hang_up()
     world.store.error = RedisUnavailable("gone", outcome="unknown")
-    world.queues.wake(b"q")
+    world.queues.wait_lists.wake(b"q")
     world.turn()
     assert second.waits
     world.store.error = None
@@ -188,7 +188,7 @@ def test_a_bad_name_asks_nothing(world: World) -> None:
         b"\xc2\x85",
     ):
         with pytest.raises(BadName):
-            world.queues.pop(name, 0)
+            world.queues.polls.pop(name, 0)
         with pytest.raises(BadName):
             world.queues.push(name, b"1")
     assert not world.store.asked
@@ -203,7 +203,7 @@ def test_when_draining_parked_pollers_are_told_there_is_nothing_and_newcomers_re
     asking = world.pop(b"other")
     world.turn()
     world.queues.draining = True
-    world.queues.end_polls()
+    world.queues.polls.end_all()
     assert [p.got for p in polls] == [None] * 3
     assert not world.settled()
     late = world.pop()

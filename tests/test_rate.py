@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec import msgpack
 
+from registry.model import PopOptions
 from registry.redis.store import encode_options
 from tests.live import Daemon, RedisServer
 from tests.memory import Memory, World
@@ -49,9 +50,9 @@ class Queue:
         """So many ask at once; how long to wait when one of them got nothing, else 0."""
         store, now = self.driver.store, self.driver.now
         if many:
-            reply = self.driver.call("popmany", store.pop_many([self.name], b"n%d" % now, 0, {"c": pollers}))[
-                0
-            ]
+            reply = self.driver.call(
+                "popmany", store.pop_many([self.name], b"n%d" % now, 0, PopOptions(count=pollers))
+            )[0]
             if reply[0] == 0:
                 self.starts += [now] * (len(reply) - 1)
                 return 0
@@ -191,7 +192,7 @@ def test_it_looks_sooner_when_that_is_sooner_and_again_when_it_was_too_early(wor
     [poll] = world.parked(1)
     world.store.put(b"q", b"1")
     world.store.opens = 0.5  # type: ignore[attr-defined]
-    world.queues.wake(b"q")
+    world.queues.wait_lists.wake(b"q")
     world.turn()
     world.store.opens = 0.8  # type: ignore[attr-defined]
     world.turn(0.5)

@@ -67,10 +67,10 @@ def test_newcomers_stand_behind_those_that_wait(world: World) -> None:
 
 def test_a_woken_poller_that_gets_nothing_keeps_its_place(world: World) -> None:
     first, second, third = world.parked(3)
-    world.queues.wake(b"q")  # another daemon's worker was faster
+    world.queues.wait_lists.wake(b"q")  # another daemon's worker was faster
     world.turn()
     assert first.waits
-    assert world.queues.waiting.parked == 3
+    assert world.queues.wait_lists.parked == 3
     world.push(b"1")
     assert (first.got, second.got, third.got) == (b"1", ..., ...)
 
@@ -78,9 +78,9 @@ def test_a_woken_poller_that_gets_nothing_keeps_its_place(world: World) -> None:
 def test_two_woken_pollers_that_get_nothing_return_in_their_order(world: World) -> None:
     polls = world.parked(4)
     world.store.slow = True
-    world.queues.wake(b"q")
+    world.queues.wait_lists.wake(b"q")
     world.turn()
-    world.queues.wake(b"q")
+    world.queues.wait_lists.wake(b"q")
     world.turn()
     late = world.pop()
     world.store.run()
@@ -97,11 +97,11 @@ def test_a_notice_wakes_one_after_another_until_one_gets_nothing(world: World) -
     asked = world.pops()
     world.store.put(b"q", b"1")
     world.store.put(b"q", b"2")
-    world.queues.wake(b"q", relay=True)
+    world.queues.wait_lists.wake(b"q", wake_next=True)
     world.turn()
     assert [p.got for p in polls] == [b"1", b"2", ..., ...]
     assert world.pops() == asked + 3
-    assert world.queues.waiting.parked == 2
+    assert world.queues.wait_lists.parked == 2
 
 
 def test_a_parked_poller_asks_right_behind_a_push_of_this_process(world: World) -> None:
@@ -139,7 +139,7 @@ def test_one_that_asked_behind_a_push_and_was_answered_before_it_is_woken_again(
 def test_nobody_asks_early_past_one_that_asked_before(world: World) -> None:
     first, second = world.parked(2)
     world.store.slow = True
-    world.queues.wake(b"q")
+    world.queues.wait_lists.wake(b"q")
     world.turn()
     world.push(b"1")
     world.store.slow = False
@@ -157,10 +157,10 @@ def test_what_one_that_asks_is_refused_wakes_the_next(world: World, early: bool)
     if early:
         world.push(b"1")
     else:
-        world.queues.wake(b"q")
+        world.queues.wait_lists.wake(b"q")
         world.turn()
         world.store.put(b"q", b"1")
-        world.queues.wake(b"q", relay=True)
+        world.queues.wait_lists.wake(b"q", wake_next=True)
     pop, world.store._pop = world.store._pop, lambda name, nonce: [4]  # type: ignore[method-assign]
     world.store.run()
     world.store._pop = pop  # type: ignore[method-assign]
@@ -193,7 +193,7 @@ def test_a_push_that_comes_while_the_only_poller_asks_is_not_missed(world: World
     world.turn()
     world.store.run()  # the poller's question finds nothing …
     world.store.put(b"q", b"1")
-    world.queues.wake(b"q")  # … and the notice finds nobody parked
+    world.queues.wait_lists.wake(b"q")  # … and the notice finds nobody parked
     world.store.slow = False
     world.store.reply()
     world.turn()
@@ -207,7 +207,7 @@ def test_a_missed_waking_is_for_one_that_is_still_there(world: World) -> None:
     world.turn()
     world.store.run()
     world.store.put(b"q", b"1")
-    world.queues.wake(b"q")
+    world.queues.wait_lists.wake(b"q")
     gone.hang_up()
     world.store.slow = False
     world.store.reply()
@@ -221,7 +221,7 @@ def test_one_that_hangs_up_while_parked_takes_nothing(world: World) -> None:
     polls = world.parked(5)
     for gone in (polls[0], polls[2], polls[4]):
         gone.hang_up()
-    assert world.queues.waiting.parked == 2
+    assert world.queues.wait_lists.parked == 2
     asked = world.pops()
     world.push(b"1")
     world.push(b"2")
@@ -257,7 +257,7 @@ def test_what_was_put_back_wakes_the_next(world: World) -> None:
     other = world.pop(wait=5)
     world.store.slow = True
     world.store.put(b"q", b"1")
-    world.queues.wake(b"q")
+    world.queues.wait_lists.wake(b"q")
     world.turn()
     waiting.hang_up()
     world.store.slow = False
@@ -298,7 +298,7 @@ def test_many_that_come_and_go_do_not_grow_a_line(world: World) -> None:
     for _ in range(1000):
         world.pop().hang_up()
         world.turn()
-    assert len(world.queues.waiting.lines[b"q"].parked) <= 4
-    assert world.queues.waiting.parked == 1
+    assert len(world.queues.wait_lists.lists[b"q"].parked) <= 4
+    assert world.queues.wait_lists.parked == 1
     world.push(b"1")
     assert stays.got == b"1"

@@ -122,7 +122,7 @@ class Admin:
         said = request.options
         needle = said.get("search", "").encode()
         held = yield self._looking.names(needle)
-        pollers = yield self._queues.pollers()
+        pollers = yield self._queues.heartbeat.pollers()
         names = held.union(name for name in pollers if needle in name)
         sort, limit, now = said.get("sort", "name"), said.get("limit", PAGE), self._queues.store.now_ms()
         behind = place_of(sort, said["cursor"]) if "cursor" in said else None
@@ -160,7 +160,7 @@ class Admin:
     def queue(self, request: Request) -> Any:
         """What a queue holds, and its policy."""
         view = yield self._looking.queue(request.name)
-        pollers = yield self._queues.pollers()
+        pollers = yield self._queues.heartbeat.pollers()
         return json_answer(200, queue_row(view, self._queues.store.now_ms(), pollers))
 
     @inlineCallbacks
@@ -275,8 +275,8 @@ class Admin:
         view = yield self._looking.task(name, task_id)
         queue = yield self._looking.queue(name)
         why = yield self._looking.why(view)
-        pollers = yield self._queues.pollers()
-        silent = yield self._queues.silent_ms(name)
+        pollers = yield self._queues.heartbeat.pollers()
+        silent = yield self._queues.heartbeat.silent_ms(name)
         now_ms = self._queues.store.now_ms()
         reasons = reasons_of(view, queue, why.position, why.gates, pollers.get(name, 0), silent, now_ms)
         answer = {

@@ -31,13 +31,13 @@ from registry.http.json_cut import Part, Payload
 from registry.http.request import Request
 from registry.http.turns import Steps, at_once, in_turns
 from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from
-from registry.model import PushOptions, Task, text_of
+from registry.model import PopOptions, PushOptions, Task, text_of
 from registry.queue.completions import Completions
 from registry.queue.leases import LEASE_LOST, TOO_LARGE, Leases, status
 from registry.queue.looking import Looking
-from registry.queue.many import ManyPoller
+from registry.queue.pollers import HANDOVER_MS
 from registry.queue.promise import Promise, as_deferred
-from registry.queue.queues import HANDOVER_MS, Queues
+from registry.queue.queues import Queues
 from registry.queue.singleflight import Singleflight
 from registry.queue.taken import Pushed, Taken
 
@@ -49,7 +49,7 @@ SUCCESS = b'{"success":true}'
 # What a repeated pop may say anew: how long this one waits, and what it acknowledges on its way.
 ITS_OWN = ("wait", "ack")
 # What a pop with lease and nothing else tells its script.
-LEASED = {"l": True}
+LEASED = PopOptions(leased=True)
 # Bodies up to so many bytes are read at once.
 LONG = 256 * 1024
 
@@ -61,6 +61,7 @@ class Verbs:
 
     def __init__(self, queues: Queues, looking: Looking, completions: Completions, config: Config) -> None:
         self._queues = queues
+        self._polls = queues.polls
         self._leases = Leases(queues)
         self._looking = looking
         self._completions = completions
@@ -175,11 +176,8 @@ class Verbs:
         key = asked.idempotency_key(request.header) if leased else None
         if key is None and "worker" not in said and "ack" not in said:
             promise = Promise(_popped)
-            promise.request = self._queues.pop_for(promise, name, wait, length, LEASED if leased else None)
+            promise.request = self._polls.pop_for(promise, name, wait, length, LEASED if leased else None)
             return promise
-        packed: dict[str, Any] = {"l": True} if leased else {}
-        if "worker" in said:
-            packed["w"] = said["worker"]
         acked = None
         if "ack" in said:
             # Sent before the pop, on the same connection: it is done before anything is parked.
@@ -187,12 +185,14 @@ class Verbs:
                 _lost
             )
         if key is None:
-            popped = self._queues.pop(name, wait, length, packed)
+            popped = self._polls.pop(name, wait, length, PopOptions(leased=leased, worker=said.get("worker")))
         else:
             print_ = asked.fingerprint(request.query, request.body, but=ITS_OWN)
-            packed.update(ik=key, ih=print_)
+            options = PopOptions(
+                leased=leased, worker=said.get("worker"), idempotency_key=key, fingerprint=print_
+            )
             popped = self._singleflight.join(
-                (b"pop", name, key, print_, wait), lambda: self._queues.pop(name, wait, length, packed)
+                (b"pop", name, key, print_, wait), lambda: self._polls.pop(name, wait, length, options)
             )
         d = popped.addCallback(_popped).addErrback(_replaced, NOTHING)
         return d if acked is None else self._with_ack(d, acked)
@@ -231,23 +231,27 @@ class Verbs:
         if len(names) > 100:
             raise BadOption("At most 100 queues can be popped at once.")
         wait = min(said.get("wait", self._wait), self._max_wait)
-        packed: dict[str, Any] = {"c": said.get("count", 1)}
+        start = None
         if said.get("order") == "fair":
             self._turn += 1
-            packed["s"] = self._turn % len(names)
-        if "worker" in said:
-            packed["w"] = said["worker"]
+            start = self._turn % len(names)
         length = ms(said.get("lease", 0.0))
 
-        def start() -> Deferred[list[Taken]]:
-            return ManyPoller(self._queues, names, wait, length, packed).reply
+        def pop(key: str | None = None, print_: str | None = None) -> Deferred[list[Taken]]:
+            options = PopOptions(
+                count=said.get("count", 1),
+                start=start,
+                worker=said.get("worker"),
+                idempotency_key=key,
+                fingerprint=print_,
+            )
+            return self._polls.pop_many(names, wait, length, options)
 
         key = asked.idempotency_key(request.header)
         if key is None:
-            return start().addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
+            return pop().addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
         print_ = asked.fingerprint(request.query, raw, request.body, but=ITS_OWN)
-        packed.update(ik=key, ih=print_)
-        popped = self._singleflight.join((b"pops", raw, key, print_, wait), start)
+        popped = self._singleflight.join((b"pops", raw, key, print_, wait), lambda: pop(key, print_))
         return popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
 
     # Working

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from registry.errors import Unavailable
 from registry.queue.taken import Taken
+from registry.queue.wait_lists import WaitLists
 from registry.redis.store import Entry, Store
 
 log = Logger()
@@ -30,9 +31,8 @@ class Queues(Protocol):
     """What is asked here of the queues."""
 
     store: Store
+    wait_lists: WaitLists
     later: Callable[..., Any]
-
-    def wake(self, name: bytes) -> None: ...
 
     def carry(self, verb: str, entry: Entry) -> None: ...
 
@@ -72,14 +72,14 @@ class Handover:
         taken.holders -= 1
         if taken.holders <= 0:
             entry = queues.store.of_lease(name, taken.lease, taken.answer)
-            self._settle("putback", entry, lambda: queues.wake(name))
+            self._settle("putback", entry, lambda: queues.wait_lists.wake(name))
 
     def bury(self, taken: Taken, reason: bytes) -> None:
         """What was taken can be given to nobody."""
         self._settle("bury", self._queues.store.of_lease(taken.name, taken.lease, reason))
 
     def _settle(self, verb: str, entry: Entry, then: Callable[[], None] | None = None) -> None:
-        entry.reply = Settling(self, verb, entry, then)
+        entry.reply = PendingSettle(self, verb, entry, then)
         self._queues.carry(verb, entry)
 
     def not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
@@ -97,7 +97,7 @@ class Handover:
         return bool(unsettled)
 
 
-class Settling:
+class PendingSettle:
     """A confirm, a put-back or a burial on its way."""
 
     __slots__ = ("again", "handover", "then", "verb")

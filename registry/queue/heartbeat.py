@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import msgpack
 from twisted.internet.defer import inlineCallbacks
 
-from registry.queue.waiting import Waiting
+from registry.queue.wait_lists import WaitLists
 from registry.redis.store import Store
 
 LIFE_MS = 6000
@@ -22,29 +22,29 @@ MOST_POLLED = 300
 
 
 class Heartbeat:
-    """This daemon's beat, and what all beats say together. ``polled()``: the queues polled here and when, s, the latest last."""
+    """This daemon's beat, and what all beats say together. ``last_polls``: when each queue was polled here, s, the latest last."""
 
     def __init__(
         self,
         store: Store,
-        waiting: Waiting,
-        polled: Callable[[], OrderedDict[bytes, float]],
+        wait_lists: WaitLists,
+        last_polls: OrderedDict[bytes, float],
         now: Callable[[], float],
     ) -> None:
         self._store = store
-        self._waiting = waiting
-        self._polled = polled
+        self._wait_lists = wait_lists
+        self._last = last_polls
         self._now = now
 
     def _mine(self) -> Iterator[tuple[bytes, int]]:
-        for name, line in self._waiting.lines.items():
-            if line.parked:
-                yield name, len(line.parked) - line.stale
+        for name, wait_list in self._wait_lists.lists.items():
+            if wait_list.parked:
+                yield name, len(wait_list)
 
     def _last_polls(self) -> dict[bytes, int]:
         """When the queues polled here were polled last, in Redis's time, ms."""
         now, now_ms = self._now(), self._store.now_ms()
-        latest = islice(reversed(self._polled().items()), MOST_POLLED)
+        latest = islice(reversed(self._last.items()), MOST_POLLED)
         return {name: now_ms - int((now - at) * 1000) for name, at in latest}
 
     @inlineCallbacks
@@ -72,7 +72,7 @@ class Heartbeat:
     @inlineCallbacks
     def silent_ms(self, name: bytes) -> Any:
         """Fires with how long ago this queue was polled anywhere, at least; None when that is not known."""
-        now_ms, here = self._store.now_ms(), self._polled().get(name)
+        now_ms, here = self._store.now_ms(), self._last.get(name)
         known = [] if here is None else [int((self._now() - here) * 1000)]
         at_least = []
         for _, polled in (yield self._others()):

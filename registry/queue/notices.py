@@ -44,15 +44,15 @@ class Notices:
 
     def look_again(self) -> None:
         """Notices may have been lost: look for tasks that came, and for tasks that ended."""
-        self._queues.wake_all()
+        self._queues.wait_lists.wake_all()
         self._completions.look_again()
 
     def _wake(self, keys: bytes) -> None:
-        lines = self._queues.waiting.lines
+        wait_lists = self._queues.wait_lists
         for key in keys.split(b"\n"):
             name = self._store.name_of(key)
-            if name in lines:
-                self._queues.wake(name, relay=True)
+            if name in wait_lists.lists:
+                wait_lists.wake(name, wake_next=True)
 
     def _ended(self, tasks: bytes) -> None:
         for task in tasks.split(b"\n"):
@@ -66,4 +66,4 @@ class Notices:
 
     def _worker(self, poll: bytes) -> None:
         mark, _, worker = poll.partition(b"\n")
-        self._queues.workers.announced(mark.decode(), worker.decode())
+        self._queues.polls.workers.announced(mark.decode(), worker.decode())

@@ -59,7 +59,7 @@ class Sweeper:
         chores = (
             (SWEEP_SECONDS, self.sweep),
             (RECHECK_SECONDS, self.recheck),
-            (BEAT_SECONDS, self._queues.beat),
+            (BEAT_SECONDS, self._queues.heartbeat.beat),
             (WATCH_SECONDS, self._store.watch_keys),
             (TICK_SECONDS, self._schedules.tick),
             (NEIGHBOUR_SECONDS, self._neighbours),
@@ -111,7 +111,7 @@ class Sweeper:
         Other programs push to the list of priority 0. Those of the other priorities are for what a lost notice would have told, and
         have their turn one after the other.
         """
-        names = self._queues.waiting.names()
+        names = self._queues.wait_lists.names()
         self._looks += 1
         priority = self._looks % 9 + 1
         pieces = -(-len(names) // NAMES_A_CHECK)
@@ -129,7 +129,7 @@ class Sweeper:
                 return None
             if len(names) <= 8:
                 for name in names:
-                    self._queues.wake(name, relay=True)
+                    self._queues.wait_lists.wake(name, wake_next=True)
                 return None
             half = len(names) // 2
             halves = [self._check(names[:half], priority), self._check(names[half:], priority)]

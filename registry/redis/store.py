@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct, msgpack
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 from txredisapi import ResponseError
 
 from registry.errors import RedisUnavailable
+from registry.model import PopOptions
 from registry.redis.commands import VERBS
 from registry.redis.faults import IN_THE_WAY, as_domain
 from registry.redis.keys import bulk
@@ -127,9 +129,11 @@ class Store(Lookups, ScheduleStore, Presence):
         parts = [b"\x92", *_texts(tails), msgpack.encode(head.decode())]
         return Entry(self.keys.bulk_list(name), _bulk_of(parts) + bulk(options))
 
-    def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: dict[str, Any]) -> Entry:
-        """``options`` as in ``popmany.lua`` without ``q``."""
-        packed = msgpack.encode({**options, "q": [self.keys.list_key(name).decode() for name in names]})
+    def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: PopOptions) -> Entry:
+        """``lease_ms`` 0 asks for each task's own."""
+        packed = msgpack.encode(
+            replace(options, queues=[self.keys.list_key(name).decode() for name in names])
+        )
         entry = WideEntry(self.keys.bulk_list(names[0]), bulk(nonce) + bulk(b"%d" % lease_ms) + bulk(packed))
         entry.weight = len(names)
         return entry

@@ -1,0 +1,56 @@
+"""A push on its way to Redis: who receives its result, and which poller it wakes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.python.failure import Failure
+
+from registry.queue.promise import Receiver
+from registry.queue.taken import Pushed, denied
+from registry.queue.wait_lists import WaitLists
+
+if TYPE_CHECKING:
+    from registry.queue.polls import Poller
+
+
+class PendingPush:
+    """When the task is stored, a poller that waits for one is woken, and ``receiver`` receives a `Pushed`.
+
+    ``tail`` ends the task's id. ``at_once``: the task will certainly be ready then. ``early``: the poller that asked right
+    behind the push, and which of its questions that was.
+    """
+
+    __slots__ = ("at_once", "early", "name", "receiver", "tail", "wait_lists")
+
+    def __init__(
+        self, wait_lists: WaitLists, name: bytes, tail: bytes, receiver: Receiver, at_once: bool
+    ) -> None:
+        self.at_once = at_once
+        self.wait_lists = wait_lists
+        self.name = name
+        self.tail = tail
+        self.receiver = receiver
+        self.early: tuple[Poller, int] | None = None
+
+    def sent(self) -> None:
+        """It was given to the connection."""
+        if self.at_once:
+            poller = self.wait_lists.wake_early(self.name)
+            if poller is not None:
+                self.early = poller, poller.questions
+
+    def callback(self, reply: list[Any]) -> None:
+        if reply[0]:
+            self.receiver.errback(Failure(denied(reply)))
+        elif len(reply) > 2:
+            self.receiver.callback(Pushed(reply[1], reply[2]))
+        else:
+            wait_lists, name, early = self.wait_lists, self.name, self.early
+            # Replies come in order: a question still in flight reached Redis behind this push, and finds the task.
+            if name in wait_lists.lists and (early is None or not early[0].in_flight(early[1])):
+                wait_lists.wake(name)
+            self.receiver.callback(Pushed(reply[1] + self.tail))
+
+    def errback(self, failure: Failure) -> None:
+        self.receiver.errback(failure)

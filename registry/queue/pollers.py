@@ -1,0 +1,349 @@
+"""The two kinds of poller, of one queue and of several: how each asks, where it stands, and whom it wakes. And what begins them.
+
+What becomes of a poll, whichever kind it is, is in `polls`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from registry.errors import Overloaded, RegistryError, stopping
+from registry.model import PopOptions
+from registry.queue.batching import Batching
+from registry.queue.handover import Handover
+from registry.queue.names import Ids, check_name, is_foreign
+from registry.queue.polls import CLOSED, Poller
+from registry.queue.promise import Receiver
+from registry.queue.taken import Taken
+from registry.queue.wait_lists import PARKED, WaitList, WaitLists
+from registry.queue.workers import Workers
+from registry.redis.store import Entry, Store, encode_options
+
+log = Logger()
+
+# A task popped without lease is held this long at most while its answer is written, ms.
+HANDOVER_MS = 30_000
+# Queues of which the time of the last poll is remembered.
+MOST_REMEMBERED = 10_000
+
+
+class OnePoller(Poller):
+    """A poller of one queue: its result is a `Taken`, or None. It stands in the wait list itself."""
+
+    __slots__ = ("wait_list",)
+    wait_list: WaitList
+    alone = True
+
+    def ask(self) -> None:
+        polls = self.polls
+        self.questions += 1
+        self.nonce = nonce = polls.ids.nonce()
+        self.wait_list = wait_list = polls.wait_lists.of(self.name)
+        wait_list.in_flight += 1
+        options = self.options
+        packed = b"" if options is None else encode_options(polls.options_of(self, options))
+        entry = polls.store.pop(self.name, nonce, self.lease_ms, packed)
+        entry.reply = self
+        polls.carry("pop", entry)
+
+    def _waits_behind_others(self) -> bool:
+        wait_list = self.polls.wait_lists.lists.get(self.name)
+        options = self.options
+        return (
+            wait_list is not None
+            and bool(wait_list.parked)
+            # A queue may refuse the one kind and let the other wait.
+            and wait_list.parked[-1].leased == self.leased
+            and self.polls.store.ready
+            # A poll with a key may have been given its lease already, and one with a worker is published to the other daemons.
+            and (options is None or (options.idempotency_key is None and options.worker is None))
+        )
+
+    def _landed(self) -> int:
+        wait_list = self.wait_list
+        wait_list.in_flight -= 1
+        return wait_list.pending_wakes
+
+    def _forget_pending_wake(self) -> None:
+        self.wait_list.pending_wakes = 0
+
+    def _pass_on(self) -> None:
+        self.polls.wait_lists.wake(self.name, wake_next=True)
+
+    def _enter_lists(self) -> None:
+        self.wait_list = self.polls.wait_lists.park(self)
+
+    def _leave_lists(self, was_parked: bool) -> None:
+        if was_parked:
+            self.polls.wait_lists.leave(self)
+        elif not self.wait_list.in_flight:
+            self.polls.wait_lists.tidy(self.name, self.wait_list)
+
+    def _read(self, reply: list[Any]) -> Taken | None:
+        taken = Taken(self.name, self.nonce, self.leased, reply)
+        return taken if self.polls.is_sound(taken) else None
+
+    def _put_back(self, found: Taken) -> None:
+        self.polls.handover.put_back(found)
+
+    def _answer_nothing(self) -> None:
+        self._answer(None)
+
+    def _wake_later(self, reply: list[Any]) -> None:
+        self.polls.wait_lists.wake_later(self.name, reply[2])
+
+
+class ManyPoller(Poller):
+    """A poller of several queues, for several tasks: its result is a list of `Taken`, empty for none.
+
+    In each of its wait lists it either has a place, or its question counts as in flight. Only the places that were woken are gone
+    while it asks: to put back a hundred of them, each at its old place, would cost more than the question.
+    """
+
+    __slots__ = ("_in_flight", "_names", "_pending", "_places")
+
+    def __init__(
+        self, polls: Polls, receiver: Receiver, names: Sequence[bytes], lease_ms: int, options: PopOptions
+    ) -> None:
+        super().__init__(polls, receiver, names[0], lease_ms, options)
+        self._names = names
+        self._places: dict[bytes, _Place] = {}
+        self._in_flight: list[WaitList] = []
+        self._pending = False
+
+    def place_woken(self, place: _Place, wake_next: bool) -> None:
+        """The wait list of one of its queues has woken it, and taken its place out."""
+        del self._places[place.name]
+        if self.state == PARKED:
+            self.woken(wake_next)
+        else:
+            self._pending = True
+
+    def ask(self) -> None:
+        polls = self.polls
+        self.questions += 1
+        self.nonce = polls.ids.nonce()
+        for name in self._names:
+            if name not in self._places:
+                wait_list = polls.wait_lists.of(name)
+                wait_list.in_flight += 1
+                self._in_flight.append(wait_list)
+        assert self.options is not None
+        options = polls.options_of(self, self.options)
+        entry = polls.store.pop_many(self._names, self.nonce, self.lease_ms, options)
+        entry.reply = self
+        polls.carry("popmany", entry)
+
+    def _waits_behind_others(self) -> bool:
+        return False
+
+    def _landed(self) -> int:
+        for wait_list in self._in_flight:
+            wait_list.in_flight -= 1
+            if wait_list.pending_wakes:
+                wait_list.pending_wakes = 0
+                self._pending = True
+        self._in_flight.clear()
+        return self._pending
+
+    def _forget_pending_wake(self) -> None:
+        self._pending = False
+
+    def _pass_on(self) -> None:
+        for name in self._names:
+            self.polls.wait_lists.wake(name, wake_next=True)
+
+    def _enter_lists(self) -> None:
+        for name in self._names:
+            if name not in self._places:
+                place = self._places[name] = _Place(self, name)
+                self.polls.wait_lists.park(place)
+
+    def _leave_lists(self, was_parked: bool) -> None:
+        wait_lists = self.polls.wait_lists
+        places, self._places = self._places, {}
+        for name in self._names:
+            place = places.get(name)
+            if place is not None:
+                place.state = CLOSED
+                wait_lists.leave(place)
+            elif (wait_list := wait_lists.lists.get(name)) is not None:
+                wait_lists.tidy(name, wait_list)
+
+    def _read(self, reply: list[Any]) -> list[Taken]:
+        # Others may have parked behind its places while it asked.
+        self.wake_next = True
+        name_of = self.polls.store.name_of
+        given = [Taken(name_of(one[8]), self.nonce, True, one) for one in reply[1:]]
+        return [one for one in given if self.polls.is_sound(one)]
+
+    def _put_back(self, found: list[Taken]) -> None:
+        for one in found:
+            self.polls.handover.put_back(one)
+
+    def _answer_nothing(self) -> None:
+        self._answer([])
+
+    def _wake_later(self, reply: list[Any]) -> None:
+        for ms, key in zip(reply[2::2], reply[3::2], strict=False):
+            self.polls.wait_lists.wake_later(self.polls.store.name_of(key), ms)
+
+
+class _Place:
+    """The place of a `ManyPoller` in one wait list."""
+
+    __slots__ = ("name", "poller", "state", "ticket")
+    alone = False
+    leased = True
+
+    def __init__(self, poller: ManyPoller, name: bytes) -> None:
+        self.poller = poller
+        self.name = name
+        self.ticket = poller.ticket
+        self.state: int = PARKED
+
+    def woken(self, wake_next: bool) -> None:
+        self.state = CLOSED
+        self.poller.place_woken(self, wake_next)
+
+    def forget_failure(self) -> None:
+        self.poller.forget_failure()
+
+    def end(self) -> None:
+        self.poller.end()
+
+
+class Queues(Protocol):
+    """What is asked here of the queues."""
+
+    store: Store
+    later: Callable[..., Any]
+    ids: Ids
+    batching: Batching
+    handover: Handover
+    wait_lists: WaitLists
+    draining: bool
+
+    def carry(self, verb: str, entry: Entry) -> None: ...
+
+
+class Polls:
+    """The polls of this process.
+
+    ``is_json(bytes)`` judges what other programs put into a list. ``now`` is a time in seconds that never jumps.
+    """
+
+    def __init__(self, queues: Queues, is_json: Callable[[bytes], bool], now: Callable[[], float]) -> None:
+        self.queues = queues
+        self._is_json = is_json
+        self.store = queues.store
+        self.later = queues.later
+        self.ids = queues.ids
+        self.carry = queues.carry
+        self.handover = queues.handover
+        self.now = now
+        self.wait_lists = queues.wait_lists
+        self.workers = Workers(queues.store.once, now)
+        # When each queue was polled last; the one polled longest ago comes first.
+        self.last_polls: OrderedDict[bytes, float] = OrderedDict()
+
+    def pop(
+        self, name: bytes, wait: float, lease_ms: int = HANDOVER_MS, options: PopOptions | None = None
+    ) -> Deferred[Taken | None]:
+        """Take the next task, waiting up to ``wait`` seconds; fires with None when there was none.
+
+        Cancel it when the client has gone.
+        """
+        poller: Poller | None = None
+
+        def cancelled(_: object) -> None:
+            if poller is not None:
+                poller.hang_up()
+
+        popped: Deferred[Taken | None] = Deferred(cancelled)
+        poller = self.pop_for(popped, name, wait, lease_ms, options)
+        return popped
+
+    def pop_for(
+        self,
+        receiver: Receiver,
+        name: bytes,
+        wait: float,
+        lease_ms: int = HANDOVER_MS,
+        options: PopOptions | None = None,
+    ) -> Poller | None:
+        """As `pop`, for a ``receiver``; call ``hang_up()`` of what is returned when the client has gone."""
+        check_name(name)
+        if self.queues.draining or (wait > 0 and not self.wait_lists.has_room(1)):
+            receiver.errback(Failure(self._reason_to_refuse()))
+            return None
+        poller = OnePoller(self, receiver, name, lease_ms, options)
+        poller.begin(self.polled(name), wait)
+        return poller
+
+    def pop_many(
+        self, names: Sequence[bytes], wait: float, lease_ms: int, options: PopOptions
+    ) -> Deferred[list[Taken]]:
+        """Take up to ``options.count`` tasks of these queues, as `pop` does; fires with an empty list when there were none."""
+        names = [check_name(name) for name in dict.fromkeys(names)]
+        popped: Deferred[list[Taken]] = Deferred(lambda _: poller.hang_up())
+        if self.queues.draining or (wait > 0 and not self.wait_lists.has_room(len(names))):
+            popped.errback(Failure(self._reason_to_refuse()))
+            return popped
+        poller = ManyPoller(self, popped, names, lease_ms, options)
+        poller.begin(max([self.polled(name) for name in names]), wait)
+        return popped
+
+    def _reason_to_refuse(self) -> RegistryError:
+        if self.queues.draining:
+            return stopping()
+        return Overloaded(
+            "Too many polls wait here already; try again in a moment, or for fewer queues at once."
+        )
+
+    def options_of(self, poller: Poller, options: PopOptions) -> PopOptions:
+        """The options of its next question: with the answer's nonce for a key, and with the first one the worker's new poll."""
+        if options.idempotency_key is not None:
+            options = replace(options, answer=poller.nonce.decode())
+        if options.worker is not None and poller.questions == 1:
+            options = replace(options, poll=self.workers.serial)
+        return options
+
+    def polled(self, name: bytes) -> float:
+        """Remember that this queue is polled now, and return the time."""
+        self.last_polls[name] = now = self.now()
+        self.last_polls.move_to_end(name)
+        if len(self.last_polls) > MOST_REMEMBERED:
+            self.last_polls.popitem(last=False)
+        return now
+
+    def is_sound(self, taken: Taken) -> bool:
+        """An element of another program that is not JSON must not block the queue: it is made dead, with its reason."""
+        if not is_foreign(taken.id) or self._is_json(taken.payload):
+            return True
+        log.warn(
+            "an element that is not JSON was pushed to the list of {name!r} by another program",
+            name=taken.name,
+        )
+        self.handover.bury(taken, b"not_json")
+        return False
+
+    def away(self, failure: Failure | None) -> Failure | None:
+        """Why a poll whose time is up cannot be answered "nothing": its last question failed, or Redis is away."""
+        if failure is None and (error := self.store.away()) is not None:
+            return Failure(error)
+        return failure
+
+    def end_all(self) -> None:
+        """Answer every parked poller that there is nothing."""
+        # All answers first, and only then what each of them entails: ten thousand must not wait for each other.
+        with self.queues.batching.corked():
+            for one in self.wait_lists:
+                one.end()

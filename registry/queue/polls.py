@@ -1,0 +1,305 @@
+"""Polls: what becomes of a popTask and a popTasks between the request and its answer. One state machine serves both.
+
+A poller asks Redis at once. When there is nothing, it is parked in this process, in the wait list of its queue, or of each of its
+queues. A push, a notice or the sweeper wakes one poller of a queue, which asks again. A question is never cancelled: a task that
+comes for a client that has hung up is put back.
+
+    PARKED     in the wait lists of all its queues
+    IN_FLIGHT  its question is on the way to Redis
+    EXPIRED    in flight, and its time is up: the reply is its last. A poll with wait=0 begins so
+    REPLACED   in flight, and a newer poll of its worker has come: a task that comes is taken all the same
+    ABANDONED  in flight, and its client has hung up
+    CLOSED     answered, or nobody is left to answer
+
+event       | PARKED          | IN_FLIGHT   | EXPIRED        | REPLACED           | ABANDONED          | method
+------------|-----------------|-------------|----------------|--------------------|--------------------|--------------
+begin       |                 | the first question; or PARKED without one, behind others that wait     | begin
+woken       | ask: IN_FLIGHT  | (1)         | (1)            | (1)                |                    | woken
+a task      |                 | answer (2)  | answer (2)     | answer (2)         | put it back (2)    | callback
+ask again   |                 | ask         | ask: EXPIRED   | Replaced, pass on  | pass on            | _ask_again
+nothing     |                 | PARKED (3)  | answer nothing | Replaced           | CLOSED             | _found_nothing
+refused     |                 | fail (4)    | fail (4)       | fail (4)           | CLOSED (4)         | callback
+no reply    |                 | PARKED (5)  | fail           | fail               | CLOSED             | errback
+time is up  | answer nothing  | EXPIRED     |                |                    |                    | time_up
+            | (6)             |             |                |                    |                    |
+newer poll  | Replaced        | REPLACED    | REPLACED       |                    |                    | replace
+hang-up     | CLOSED          | ABANDONED   | ABANDONED      | ABANDONED          |                    | hang_up
+the daemon  | answer nothing  |             |                |                    |                    | end
+stops       |                 |             |                |                    |                    |
+
+Every answer and failure leads to CLOSED. To *pass on* is to wake the next poller for the reason for which this one was woken.
+"Ask again" is a reply of its own, and what a poller does that was woken while its question was in flight and found nothing, and one
+that was given nothing but elements that are not JSON.
+(1) A wake that finds nobody parked is noted in the wait list (`pending_wakes`), and means one question more after "nothing".
+(2) Passes on when it was woken by a notice, which may stand for several tasks, or again meanwhile.
+(3) When the daemon stops, it is answered that there is nothing.
+(4) Passes on when it was woken: what this one is refused may be given to another.
+(5) Only while Redis is away, and not when the daemon stops; else it fails.
+(6) It fails when its last question failed, or Redis is away: nobody knows whether there is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.python.failure import Failure
+
+from registry.errors import RedisUnavailable, Replaced
+from registry.model import Code, PopOptions
+from registry.queue.promise import Receiver, unknown_first
+from registry.queue.taken import denied
+from registry.queue.wait_lists import PARKED
+
+if TYPE_CHECKING:
+    from registry.queue.pollers import Polls
+
+# The states; those from IN_FLIGHT on have a question in flight.
+CLOSED: Final = 0
+IN_FLIGHT: Final = 2
+EXPIRED: Final = 3
+REPLACED: Final = 4
+ABANDONED: Final = 5
+
+
+class Poller:
+    """One poll. `pollers.OnePoller` and `pollers.ManyPoller` say how it asks, where it stands, and whom it wakes.
+
+    ``on_result`` receives what was found. ``name``: its queue, or the first of them. ``questions``: how many were asked.
+    ``was_woken``: it has been parked and woken. ``wake_next``: what woke it last may stand for more tasks than one.
+    ``failure``: how its last question went wrong, if it did. ``forget_worker``: called at the end, when it named its worker.
+    """
+
+    __slots__ = (
+        "failure",
+        "forget_worker",
+        "lease_ms",
+        "leased",
+        "name",
+        "nonce",
+        "on_result",
+        "options",
+        "polls",
+        "questions",
+        "state",
+        "ticket",
+        "timer",
+        "until",
+        "wake_next",
+        "was_woken",
+    )
+
+    def __init__(
+        self, polls: Polls, receiver: Receiver, name: bytes, lease_ms: int, options: PopOptions | None
+    ) -> None:
+        self.polls = polls
+        self.on_result: Any = receiver
+        self.name = name
+        self.leased = options is not None and options.leased
+        self.lease_ms = lease_ms
+        self.options = options
+        self.state: int = IN_FLIGHT
+        self.ticket = polls.wait_lists.ticket()
+        self.questions = 0
+        self.nonce = b""
+        self.was_woken = self.wake_next = False
+        self.until = 0.0
+        self.timer: Any = None
+        self.failure: Failure | None = None
+        self.forget_worker: Callable[[], None] | None = None
+
+    # Events
+
+    def begin(self, now: float, wait: float) -> None:
+        """The request has come."""
+        if self.options is not None and self.options.worker:
+            self.forget_worker = self.polls.workers.polls(self.options.worker, self.replace)
+        if wait > 0:
+            self.until = now + wait
+            if self._waits_behind_others():
+                self._park()
+                return
+        else:
+            self.state = EXPIRED
+        self.ask()
+
+    def woken(self, wake_next: bool) -> None:
+        """There may be a task now; its place has been taken out of the wait list."""
+        self.was_woken = True
+        self.wake_next = wake_next
+        self.state = IN_FLIGHT
+        self.ask()
+
+    def callback(self, reply: list[Any]) -> None:
+        """Redis has answered the question."""
+        self.failure = None
+        pending_wake = self._landed()
+        code = reply[0]
+        if code == Code.OK:
+            found = self._read(reply)
+            if not found:
+                self._ask_again()
+            elif self.state == ABANDONED:
+                self._put_back(found)
+                self._close()
+            else:
+                self._answer(found)
+            if pending_wake or self.wake_next:
+                self._forget_pending_wake()
+                self._pass_on()
+        elif code == Code.NOTHING or code == Code.HELD_BACK:
+            if pending_wake:
+                self._forget_pending_wake()
+                self.wake_next = True
+                self._ask_again()
+            else:
+                self._found_nothing()
+            if len(reply) > 2:
+                self._wake_later(reply)
+        elif code == Code.AGAIN:
+            self._ask_again()
+        else:
+            self._forget_pending_wake()
+            self._fail(Failure(denied(reply)))
+            if pending_wake or self.was_woken:
+                self._pass_on()
+
+    def _ask_again(self) -> None:
+        if self.state == REPLACED:
+            self._fail(Failure(Replaced()))
+        elif self.state == ABANDONED:
+            self._close()
+        else:
+            self.ask()
+            return
+        self._pass_on()
+
+    def _found_nothing(self) -> None:
+        if self.state == REPLACED:
+            self._fail(Failure(Replaced()))
+        elif self.state == ABANDONED:
+            self._close()
+        elif self.state == EXPIRED or self.polls.queues.draining:
+            self._answer_nothing()
+        else:
+            self._park()
+
+    def errback(self, failure: Failure) -> None:
+        """The question was not carried out, or nobody knows."""
+        self._landed()
+        self.failure = failure = unknown_first(self.failure, failure)
+        if self.state == IN_FLIGHT and failure.check(RedisUnavailable) and not self.polls.queues.draining:
+            # Until Redis is back, or the time is up: a client that is answered at once polls again at once.
+            self._park()
+        else:
+            self._fail(failure)
+
+    def time_up(self) -> None:
+        """It has waited as long as its client wanted."""
+        if self.state == PARKED:
+            failure = self.polls.away(self.failure)
+            if failure is None:
+                self._answer_nothing()
+            else:
+                self._fail(failure)
+        elif self.state == IN_FLIGHT:
+            self.state = EXPIRED
+
+    def replace(self) -> None:
+        """A newer poll of its worker takes over."""
+        if self.state == PARKED:
+            self._fail(Failure(Replaced()))
+        elif self.state == IN_FLIGHT or self.state == EXPIRED:
+            self.state = REPLACED
+
+    def hang_up(self) -> None:
+        """Its client has gone."""
+        if self.state == CLOSED or self.state == ABANDONED:
+            return
+        self._close(CLOSED if self.state == PARKED else ABANDONED)
+        # The receiver refers to this poller; a cycle would live until the garbage collector runs.
+        self.on_result = None
+
+    def end(self) -> None:
+        """The daemon stops."""
+        if self.state == PARKED:
+            self._answer_nothing()
+
+    def forget_failure(self) -> None:
+        """Redis is back: when its time is up, it is answered that there is nothing again."""
+        self.failure = None
+
+    def in_flight(self, question: int) -> bool:
+        """Whether that question of it is in flight."""
+        return self.state >= IN_FLIGHT and self.questions == question
+
+    # What they lead to
+
+    def _park(self) -> None:
+        if self.timer is None:
+            # Not before: most pops are answered at once, and a timer costs as much as the rest of them.
+            left = max(0.0, self.until - self.polls.now())
+            self.timer = self.polls.later(left, self.time_up)
+        self.state = PARKED
+        self.wake_next = False
+        self._enter_lists()
+
+    def _answer(self, found: Any) -> None:
+        self._close()
+        self.on_result.callback(found)
+
+    def _fail(self, failure: Failure) -> None:
+        abandoned = self.state == ABANDONED
+        self._close()
+        if not abandoned:
+            self.on_result.errback(failure)
+
+    def _close(self, state: int = CLOSED) -> None:
+        before, self.state = self.state, state
+        if self.timer is not None:
+            if self.timer.active():
+                self.timer.cancel()
+            self.timer = None
+        if self.forget_worker is not None:
+            self.forget_worker()
+            self.forget_worker = None
+        self._leave_lists(before == PARKED)
+
+    # How it asks, where it stands, and whom it wakes
+
+    def ask(self) -> None:
+        """Send a question with the next group; `callback` or `errback` receives its reply."""
+        raise NotImplementedError
+
+    def _waits_behind_others(self) -> bool:
+        raise NotImplementedError
+
+    def _landed(self) -> int:
+        """The question is in flight no more; returns whether there was a wake meanwhile, until that is forgotten."""
+        raise NotImplementedError
+
+    def _forget_pending_wake(self) -> None:
+        raise NotImplementedError
+
+    def _pass_on(self) -> None:
+        raise NotImplementedError
+
+    def _enter_lists(self) -> None:
+        raise NotImplementedError
+
+    def _leave_lists(self, was_parked: bool) -> None:
+        raise NotImplementedError
+
+    def _read(self, reply: list[Any]) -> Any:
+        """What a reply with tasks holds that may be given out; false for nothing."""
+        raise NotImplementedError
+
+    def _put_back(self, found: Any) -> None:
+        raise NotImplementedError
+
+    def _answer_nothing(self) -> None:
+        raise NotImplementedError
+
+    def _wake_later(self, reply: list[Any]) -> None:
+        """The rate of a queue permits no task before a time that the reply tells."""
+        raise NotImplementedError
