@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,43 @@ async def test_what_the_scripts_keep_of_a_task_in_its_life_has_a_name_each(bench
     task = known(task_id)
     assert (task.state, task.history[-1].reason, task.history[-1].result) == ("e", "done", "too_large")
     assert task.kept_until is not None and task.ended_at is not None and task.last_lease is not None
+
+
+def test_no_letter_of_a_record_is_used_above_the_scripts() -> None:
+    letters = {
+        field.encode_name
+        for kind in _records()
+        for field in structs.fields(kind)
+        if field.encode_name != field.name
+    }
+    # The query of a push has an option of this name.
+    letters.remove("at")
+    for path in ROOT.rglob("*.py"):
+        if path.name == "model.py":
+            continue
+        used = [
+            f"{path.name}:{key.lineno} {key.value!r}"
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            for key in _keys(node)
+            if isinstance(key, ast.Constant) and key.value in letters
+        ]
+        assert not used, "a field of a record goes by its letter; registry/model.py has its name"
+
+
+def _keys(node: ast.AST) -> Iterator[ast.expr | None]:
+    """What this looks up, or puts, in a mapping."""
+    if isinstance(node, ast.Subscript):
+        yield node.slice
+    elif isinstance(node, ast.Dict):
+        yield from node.keys
+    elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+        yield node.left
+    elif (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("get", "pop")
+    ):
+        yield from node.args[:1]
 
 
 def _records() -> list[type[Struct]]:
