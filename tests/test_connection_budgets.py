@@ -14,6 +14,8 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 
 from registry.http.connection import Connection
 from registry.http.limits import MAX_A_TURN
+from registry.http.parser import Heads
+from registry.http.routes import Api
 from registry.http.wire import Answer
 from registry.listening import Bounded
 from tests.one_connection import LIMIT, POP, PUSH, Transport, World, answers, ask
@@ -140,6 +142,21 @@ def test_a_lost_connection_leaves_nothing_to_the_collector(world: World, at: str
         assert connection() is None
     finally:
         gc.enable()
+
+
+def test_heads_share_what_they_have_in_common(world: World) -> None:
+    """Ten thousand polls may wait, each of them at a queue of its own."""
+    unused: Any = None
+    api = Api(unused, unused, unused, unused, unused)
+    heads = Heads(api.find, lambda name: True, lambda path: LIMIT)
+    first, second = (heads.understand(ask(f"GET /api/popTask/results:{n}?wait=20&lease=5")) for n in "12")
+    assert (first.name, second.name) == (b"results:1", b"results:2")
+    assert first.options == {"wait": 20.0, "lease": 5.0}
+    for shared in ("options", "query", "verb", "method", "fields", "logged"):
+        assert getattr(first, shared) is getattr(second, shared), shared
+    acks = [heads.understand(ask(f"POST /api/ackTask/{q}/{lease}")) for q in "ab" for lease in ("1-2", "3-4")]
+    assert [ack.segments for ack in acks] == [[b"a", b"1-2"], [b"a", b"3-4"], [b"b", b"1-2"], [b"b", b"3-4"]]
+    assert len({id(ack.options) for ack in acks}) == len({id(ack.verb) for ack in acks}) == 1
 
 
 def test_answers_that_nobody_reads_have_one_budget(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ def test_a_route_whose_options_cannot_be_read_is_500(
     def fails(self: Match, query: bytes) -> None:
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr(Match, "read", fails)
+    monkeypatch.setattr(Match, "options", fails)
     unused: Any = None
     world.server.heads._find = Api(unused, unused, unused, unused, unused).find
     transport = world.connect()

@@ -23,6 +23,7 @@ from registry.http.limits import (
     too_many_headers,
 )
 from registry.http.screening import (
+    METHODS,
     Refusal,
     bad_request,
     like_a_browser,
@@ -44,6 +45,8 @@ _PLAIN_LINE = re.compile(
     rb"(GET|POST|PUT|PATCH|DELETE|HEAD) ((/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*))?) HTTP/1\.1"
 )
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+# One object of each method for all heads.
+_METHODS = {method: method for method in METHODS}
 
 
 class Fields:
@@ -110,7 +113,11 @@ class Found(NamedTuple):
 
 
 class Head:
-    """A request without its body; ``verb(head, body)`` answers it. An access line shows ``line``."""
+    """A request without its body; ``verb(head, body)`` answers it. An access line shows ``line``.
+
+    ``name``, ``segments``, ``options``: what `registry.http.routes` has found in path and query. Ten thousand polls may wait,
+    each with a head of its own: it keeps nothing that many can share.
+    """
 
     __slots__ = (
         "bodiless",
@@ -125,15 +132,18 @@ class Head:
         "line",
         "logged",
         "method",
+        "name",
+        "options",
         "parks",
         "path",
         "query",
         "request_id",
+        "segments",
         "verb",
     )
 
     def __init__(self, method: bytes, path: bytes, query: bytes, fields: Fields, old: bool) -> None:
-        self.method = method
+        self.method = _METHODS[method]
         self.path = path
         self.query = query
         self.fields = fields
@@ -150,6 +160,9 @@ class Head:
         self.limit = 0
         self.verb: Callable[..., Any] | None = None
         self.parks = False
+        self.name = b""
+        self.segments: list[bytes] = []
+        self.options: dict[str, Any] = {}
 
 
 class Collector:

@@ -66,10 +66,13 @@ class Match(NamedTuple):
     route: Route
     segments: list[bytes]
 
-    def read(self, query: bytes) -> tuple[bytes, dict[str, Any]]:
-        """The name in the path, or b"" where there is none, and the options; raises `BadName` and `BadOption`."""
-        name = check_name(name_from(self.segments[0])) if "<name>" in self.route.path else b""
-        return name, options(query, self.route.options)
+    def name(self) -> bytes:
+        """The name in the path, or b"" where there is none; raises `BadName`."""
+        return check_name(name_from(self.segments[0])) if "<name>" in self.route.path else b""
+
+    def options(self, query: bytes) -> dict[str, Any]:
+        """The options of the query; raises `BadOption`."""
+        return options(query, self.route.options)
 
 
 class Table:

@@ -29,6 +29,8 @@ from registry.http.verbs import Verbs
 from registry.http.wire import COMMON, Answer, come_back, error_to_answer, failure_answer, json_answer
 from registry.queue.promise import Promise, as_deferred
 
+# Of a query that is remembered, bytes.
+MAX_QUERY = 128
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
@@ -89,7 +91,9 @@ class Api:
         self._table = Table()
         for row in ROUTES:
             self._table.add(row)
-        self._leaves: dict[tuple[bytes, bytes, bytes], Found] = {}
+        self._leaves: dict[tuple[bytes, bytes, bytes], tuple[Found, bytes, bytes, dict[str, Any]]] = {}
+        self._answering = {row.verb: _answering(getattr(self, row.verb)) for row in ROUTES}
+        self._queries: dict[tuple[str, bytes], tuple[bytes, dict[str, Any]]] = {}
 
     # Producers and workers
 
@@ -232,32 +236,37 @@ class Api:
         if head.method == b"OPTIONS" and head.path in (b"*", b"/"):
             return Found(_options)
         # Of the path of a lease or a task, all but its last segment comes again and again.
-        above = head.path.rpartition(b"/")[0]
+        above, _, last = head.path.rpartition(b"/")
         leaf = self._leaves.get((head.method, above, head.query))
         if leaf is not None:
-            return leaf
+            found, head.name, first, head.options = leaf
+            head.segments = [first, last]
+            return found
         try:
             match = self._table.find(head.method, head.path)
-            name, options = match.read(head.query)
+            head.name, head.segments = match.name(), match.segments
+            head.query, head.options = self._query(match, head.query)
         except Exception:
             answer = failure_answer(Failure())
             return Found(lambda head, body: answer)
-        endpoint, segments, parks = getattr(self, match.route.verb), match.segments, match.route.parks
-        if len(segments) == 2 and match.route.path.endswith(">"):
-            first = segments[0]
-
-            def leaf_verb(head: Head, body: bytes) -> Any:
-                return endpoint(Request(head, name, [first, head.path.rpartition(b"/")[2]], options, body))
-
-            leaf = Found(leaf_verb, parks)
-            remember(self._leaves, (head.method, above, head.query), leaf)
-            return leaf
-
-        def verb(head: Head, body: bytes) -> Any:
-            return endpoint(Request(head, name, segments, options, body))
-
+        route, segments = match
         # A queue that was made for one request does not come again.
-        return Found(verb, parks, len(segments) == 1 and b":" not in segments[0])
+        again = len(segments) == 1 and b":" not in segments[0]
+        found = Found(self._answering[route.verb], route.parks, again)
+        if len(segments) == 2 and route.path.endswith(">"):
+            leaf = found, head.name, segments[0], head.options
+            remember(self._leaves, (head.method, above, head.query), leaf)
+        return found
+
+    def _query(self, match: Match, query: bytes) -> tuple[bytes, dict[str, Any]]:
+        """The query and its options: the same objects for all that wait with this one."""
+        key = match.route.verb, query
+        found = self._queries.get(key)
+        if found is None:
+            found = query, match.options(query)
+            if len(query) <= MAX_QUERY:
+                remember(self._queries, key, found)
+        return found
 
     def serve(self, request: Any) -> Any:
         """Answer a request of twisted.web."""
@@ -271,8 +280,8 @@ class Api:
         return answer.addCallback(lambda found: self._write(request, found))
 
     def _run(self, match: Match, head: WebHead, body: bytes) -> Any:
-        name, options = match.read(head.query)
-        answer = getattr(self, match.route.verb)(Request(head, name, match.segments, options, body))
+        asked = Request(head, match.name(), match.segments, match.options(head.query), body)
+        answer = getattr(self, match.route.verb)(asked)
         return as_deferred(answer) if isinstance(answer, Promise) else answer
 
     @app.handle_errors(HTTPException)
@@ -301,6 +310,10 @@ class Api:
         request.write(answer.body)
         request.finish()
         return NOT_DONE_YET
+
+
+def _answering(endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes], Any]:
+    return lambda head, body: endpoint(Request(head, head.name, head.segments, head.options, body))
 
 
 class WebHead:
