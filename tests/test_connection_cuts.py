@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,16 @@ def test_every_request_whose_head_came_leaves_one_line(world: World) -> None:
     assert len(world.lines) == 2
     assert '"PUT /api/pushTask/q HTTP/1.1" 499 -' in world.lines[1 - ("499" in world.lines[0])]
     assert any(f'"{POP[:20].decode()}" 408 ' in line for line in world.lines)
+
+
+def test_a_line_tells_how_much_of_a_body_was_sent(world: World) -> None:
+    for line in ("HEAD /api/queues", "HEAD\t/"):
+        transport = world.connect()
+        transport.protocol.dataReceived(ask(line))
+        transport.protocol.dataReceived(ask("HEAD /api/queues", host="Host: a..b"))
+    world.access.flush()
+    told = [re.sub(r".*\" (\d{3} \S+) .*", r"\1", line) for line in world.lines]
+    assert told[:2] == ["200 -", "400 -"] and re.fullmatch(r"400 \d+", told[2])
 
 
 def test_a_route_whose_options_cannot_be_read_is_500(

@@ -448,7 +448,8 @@ class Connection:
     def _log(self, status: int, size: int) -> None:
         access, head = self._server.access, self._head
         if access is not None and head is not None:
-            access.served(self.address, head.line, status, size, head.logged, self._began)
+            sent = 0 if head.bodiless else size
+            access.served(self.address, head.line, status, sent, head.logged, self._began)
 
     def _watch_drain(self) -> None:
         if self.state != WRITING:

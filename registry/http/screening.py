@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -55,21 +54,6 @@ class Refusal(Exception):
         return json.dumps(
             {"error": self.sentence, "code": self.code, **self.more}, separators=(",", ":")
         ).encode()
-
-    def answer(self, request_id: bytes, with_body: bool = True) -> bytes:
-        """The whole answer in bytes; it tells that the connection ends."""
-        body = self.body()
-        lines = [
-            b"HTTP/1.1 %d %s" % (self.status, HTTPStatus(self.status).phrase.encode("ascii")),
-            b"Content-Type: application/json",
-            b"Content-Length: %d" % len(body),
-            b"Cache-Control: no-store",
-            b"X-Content-Type-Options: nosniff",
-            b"X-Request-Id: " + request_id,
-            b"Connection: close",
-            *(name + b": " + value for name, value in self.headers),
-        ]
-        return b"\r\n".join(lines) + b"\r\n\r\n" + (body if with_body else b"")
 
 
 def bad_request(sentence: str) -> Refusal:
@@ -137,19 +121,6 @@ def screen_host(values: Sequence[bytes], version: bytes) -> bytes | None:
     if found is None or len(found["name"]) > 253 or int(found["port"] or 0) > 65535:
         raise Refusal(400, "bad_host", "The Host header is not a host name.")
     return found["name"].strip(b"[]").rstrip(b".").lower()
-
-
-def screen_length(values: Sequence[bytes], codings: Sequence[bytes], version: bytes) -> None:
-    """Judge how the body's end is told; two ways of telling it are a smuggler's tool."""
-    if len(values) > 1:
-        raise bad_request("There is more than one Content-Length header.")
-    if codings:
-        if values:
-            raise bad_request("Content-Length and Transfer-Encoding exclude each other.")
-        if version != b"HTTP/1.1":
-            raise bad_request("HTTP/1.0 knows no Transfer-Encoding.")
-        if len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise bad_request("The only Transfer-Encoding read here is chunked.")
 
 
 def screen_encoding(values: Sequence[bytes]) -> None:

@@ -168,12 +168,14 @@ class Server(Factory):  # type: ignore[misc]
     def refused(self, connection: Connection, refusal: Refusal, head: Head | None, line: bytes) -> bytes:
         """The bytes of a refusal; its access line is written."""
         body = refusal.body()
+        bodiless = line.startswith(b"HEAD ") or (head is not None and head.bodiless)
         more = b"".join(b"%b: %b\r\n" % pair for pair in refusal.headers)
         if self.access is not None:
             shown = head.line if head else escape(line) or "-"
             logged = head.logged if head else '"-" "-"'
-            self.access.served(connection.address, shown, refusal.status, len(body), logged, monotonic())
-        bodiless = line.startswith(b"HEAD ") or (head is not None and head.bodiless)
+            self.access.served(
+                connection.address, shown, refusal.status, 0 if bodiless else len(body), logged, monotonic()
+            )
         return b"%b%b\r\nContent-Length: %d\r\n%bConnection: close\r\n\r\n%b" % (
             self.starts.get(refusal.status) or self.start(refusal.status),
             (head and head.request_id) or next(self.ids),
