@@ -153,7 +153,7 @@ def test_a_result_of_any_length_is_the_bytes_that_were_packed(length: int, kind:
 def test_the_scripts_use_every_letter_of_a_task_and_no_other() -> None:
     used = set()
     for path in (ROOT / "redis" / "lua").glob("*.lua"):
-        used |= set(re.findall(r"\bm\.(\w+)", path.read_text("utf-8")))
+        used |= set(re.findall(r"\btask\.(\w+)", path.read_text("utf-8")))
     assert used == _letters(Task)
 
 

@@ -31,29 +31,29 @@ end
 local function ack(i, list, lease, result)
   local here = acked[list] or {}
   if here[lease] then return {0, 'done'} end
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   local id = string.match(lease, '^[^-]*')
   local status = 'done'
-  local m = unpack_known(found[i])
-  local holds = m and m.s == 'l' and m.o and m.o.i == lease
+  local task = unpack_known(found[i])
+  local holds = task and task.s == 'l' and task.o and task.o.i == lease
   if holds then
     -- Its lease ends with the others'.
-    if some_lapsed[list] and not is_held(g, lease) then status = 'late' end
-  elseif call('ZREM', g .. 'l', lease) == 1 then
-    m = known(g, id) or {a = 1}
+    if some_lapsed[list] and not is_held(tag, lease) then status = 'late' end
+  elseif call('ZREM', tag .. 'l', lease) == 1 then
+    task = known(tag, id) or {a = 1}
   else
-    if call('ZSCORE', g .. 'a', lease) then return {0, 'done'} end
-    m = known(g, id)
-    if not m or m.ll ~= lease or m.s == 'l' or m.s == 'e' or m.y == 'cancelled' then return {1} end
-    if m.s == 'r' then leave_tombstone(list, g, m) end
-    if m.s == 'd' then call('ZREM', g .. 'd', id) end
-    if m.s == 'x' then call('ZREM', g .. 'x', id) end
+    if call('ZSCORE', tag .. 'a', lease) then return {0, 'done'} end
+    task = known(tag, id)
+    if not task or task.ll ~= lease or task.s == 'l' or task.s == 'e' or task.y == 'cancelled' then return {1} end
+    if task.s == 'r' then leave_tombstone(list, tag, task) end
+    if task.s == 'd' then call('ZREM', tag .. 'd', id) end
+    if task.s == 'x' then call('ZREM', tag .. 'x', id) end
     -- Who is late is who had it last.
-    local last = m.h and m.h[#m.h]
-    m.o = last and {i = lease, w = last.w, f = last.f}
-    m.y, status = nil, 'late'
+    local last = task.h and task.h[#task.h]
+    task.o = last and {i = lease, w = last.w, f = last.f}
+    task.y, status = nil, 'late'
   end
-  make_done(list, g, id, m, result, false)
+  make_done(list, tag, id, task, result, false)
   if holds then
     local leases = freed[list] or {}
     leases[#leases + 1] = lease

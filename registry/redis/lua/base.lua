@@ -198,9 +198,9 @@ local function may_grow() call('DEL', SPACE .. 'probe') end
 local function holds_nothing(lists)
   local keys = {}
   for _, list in ipairs(lists) do
-    local g, n = '{' .. list .. '}', #keys
-    keys[n + 1], keys[n + 2], keys[n + 3] = list, g .. 't', g .. 'c'
-    keys[n + 4], keys[n + 5], keys[n + 6] = g .. 'a', g .. 'l', g .. 'n'
+    local tag, n = '{' .. list .. '}', #keys
+    keys[n + 1], keys[n + 2], keys[n + 3] = list, tag .. 't', tag .. 'c'
+    keys[n + 4], keys[n + 5], keys[n + 6] = tag .. 'a', tag .. 'l', tag .. 'n'
   end
   return call('EXISTS', unpack(keys)) == 0
 end
@@ -259,7 +259,7 @@ local function finish(replies)
 end
 
 -- A ready element of ours: its id and generation; nothing for what another program pushed.
-local function ours(e)
+local function parse_element(e)
   local id, generation = string.match(e, '^\1(%x+):?(%d*)$')
   if id and #id == 24 then return id, tonumber(generation) or 0 end
 end

@@ -3,22 +3,22 @@
 -- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0, 'cancelled' | 'marked' | 'removed'} · {1}
 --   no such task · {8, text}.
 local function cancel(list, id)
-  local g = '{' .. list .. '}'
-  if call('HEXISTS', g .. 't', id) == 0 then return {1} end
-  local m = known(g, id) or {s = 'r'}
-  if m.s == 'x' or m.s == 'e' then
-    if call('ZREM', g .. m.s, id) == 0 then call('ZREM', g .. 'f', id) end
-    forget(list, g, id)
+  local tag = '{' .. list .. '}'
+  if call('HEXISTS', tag .. 't', id) == 0 then return {1} end
+  local task = known(tag, id) or {s = 'r'}
+  if task.s == 'x' or task.s == 'e' then
+    if call('ZREM', tag .. task.s, id) == 0 then call('ZREM', tag .. 'f', id) end
+    forget(list, tag, id)
     return {0, 'removed'}
   end
-  if m.s == 'l' then
-    m.c = true
-    keep(g, id, m)
+  if task.s == 'l' then
+    task.c = true
+    keep(tag, id, task)
     return {0, 'marked'}
   end
-  if m.s == 'd' then call('ZREM', g .. 'd', id) else leave_tombstone(list, g, m) end
-  call('ZREM', g .. 'o', id)
-  bury(list, g, id, m, 'cancelled')
+  if task.s == 'd' then call('ZREM', tag .. 'd', id) else leave_tombstone(list, tag, task) end
+  call('ZREM', tag .. 'o', id)
+  bury(list, tag, id, task, 'cancelled')
   return {0, 'cancelled'}
 end
 

@@ -9,24 +9,24 @@ local function end_all(list)
   local group = held[list]
   if not group then return end
   held[list] = nil
-  local g = '{' .. list .. '}'
-  local known_of, plain = call('HMGET', g .. 'm', unpack(group)), {}
+  local tag = '{' .. list .. '}'
+  local known_of, plain = call('HMGET', tag .. 'm', unpack(group)), {}
   for i, id in ipairs(group) do
-    local m = known_of[i] and cmsgpack.unpack(known_of[i])
-    if not m then
+    local task = known_of[i] and cmsgpack.unpack(known_of[i])
+    if not task then
       plain[#plain + 1] = id
-    elseif m.s ~= 'e' then
+    elseif task.s ~= 'e' then
       -- Acknowledged it can be where it was cancelled on its way, retried and given to somebody else.
-      if m.s == 'x' then
-        call('ZREM', g .. 'x', id)
-        lift_tombstone(g, m.p)
+      if task.s == 'x' then
+        call('ZREM', tag .. 'x', id)
+        lift_tombstone(tag, task.p)
       end
-      make_done(list, g, id, m, false, true)
+      make_done(list, tag, id, task, false, true)
     end
   end
   if #plain > 0 then
     -- Of those that were cancelled and forgotten meanwhile only a tombstone is left.
-    for _ = call('HDEL', g .. 't', unpack(plain)) + 1, #plain do lift_tombstone(g) end
+    for _ = call('HDEL', tag .. 't', unpack(plain)) + 1, #plain do lift_tombstone(tag) end
     drained[list] = true
   end
 end

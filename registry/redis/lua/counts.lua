@@ -8,15 +8,15 @@
 -- (false for a raw element), and whether it was put to the head. Nothing behind the last. So many tombstones are passed
 -- over, and the next counts.
 local MOST_STALE = 100
-local function first_alive(g, from, at)
+local function first_alive(tag, from, at)
   for n = at, at + MOST_STALE do
     local e = call('LINDEX', from, -n)
     if not e then return end
-    local id, generation = ours(e)
+    local id, generation = parse_element(e)
     if not id then return n, false, false end
-    local m = known(g, id)
-    if n == at + MOST_STALE or not is_tombstone(g, id, generation, m) then
-      return n, m and m.rs or tonumber(string.sub(id, 1, 11), 16), m ~= nil and m.rh == true
+    local task = known(tag, id)
+    if n == at + MOST_STALE or not is_tombstone(tag, id, generation, task) then
+      return n, task and task.rs or tonumber(string.sub(id, 1, 11), 16), task ~= nil and task.rh == true
     end
   end
 end
@@ -24,12 +24,12 @@ end
 -- Since when the oldest task of a list is ready. Whatever comes to the tail was ready later than what is there; in
 -- front of those are some that were put to the head, the latest of them first. The oldest is the last of these, or the
 -- first behind them: that border is looked for in steps that double, and then by halves.
-local function ready_since(g, from)
-  local at, since, at_head = first_alive(g, from, 1)
+local function ready_since(tag, from)
+  local at, since, at_head = first_alive(tag, from, 1)
   if not at_head then return since end
   local oldest, step, high, behind = since, 1, nil, nil
   while not high do
-    local n, then_, still_head = first_alive(g, from, at + step)
+    local n, then_, still_head = first_alive(tag, from, at + step)
     if still_head then
       at, oldest, step = n, then_, 2 * step
     else
@@ -38,7 +38,7 @@ local function ready_since(g, from)
   end
   while high - at > 1 do
     local middle = math.floor((at + high) / 2)
-    local n, then_, still_head = first_alive(g, from, middle)
+    local n, then_, still_head = first_alive(tag, from, middle)
     if still_head and n < high then
       at, oldest = n, then_
     else
@@ -50,26 +50,26 @@ local function ready_since(g, from)
 end
 
 local function count(list)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   local ready, oldest = 0, false
   for p = 9, 0, -1 do
-    local from = p == 0 and list or g .. p
+    local from = p == 0 and list or tag .. p
     local n = call('LLEN', from)
     if n > 0 then
       ready = ready + n
-      local since = ready_since(g, from)
+      local since = ready_since(tag, from)
       if since then oldest = math.min(oldest or since, since) end
     end
   end
   if ready > 0 then
-    for _, stale in ipairs(call('HMGET', g .. 'n', 's0', 's1', 's2', 's3', 's4', 's5', 's6', 's7', 's8', 's9')) do
+    for _, stale in ipairs(call('HMGET', tag .. 'n', 's0', 's1', 's2', 's3', 's4', 's5', 's6', 's7', 's8', 's9')) do
       ready = ready - (tonumber(stale) or 0)
     end
   end
   return {
-    0, math.max(ready, 0), call('ZCARD', g .. 'd'), call('ZCARD', g .. 'l'), call('ZCARD', g .. 'x'),
-    call('ZCARD', g .. 'e') + call('ZCARD', g .. 'f'),
-    ready > 0 and oldest, call('GET', g .. 'c'),
+    0, math.max(ready, 0), call('ZCARD', tag .. 'd'), call('ZCARD', tag .. 'l'), call('ZCARD', tag .. 'x'),
+    call('ZCARD', tag .. 'e') + call('ZCARD', tag .. 'f'),
+    ready > 0 and oldest, call('GET', tag .. 'c'),
   }
 end
 

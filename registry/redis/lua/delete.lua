@@ -5,27 +5,27 @@
 local HEADS = 10
 
 local function delete(list, id, state)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   must_be_list(list)
   if state == 'x' or state == 'e' then
-    if call('ZREM', g .. state, id) == 0 and (state == 'x' or call('ZREM', g .. 'f', id) == 0) then return {1} end
-    forget(list, g, id)
+    if call('ZREM', tag .. state, id) == 0 and (state == 'x' or call('ZREM', tag .. 'f', id) == 0) then return {1} end
+    forget(list, tag, id)
     return {0}
   end
-  local m = known(g, id)
+  local task = known(tag, id)
   if state == 'd' then
-    if call('ZREM', g .. 'd', id) == 0 then return {1} end
+    if call('ZREM', tag .. 'd', id) == 0 then return {1} end
   else
-    if call('HEXISTS', g .. 't', id) == 0 or (m and m.s ~= 'r') then return {1} end
-    leave_tombstone(list, g, m or {})
+    if call('HEXISTS', tag .. 't', id) == 0 or (task and task.s ~= 'r') then return {1} end
+    leave_tombstone(list, tag, task or {})
   end
-  if m then
-    free_key(g, id, m)
-    tell_ended(list, id, m)
-    call('ZREM', g .. 'o', id)
+  if task then
+    free_key(tag, id, task)
+    tell_ended(list, id, task)
+    call('ZREM', tag .. 'o', id)
   end
-  forget(list, g, id)
-  if state == 'r' then clear_head(list, g, m and m.p or 0, HEADS) end
+  forget(list, tag, id)
+  if state == 'r' then clear_head(list, tag, task and task.p or 0, HEADS) end
   return {0}
 end
 

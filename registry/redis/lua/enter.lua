@@ -7,21 +7,24 @@
 local STAMP = string.format('%011x%03x', now, clock[2] % 1000)
 
 -- Without `payload` it is stored already.
-local function enter(list, g, id, payload, o, remembered)
-  local m = {p = o.p, n = o.n, b = o.b, l = o.l, k = o.k, r = o.r, tp = o.tp, w = o.w, x = o.x and now + o.x}
-  m.i = remembered or nil
-  if payload then call('HSET', g .. 't', id, payload) end
-  if o.k then call('HSET', g .. 'k', o.k, id) end
-  if m.x then call('ZADD', g .. 'o', m.x, id) end
-  local at = o.at or (o.d and now + o.d)
-  if at and at > now then make_delayed(list, g, id, m, at) else make_ready(list, g, id, m, false, true) end
+local function enter(list, tag, id, payload, opts, remembered)
+  local task = {
+    p = opts.p, n = opts.n, b = opts.b, l = opts.l, k = opts.k, r = opts.r, tp = opts.tp, w = opts.w,
+    x = opts.x and now + opts.x,
+  }
+  task.i = remembered or nil
+  if payload then call('HSET', tag .. 't', id, payload) end
+  if opts.k then call('HSET', tag .. 'k', opts.k, id) end
+  if task.x then call('ZADD', tag .. 'o', task.x, id) end
+  local at = opts.at or (opts.d and now + opts.d)
+  if at and at > now then make_delayed(list, tag, id, task, at) else make_ready(list, tag, id, task, false, true) end
 end
 
 -- The refusal of a push whose task, by its own ttl or the queue's, would expire before it is due: nobody could ever get
 -- it.
-local function expires_first(o)
-  local wait = o.d or (o.at and o.at - now)
-  return o.x and wait and wait >= o.x and {12, o.x, wait}
+local function expires_first(opts)
+  local wait = opts.d or (opts.at and opts.at - now)
+  return opts.x and wait and wait >= opts.x and {12, opts.x, wait}
 end
 
 -- What an Idempotency-Key was answered before: nil for nothing, else the ids, or false for another request.
@@ -38,9 +41,9 @@ local function with_head(head, tails)
 end
 
 -- What `stage` stored is forgotten.
-local function unstage(list, g, ids)
-  call('ZREM', g .. 'b', unpack(ids))
-  call('HDEL', g .. 't', unpack(ids))
+local function unstage(list, tag, ids)
+  call('ZREM', tag .. 'b', unpack(ids))
+  call('HDEL', tag .. 't', unpack(ids))
   drained[list] = true
 end
 
@@ -49,10 +52,10 @@ local function is_list(list)
   return kind == 'none' or kind == 'list'
 end
 
-local function length(list, g)
-  local n = call('ZCARD', g .. 'd') + call('LLEN', list)
-  for p = 1, 9 do n = n + call('LLEN', g .. p) end
-  for _, stale in ipairs(call('HMGET', g .. 'n', 's0', 's1', 's2', 's3', 's4', 's5', 's6', 's7', 's8', 's9')) do
+local function length(list, tag)
+  local n = call('ZCARD', tag .. 'd') + call('LLEN', list)
+  for p = 1, 9 do n = n + call('LLEN', tag .. p) end
+  for _, stale in ipairs(call('HMGET', tag .. 'n', 's0', 's1', 's2', 's3', 's4', 's5', 's6', 's7', 's8', 's9')) do
     n = n - (tonumber(stale) or 0)
   end
   return n
@@ -62,34 +65,34 @@ end
 local STORED = {0, STAMP}
 
 -- One push that says something about its task. The replies are those of `push.lua`.
-local function push_one(list, g, id, payload, o, rules)
-  local memory = o.ik and g .. 'i:push:' .. o.ik
-  local first = memory and remembered_as(memory, o.ih)
+local function push_one(list, tag, id, payload, opts, rules)
+  local memory = opts.ik and tag .. 'i:push:' .. opts.ik
+  local first = memory and remembered_as(memory, opts.ih)
   if first then
     local id = string.match(first, '^(.*)%+$')
     return id and {0, id, 3} or {0, first, 2}
   end
   if first == false then return {5} end
   if not is_list(list) then return {6, 'WRONGTYPE'} end
-  if rules.ttl and not o.x then o.x = in_ms(rules.ttl) end
-  local refused = expires_first(o)
+  if rules.ttl and not opts.x then opts.x = in_ms(rules.ttl) end
+  local refused = expires_first(opts)
   if refused then return refused end
-  if o.k then
-    local other = call('HGET', g .. 'k', o.k)
-    local m = other and known(g, other)
-    if m and not (m.x and m.x <= now and (m.s == 'r' or m.s == 'd')) then
-      if o.w and not (m.w and (m.r or 0) >= (o.r or 0)) then
-        m.w, m.r = true, math.max(m.r or 0, o.r or 0)
-        keep(g, other, m)
+  if opts.k then
+    local other = call('HGET', tag .. 'k', opts.k)
+    local task = other and known(tag, other)
+    if task and not (task.x and task.x <= now and (task.s == 'r' or task.s == 'd')) then
+      if opts.w and not (task.w and (task.r or 0) >= (opts.r or 0)) then
+        task.w, task.r = true, math.max(task.r or 0, opts.r or 0)
+        keep(tag, other, task)
       end
       -- A full Redis need not refuse what it has already.
-      if memory then redis.pcall('SET', memory, other .. '+ ' .. o.ih, 'PX', DAY) end
+      if memory then redis.pcall('SET', memory, other .. '+ ' .. opts.ih, 'PX', DAY) end
       return {0, other, 1}
     end
   end
   -- What was answered before is answered again in a full queue too.
-  if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
-  enter(list, g, id, payload, o, memory and true)
-  if memory then call('SET', memory, id .. ' ' .. o.ih, 'PX', DAY) end
+  if rules.max_length and length(list, tag) >= rules.max_length then return {9, rules.max_length} end
+  enter(list, tag, id, payload, opts, memory and true)
+  if memory then call('SET', memory, id .. ' ' .. opts.ih, 'PX', DAY) end
   return STORED
 end

@@ -4,25 +4,25 @@
 -- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}; of the first entries only,
 --   where much is known of their tasks.
 local function fail(list, lease, packed)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   must_be_list(list)
-  if not is_held(g, lease) then return {1} end
-  call('ZREM', g .. 'l', lease)
+  if not is_held(tag, lease) then return {1} end
+  call('ZREM', tag .. 'l', lease)
   local id = string.match(lease, '^[^-]*')
-  local o = cmsgpack.unpack(packed)
-  local m = known(g, id) or {a = 1}
-  remember(m, 'failed', o.e)
-  m.er, m.ll = o.e, nil
-  if m.c or o.n or not attempts_left(g, m) then
-    bury(list, g, id, m, m.c and 'cancelled' or 'failed', o.e)
+  local opts = cmsgpack.unpack(packed)
+  local task = known(tag, id) or {a = 1}
+  remember(task, 'failed', opts.e)
+  task.er, task.ll = opts.e, nil
+  if task.c or opts.n or not attempts_left(tag, task) then
+    bury(list, tag, id, task, task.c and 'cancelled' or 'failed', opts.e)
     return {0, 'dead'}
   end
-  local wait = o.d or backoff_ms(g, id, m)
+  local wait = opts.d or backoff_ms(tag, id, task)
   if wait > 0 then
-    make_delayed(list, g, id, m, now + wait)
+    make_delayed(list, tag, id, task, now + wait)
     return {0, 'delayed'}
   end
-  make_ready(list, g, id, m, false)
+  make_ready(list, tag, id, task, false)
   return {0, 'ready'}
 end
 

@@ -8,17 +8,17 @@
 --   {6|8, text}.
 local function holds(value, text) return string.find(value, text, 1, true) ~= nil end
 
-local function read(g, most, shown, text)
+local function read(tag, most, shown, text)
   local reply, bytes, looked = {0, 0, 0}, 0, 0
   for i = 7, #ARGV do
     local id, payload = ARGV[i], ''
     if shown < 0 then
-      if call('HEXISTS', g .. 't', id) == 0 then payload = nil end
+      if call('HEXISTS', tag .. 't', id) == 0 then payload = nil end
     else
-      payload = call('HGET', g .. 't', id)
+      payload = call('HGET', tag .. 't', id)
     end
     if payload then
-      local packed = call('HGET', g .. 'm', id)
+      local packed = call('HGET', tag .. 'm', id)
       local hit = text ~= '' and (holds(payload, text) or holds(id, text))
       if text == '' or hit or (packed and holds(packed, text)) then
         reply[#reply + 1] = {id, string.sub(payload, 1, math.max(shown, 0)), #payload, packed, hit and 1 or 0}

@@ -1,19 +1,19 @@
 -- uses: base, life, stale
 -- Tombstones at the heads of the ready lists.
-local function is_tombstone(g, id, generation, m)
-  return is_stale(m, generation) or call('HEXISTS', g .. 't', id) == 0
+local function is_tombstone(tag, id, generation, task)
+  return is_stale(task, generation) or call('HEXISTS', tag .. 't', id) == 0
 end
 
 -- Tombstones at the head of a ready list go, so many at most; how many went.
-local function clear_head(list, g, p, most)
-  local from = ready_list(list, g, p)
+local function clear_head(list, tag, p, most)
+  local from = ready_list(list, tag, p)
   for gone = 0, most - 1 do
     local e = call('LINDEX', from, -1)
     local id, generation
-    if e then id, generation = ours(e) end
-    if not id or not is_tombstone(g, id, generation, known(g, id)) then return gone end
+    if e then id, generation = parse_element(e) end
+    if not id or not is_tombstone(tag, id, generation, known(tag, id)) then return gone end
     call('RPOP', from)
-    lift_tombstone(g, p)
+    lift_tombstone(tag, p)
   end
   return most
 end

@@ -13,10 +13,10 @@ local function bytes_of(attempt)
 end
 
 -- The end of an attempt, as its history tells it.
-local function remember(m, reason, err)
-  local h = m.h or {}
-  local o = m.o or {}
-  h[#h + 1] = {a = m.a or 0, w = o.w, f = o.f, t = now, r = reason, e = err}
+local function remember(task, reason, err)
+  local h = task.h or {}
+  local lease = task.o or {}
+  h[#h + 1] = {a = task.a or 0, w = lease.w, f = lease.f, t = now, r = reason, e = err}
   if #h > 1 then
     local kept, bytes = {}, 0
     for i = #h, math.max(1, #h - MOST_ATTEMPTS + 1), -1 do
@@ -26,5 +26,5 @@ local function remember(m, reason, err)
     end
     h = kept
   end
-  m.h, m.o = h, nil
+  task.h, task.o = h, nil
 end

@@ -1,5 +1,5 @@
 -- uses: base
--- The moves between the states of a task. `m` is the unpacked entry of {Q}m, a table in any case after `known`.
+-- The moves between the states of a task. `task` is the unpacked entry of {Q}m, a table in any case after `known`.
 local DAY = 86400000
 -- What somebody waits for is kept so long at least after its end, whatever its push or its queue says, ms.
 local FOR_WHO_WAITS = 60000
@@ -27,24 +27,24 @@ local function unpack_known(packed)
   return cmsgpack.unpack(packed)
 end
 
-local function known(g, id) return unpack_known(call('HGET', g .. 'm', id)) end
+local function known(tag, id) return unpack_known(call('HGET', tag .. 'm', id)) end
 
-local function keep(g, id, m)
-  call('HSET', g .. 'm', id, cmsgpack.pack(m))
+local function keep(tag, id, task)
+  call('HSET', tag .. 'm', id, cmsgpack.pack(task))
 end
 
 local policies = {}
-local function policy_of(g)
-  local rules = policies[g]
+local function policy_of(tag)
+  local rules = policies[tag]
   if not rules then
-    local packed = call('GET', g .. 'c')
+    local packed = call('GET', tag .. 'c')
     rules = packed and cmsgpack.unpack(packed) or {}
-    policies[g] = rules
+    policies[tag] = rules
   end
   return rules
 end
 
-local function retention_of(g) return policy_of(g).retention or {} end
+local function retention_of(tag) return policy_of(tag).retention or {} end
 
 -- The seconds of a rule as ms. They are whole ms, which a fraction of binary digits may miss by a little.
 local function in_ms(seconds) return math.floor(seconds * 1000 + 0.5) end
@@ -53,8 +53,8 @@ local function in_ms(seconds) return math.floor(seconds * 1000 + 0.5) end
 local function lease_of(rules) return in_ms(rules.lease or 60) end
 
 -- A lease has ended: where the queue limits how many there are, somebody may start now.
-local function slot_freed(list, g)
-  if policy_of(g).concurrency then wake(list) end
+local function slot_freed(list, tag)
+  if policy_of(tag).concurrency then wake(list) end
 end
 
 -- Where another program keeps something else under the queue's name, an entry is refused before it changes anything:
@@ -62,17 +62,17 @@ end
 local function must_be_list(list) call('LLEN', list) end
 
 -- A lease that has run out is nobody's, whether or not the sweeper has come by.
-local function is_held(g, lease)
-  local ends = call('ZSCORE', g .. 'l', lease)
+local function is_held(tag, lease)
+  local ends = call('ZSCORE', tag .. 'l', lease)
   return ends and tonumber(ends) > now
 end
 
-local function ready_list(list, g, priority)
-  return (priority or 0) == 0 and list or g .. priority
+local function ready_list(list, tag, priority)
+  return (priority or 0) == 0 and list or tag .. priority
 end
 
-local function element(id, m)
-  local generation = m and m.g or 0
+local function element(id, task)
+  local generation = task and task.g or 0
   return generation == 0 and '\1' .. id or '\1' .. id .. ':' .. generation
 end
 
@@ -80,72 +80,72 @@ end
 -- tells.
 -- An element that comes to the tail again is a new one: whoever lists the tasks must not take it for the one seen at
 -- its former place.
-local function make_ready(list, g, id, m, head, new)
-  if not head and not new then m.g = (m.g or 0) + 1 end
-  call(head and 'RPUSH' or 'LPUSH', ready_list(list, g, m.p), element(id, m))
-  m.s, m.du = 'r', nil
-  if not new then m.rs, m.rh = now, head or nil end
-  keep(g, id, m)
-  due(list, m.x or FAR)
+local function make_ready(list, tag, id, task, head, new)
+  if not head and not new then task.g = (task.g or 0) + 1 end
+  call(head and 'RPUSH' or 'LPUSH', ready_list(list, tag, task.p), element(id, task))
+  task.s, task.du = 'r', nil
+  if not new then task.rs, task.rh = now, head or nil end
+  keep(tag, id, task)
+  due(list, task.x or FAR)
   wake(list)
 end
 
-local function make_delayed(list, g, id, m, at)
-  call('ZADD', g .. 'd', at, id)
-  m.s, m.du = 'd', at
-  keep(g, id, m)
-  slot_freed(list, g)
-  due(list, math.min(at, m.x or FAR))
+local function make_delayed(list, tag, id, task, at)
+  call('ZADD', tag .. 'd', at, id)
+  task.s, task.du = 'd', at
+  keep(tag, id, task)
+  slot_freed(list, tag)
+  due(list, math.min(at, task.x or FAR))
 end
 
-local function lift_tombstone(g, priority)
+local function lift_tombstone(tag, priority)
   local field = 's' .. (priority or 0)
-  if call('HINCRBY', g .. 'n', field, -1) <= 0 then call('HDEL', g .. 'n', field) end
+  if call('HINCRBY', tag .. 'n', field, -1) <= 0 then call('HDEL', tag .. 'n', field) end
 end
 
 -- The element of a ready task cannot be taken out of its list in O(1): it stays there as a tombstone of an old
 -- generation.
-local function leave_tombstone(list, g, m)
-  m.g = (m.g or 0) + 1
-  call('HINCRBY', g .. 'n', 's' .. (m.p or 0), 1)
+local function leave_tombstone(list, tag, task)
+  task.g = (task.g or 0) + 1
+  call('HINCRBY', tag .. 'n', 's' .. (task.p or 0), 1)
   due(list, now)
 end
 
-local function free_key(g, id, m)
-  if m.k and call('HGET', g .. 'k', m.k) == id then call('HDEL', g .. 'k', m.k) end
+local function free_key(tag, id, task)
+  if task.k and call('HGET', tag .. 'k', task.k) == id then call('HDEL', tag .. 'k', task.k) end
 end
 
-local function tell_ended(list, id, m)
-  if m.w then ended[#ended + 1] = list .. '\t' .. id end
+local function tell_ended(list, id, task)
+  if task.w then ended[#ended + 1] = list .. '\t' .. id end
 end
 
 -- When a task that died at this moment is forgotten.
-local function dead_until(g, m, died)
-  return died + math.max(in_ms(retention_of(g).dead or 2592000), m.w and FOR_WHO_WAITS or 0)
+local function dead_until(tag, task, died)
+  return died + math.max(in_ms(retention_of(tag).dead or 2592000), task.w and FOR_WHO_WAITS or 0)
 end
 
 -- Beyond the queue's limit of the dead the oldest go, so many a call at most. How many are still over.
 local MOST_DEAD = 100000
-local function trim_dead(list, g, most)
-  local over = call('ZCARD', g .. 'x') - (retention_of(g).dead_max or MOST_DEAD)
+local function trim_dead(list, tag, most)
+  local over = call('ZCARD', tag .. 'x') - (retention_of(tag).dead_max or MOST_DEAD)
   if over <= 0 then return 0 end
-  local gone = call('ZRANGE', g .. 'x', 0, math.min(over, most) - 1)
-  call('ZREM', g .. 'x', unpack(gone))
-  call('HDEL', g .. 't', unpack(gone))
-  call('HDEL', g .. 'm', unpack(gone))
+  local gone = call('ZRANGE', tag .. 'x', 0, math.min(over, most) - 1)
+  call('ZREM', tag .. 'x', unpack(gone))
+  call('HDEL', tag .. 't', unpack(gone))
+  call('HDEL', tag .. 'm', unpack(gone))
   drained[list] = true
   return over - #gone
 end
 
-local function bury(list, g, id, m, reason, err)
-  local forget = dead_until(g, m, now)
-  call('ZADD', g .. 'x', score(forget), id)
-  m.s, m.y, m.z, m.er, m.du = 'x', reason, now, err or m.er, nil
-  free_key(g, id, m)
-  keep(g, id, m)
-  tell_ended(list, id, m)
-  slot_freed(list, g)
+local function bury(list, tag, id, task, reason, err)
+  local forget = dead_until(tag, task, now)
+  call('ZADD', tag .. 'x', score(forget), id)
+  task.s, task.y, task.z, task.er, task.du = 'x', reason, now, err or task.er, nil
+  free_key(tag, id, task)
+  keep(tag, id, task)
+  tell_ended(list, id, task)
+  slot_freed(list, tag)
   due(list, forget)
   -- Where there are too many, each one that comes makes room for itself and lets one more go.
-  trim_dead(list, g, 2)
+  trim_dead(list, tag, 2)
 end

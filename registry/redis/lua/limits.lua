@@ -1,5 +1,5 @@
 -- uses: base
--- What a queue's policy lets start, and when. `q` is a queue in this call: `g` what its keys begin with, `rules` its
+-- What a queue's policy lets start, and when. `q` is a queue in this call: `tag` what its keys begin with, `rules` its
 -- policy.
 -- A rate: so many starts in each stretch of so many ms, wherever it begins: a second's, and where that is a fraction
 -- the next whole number, in so much longer a stretch: then no second has more than that number either. {Q}n's field
@@ -12,7 +12,7 @@ local function recall_starts(q)
   q.most = math.ceil(rate)
   q.stretch = math.ceil(q.most * 1000 / rate)
   q.starts, q.started = {}, 0
-  local packed = call('HGET', q.g .. 'n', 'starts')
+  local packed = call('HGET', q.tag .. 'n', 'starts')
   local known_starts = packed and cmsgpack.unpack(packed) or {}
   for n = 1, #known_starts, 2 do
     local at, count = known_starts[n], known_starts[n + 1]
@@ -51,7 +51,7 @@ local GATES, RATE = {'paused', 'concurrency_limited', 'rate_limited'}, 3
 local function shut_gate(q, from)
   local rules = q.rules
   if from == 1 and rules.paused and now < (rules.paused_until or FAR) then return 1 end
-  if from <= 2 and rules.concurrency and call('ZCARD', q.g .. 'l') >= rules.concurrency then return 2 end
+  if from <= 2 and rules.concurrency and call('ZCARD', q.tag .. 'l') >= rules.concurrency then return 2 end
   if from <= RATE and rules.rate then
     if not q.starts then recall_starts(q) end
     if q.started >= q.most then return RATE end

@@ -8,51 +8,51 @@ local moves = {}
 -- Payloads are copied, with others waiting: a call that has moved so many bytes leaves the rest to the next one.
 local MOST_BYTES, copied = 1048576, 0
 
-local function carry(list, g, to, h, id, m)
-  if m and m.k and m.s ~= 'x' then
-    if call('HEXISTS', h .. 'k', m.k) == 1 then return false end
-    free_key(g, id, m)
-    call('HSET', h .. 'k', m.k, id)
+local function carry(list, tag, to, h, id, task)
+  if task and task.k and task.s ~= 'x' then
+    if call('HEXISTS', h .. 'k', task.k) == 1 then return false end
+    free_key(tag, id, task)
+    call('HSET', h .. 'k', task.k, id)
   end
-  local payload = call('HGET', g .. 't', id)
+  local payload = call('HGET', tag .. 't', id)
   copied = copied + #payload
   call('HSET', h .. 't', id, payload)
-  if m then
-    keep(h, id, m)
+  if task then
+    keep(h, id, task)
     -- A dead task has expired already, or never will.
-    if m.x and m.s ~= 'x' then
-      call('ZREM', g .. 'o', id)
-      call('ZADD', h .. 'o', m.x, id)
+    if task.x and task.s ~= 'x' then
+      call('ZREM', tag .. 'o', id)
+      call('ZADD', h .. 'o', task.x, id)
     end
   end
-  forget(list, g, id)
-  if m and m.w then moves[#moves + 1] = list .. '\t' .. id .. '\t' .. to end
+  forget(list, tag, id)
+  if task and task.w then moves[#moves + 1] = list .. '\t' .. id .. '\t' .. to end
   return true
 end
 
-local function move_ready(list, g, to, h, most)
+local function move_ready(list, tag, to, h, most)
   local moved, skipped, left, kept = 0, 0, most, {}
   for p = 0, 9 do
-    local from = p == 0 and list or g .. p
+    local from = p == 0 and list or tag .. p
     local into = p == 0 and to or h .. p
     for _ = 1, math.min(left, call('LLEN', from)) do
       if copied >= MOST_BYTES then break end
       local e = call('RPOP', from)
       left = left - 1
-      local id, generation = ours(e)
+      local id, generation = parse_element(e)
       if not id then
         copied = copied + #e
         call('LPUSH', into, e)
         moved = moved + 1
       else
-        local m = known(g, id)
-        if is_tombstone(g, id, generation, m) then
-          lift_tombstone(g, p)
-        elseif carry(list, g, to, h, id, m) then
+        local task = known(tag, id)
+        if is_tombstone(tag, id, generation, task) then
+          lift_tombstone(tag, p)
+        elseif carry(list, tag, to, h, id, task) then
           -- It is behind others now, and keeps since when it is ready.
-          if m and m.rh then
-            m.rh = nil
-            keep(h, id, m)
+          if task and task.rh then
+            task.rh = nil
+            keep(h, id, task)
           end
           call('LPUSH', into, e)
           moved = moved + 1
@@ -68,14 +68,14 @@ local function move_ready(list, g, to, h, most)
   return moved, skipped, left <= 0 or copied >= MOST_BYTES
 end
 
-local function move_set(list, g, to, h, kind, most, passed)
+local function move_set(list, tag, to, h, kind, most, passed)
   local moved, skipped = 0, 0
-  local pairs_ = call('ZRANGE', g .. kind, passed, passed + most - 1, 'WITHSCORES')
+  local pairs_ = call('ZRANGE', tag .. kind, passed, passed + most - 1, 'WITHSCORES')
   for i = 1, #pairs_, 2 do
     if copied >= MOST_BYTES then return moved, skipped, true end
     local id, at = pairs_[i], pairs_[i + 1]
-    if carry(list, g, to, h, id, known(g, id)) then
-      call('ZREM', g .. kind, id)
+    if carry(list, tag, to, h, id, known(tag, id)) then
+      call('ZREM', tag .. kind, id)
       call('ZADD', h .. kind, at, id)
       due(to, tonumber(at))
       moved = moved + 1
@@ -87,15 +87,15 @@ local function move_set(list, g, to, h, kind, most, passed)
 end
 
 local function move(list, to, state, most, passed)
-  local g, h = '{' .. list .. '}', '{' .. to .. '}'
+  local tag, h = '{' .. list .. '}', '{' .. to .. '}'
   most, passed = tonumber(most), tonumber(passed)
   local kind = call('TYPE', to).ok
   if kind ~= 'none' and kind ~= 'list' then return {6, 'WRONGTYPE'} end
   local moved, skipped, more
   if state == 'ready' then
-    moved, skipped, more = move_ready(list, g, to, h, most)
+    moved, skipped, more = move_ready(list, tag, to, h, most)
   else
-    moved, skipped, more = move_set(list, g, to, h, state == 'delayed' and 'd' or 'x', most, passed)
+    moved, skipped, more = move_set(list, tag, to, h, state == 'delayed' and 'd' or 'x', most, passed)
   end
   if moved > 0 then
     due(to, call('EXISTS', h .. 'o') == 1 and now or FAR)

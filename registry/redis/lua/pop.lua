@@ -9,17 +9,17 @@
 --   key · {6|8, text}.
 if too_late() then return {'LATE', now} end
 
-local function pop(list, nonce, lease_ms, o)
-  if not o then return take(list, nonce, lease_ms) end
-  if o.n then call('PUBLISH', SPACE .. 'worker', PROCESS .. '\n' .. o.n .. '\n' .. o.w) end
-  local memory = o.ik and '{' .. list .. '}i:pop:' .. o.ik
-  o.mk = memory
-  local held = memory and replay(memory, o.ih, o.k)
+local function pop(list, nonce, lease_ms, opts)
+  if not opts then return pop_one(list, nonce, lease_ms) end
+  if opts.n then call('PUBLISH', SPACE .. 'worker', PROCESS .. '\n' .. opts.n .. '\n' .. opts.w) end
+  local memory = opts.ik and '{' .. list .. '}i:pop:' .. opts.ik
+  opts.mk = memory
+  local held = memory and replay(memory, opts.ih, opts.k)
   if held then return held[1] end
   if held == false then return {5} end
-  local reply = take(list, nonce, lease_ms, o)
+  local reply = pop_one(list, nonce, lease_ms, opts)
   if memory and reply[1] == 0 then
-    remember_pop(memory, o.ih, {{0, reply[2], 0, 0, 0, reply[6], 0, 0, list, nonce}})
+    remember_pop(memory, opts.ih, {{0, reply[2], 0, 0, 0, reply[6], 0, 0, list, nonce}})
   end
   return reply
 end
@@ -33,20 +33,20 @@ for _, list in ipairs(KEYS) do
 end
 for i = 1, #KEYS do
   local list, packed = KEYS[i], ARGV[3 + i * 3]
-  local o = packed ~= '' and cmsgpack.unpack(packed) or nil
-  options[i] = o
-  if count[list] > 1 and not (o and (o.ik or o.n)) then
+  local opts = packed ~= '' and cmsgpack.unpack(packed) or nil
+  options[i] = opts
+  if count[list] > 1 and not (opts and (opts.ik or opts.n)) then
     local group = groups[list] or {entries = {}, asks = {}}
     groups[list] = group
     group.entries[#group.entries + 1] = i
-    group.asks[#group.asks + 1] = {ARGV[1 + i * 3], tonumber(ARGV[2 + i * 3]), o}
+    group.asks[#group.asks + 1] = {ARGV[1 + i * 3], tonumber(ARGV[2 + i * 3]), opts}
   end
 end
 
 local function pop_group(list, group)
   local at = 1
   while at <= #group.asks and spent <= MOST_BYTES do
-    local given = take_group(list, group.asks, at, MOST_BYTES - spent + 1)
+    local given = pop_some(list, group.asks, at, MOST_BYTES - spent + 1)
     if #given == 0 then return end
     for j, reply in ipairs(given) do
       replies[group.entries[at + j - 1]] = reply
@@ -56,7 +56,7 @@ local function pop_group(list, group)
   end
 end
 
-if #lists > 1 then learn_plain(lists) end
+if #lists > 1 then load_plain(lists) end
 for list, group in pairs(groups) do
   -- A refusal is met again, and told, where the entries are taken one by one.
   if #group.asks > 1 then pcall(pop_group, list, group) end

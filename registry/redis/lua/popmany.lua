@@ -11,42 +11,42 @@ local MOST_BYTES = 8388608
 local function hold_nothing(lists)
   local keys = {}
   for n, list in ipairs(lists) do
-    local g = '{' .. list .. '}'
-    keys[3 * n - 2], keys[3 * n - 1], keys[3 * n] = list, g .. 'm', g .. 'c'
+    local tag = '{' .. list .. '}'
+    keys[3 * n - 2], keys[3 * n - 1], keys[3 * n] = list, tag .. 'm', tag .. 'c'
   end
   return call('EXISTS', unpack(keys)) == 0
 end
 
 local function pop_many(first, nonce, lease_ms, packed)
-  local o = cmsgpack.unpack(packed)
+  local opts = cmsgpack.unpack(packed)
   lease_ms = tonumber(lease_ms)
-  o.l = true
-  if o.n then call('PUBLISH', SPACE .. 'worker', PROCESS .. '\n' .. o.n .. '\n' .. o.w) end
-  local memory = o.ik and '{' .. first .. '}i:pops:' .. o.ik
-  o.mk = memory
-  local held = memory and replay(memory, o.ih, o.k)
+  opts.l = true
+  if opts.n then call('PUBLISH', SPACE .. 'worker', PROCESS .. '\n' .. opts.n .. '\n' .. opts.w) end
+  local memory = opts.ik and '{' .. first .. '}i:pops:' .. opts.ik
+  opts.mk = memory
+  local held = memory and replay(memory, opts.ih, opts.k)
   if held then return {0, unpack(held)} end
   if held == false then return {5} end
-  if hold_nothing(o.q) then return {1} end
-  local given, bytes, nothing, turn, over = {}, 0, {1}, o.s or 0, {}
-  local open = #o.q
-  local fair, at = o.s ~= nil, 0
+  if hold_nothing(opts.q) then return {1} end
+  local given, bytes, nothing, turn, over = {}, 0, {1}, opts.s or 0, {}
+  local open = #opts.q
+  local fair, at = opts.s ~= nil, 0
   local asks, limited = {}, {3, 'rate_limited'}
-  for j = 1, fair and #o.q > 1 and 0 or o.c do asks[j] = {nonce, lease_ms, o} end
-  while open > 0 and #given < o.c and bytes < MOST_BYTES do
-    local list = o.q[(turn + at) % #o.q + 1]
+  for j = 1, fair and #opts.q > 1 and 0 or opts.c do asks[j] = {nonce, lease_ms, opts} end
+  while open > 0 and #given < opts.c and bytes < MOST_BYTES do
+    local list = opts.q[(turn + at) % #opts.q + 1]
     if over[list] then
       at = at + 1
     else
       -- By itself: what was taken from the others must be answered whatever is wrong with this one.
-      local together, group = pcall(take_group, list, asks, #given + 1, MOST_BYTES - bytes, #given > 0)
+      local together, group = pcall(pop_some, list, asks, #given + 1, MOST_BYTES - bytes, #given > 0)
       for _, reply in ipairs(together and group or {}) do
         reply[8], reply[9], reply[10] = 0, list, nonce
         given[#given + 1] = reply
         bytes = bytes + #reply[3]
       end
       if not together or #group == 0 then
-        local reply = reply_of(take, list, nonce, lease_ms, o, #given > 0 and MOST_BYTES - bytes)
+        local reply = reply_of(pop_one, list, nonce, lease_ms, opts, #given > 0 and MOST_BYTES - bytes)
         if reply[1] == 0 then
           reply[8], reply[9], reply[10] = 0, list, nonce
           given[#given + 1] = reply
@@ -64,7 +64,7 @@ local function pop_many(first, nonce, lease_ms, packed)
     end
   end
   if #given == 0 then return nothing[1] == 3 and #limited > 2 and limited or nothing end
-  if memory then remember_pop(memory, o.ih, given) end
+  if memory then remember_pop(memory, opts.ih, given) end
   return {0, unpack(given)}
 end
 

@@ -3,34 +3,34 @@
 -- leases, the dead, the done and the policy stay.
 -- KEYS: the list of each entry. ARGV per entry: moves at most, and behind a blank 'ready' or 'delayed' for one of both.
 --   Reply per entry: {0, purged, 1 when there is more} · {8, text}.
-local function drop(list, g, id)
-  local m = known(g, id)
-  if m then
-    free_key(g, id, m)
-    tell_ended(list, id, m)
-    call('ZREM', g .. 'o', id)
+local function drop(list, tag, id)
+  local task = known(tag, id)
+  if task then
+    free_key(tag, id, task)
+    tell_ended(list, id, task)
+    call('ZREM', tag .. 'o', id)
   end
-  forget(list, g, id)
+  forget(list, tag, id)
 end
 
 local function purge(list, said)
   local most, state = string.match(said, '^(%d+) ?(%a*)$')
   most = tonumber(most)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   local count, left = 0, most
   for p = state == 'delayed' and -1 or 9, 0, -1 do
-    local from = p == 0 and list or g .. p
+    local from = p == 0 and list or tag .. p
     while left > 0 do
       local e = call('RPOP', from)
       if not e then break end
       left = left - 1
-      local id, generation = ours(e)
+      local id, generation = parse_element(e)
       if id then
-        local m = known(g, id)
-        if is_tombstone(g, id, generation, m) then
-          lift_tombstone(g, p)
+        local task = known(tag, id)
+        if is_tombstone(tag, id, generation, task) then
+          lift_tombstone(tag, p)
         else
-          drop(list, g, id)
+          drop(list, tag, id)
           count = count + 1
         end
       else
@@ -38,10 +38,10 @@ local function purge(list, said)
       end
     end
   end
-  for _, id in ipairs(state == 'ready' and {} or call('ZRANGE', g .. 'd', 0, left - 1)) do
+  for _, id in ipairs(state == 'ready' and {} or call('ZRANGE', tag .. 'd', 0, left - 1)) do
     if left <= 0 then break end
-    call('ZREM', g .. 'd', id)
-    drop(list, g, id)
+    call('ZREM', tag .. 'd', id)
+    drop(list, tag, id)
     count, left = count + 1, left - 1
   end
   drained[list] = true

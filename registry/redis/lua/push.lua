@@ -12,7 +12,7 @@ local count = {}
 for _, list in ipairs(KEYS) do count[list] = (count[list] or 0) + 1 end
 
 -- The rules of all queues, of which most have none.
-local function learn_rules()
+local function load_rules()
   local keys = {}
   for i, list in ipairs(KEYS) do keys[i] = '{' .. list .. '}c' end
   local packed = call('MGET', unpack(keys))
@@ -22,9 +22,9 @@ local function learn_rules()
 end
 
 -- So many plain tasks came last into a list that has this length now.
-local function entered(list, g, length_now, came)
+local function entered(list, tag, length_now, came)
   -- Others' raw elements are not in the index: our first tasks behind them enter the queue.
-  if length_now == came or call('HLEN', g .. 't') == came then due(list, FAR) end
+  if length_now == came or call('HLEN', tag .. 't') == came then due(list, FAR) end
   wake(list)
 end
 
@@ -40,28 +40,28 @@ local function enter_plain(list)
   local group = plain[list]
   if not group then return end
   plain[list] = nil
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   local ok, e = pcall(function()
     local n = call('LPUSH', list, unpack(group.elements))
-    call('HMSET', g .. 't', unpack(group.fields))
-    entered(list, g, n, group.n)
+    call('HMSET', tag .. 't', unpack(group.fields))
+    entered(list, tag, n, group.n)
   end)
   local reply = ok and STORED or refusal(e)
   for _, i in ipairs(group.entries) do replies[i] = reply end
 end
 
 local function push(i, list, id, payload, options)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   local rules = rules_of[list]
   if options ~= '' or rules.ttl then
     enter_plain(list)
-    return push_one(list, g, id, payload, options ~= '' and cmsgpack.unpack(options) or {}, rules)
+    return push_one(list, tag, id, payload, options ~= '' and cmsgpack.unpack(options) or {}, rules)
   end
-  if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
+  if rules.max_length and length(list, tag) >= rules.max_length then return {9, rules.max_length} end
   if count[list] == 1 then
     local n = call('LPUSH', list, '\1' .. id)
-    call('HSET', g .. 't', id, payload)
-    entered(list, g, n, 1)
+    call('HSET', tag .. 't', id, payload)
+    entered(list, tag, n, 1)
     return STORED
   end
   plain[list] = {n = 0, entries = {}, elements = {}, fields = {}}
@@ -70,7 +70,7 @@ local function push(i, list, id, payload, options)
   if rules.max_length then enter_plain(list) end
 end
 
-if #KEYS > 0 then learn_rules() end
+if #KEYS > 0 then load_rules() end
 for i = 1, #KEYS do
   local at, list = 1 + i * 3, KEYS[i]
   local group = plain[list]

@@ -5,35 +5,35 @@
 -- it too. A repeat of the request, maybe at another daemon, may have been given the same lease before this answer or
 -- after it: it goes back when the last of the answers is lost. One that got out without being read is among them until
 -- the lease ends.
-local function last_answer(g, id, m, answer)
+local function last_answer(tag, id, task, answer)
   local others = {}
-  for _, one in ipairs(m.o.k) do
+  for _, one in ipairs(task.o.k) do
     if one ~= answer then others[#others + 1] = one end
   end
-  if #others == 0 then return #m.o.k > 0 end
-  if #others < #m.o.k then
-    m.o.k = others
-    keep(g, id, m)
+  if #others == 0 then return #task.o.k > 0 end
+  if #others < #task.o.k then
+    task.o.k = others
+    keep(tag, id, task)
   end
   return false
 end
 
 local function put_back(list, lease, answer)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   local id = string.match(lease, '^[^-]*')
   must_be_list(list)
-  local m = known(g, id)
-  if m and m.o and m.o.k and not last_answer(g, id, m, answer) then return {1} end
-  if call('ZREM', g .. 'l', lease) == 0 then return {1} end
-  if taken_away(g, m, lease) or (not m and is_forgotten(list, g, id)) then return {0} end
-  if m then
-    m.a, m.o = math.max(0, (m.a or 1) - 1), nil
-    if m.c then
-      bury(list, g, id, m, 'cancelled')
+  local task = known(tag, id)
+  if task and task.o and task.o.k and not last_answer(tag, id, task, answer) then return {1} end
+  if call('ZREM', tag .. 'l', lease) == 0 then return {1} end
+  if taken_away(tag, task, lease) or (not task and is_forgotten(list, tag, id)) then return {0} end
+  if task then
+    task.a, task.o = math.max(0, (task.a or 1) - 1), nil
+    if task.c then
+      bury(list, tag, id, task, 'cancelled')
       return {0}
     end
   end
-  make_ready(list, g, id, m or {}, true)
+  make_ready(list, tag, id, task or {}, true)
   return {0}
 end
 

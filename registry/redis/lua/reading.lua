@@ -23,7 +23,7 @@ end
 
 -- What an element is recognised by later: a task's is short, of another program's its length and beginning tell.
 local function mark_of(e)
-  if ours(e) then return string.sub(e, 2) end
+  if parse_element(e) then return string.sub(e, 2) end
   return 'r' .. #e .. ':' .. redis.sha1hex(string.sub(e, 1, 1000))
 end
 

@@ -35,9 +35,9 @@ local function place_behind(from, mark, head, tail, going_on)
 end
 
 local function elements(list, first, mark, head, tail, going_on, most, shown, text)
-  local g, reply, bytes = '{' .. list .. '}', {0}, 0
+  local tag, reply, bytes = '{' .. list .. '}', {0}, 0
   for p = first, 0, -1 do
-    local from = p == 0 and list or g .. p
+    local from = p == 0 and list or tag .. p
     local at, on = 0, nil
     if mark ~= '' and p == first then
       at, on = place_behind(from, mark, head, tail, going_on)
@@ -45,7 +45,7 @@ local function elements(list, first, mark, head, tail, going_on, most, shown, te
     end
     local length = call('LLEN', from)
     each_from(from, at, most - #reply + 1, function(e, place)
-      local id, generation = ours(e)
+      local id, generation = parse_element(e)
       bytes = bytes + math.min(#e, shown)
       local hit = not id and text ~= '' and string.find(e, text, 1, true)
       reply[#reply + 1] = {

@@ -3,21 +3,21 @@
 -- KEYS: the list of each entry. ARGV per entry: lease id, delay ms. Reply per entry: {0} · {1} the lease is lost · {8,
 --   text}.
 local function release(list, lease, wait)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   must_be_list(list)
-  if not is_held(g, lease) then return {1} end
+  if not is_held(tag, lease) then return {1} end
   wait = tonumber(wait)
-  call('ZREM', g .. 'l', lease)
+  call('ZREM', tag .. 'l', lease)
   local id = string.match(lease, '^[^-]*')
-  local m = known(g, id) or {a = 1}
-  remember(m, 'released')
-  m.a, m.ll = math.max(0, m.a - 1), nil
-  if m.c then
-    bury(list, g, id, m, 'cancelled')
+  local task = known(tag, id) or {a = 1}
+  remember(task, 'released')
+  task.a, task.ll = math.max(0, task.a - 1), nil
+  if task.c then
+    bury(list, tag, id, task, 'cancelled')
   elseif wait > 0 then
-    make_delayed(list, g, id, m, now + wait)
+    make_delayed(list, tag, id, task, now + wait)
   else
-    make_ready(list, g, id, m, true)
+    make_ready(list, tag, id, task, true)
   end
   return {0}
 end

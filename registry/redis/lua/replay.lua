@@ -21,16 +21,17 @@ local function replay(memory, print, answer)
   local held = {}
   for _, pair in ipairs(seen.l) do
     local list, lease = pair[1], pair[2]
-    local g = '{' .. list .. '}'
-    local ends = call('ZSCORE', g .. 'l', lease)
+    local tag = '{' .. list .. '}'
+    local ends = call('ZSCORE', tag .. 'l', lease)
     if ends and tonumber(ends) > now then
       local id, nonce = string.match(lease, '^([^-]*)-(.*)$')
-      local m = known(g, id)
+      local task = known(tag, id)
       may_grow()
-      m.o.k[#m.o.k + 1] = answer
-      if #m.o.k > MOST_ANSWERS then table.remove(m.o.k, 1) end
-      keep(g, id, m)
-      held[#held + 1] = {0, id, call('HGET', g .. 't', id), m.a, 0, tonumber(ends) - now, m.tp or false, 1, list, nonce}
+      task.o.k[#task.o.k + 1] = answer
+      if #task.o.k > MOST_ANSWERS then table.remove(task.o.k, 1) end
+      keep(tag, id, task)
+      local payload = call('HGET', tag .. 't', id)
+      held[#held + 1] = {0, id, payload, task.a, 0, tonumber(ends) - now, task.tp or false, 1, list, nonce}
     end
   end
   return #held > 0 and held or nil

@@ -5,25 +5,25 @@
 -- Reply per entry: {0, its key or ''} · {1} not dead · {10} its key is taken · {11} it is not JSON · {8, text}; of the
 --   first entries only, where much is known of their tasks.
 local function retry(list, id, how)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   must_be_list(list)
-  local m = known(g, id)
-  if not m or m.s ~= 'x' then return {1} end
-  if m.y == 'not_json' then return {11} end
-  if m.k then
-    local other = call('HGET', g .. 'k', m.k)
+  local task = known(tag, id)
+  if not task or task.s ~= 'x' then return {1} end
+  if task.y == 'not_json' then return {11} end
+  if task.k then
+    local other = call('HGET', tag .. 'k', task.k)
     if other and other ~= id then return {10} end
   end
-  if how == '1' then return {0, m.k or ''} end
-  call('ZREM', g .. 'x', id)
-  if m.k then call('HSET', g .. 'k', m.k, id) end
-  m.nn = m.nn or m.n or policy_of(g).attempts or 25
-  m.n = (m.a or 0) + m.nn
+  if how == '1' then return {0, task.k or ''} end
+  call('ZREM', tag .. 'x', id)
+  if task.k then call('HSET', tag .. 'k', task.k, id) end
+  task.nn = task.nn or task.n or policy_of(tag).attempts or 25
+  task.n = (task.a or 0) + task.nn
   -- The lease it was lost by may still acknowledge it, as long as nobody else has it.
-  m.x, m.c, m.q, m.y, m.z = nil, nil, nil, nil, nil
+  task.x, task.c, task.q, task.y, task.z = nil, nil, nil, nil, nil
   local wait = tonumber(string.match(how, '^d(%d+)$')) or 0
-  if wait > 0 then make_delayed(list, g, id, m, now + wait) else make_ready(list, g, id, m, false) end
-  return {0, m.k or ''}
+  if wait > 0 then make_delayed(list, tag, id, task, now + wait) else make_ready(list, tag, id, task, false) end
+  return {0, task.k or ''}
 end
 
 return finish(reply_each(retry, 2, false, has_read_enough))

@@ -3,12 +3,12 @@
 -- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0} · {1} no such task · {2, state} not
 --   delayed · {8, text}.
 local function run(list, id)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   must_be_list(list)
-  if call('HEXISTS', g .. 't', id) == 0 then return {1} end
-  local m = known(g, id) or {s = 'r'}
-  if call('ZREM', g .. 'd', id) == 0 then return {2, m.s} end
-  make_ready(list, g, id, m, false)
+  if call('HEXISTS', tag .. 't', id) == 0 then return {1} end
+  local task = known(tag, id) or {s = 'r'}
+  if call('ZREM', tag .. 'd', id) == 0 then return {2, task.s} end
+  make_ready(list, tag, id, task, false)
   return {0}
 end
 

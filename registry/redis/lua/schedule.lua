@@ -12,14 +12,14 @@ if too_late() then return {'LATE', now} end
 local SCHEDULES, TICKS = SPACE .. 'schedules', SPACE .. 'ticks'
 
 local function push_tick(list, id, payload, packed)
-  local g = '{' .. list .. '}'
-  local rules = policy_of(g)
+  local tag = '{' .. list .. '}'
+  local rules = policy_of(tag)
   if packed ~= '' or rules.ttl then
-    return push_one(list, g, id, payload, packed ~= '' and cmsgpack.unpack(packed) or {}, rules)
+    return push_one(list, tag, id, payload, packed ~= '' and cmsgpack.unpack(packed) or {}, rules)
   end
-  if rules.max_length and length(list, g) >= rules.max_length then return {9, rules.max_length} end
+  if rules.max_length and length(list, tag) >= rules.max_length then return {9, rules.max_length} end
   call('LPUSH', list, '\1' .. id)
-  call('HSET', g .. 't', id, payload)
+  call('HSET', tag .. 't', id, payload)
   due(list, FAR)
   wake(list)
   return STORED

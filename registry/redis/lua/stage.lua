@@ -7,7 +7,7 @@
 local STAGED_FOR = 60000
 
 local function stage(list, head, packed)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   if not is_list(list) then return {6, 'WRONGTYPE'} end
   if head == '' then head = STAMP end
   local part = cmsgpack.unpack(packed)
@@ -16,8 +16,8 @@ local function stage(list, head, packed)
     fields[2 * i - 1], fields[2 * i] = head .. tail, part[2][i]
     scores[2 * i - 1], scores[2 * i] = score(ends), head .. tail
   end
-  call('HMSET', g .. 't', unpack(fields))
-  call('ZADD', g .. 'b', unpack(scores))
+  call('HMSET', tag .. 't', unpack(fields))
+  call('ZADD', tag .. 'b', unpack(scores))
   due(list, ends)
   return {0, head}
 end

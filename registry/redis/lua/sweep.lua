@@ -8,125 +8,125 @@ local moves, per_kind = 0, tonumber(ARGV[5])
 -- Forgetting an acknowledged lease is one command for many.
 local TRACES_A_MOVE = 10
 
-local function lapse_leases(list, g)
-  local leases = call('ZREVRANGEBYSCORE', g .. 'l', now, '-inf', 'LIMIT', 0, per_kind)
+local function lapse_leases(list, tag)
+  local leases = call('ZREVRANGEBYSCORE', tag .. 'l', now, '-inf', 'LIMIT', 0, per_kind)
   -- From the task pushed last to the first: each goes in front, so those of one sweep keep the order in which they were
   -- pushed.
   table.sort(leases, function(a, b) return a > b end)
   for _, lease in ipairs(leases) do
-    call('ZREM', g .. 'l', lease)
+    call('ZREM', tag .. 'l', lease)
     local id = string.match(lease, '^[^-]*')
-    local m = known(g, id)
-    if m or not is_forgotten(list, g, id) then
-      m = m or {}
-      local reason = (not m.o or m.o.h) and 'handover_expired' or 'lease_expired'
-      if not taken_away(g, m, lease) then lapse(list, g, id, m, reason) end
+    local task = known(tag, id)
+    if task or not is_forgotten(list, tag, id) then
+      task = task or {}
+      local reason = (not task.o or task.o.h) and 'handover_expired' or 'lease_expired'
+      if not taken_away(tag, task, lease) then lapse(list, tag, id, task, reason) end
     end
     moves = moves + 1
   end
 end
 
-local function end_delays(list, g)
-  for _, id in ipairs(call('ZRANGEBYSCORE', g .. 'd', '-inf', now, 'LIMIT', 0, per_kind)) do
-    call('ZREM', g .. 'd', id)
-    local m = known(g, id)
-    if m then make_ready(list, g, id, m, false) end
+local function end_delays(list, tag)
+  for _, id in ipairs(call('ZRANGEBYSCORE', tag .. 'd', '-inf', now, 'LIMIT', 0, per_kind)) do
+    call('ZREM', tag .. 'd', id)
+    local task = known(tag, id)
+    if task then make_ready(list, tag, id, task, false) end
     moves = moves + 1
   end
 end
 
-local function expire(list, g)
-  for _, id in ipairs(call('ZRANGEBYSCORE', g .. 'o', '-inf', now, 'LIMIT', 0, per_kind)) do
-    call('ZREM', g .. 'o', id)
-    local m = known(g, id)
-    if m and m.s == 'r' then leave_tombstone(list, g, m) end
-    if m and m.s == 'd' then call('ZREM', g .. 'd', id) end
-    if m and (m.s == 'r' or m.s == 'd') then bury(list, g, id, m, 'expired') end
+local function expire(list, tag)
+  for _, id in ipairs(call('ZRANGEBYSCORE', tag .. 'o', '-inf', now, 'LIMIT', 0, per_kind)) do
+    call('ZREM', tag .. 'o', id)
+    local task = known(tag, id)
+    if task and task.s == 'r' then leave_tombstone(list, tag, task) end
+    if task and task.s == 'd' then call('ZREM', tag .. 'd', id) end
+    if task and (task.s == 'r' or task.s == 'd') then bury(list, tag, id, task, 'expired') end
     moves = moves + 1
   end
 end
 
-local function forget_old(list, g)
-  for _, id in ipairs(call('ZRANGEBYSCORE', g .. 'f', '-inf', now, 'LIMIT', 0, per_kind)) do
-    call('ZREM', g .. 'f', id)
-    no_longer_asked_for(list, g, id)
+local function forget_old(list, tag)
+  for _, id in ipairs(call('ZRANGEBYSCORE', tag .. 'f', '-inf', now, 'LIMIT', 0, per_kind)) do
+    call('ZREM', tag .. 'f', id)
+    no_longer_asked_for(list, tag, id)
     moves = moves + 1
   end
-  trim(list, g)
-  trim_dead(list, g, per_kind)
-  for kind, before in pairs({x = now, e = now - done_for(g)}) do
-    for _, id in ipairs(call('ZRANGEBYSCORE', g .. kind, '-inf', score(before), 'LIMIT', 0, per_kind)) do
-      call('ZREM', g .. kind, id)
-      forget(list, g, id)
+  trim(list, tag)
+  trim_dead(list, tag, per_kind)
+  for kind, before in pairs({x = now, e = now - done_for(tag)}) do
+    for _, id in ipairs(call('ZRANGEBYSCORE', tag .. kind, '-inf', score(before), 'LIMIT', 0, per_kind)) do
+      call('ZREM', tag .. kind, id)
+      forget(list, tag, id)
       moves = moves + 1
     end
   end
-  local traces = math.min(call('ZCOUNT', g .. 'a', '-inf', now), TRACES_A_MOVE * per_kind)
+  local traces = math.min(call('ZCOUNT', tag .. 'a', '-inf', now), TRACES_A_MOVE * per_kind)
   if traces > 0 then
-    call('ZREMRANGEBYRANK', g .. 'a', 0, traces - 1)
+    call('ZREMRANGEBYRANK', tag .. 'a', 0, traces - 1)
     moves = moves + math.floor(traces / TRACES_A_MOVE)
   end
 end
 
 -- A daemon ended before its batch was complete.
-local function forget_staged(list, g)
-  local ids = call('ZRANGEBYSCORE', g .. 'b', '-inf', now, 'LIMIT', 0, per_kind)
+local function forget_staged(list, tag)
+  local ids = call('ZRANGEBYSCORE', tag .. 'b', '-inf', now, 'LIMIT', 0, per_kind)
   if #ids == 0 then return end
-  call('ZREM', g .. 'b', unpack(ids))
-  call('HDEL', g .. 't', unpack(ids))
+  call('ZREM', tag .. 'b', unpack(ids))
+  call('HDEL', tag .. 't', unpack(ids))
   moves = moves + #ids
 end
 
 -- Tombstones at the heads of the lists go; those further in go when they get there.
-local function clear_heads(list, g)
+local function clear_heads(list, tag)
   for p = 0, 9 do
-    if call('EXISTS', ready_list(list, g, p)) == 0 then call('HDEL', g .. 'n', 's' .. p) end
-    moves = moves + clear_head(list, g, p, per_kind)
+    if call('EXISTS', ready_list(list, tag, p)) == 0 then call('HDEL', tag .. 'n', 's' .. p) end
+    moves = moves + clear_head(list, tag, p, per_kind)
   end
 end
 
 -- A pause that was said to end is over.
-local function resume(list, g)
-  local rules = policy_of(g)
+local function resume(list, tag)
+  local rules = policy_of(tag)
   if not rules.paused_until or now < rules.paused_until then return end
   may_grow()
   rules.paused, rules.paused_until = nil, nil
-  keep_policy(list, g, rules)
+  keep_policy(list, tag, rules)
   wake(list)
 end
 
-local function next_due(list, g)
-  local at = policy_of(g).paused_until or FAR
+local function next_due(list, tag)
+  local at = policy_of(tag).paused_until or FAR
   for _, kind in ipairs({'l', 'd', 'o', 'x', 'e', 'f', 'a', 'b'}) do
-    local first = call('ZRANGE', g .. kind, 0, 0, 'WITHSCORES')
-    if first[2] then at = math.min(at, tonumber(first[2]) + (kind == 'e' and done_for(g) or 0)) end
+    local first = call('ZRANGE', tag .. kind, 0, 0, 'WITHSCORES')
+    if first[2] then at = math.min(at, tonumber(first[2]) + (kind == 'e' and done_for(tag) or 0)) end
   end
-  local stale = call('HVALS', g .. 'n')
+  local stale = call('HVALS', tag .. 'n')
   if #stale > 0 and at > now + 5000 then at = now + 5000 end
   return at
 end
 
 local function sweep(list)
-  local g = '{' .. list .. '}'
+  local tag = '{' .. list .. '}'
   must_be_list(list)
-  expire(list, g)
-  lapse_leases(list, g)
-  end_delays(list, g)
-  forget_old(list, g)
-  forget_staged(list, g)
-  resume(list, g)
-  clear_heads(list, g)
+  expire(list, tag)
+  lapse_leases(list, tag)
+  end_delays(list, tag)
+  forget_old(list, tag)
+  forget_staged(list, tag)
+  resume(list, tag)
+  clear_heads(list, tag)
   dues[list], drained[list] = nil, nil
   if holds_nothing({list}) then
     call('ZREM', SPACE .. 'index', list)
   else
     -- Where more is due than was done here, the others have their turn first.
-    local at = math.max(next_due(list, g), now)
+    local at = math.max(next_due(list, tag), now)
     call('ZREM', SPACE .. 'index', list)
     call('ZADD', SPACE .. 'index', at, list)
   end
   -- A limited queue lets the next start: pollers whose own timer was lost look again.
-  if policy_of(g).rate then wake(list) end
+  if policy_of(tag).rate then wake(list) end
 end
 
 local queues, swept = call('ZRANGEBYSCORE', SPACE .. 'index', '-inf', now, 'LIMIT', 0, ARGV[4]), 0

@@ -1,34 +1,36 @@
 -- uses: base, life, limits, stale
--- Taking one task out of ready. What a call learns of a queue it keeps for the call's other entries.
-local learnt, made = {}, 0
+-- Taking one task out of ready. What a call loads of a queue it keeps for the call's other entries.
+local loaded, made = {}, 0
 
 -- Several queues are asked at once whether they hold nothing but plain tasks; when one does, each is asked by itself. A
 -- queue without {Q}m has no task of a higher priority: such a task has an entry there all its life.
-local function learn_plain(lists)
+local function load_plain(lists)
   local keys = {}
   for n, list in ipairs(lists) do
-    local g = '{' .. list .. '}'
-    learnt[list] = {g = g}
-    keys[2 * n - 1], keys[2 * n] = g .. 'm', g .. 'c'
+    local tag = '{' .. list .. '}'
+    loaded[list] = {tag = tag}
+    keys[2 * n - 1], keys[2 * n] = tag .. 'm', tag .. 'c'
   end
-  if call('EXISTS', unpack(keys)) > 0 then learnt = {} end
+  if call('EXISTS', unpack(keys)) > 0 then loaded = {} end
 end
 
-local function learn(list, g)
-  local q = {g = g}
-  if call('EXISTS', g .. 'm', g .. 'c') > 0 then
-    local packed = call('GET', g .. 'c')
+local function load_queue(list, tag)
+  local q = {tag = tag}
+  if call('EXISTS', tag .. 'm', tag .. 'c') > 0 then
+    local packed = call('GET', tag .. 'c')
     q.rules = packed and cmsgpack.unpack(packed)
     q.metas = true
-    q.ranked = call('EXISTS', g .. 1, g .. 2, g .. 3, g .. 4, g .. 5, g .. 6, g .. 7, g .. 8, g .. 9) > 0
+    q.ranked = 0 < call(
+      'EXISTS', tag .. 1, tag .. 2, tag .. 3, tag .. 4, tag .. 5, tag .. 6, tag .. 7, tag .. 8, tag .. 9
+    )
   end
-  learnt[list] = q
+  loaded[list] = q
   return q
 end
 
 before_end[#before_end + 1] = function()
-  for _, q in pairs(learnt) do
-    if q.has_started then call('HSET', q.g .. 'n', 'starts', cmsgpack.pack(q.starts)) end
+  for _, q in pairs(loaded) do
+    if q.has_started then call('HSET', q.tag .. 'n', 'starts', cmsgpack.pack(q.starts)) end
   end
 end
 
@@ -46,14 +48,14 @@ end
 local NO_OPTIONS = {}
 
 -- The lease that a pop with these options holds: a hidden one where it did not ask for one.
-local function lease_for(o, lease, length)
-  return {i = lease, l = length, f = now, w = o.w, h = not o.l or nil, k = o.k and {o.k}, m = o.mk}
+local function lease_for(opts, lease, length)
+  return {i = lease, l = length, f = now, w = opts.w, h = not opts.l or nil, k = opts.k and {opts.k}, m = opts.mk}
 end
 
 local function next_element(list, q)
   if q.ranked then
     for p = 9, 1, -1 do
-      local e = call('RPOP', q.g .. p)
+      local e = call('RPOP', q.tag .. p)
       if e then return e, p end
     end
   end
@@ -61,21 +63,21 @@ local function next_element(list, q)
 end
 
 -- `room`: bytes a payload may have; one that has more stays where it is, and the reply is {9}.
-local function take(list, nonce, lease_ms, o, room)
-  local q = learnt[list] or learn(list, '{' .. list .. '}')
-  local g = q.g
-  local leased = o and o.l
+local function pop_one(list, nonce, lease_ms, opts, room)
+  local q = loaded[list] or load_queue(list, '{' .. list .. '}')
+  local tag = q.tag
+  local leased = opts and opts.l
   local held = q.rules and held_back(list, q, leased)
   if held then return held end
   for _ = 1, 100 do
     local e, p = next_element(list, q)
     if not e then return {1} end
-    local id, generation = ours(e)
-    local payload, m, raw, stale = nil, nil, 0, false
+    local id, generation = parse_element(e)
+    local payload, task, raw, stale = nil, nil, 0, false
     if id then
-      payload = call('HGET', g .. 't', id)
-      m = payload and q.metas and known(g, id) or nil
-      stale = not payload or is_stale(m, generation)
+      payload = call('HGET', tag .. 't', id)
+      task = payload and q.metas and known(tag, id) or nil
+      stale = not payload or is_stale(task, generation)
     else
       made = made + 1
       -- The capital A tells for good that nobody has checked this payload; no id made by a push has one.
@@ -84,40 +86,40 @@ local function take(list, nonce, lease_ms, o, room)
       payload, raw = e, 1
     end
     if stale then
-      lift_tombstone(g, p)
+      lift_tombstone(tag, p)
       drained[list] = true
-    elseif m and m.x and m.x <= now then
-      call('ZREM', g .. 'o', id)
-      bury(list, g, id, m, 'expired')
+    elseif task and task.x and task.x <= now then
+      call('ZREM', tag .. 'o', id)
+      bury(list, tag, id, task, 'expired')
     elseif room and #payload > room then
-      call('RPUSH', p == 0 and list or g .. p, e)
+      call('RPUSH', p == 0 and list or tag .. p, e)
       return {9}
     else
-      if raw == 1 then call('HSET', g .. 't', id, e) end
+      if raw == 1 then call('HSET', tag .. 't', id, e) end
       local lease = id .. '-' .. nonce
       local rules = q.rules or {}
-      local length = lease_ms > 0 and lease_ms or (m and m.l) or lease_of(rules)
-      local attempt = (m and m.a or 0) + 1
-      call('ZADD', g .. 'l', now + length, lease)
+      local length = lease_ms > 0 and lease_ms or (task and task.l) or lease_of(rules)
+      local attempt = (task and task.a or 0) + 1
+      call('ZADD', tag .. 'l', now + length, lease)
       if q.starts then remember_start(q) end
-      if m or leased then
-        m = m or {}
-        if m.x then call('ZREM', g .. 'o', id) end
-        m.s, m.a, m.x = 'l', attempt, nil
-        m.o = lease_for(o or NO_OPTIONS, lease, length)
-        m.pr, m.pm = nil, nil
-        keep(g, id, m)
+      if task or leased then
+        task = task or {}
+        if task.x then call('ZREM', tag .. 'o', id) end
+        task.s, task.a, task.x = 'l', attempt, nil
+        task.o = lease_for(opts or NO_OPTIONS, lease, length)
+        task.pr, task.pm = nil, nil
+        keep(tag, id, task)
         q.metas = true
       end
       due(list, now + length)
-      return {0, id, payload, attempt, raw, length, m and m.tp or false}
+      return {0, id, payload, attempt, raw, length, task and task.tp or false}
     end
   end
   return {2}
 end
 
 -- Several takes from a queue without rules and priorities: a few commands for all of them. `asks` are {nonce, lease ms,
--- options}; the replies of the first so many come back. What is not as simple as that stays where it is, for `take`.
+-- options}; the replies of the first so many come back. What is not as simple as that stays where it is, for `pop_one`.
 -- Nothing may go wrong between LTRIM and the last write: Redis would not bring the tasks back.
 -- Payloads are read before it is known whether there is room for them: as many at a time as the last ones were small.
 local AT_ONCE, MOST_AT_ONCE, SMALL_BYTES = 16, 128, 65536
@@ -151,8 +153,8 @@ end
 
 -- `bound`: true when no payload may have more bytes than there is room, false when only the first may, nil when the
 -- last may.
-local function take_group(list, asks, from, room, bound)
-  local q = learnt[list] or learn(list, '{' .. list .. '}')
+local function pop_some(list, asks, from, room, bound)
+  local q = loaded[list] or load_queue(list, '{' .. list .. '}')
   if q.rules or q.ranked then return {} end
   local most = math.min(at_once, #asks - from + 1)
   -- From -0 on would be the whole list.
@@ -160,40 +162,40 @@ local function take_group(list, asks, from, room, bound)
   local elements = oldest(list, most)
   local ids, generations = {}, {}
   for j = #elements, 1, -1 do
-    local id, generation = ours(elements[j])
+    local id, generation = parse_element(elements[j])
     if not id then break end
     ids[#ids + 1], generations[#ids + 1] = id, generation
   end
   if #ids == 0 then return {} end
-  local payloads = call('HMGET', q.g .. 't', unpack(ids))
-  local metas = q.metas and call('HMGET', q.g .. 'm', unpack(ids)) or {}
+  local payloads = call('HMGET', q.tag .. 't', unpack(ids))
+  local metas = q.metas and call('HMGET', q.tag .. 'm', unpack(ids)) or {}
   local given, leases, fields, first, read = {}, {}, {}, FAR, 0
   for j, id in ipairs(ids) do
-    local nonce, length, o = unpack(asks[from + j - 1], 1, 3)
-    local m = metas[j] and cmsgpack.unpack(metas[j]) or nil
+    local nonce, length, opts = unpack(asks[from + j - 1], 1, 3)
+    local task = metas[j] and cmsgpack.unpack(metas[j]) or nil
     local payload = payloads[j]
     if not payload or room <= 0 or (bound ~= nil and #payload > room and (bound or j > 1)) then break end
-    if m and (m.x or is_stale(m, generations[j])) then break end
-    local leased, lease = o and o.l, id .. '-' .. nonce
-    if length == 0 then length = m and m.l or 60000 end
-    if leased and not (m or o.w or o.k or o.mk) then
+    if task and (task.x or is_stale(task, generations[j])) then break end
+    local leased, lease = opts and opts.l, id .. '-' .. nonce
+    if length == 0 then length = task and task.l or 60000 end
+    if leased and not (task or opts.w or opts.k or opts.mk) then
       fields[#fields + 1], fields[#fields + 2] = id, pack_leased(lease, length)
-    elseif m or leased then
-      m = m or {}
-      m.s, m.a, m.pr, m.pm = 'l', (m.a or 0) + 1, nil, nil
-      m.o = lease_for(o or NO_OPTIONS, lease, length)
-      fields[#fields + 1], fields[#fields + 2] = id, cmsgpack.pack(m)
+    elseif task or leased then
+      task = task or {}
+      task.s, task.a, task.pr, task.pm = 'l', (task.a or 0) + 1, nil, nil
+      task.o = lease_for(opts or NO_OPTIONS, lease, length)
+      fields[#fields + 1], fields[#fields + 2] = id, cmsgpack.pack(task)
     end
     leases[2 * j - 1], leases[2 * j] = score(now + length), lease
-    given[j] = {0, id, payload, m and m.a or 1, 0, length, m and m.tp or false}
+    given[j] = {0, id, payload, task and task.a or 1, 0, length, task and task.tp or false}
     first, room, read = math.min(first, now + length), room - #payload, read + #payload
   end
   at_once = read < SMALL_BYTES and math.min(2 * at_once, MOST_AT_ONCE) or AT_ONCE
   if #given == 0 then return given end
   call('LTRIM', list, 0, -#given - 1)
-  call('ZADD', q.g .. 'l', unpack(leases))
+  call('ZADD', q.tag .. 'l', unpack(leases))
   if #fields > 0 then
-    call('HMSET', q.g .. 'm', unpack(fields))
+    call('HMSET', q.tag .. 'm', unpack(fields))
     q.metas = true
   end
   due(list, first)

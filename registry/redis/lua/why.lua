@@ -7,8 +7,8 @@
 --   0.
 local MOST_BYTES = 262144
 
-local function shut_gates(g)
-  local q, shut = {g = g, rules = policy_of(g)}, {}
+local function shut_gates(tag)
+  local q, shut = {tag = tag, rules = policy_of(tag)}, {}
   local gate = shut_gate(q, 1)
   while gate do
     shut[#shut + 1] = GATES[gate]
@@ -17,30 +17,30 @@ local function shut_gates(g)
   return shut
 end
 
-local function tombstones(g, p) return tonumber(call('HGET', g .. 'n', 's' .. p) or 0) end
+local function tombstones(tag, p) return tonumber(call('HGET', tag .. 'n', 's' .. p) or 0) end
 
-local function higher(g, priority)
+local function higher(tag, priority)
   local count = 0
-  for p = priority + 1, 9 do count = count + call('LLEN', g .. p) - tombstones(g, p) end
+  for p = priority + 1, 9 do count = count + call('LLEN', tag .. p) - tombstones(tag, p) end
   return math.max(0, count)
 end
 
-local function before(list, g, id, m, offset, most)
-  local p, mine, count, bytes, met = m.p or 0, element(id, m), 0, 0, 0
+local function before(list, tag, id, task, offset, most)
+  local p, mine, count, bytes, met = task.p or 0, element(id, task), 0, 0, 0
   -- Where nothing was cancelled every element is a task.
-  local some_stale = tombstones(g, p) > 0
-  local read = each_from(ready_list(list, g, p), offset, most, function(e)
+  local some_stale = tombstones(tag, p) > 0
+  local read = each_from(ready_list(list, tag, p), offset, most, function(e)
     if e == mine then
       met = 1
       return true
     end
-    local other, generation = ours(e)
+    local other, generation = parse_element(e)
     local alive = true
     bytes = bytes + #e
     if other and some_stale then
-      local packed = call('HGET', g .. 'm', other)
+      local packed = call('HGET', tag .. 'm', other)
       if packed then bytes = bytes + #packed end
-      alive = call('HEXISTS', g .. 't', other) == 1
+      alive = call('HEXISTS', tag .. 't', other) == 1
         and not is_stale(packed and cmsgpack.unpack(packed), generation)
     end
     if alive then count = count + 1 end
@@ -50,11 +50,11 @@ local function before(list, g, id, m, offset, most)
 end
 
 local function why(list, id, offset, most)
-  local g = '{' .. list .. '}'
-  local gates = shut_gates(g)
-  local m = known(g, id) or {s = 'r'}
-  if m.s ~= 'r' or call('HEXISTS', g .. 't', id) == 0 then return {0, gates, 0, 0, 0, 0} end
-  return {0, gates, higher(g, m.p or 0), before(list, g, id, m, offset, most)}
+  local tag = '{' .. list .. '}'
+  local gates = shut_gates(tag)
+  local task = known(tag, id) or {s = 'r'}
+  if task.s ~= 'r' or call('HEXISTS', tag .. 't', id) == 0 then return {0, gates, 0, 0, 0, 0} end
+  return {0, gates, higher(tag, task.p or 0), before(list, tag, id, task, offset, most)}
 end
 
 return reply_of(why, KEYS[1], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))
