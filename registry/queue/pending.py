@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from twisted.python.failure import Failure
 
 from registry.queue.promise import Receiver
-from registry.queue.taken import Pushed, denied
+from registry.queue.taken import Pushed
 from registry.queue.wait_lists import WaitLists
+from registry.redis.faults import error_from_reply
 
 if TYPE_CHECKING:
     from registry.queue.polls import Poller
@@ -42,7 +43,7 @@ class PendingPush:
 
     def callback(self, reply: list[Any]) -> None:
         if reply[0]:
-            self.receiver.errback(Failure(denied(reply)))
+            self.receiver.errback(Failure(error_from_reply(reply)))
         elif len(reply) > 2:
             self.receiver.callback(Pushed(reply[1], reply[2]))
         else:

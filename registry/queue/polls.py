@@ -48,8 +48,8 @@ from twisted.python.failure import Failure
 from registry.errors import RedisUnavailable, Replaced
 from registry.model import Code, PopOptions
 from registry.queue.promise import Receiver, unknown_first
-from registry.queue.taken import denied
 from registry.queue.wait_lists import PARKED
+from registry.redis.faults import error_from_reply
 
 if TYPE_CHECKING:
     from registry.queue.pollers import Polls
@@ -160,7 +160,7 @@ class Poller:
             self._ask_again()
         else:
             self._forget_pending_wake()
-            self._fail(Failure(denied(reply)))
+            self._fail(Failure(error_from_reply(reply)))
             if pending_wake or self.was_woken:
                 self._pass_on()
 

@@ -24,8 +24,9 @@ from registry.queue.pending import PendingPush
 from registry.queue.pollers import Polls
 from registry.queue.promise import Receiver
 from registry.queue.staging import is_large, stage
-from registry.queue.taken import Pushed, denied
+from registry.queue.taken import Pushed
 from registry.queue.wait_lists import WaitLists
+from registry.redis.faults import error_from_reply
 from registry.redis.store import Entry, Store, encode_options
 
 log = Logger()
@@ -112,7 +113,7 @@ class Queues:
 
         def stored(reply: list[Any]) -> tuple[list[bytes], bool]:
             if reply[0]:
-                raise denied(reply)
+                raise error_from_reply(reply)
             if len(reply) > 2:
                 return reply[1].split(b","), True
             for _ in tails:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.errors import RegistryError, Unavailable, not_applied
-from registry.queue.taken import denied
+from registry.redis.faults import error_from_reply
 from registry.redis.store import Entry, Store
 
 # Bytes of one part.
@@ -42,7 +42,7 @@ def stage(queues: Queues, name: bytes, tails: Sequence[bytes], payloads: Sequenc
         try:
             reply = yield queues.ask("stage", queues.store.stage(name, head, tails[part], payloads[part]))
             if reply[0]:
-                raise denied(reply)
+                raise error_from_reply(reply)
         except RegistryError as error:
             if head:
                 # What cannot be forgotten now, the sweeper forgets.

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry.redis.faults import error_from_reply
-
-denied = error_from_reply
-
 
 class Pushed:
     """The answer to a push: ``id``, whether an equal ``key`` was there (duplicate), or the same request before (replayed)."""
