@@ -15,9 +15,9 @@ from registry.queue.wait_lists import WaitLists
 from registry.redis.store import Store
 
 LIFE_MS = 6000
-# Of a daemon with pollers at more queues, these many are told.
+# Of a daemon with pollers at more queues, this many are in its beat.
 MOST_NAMES = 5000
-# Of the queues that a daemon has seen polled, the last so many are told.
+# Of the queues that a daemon has seen polled, the last so many are in its beat.
 MOST_POLLED = 300
 
 
@@ -53,8 +53,8 @@ class Heartbeat:
         polled = self._last_polls()
         if not polled:
             return
-        told = [list(islice(self._mine(), MOST_NAMES)), list(polled.items())]
-        yield self._store.beat(msgpack.encode(told), LIFE_MS)
+        beat = [list(islice(self._mine(), MOST_NAMES)), list(polled.items())]
+        yield self._store.beat(msgpack.encode(beat), LIFE_MS)
 
     @inlineCallbacks
     def _others(self) -> Any:
@@ -79,6 +79,6 @@ class Heartbeat:
             found = [at for other, at in polled if other == name]
             known += [now_ms - at for at in found]
             if not found and len(polled) >= MOST_POLLED:
-                # It was polled there before all that are told, or never.
+                # It was polled there before all that are in the beat, or never.
                 at_least.append(now_ms - polled[-1][1])
         return max(0, min(known + at_least)) if known else None

@@ -132,7 +132,7 @@ class Queues:
         return reply
 
     def carry(self, verb: str, entry: Entry, large: bool = False) -> None:
-        """Carry one entry in the next group; its ``reply`` is told. ``large`` as in `Batching.add`."""
+        """Carry one entry in the next group; its ``reply`` receives what Redis answers. ``large`` as in `Batching.add`."""
         try:
             self.batching.add(verb, entry, large)
         except RegistryError:
@@ -151,9 +151,10 @@ class Queues:
 
     def redis_is_back(self) -> None:
         """Send again what found no Redis, and let every queue with parked pollers be asked."""
+        self.wait_lists.forget_failures()
         self.batching.flush()
         self.handover.settle_again()
-        self.wait_lists.redis_is_back()
+        self.wait_lists.wake_all()
 
 
 def _is_ready_at_once(options: PushOptions) -> bool:

@@ -196,11 +196,10 @@ class WaitLists:
         if at + WAKES_A_TURN < len(names):
             self.later(0, self._wake_from, names, at + WAKES_A_TURN)
 
-    def redis_is_back(self) -> None:
-        """Every parked poller may be answered that there is nothing again, and every queue is asked."""
+    def forget_failures(self) -> None:
+        """Redis is back: every parked poller may be answered that there is nothing again."""
         for one in self:
             one.forget_failure()
-        self.wake_all()
 
     def __iter__(self) -> Iterator[Parked]:
         for wait_list in list(self.lists.values()):

@@ -1,6 +1,6 @@
 """Who polls: a newer poll of a worker ends its older one, whichever queue and daemon they reached.
 
-Which of two is newer is told by Redis: it publishes a notice of each poll when it carries it out, and every daemon, the
+Redis decides which of two is newer: it publishes a notice of each poll when it carries it out, and every daemon, the
 poll's own too, reads the notices in that order.
 
 A worker whose connection broke polls again, and the poll it left behind must not take a task. Two live workers that bear one
@@ -43,7 +43,7 @@ class _Poll:
 class Workers:
     """The open polls of this process that named their worker.
 
-    ``once(what, worker, ms)`` fires with whether nobody, on any daemon, was told so of that worker in the last ``ms``.
+    ``once(what, worker, ms)`` fires with True when no daemon has asked the same of that worker in the last ``ms``.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Workers:
             self._end(worker, polls[0])
         polls.append(poll)
 
-        def over() -> None:
+        def forget() -> None:
             if poll in polls:
                 polls.remove(poll)
             if not polls and self._open.get(worker) is polls:
                 del self._open[worker]
 
-        return over
+        return forget
 
     def announced(self, mark: str, worker: str) -> None:
         """Redis has carried out a poll of this worker with this mark, sent by another daemon or by this one."""
