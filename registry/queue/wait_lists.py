@@ -170,13 +170,15 @@ class WaitLists:
         if wait_list is None or wait_list.in_flight:
             # A question in flight may be answered "nothing", and its poller is in front of all others.
             return None
-        one = self.next(name)
+        one = wait_list.first()
         if one is None:
+            self.tidy(name, wait_list)
             return None
         if not one.alone:
             # What it is given may be of another queue.
-            self.park(one)
+            wait_list.put(one)
             return None
+        self.parked -= 1
         one.woken(False)
         return one
 
