@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from registry.listening import Bound, adopt
+from registry.listening import ListeningSocket, adopt
 
 log = Logger()
 
@@ -77,7 +77,7 @@ class Parent:
         self._reactor = reactor
         read = json.loads(told)
         self._seat: int = read["seat"]
-        self._bound = [Bound(*one) for one in read["bound"]]
+        self._bound = [ListeningSocket(*one) for one in read["bound"]]
         self._covered: dict[int, list[Any]] = {}
         self._ports: list[Any] = []
         self._factory: Any = None

@@ -29,28 +29,28 @@ from registry.http.json_check import BadJson, check_json
 from registry.http.parser import Heads
 from registry.http.routes import Api
 from registry.http.server import Server
-from registry.http.verbs import Verbs
+from registry.http.tasks import Tasks
 from registry.listening import (
-    Bounded,
+    ConnectionLimit,
     accept_waiting,
     is_loopback,
     listen_on,
     raise_file_limit,
     shown,
-    warn_of_strangers,
-    why_not,
+    startup_error,
+    warn_if_public,
 )
 from registry.queue.completions import Completions
-from registry.queue.looking import Looking
+from registry.queue.inspector import Inspector
 from registry.queue.notices import Notices
+from registry.queue.operations import Operations
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
-from registry.queue.steering import Steering
 from registry.queue.sweeper import Sweeper
 from registry.redis.address import RedisAddress, parse_redis_url
 from registry.redis.embedded import Embedded
 from registry.redis.link import Link, Pool
-from registry.redis.persistence import worth_of_a_200
+from registry.redis.persistence import check_durability
 from registry.redis.store import NewerSchema, Store
 from registry.redis.subscriber import Subscriber
 from registry.stalls import StallWatch
@@ -122,7 +122,7 @@ class Daemon(StopsOnce):
             )
             address = yield self._embedded.start()
         self._build(address)
-        self._entrance = Bounded(
+        self._entrance = ConnectionLimit(
             self.server, self.server.by_address, most_connections, config.max_connections_per_address
         )
         self._link.start()
@@ -152,9 +152,9 @@ class Daemon(StopsOnce):
         )
         schedules = Schedules(self.queues)
         self._sweeper = Sweeper(self._store, self.queues, schedules, reactor, self._look_for_overlaps)
-        looking = Looking(self.queues)
-        steering = Steering(self.queues, looking)
-        self.verbs = Verbs(self.queues, looking, self._completions, config)
+        looking = Inspector(self.queues)
+        steering = Operations(self.queues, looking)
+        self.verbs = Tasks(self.queues, looking, self._completions, config)
         admin = Admin(self.queues, looking, steering, schedules, self._completions, config.max_wait)
         self.api = api = Api(
             self.verbs,
@@ -186,7 +186,7 @@ class Daemon(StopsOnce):
             self._reactor.callLater(0, self._give_up, str(e))
             # Nothing has gone wrong here that a traceback would explain: to the link this Redis is none it can use.
             raise RedisUnavailable(str(e)) from e
-        self._warnings = yield worth_of_a_200(link, first=not self._ready_once)
+        self._warnings = yield check_durability(link, first=not self._ready_once)
         yield self._look_for_overlaps(greeting=True)
         self._ready_once = True
         # The link counts as ready once this has returned.
@@ -250,13 +250,13 @@ class Daemon(StopsOnce):
                 port.stopReading()
                 self._held.append(port)
             log.info("listening on {address}", address=shown(port.getHost()))
-        warn_of_strangers(port.getHost() for port in self._ports)
+        warn_if_public(port.getHost() for port in self._ports)
 
     def _redis_ready(self) -> bool:
         return self._store.ready and self._pool.ready
 
     def _cannot_start(self, failure: Any) -> None:
-        self._give_up(why_not(failure.value), failure)
+        self._give_up(startup_error(failure.value), failure)
 
     def _give_up(self, why: str, failure: Any = None) -> None:
         if failure is not None and not failure.check(RegistryError, CannotListenError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""What can go wrong, in the words of the domain. HTTP gives these their statuses in ``http/wire.py``."""
+"""What can go wrong, in the words of the domain. HTTP gives these their statuses in ``http/codec.py``."""
 
 from __future__ import annotations
 

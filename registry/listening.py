@@ -45,7 +45,7 @@ MOST_FILES = 1 << 20
 FILES_KEPT_FREE = 200
 
 
-class Bound(NamedTuple):
+class ListeningSocket(NamedTuple):
     """A listening socket. ``seat``: the child it belongs to, None when all accept on it; ``endpoint``: the string
     that says how its connections are served, such as ``ssl:443:…``; empty for plain ones."""
 
@@ -54,7 +54,7 @@ class Bound(NamedTuple):
     endpoint: str
 
 
-class Binder:
+class SocketBinder:
     """Binds what endpoint strings say, for ``seats`` children, and accepts nothing itself.
 
     It stands in for the reactor while an endpoint listens, so that every kind of string works that ends in TCP, TLS
@@ -62,7 +62,7 @@ class Binder:
     """
 
     def __init__(self, reactor: Any, seats: int) -> None:
-        self.bound: list[Bound] = []
+        self.bound: list[ListeningSocket] = []
         self.where: list[Any] = []
         self._reactor = reactor
         self._seats = seats
@@ -101,7 +101,7 @@ class Binder:
                 self._sockets.append(one)
                 one.listen(max(backlog, BACKLOG))
                 port = one.getsockname()[1]
-                self.bound.append(Bound(one.fileno(), seat, self._text))
+                self.bound.append(ListeningSocket(one.fileno(), seat, self._text))
         except OSError as error:
             raise CannotListenError(interface, port, error) from None
         self.where.append(_address(one.getsockname()))
@@ -123,7 +123,7 @@ class Binder:
     def _share(self, port: Any) -> None:
         port.stopReading()
         self._ports.append(port)
-        self.bound.append(Bound(port.fileno(), None, ""))
+        self.bound.append(ListeningSocket(port.fileno(), None, ""))
         self.where.append(_address(port.socket.getsockname()))
 
     @staticmethod
@@ -148,7 +148,7 @@ class Binder:
 
 def listen_on(reactor: Any, text: str, factory: Any) -> Deferred[Any]:
     """Listen where an endpoint string says. CannotListenError, or ValueError with a sentence that names LISTEN."""
-    opens: Any = reactor if isinstance(reactor, Binder) else unix_sockets.Reactor(reactor, text)
+    opens: Any = reactor if isinstance(reactor, SocketBinder) else unix_sockets.Reactor(reactor, text)
     endpoint = parse_endpoint(opens, text)
     if getattr(endpoint, "_backlog", None) == 50:
         endpoint._backlog = BACKLOG
@@ -163,7 +163,7 @@ def listen_on(reactor: Any, text: str, factory: Any) -> Deferred[Any]:
     return listening.addErrback(explain)
 
 
-def why_not(error: BaseException | None) -> str:
+def startup_error(error: BaseException | None) -> str:
     """Why the daemon does not start; of what cannot be listened on, which setting is to be changed."""
     if not isinstance(error, CannotListenError):
         return str(error) or type(error).__name__
@@ -248,7 +248,7 @@ def accept_waiting(port: Any) -> None:
         port.doRead()
 
 
-def warn_of_strangers(addresses: Iterable[Any]) -> None:
+def warn_if_public(addresses: Iterable[Any]) -> None:
     """One line for all addresses that are not this machine's alone: there is nothing else that keeps anybody out."""
     reached = [shown(one) for one in addresses if not _is_private(one)]
     if reached:
@@ -289,7 +289,7 @@ def raise_file_limit() -> int:
 
 
 @implementer(IProtocolNegotiationFactory)
-class Bounded(Factory):  # type: ignore[misc]
+class ConnectionLimit(Factory):  # type: ignore[misc]
     """Lets in at most ``most`` connections: beyond that, accepting would end in EMFILE, for Redis and logs too.
 
     ``connections``: the open ones of each address. ``most_of_one``: of one address, 0 for no limit; unix sockets have none.

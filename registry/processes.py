@@ -35,7 +35,7 @@ from registry.child import LINK, VARIABLE, LineLink, line_link
 from registry.config import Config, passwords_of
 from registry.endpoints import endpoints_of
 from registry.errors import RegistryError
-from registry.listening import Binder, raise_file_limit, shown, warn_of_strangers, why_not
+from registry.listening import SocketBinder, raise_file_limit, shown, startup_error, warn_if_public
 from registry.output import Output, reader
 from registry.redis.embedded import Embedded
 from registry.stopping import StopsOnce
@@ -87,8 +87,8 @@ class Processes(StopsOnce):
         self._fail = fail
         self._notifier = Notifier(reactor, environ)
         self._embedded: Embedded | None = None
-        self.binder = Binder(reactor, config.processes)
-        self.seats = [Seat(self, index) for index in range(config.processes)]
+        self.binder = SocketBinder(reactor, config.processes)
+        self.seats = [WorkerSlot(self, index) for index in range(config.processes)]
         self._watch = LoopingCall(self._look)
         self._watch.clock = reactor
         self._redis_url = config.redis_url or ""
@@ -117,7 +117,7 @@ class Processes(StopsOnce):
             return
         for where in self.binder.where:
             log.info("listening on {where}, with {n} processes", where=shown(where), n=config.processes)
-        warn_of_strangers(self.binder.where)
+        warn_if_public(self.binder.where)
         for seat in self.seats:
             seat.spawn()
         self._watch.start(1, now=False)
@@ -127,7 +127,7 @@ class Processes(StopsOnce):
             return
         if not failure.check(RegistryError, CannotListenError, ValueError, OSError):
             log.failure("the daemon cannot start", failure)
-        self.give_up(why_not(failure.value))
+        self.give_up(startup_error(failure.value))
 
     def give_up(self, why: str) -> None:
         """Stop with a non-zero exit."""
@@ -213,7 +213,7 @@ class Processes(StopsOnce):
         log.info("registry has stopped")
 
 
-class Seat(ProcessProtocol):
+class WorkerSlot(ProcessProtocol):
     """The place of one child, and of its successors."""
 
     def __init__(self, processes: Processes, index: int) -> None:

@@ -15,10 +15,10 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from registry.http.codec import Answer
 from registry.http.limits import Limits
 from registry.http.parser import Found, Head, Heads
 from registry.http.server import Server as HttpServer
-from registry.http.wire import Answer
 
 reactor: Any = _reactor
 LIMIT = 1000

@@ -17,15 +17,15 @@ from twisted.internet.tcp import Server as SocketTransport
 from twisted.python.failure import Failure
 
 from registry.http.access import Access
+from registry.http.codec import Answer
 from registry.http.parser import Found, Head, Heads
 from registry.http.server import Server
-from registry.http.wire import Answer
 
 LIMIT = 200
 TOLD_HEADERS = (b"content-type", b"idempotency-key", b"prefer", b"traceparent", b"x-odd")
 
 
-class Verbs:
+class Tasks:
     """Answers each request with what it was; while ``later`` is a list, when told."""
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ class World:
 
     def __init__(self, **more: Any) -> None:
         self.clock = Clock()
-        self.verbs = Verbs()
+        self.verbs = Tasks()
         self.lines: list[str] = []
         self.access = Access(lambda *lines: self.lines.extend(lines), self.clock.callLater)
         heads = Heads(self.verbs.find, lambda name: name == b"localhost", lambda path: LIMIT)

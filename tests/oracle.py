@@ -15,11 +15,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from registry.errors import BadName
+from registry.http.codec import Answer, name_from
 from registry.http.parser import Heads
 from registry.http.request import Request
 from registry.http.routes import ROUTES, Api
 from registry.http.server import Server
-from registry.http.wire import Answer, name_from
 from registry.queue.names import check_name
 from tests.one_connection import LIMIT, TOLD_HEADERS, Transport, answers, without_numbers
 
@@ -30,7 +30,7 @@ REFUSALS = {
 }  # fmt: skip
 
 
-class Verbs:
+class Tasks:
     """Answers each verb with what it was asked; ``later`` lets it wait, as a poll does."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Pair:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.verbs: Any = Verbs()
+        self.verbs: Any = Tasks()
         stopped: Callable[[], bool] = lambda: False  # noqa: E731
         api = Api(self.verbs, None, lambda: succeed(""), stopped, list)  # type: ignore[arg-type]
         heads = Heads(api.find, lambda name: name == b"localhost", lambda path: LIMIT)

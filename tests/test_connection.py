@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from registry.http.codec import dumps
 from registry.http.connection import Connection
-from registry.http.wire import dumps
 from tests.conftest import LoggedErrors
 from tests.http_server import LIMIT, POST, Server, ask, serve, split
 

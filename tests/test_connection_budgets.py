@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 
+from registry.http.codec import Answer
 from registry.http.connection import Connection
 from registry.http.limits import MAX_A_TURN
 from registry.http.parser import Heads
 from registry.http.routes import Api
-from registry.http.wire import Answer
-from registry.listening import Bounded
+from registry.listening import ConnectionLimit
 from tests.one_connection import LIMIT, POP, PUSH, Transport, World, answers, ask
 
 
@@ -178,7 +178,7 @@ def test_answers_that_nobody_reads_have_one_budget(world: World, monkeypatch: py
 
 def test_of_one_address_so_many_connections_are_let_in(world: World) -> None:
     server = world.server
-    bounded = Bounded(server, server.by_address, 5, 2)
+    bounded = ConnectionLimit(server, server.by_address, 5, 2)
     here, there = (IPv4Address("TCP", host, 7) for host in ("192.0.2.1", "192.0.2.2"))
     mine = [Transport(bounded.buildProtocol(here)) for _ in range(3)]
     assert b"overloaded" in mine[2].out and mine[2].ended == "closed"

@@ -15,11 +15,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThread
 
+from registry.http.codec import Answer
 from registry.http.limits import MAX_HEADERS_SIZE, MAX_LINE, MAX_PIPELINED
 from registry.http.parser import Found
 from registry.http.request import Match
 from registry.http.routes import Api
-from registry.http.wire import Answer
 from tests.conftest import LoggedErrors
 from tests.http_server import Server, serve, until
 from tests.http_server import ask as ask_server

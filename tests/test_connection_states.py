@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 
 from registry.errors import ShuttingDown
+from registry.http.codec import Answer
 from registry.http.limits import MAX_PIPELINED
 from registry.http.parser import BlockReader
-from registry.http.wire import Answer
 from tests.one_connection import POP, PUSH, Transport, World, answers, ask
 
 

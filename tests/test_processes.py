@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 
 from registry.config import Config, load
 from registry.output import Reader
-from registry.processes import Processes, Seat
+from registry.processes import Processes, WorkerSlot
 from tests.conftest import LoggedErrors, StartDaemon
 from tests.live import Daemon, RedisServer, processes_in, wait_until
 
@@ -363,7 +363,7 @@ def parent(failures: list[str]) -> Processes:
     return Processes(config(processes=2), FakeReactor(), {}, fail=failures.append)
 
 
-def ready(seat: Seat) -> None:
+def ready(seat: WorkerSlot) -> None:
     seat._said("ready", -1)
 
 
@@ -372,7 +372,7 @@ def test_the_pause_doubles_and_a_child_that_lasted_starts_it_anew(
 ) -> None:
     now = 0.0
     monkeypatch.setattr("registry.processes.time.monotonic", lambda: now)
-    monkeypatch.setattr(Seat, "cover", lambda seat, index: setattr(seat, "covers", index))
+    monkeypatch.setattr(WorkerSlot, "cover", lambda seat, index: setattr(seat, "covers", index))
     reactor: FakeReactor = parent.reactor
     for seat in parent.seats:
         seat.spawn()

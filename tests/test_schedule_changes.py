@@ -15,9 +15,9 @@ from twisted.internet.defer import gatherResults
 
 from registry.errors import BadOption, NotFound, QueueFull
 from registry.model import PushOptions
+from registry.queue.operations import Operations
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules, check, ticks
-from registry.queue.steering import Steering
 from tests.bench import Bench
 
 pytestmark = pytest.mark.every_redis
@@ -102,7 +102,7 @@ async def test_a_due_tick_that_its_queue_refuses_is_pushed_for_the_schedule_that
     world: World,
 ) -> None:
     await world.one.put(b"nightly", NIGHTLY)
-    await Steering(world.queues, None).set_policy(b"old", {"max_length": 0})  # type: ignore[arg-type]
+    await Operations(world.queues, None).set_policy(b"old", {"max_length": 0})  # type: ignore[arg-type]
     at = world.due()
     shown = await world.one.put(b"nightly", {**NIGHTLY, "queue": "new", "task": b"2"})
     assert shown["next_ms"] == at
@@ -148,7 +148,7 @@ async def test_a_schedule_that_was_dropped_meanwhile_is_not_pushed(world: World)
 @pytest_twisted.ensureDeferred
 async def test_a_refused_push_moves_no_schedule_on(world: World) -> None:
     await world.one.put(b"nightly", NIGHTLY)
-    await Steering(world.queues, None).set_policy(b"old", {"max_length": 0})  # type: ignore[arg-type]
+    await Operations(world.queues, None).set_policy(b"old", {"max_length": 0})  # type: ignore[arg-type]
     at = world.due()
     before = world.raw()
     with pytest.raises(QueueFull):

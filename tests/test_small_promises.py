@@ -10,7 +10,7 @@ from msgspec import msgpack
 from twisted.internet.defer import succeed
 
 from registry.daemon import host_allowed
-from registry.queue.steering import Steering
+from registry.queue.operations import Operations
 from tests.live import Daemon, RedisServer, wait_until
 from tests.talk import (
     Asked,
@@ -228,7 +228,7 @@ def test_leases_that_run_out_together_go_back_in_the_order_of_the_queue(served: 
     assert [row["task"] for row in tasks(served, q)] == [0, 1, 2, 3]
 
 
-# Steering
+# Operations
 
 
 def test_a_dry_run_counts_what_the_real_one_would_do(served: Daemon, q: str) -> None:
@@ -277,12 +277,12 @@ def test_rules_are_written_once_however_long_the_clearing_takes(monkeypatch: pyt
     replies = [[0, msgpack.encode({}), left] for left in (900, 400, 0)]
     calls: list[Any] = []
 
-    def one(self: Steering, verb: str, name: bytes, packed: bytes) -> Any:
+    def one(self: Operations, verb: str, name: bytes, packed: bytes) -> Any:
         calls.append(msgpack.decode(packed))
         return succeed(replies[len(calls) - 1])
 
-    monkeypatch.setattr(Steering, "_one", one)
-    Steering.__new__(Steering).set_policy(b"q", {"retention": {"done_max": 2}})
+    monkeypatch.setattr(Operations, "_one", one)
+    Operations.__new__(Operations).set_policy(b"q", {"retention": {"done_max": 2}})
     assert calls == [{"set": {"retention": {"done_max": 2}}, "reset": []}, {"t": True}, {"t": True}]
 
 

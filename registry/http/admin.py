@@ -1,4 +1,4 @@
-"""Looking and steering over HTTP: queues, their tasks, their rules, and schedules. Every answer is JSON."""
+"""Inspector and steering over HTTP: queues, their tasks, their rules, and schedules. Every answer is JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from typing import Any
 from twisted.internet.defer import inlineCallbacks
 
 from registry.errors import BadBody, BadOption, NotFound
-from registry.http import asked
+from registry.http import options
+from registry.http.codec import (
+    Answer,
+    json_answer,
+    moment,
+    one_of,
+    seconds,
+    text,
+    whole,
+)
 from registry.http.json_check import check_json
 from registry.http.json_cut import MAX_BUILT, load
 from registry.http.request import Options, Request
@@ -26,22 +35,13 @@ from registry.http.rows import (
     task_row,
 )
 from registry.http.turns import at_once
-from registry.http.wire import (
-    Answer,
-    json_answer,
-    moment,
-    one_of,
-    seconds,
-    text,
-    whole,
-)
 from registry.queue.completions import Completions
-from registry.queue.looking import Looking
+from registry.queue.inspector import Inspector
+from registry.queue.operations import NO_LIMIT, Operations, Which
 from registry.queue.pages import SHOWN_BYTES
 from registry.queue.promise import after
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
-from registry.queue.steering import NO_LIMIT, Steering, Which
 
 PAGE, MOST_A_PAGE = 100, 1000
 
@@ -73,7 +73,7 @@ TASKS_OPTIONS: Options = {
     "limit": whole(1, MOST_A_PAGE),
     "search": text(0, 255),
 }
-TASK_OPTIONS: Options = {"wait": asked.wait_length}
+TASK_OPTIONS: Options = {"wait": options.wait_length}
 RETRY_OPTIONS: Options = {
     "state": one_of("dead"),
     "id": text(1, 100),
@@ -81,7 +81,7 @@ RETRY_OPTIONS: Options = {
     **_WHICH,
 }
 DELETE_OPTIONS: Options = {"state": one_of("ready", "delayed", "dead", "done"), **_WHICH}
-PAUSE_OPTIONS: Options = {"seconds": seconds(0, asked.YEAR)}
+PAUSE_OPTIONS: Options = {"seconds": seconds(0, options.YEAR)}
 MOVE_OPTIONS: Options = {"to": text(1, 255), "state": one_of("ready", "delayed", "dead")}
 SCHEDULES_OPTIONS: Options = {"cursor": text(1, 800), "limit": whole(1, MOST_A_PAGE)}
 
@@ -101,15 +101,15 @@ class Admin:
     def __init__(
         self,
         queues: Queues,
-        looking: Looking,
-        steering: Steering,
+        looking: Inspector,
+        steering: Operations,
         schedules: Schedules,
         completions: Completions,
         max_wait: float,
     ) -> None:
         self._queues = queues
-        self._looking = looking
-        self._steering = steering
+        self._inspector = looking
+        self._operations = steering
         self._schedules = schedules
         self._completions = completions
         self._max_wait = max_wait
@@ -121,7 +121,7 @@ class Admin:
         """The list of queues, a page at a time; ``family=:`` folds those with a colon into one row each."""
         said = request.options
         needle = said.get("search", "").encode()
-        held = yield self._looking.names(needle)
+        held = yield self._inspector.names(needle)
         pollers = yield self._queues.heartbeat.pollers()
         names = held.union(name for name in pollers if needle in name)
         sort, limit, now = said.get("sort", "name"), said.get("limit", PAGE), self._queues.store.now_ms()
@@ -137,7 +137,7 @@ class Admin:
 
         if "family" in said:
             families: dict[str, dict[str, Any]] = {}
-            yield self._looking.each_count(
+            yield self._inspector.each_count(
                 list(names), lambda view: fold(families, queue_row(view, now, pollers)), held
             )
             for row in families.values():
@@ -147,19 +147,19 @@ class Admin:
                 names = heapq.nsmallest(
                     limit + 1, (name for name in names if behind is None or name > behind[1])
                 )
-            yield self._looking.each_count(
+            yield self._inspector.each_count(
                 list(names), lambda view: keep(queue_row(view, now, pollers)), held
             )
         cursor = None
         if len(rows) > limit:
             (value, last), _ = rows[limit - 1]
-            cursor = asked.quoted(last) if sort == "name" else f"{value}~{asked.quoted(last)}"
+            cursor = options.quoted(last) if sort == "name" else f"{value}~{options.quoted(last)}"
         return json_answer(200, {"queues": [row for _, row in rows[:limit]], "cursor": cursor})
 
     @inlineCallbacks
     def queue(self, request: Request) -> Any:
         """What a queue holds, and its policy."""
-        view = yield self._looking.queue(request.name)
+        view = yield self._inspector.queue(request.name)
         pollers = yield self._queues.heartbeat.pollers()
         return json_answer(200, queue_row(view, self._queues.store.now_ms(), pollers))
 
@@ -172,13 +172,13 @@ class Admin:
         changes = load(request.body)
         if not isinstance(changes, dict):
             raise BadBody("The body is a JSON object of the rules to change.")
-        yield self._steering.set_policy(request.name, changes)
+        yield self._operations.set_policy(request.name, changes)
         return (yield after(True, self.queue(request)))
 
     @inlineCallbacks
     def purge(self, request: Request) -> Any:
         """Delete what is ready and delayed."""
-        count = yield self._steering.purge(request.name)
+        count = yield self._operations.purge(request.name)
         return _bulk_answer(count, 0)
 
     @inlineCallbacks
@@ -187,9 +187,9 @@ class Admin:
         name, said = request.name, request.options
         which, dry_run, spread = _which(said), said.get("dry_run", False), said.get("spread", 0)
         if "id" in said:
-            done = yield self._steering.retry_one(name, said["id"].encode(), which, spread, dry_run)
+            done = yield self._operations.retry_one(name, said["id"].encode(), which, spread, dry_run)
             return _bulk_answer(int(done), int(not done))
-        count, skipped = yield self._steering.retry_all(
+        count, skipped = yield self._operations.retry_all(
             name, which, said.get("limit", NO_LIMIT), spread, dry_run
         )
         return _bulk_answer(count, skipped)
@@ -202,7 +202,7 @@ class Admin:
             raise BadOption("The option 'state' is missing: ready, delayed, dead or done.")
         if "reason" in said and said["state"] != "dead":
             raise BadOption("The option 'reason' is for the dead: other tasks have none.")
-        count, skipped = yield self._steering.delete(
+        count, skipped = yield self._operations.delete(
             name, said["state"], _which(said), said.get("limit", NO_LIMIT), said.get("dry_run", False)
         )
         return _bulk_answer(count, skipped)
@@ -210,7 +210,7 @@ class Admin:
     @inlineCallbacks
     def pause(self, request: Request) -> Any:
         """Hand out no task, for some seconds or until the queue is resumed."""
-        yield self._steering.pause(request.name, request.options.get("seconds"))
+        yield self._operations.pause(request.name, request.options.get("seconds"))
         return (yield after(True, self.queue(request)))
 
     @inlineCallbacks
@@ -219,7 +219,7 @@ class Admin:
         name, said = request.name, request.options
         if "to" not in said:
             raise BadOption("The option 'to' is missing: the queue that the tasks move to.")
-        moved, skipped = yield self._steering.move(name, said["to"].encode(), said.get("state", "ready"))
+        moved, skipped = yield self._operations.move(name, said["to"].encode(), said.get("state", "ready"))
         return _bulk_answer(moved, skipped)
 
     # Tasks
@@ -228,7 +228,7 @@ class Admin:
     def tasks(self, request: Request) -> Any:
         """The tasks of a queue in one state, a page at a time."""
         said = request.options
-        walk = self._looking.tasks(
+        walk = self._inspector.tasks(
             request.name, said.get("state", "ready"), said.get("cursor", ""), said.get("search", "").encode()
         )
         page = Page(said.get("limit", PAGE))
@@ -253,28 +253,28 @@ class Admin:
             finally:
                 ended.addErrback(lambda _: None)
                 ended.cancel()
-        view = yield self._looking.task(name, task_id)
+        view = yield self._inspector.task(name, task_id)
         return json_answer(200, task_row(view))
 
     @inlineCallbacks
     def cancel(self, request: Request) -> Any:
         """End a task, or delete one that has ended."""
-        how = yield self._steering.cancel(request.name, request.segments[1])
+        how = yield self._operations.cancel(request.name, request.segments[1])
         return json_answer(200, {"success": True, "how": how})
 
     @inlineCallbacks
     def run(self, request: Request) -> Any:
         """Make a delayed task ready now."""
-        yield self._steering.run(request.name, request.segments[1])
+        yield self._operations.run(request.name, request.segments[1])
         return json_answer(200, {"success": True, "state": "ready"})
 
     @inlineCallbacks
     def why(self, request: Request) -> Any:
         """Why a task is not running."""
         name, task_id = request.name, request.segments[1]
-        view = yield self._looking.task(name, task_id)
-        queue = yield self._looking.queue(name)
-        why = yield self._looking.why(view)
+        view = yield self._inspector.task(name, task_id)
+        queue = yield self._inspector.queue(name)
+        why = yield self._inspector.why(view)
         pollers = yield self._queues.heartbeat.pollers()
         silent = yield self._queues.heartbeat.silent_ms(name)
         now_ms = self._queues.store.now_ms()
@@ -294,7 +294,7 @@ class Admin:
         """The schedules by name, a page at a time."""
         said = request.options
         limit = said.get("limit", PAGE)
-        names = yield self._schedules.names(asked.unquoted(said.get("cursor", "")), limit + 1)
+        names = yield self._schedules.names(options.unquoted(said.get("cursor", "")), limit + 1)
         page, last = Page(limit), b""
         for name in names:
             try:
@@ -305,7 +305,7 @@ class Admin:
             if not page.takes(schedule_row(name.decode(), known, SHOWN_BYTES)):
                 break
             last = name
-        return page.answer(b"schedules", asked.quoted(last) if page.ended_early else None)
+        return page.answer(b"schedules", options.quoted(last) if page.ended_early else None)
 
     @inlineCallbacks
     def schedule(self, request: Request) -> Any:
@@ -317,9 +317,9 @@ class Admin:
     @inlineCallbacks
     def put_schedule(self, request: Request) -> Any:
         """Create or replace a schedule."""
-        name, said = request.name, asked.schedule(request.body)
+        name, said = request.name, options.schedule(request.body)
         given = {} if said.get("options") is None else said["options"]
-        said["options"], said["push"] = asked.schedule_options(given)
+        said["options"], said["push"] = options.schedule_options(given)
         known = yield self._schedules.put(name, said)
         return json_answer(200, schedule_row(name.decode(), known))
 
@@ -332,7 +332,7 @@ class Admin:
     @inlineCallbacks
     def run_schedule(self, request: Request) -> Any:
         """Push the task of a schedule now."""
-        at_once(asked.no_members(request.body, "A run pushes the task of the schedule; it has no body."))
+        at_once(options.no_members(request.body, "A run pushes the task of the schedule; it has no body."))
         pushed = yield self._schedules.run(request.name)
         duplicate = {"duplicate": True} if pushed.duplicate else {}
         return json_answer(200, {"success": True, "id": pushed.id, **duplicate})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from registry.http.limits import MAX_HEADERS_SIZE, MAX_LINE, too_large
-from registry.http.screening import Refusal, bad_request
+from registry.http.validation import Refusal, bad_request
 
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 # Of a line that tells a chunk's size, bytes.

@@ -29,6 +29,7 @@ from zope.interface import implementer
 
 from registry.http.access import CUT_OFF
 from registry.http.body import Chunks, Counted
+from registry.http.codec import Answer, failure_answer
 from registry.http.limits import (
     MAX_A_TURN,
     MAX_PIPELINED,
@@ -38,9 +39,8 @@ from registry.http.limits import (
     too_many_bodies,
 )
 from registry.http.parser import Head, PartialHead
-from registry.http.screening import Refusal
 from registry.http.sockets import beneath_tls, send_now, tune
-from registry.http.wire import Answer, failure_answer
+from registry.http.validation import Refusal
 
 if TYPE_CHECKING:
     from registry.http.server import Server

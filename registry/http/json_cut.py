@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from registry.errors import BadBody, BadOption
+from registry.http.codec import ExactFloat
 from registry.http.json_check import mark, not_in_escape, unmark
-from registry.http.wire import ExactFloat
 
 # Bytes of a value that is built whole; only texts may be longer.
 MAX_BUILT = 16 * 1024

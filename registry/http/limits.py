@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from registry.errors import Overloaded
-from registry.http.screening import Refusal
+from registry.http.validation import Refusal
 
 # Bytes of a request line, of one header, and of all headers; and how many headers.
 MAX_LINE = 16_384

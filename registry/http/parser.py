@@ -22,17 +22,17 @@ from registry.http.limits import (
     too_large,
     too_many_headers,
 )
-from registry.http.screening import (
+from registry.http.validation import (
     METHODS,
     Refusal,
     bad_request,
+    check_encoding,
+    check_host,
+    check_key,
+    check_request_line,
+    check_site,
     like_a_browser,
     sane_request_id,
-    screen_encoding,
-    screen_host,
-    screen_key,
-    screen_request_line,
-    screen_site,
 )
 from registry.log import VALUE_LIMIT, escape
 
@@ -249,7 +249,7 @@ class PartialHead:
         line = bytes(self.data[:end])
         if line[-1:] != b"\r":
             raise bad_request("The request line does not end in CR LF.")
-        screen_request_line(line[:-1])
+        check_request_line(line[:-1])
         self._block = BlockReader()
         self._scanned = end + 1
         return True
@@ -284,7 +284,7 @@ class Heads:
             method, target, path, query = plain.groups()
             old = False
         else:
-            line, authority = screen_request_line(line)
+            line, authority = check_request_line(line)
             method, target, version = line.split(b" ")
             path, _, query = target.partition(b"?")
             old = version == b"HTTP/1.0"
@@ -326,11 +326,11 @@ class Heads:
         if fields.sound and authority is None and version == b"HTTP/1.1":
             return
         hosts = fields.values(b"host")
-        host = screen_host(hosts, version)
+        host = check_host(hosts, version)
         if authority is not None:
             # An absolute target replaces the Host header, which must be there all the same.
             hosts = [authority]
-            host = screen_host(hosts, version)
+            host = check_host(hosts, version)
         if fields.chunked and version != b"HTTP/1.1":
             raise bad_request("HTTP/1.0 knows no Transfer-Encoding.")
         if host is not None and not self._host_allowed(host):
@@ -339,9 +339,9 @@ class Heads:
             raise Refusal(421, "foreign_host", sentence)
         agents = fields.values(b"user-agent")
         pages = fields.values(b"sec-fetch-site"), fields.values(b"origin"), hosts, agents
-        screen_site(head.method, target, *pages)
-        screen_encoding(fields.values(b"content-encoding"))
-        screen_key(fields.values(b"idempotency-key"))
+        check_site(head.method, target, *pages)
+        check_encoding(fields.values(b"content-encoding"))
+        check_key(fields.values(b"idempotency-key"))
         # What may come from a page of another site is judged with each method and path.
         maybe_page = pages[0] or pages[1] or any(map(like_a_browser, agents))
         fields.sound = authority is None and version == b"HTTP/1.1" and not maybe_page

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from registry.errors import NotFound
-from registry.http.wire import WrongMethod, name_from, options
+from registry.http.codec import WrongMethod, name_from, options
 from registry.queue.names import check_name
 
 # The options of a query by name, each with its reader ``(name, text) -> value``.

@@ -1,4 +1,4 @@
-"""The HTTP API, every route of it, as a Klein app. What producers and workers ask for is told in ``verbs.py``.
+"""The HTTP API, every route of it, as a Klein app. What producers and workers ask for is told in ``tasks.py``.
 
 A connection finds a route by the method and the raw path (`Api.find`) and runs its endpoint; the Klein resource serves the same
 endpoints to whatever else speaks twisted.web. An endpoint is given a `Request` and returns an `Answer`, or a Deferred of one.
@@ -20,13 +20,20 @@ from werkzeug.routing import PathConverter
 
 from registry import __version__
 from registry.errors import RedisUnavailable, RegistryError, ShuttingDown
-from registry.http import admin, asked
+from registry.http import admin, options
 from registry.http.admin import Admin
+from registry.http.codec import (
+    COMMON,
+    Answer,
+    error_to_answer,
+    failure_answer,
+    json_answer,
+    retry_after_seconds,
+)
 from registry.http.parser import Found, Head, remember
 from registry.http.request import Match, Request, Route, Table
-from registry.http.screening import ALLOW, sane_request_id
-from registry.http.verbs import Verbs
-from registry.http.wire import COMMON, Answer, come_back, error_to_answer, failure_answer, json_answer
+from registry.http.tasks import Tasks
+from registry.http.validation import ALLOW, sane_request_id
 from registry.queue.promise import Promise, as_deferred
 
 # Of a query that is remembered, bytes.
@@ -77,13 +84,13 @@ class Api:
 
     def __init__(
         self,
-        verbs: Verbs,
+        verbs: Tasks,
         operations: Admin,
         redis_state: Callable[[], Deferred[str]],
         stopping: Callable[[], bool],
         warnings: Callable[[], list[str]],
     ) -> None:
-        self._verbs = verbs
+        self._tasks = verbs
         self._admin = operations
         self._redis_state = redis_state
         self._stopping = stopping
@@ -97,41 +104,41 @@ class Api:
 
     # Producers and workers
 
-    @route("PUT|POST", "/api/pushTask/<name>", options=asked.PUSH_OPTIONS)
+    @route("PUT|POST", "/api/pushTask/<name>", options=options.PUSH_OPTIONS)
     def push(self, request: Request) -> Any:
-        return self._verbs.push(request)
+        return self._tasks.push(request)
 
-    @route("PUT|POST", "/api/pushTasks/<name>", options=asked.PUSH_MANY_OPTIONS)
+    @route("PUT|POST", "/api/pushTasks/<name>", options=options.PUSH_MANY_OPTIONS)
     def push_many(self, request: Request) -> Any:
-        return self._verbs.push_many(request)
+        return self._tasks.push_many(request)
 
-    @route("GET|POST", "/api/popTask/<name>", options=asked.POP_OPTIONS, takes=True, parks=True)
+    @route("GET|POST", "/api/popTask/<name>", options=options.POP_OPTIONS, takes=True, parks=True)
     def pop(self, request: Request) -> Any:
-        return self._verbs.pop(request)
+        return self._tasks.pop(request)
 
-    @route("GET|POST", "/api/popTasks/<names>", options=asked.POP_MANY_OPTIONS, takes=True, parks=True)
+    @route("GET|POST", "/api/popTasks/<names>", options=options.POP_MANY_OPTIONS, takes=True, parks=True)
     def pop_many(self, request: Request) -> Any:
-        return self._verbs.pop_many(request)
+        return self._tasks.pop_many(request)
 
     @route("POST", "/api/ackTask/<name>/<lease>")
     def ack(self, request: Request) -> Any:
-        return self._verbs.ack(request)
+        return self._tasks.ack(request)
 
     @route("POST", "/api/failTask/<name>/<lease>")
     def fail(self, request: Request) -> Any:
-        return self._verbs.fail(request)
+        return self._tasks.fail(request)
 
-    @route("POST", "/api/releaseTask/<name>/<lease>", options=asked.RELEASE_OPTIONS)
+    @route("POST", "/api/releaseTask/<name>/<lease>", options=options.RELEASE_OPTIONS)
     def release(self, request: Request) -> Any:
-        return self._verbs.release(request)
+        return self._tasks.release(request)
 
-    @route("POST", "/api/extendTask/<name>/<lease>", options=asked.EXTEND_OPTIONS)
+    @route("POST", "/api/extendTask/<name>/<lease>", options=options.EXTEND_OPTIONS)
     def extend(self, request: Request) -> Any:
-        return self._verbs.extend(request)
+        return self._tasks.extend(request)
 
     @route("POST", "/api/ackTasks/<name>")
     def settle(self, request: Request) -> Any:
-        return self._verbs.settle(request)
+        return self._tasks.settle(request)
 
     # Queues
 
@@ -302,11 +309,11 @@ class Api:
             headers.setRawHeaders(name, [value])
         if answer.status == 202 and self._stopping():
             headers.setRawHeaders(b"Connection", [b"close"])
-            headers.setRawHeaders(b"Retry-After", [b"%d" % come_back()])
+            headers.setRawHeaders(b"Retry-After", [b"%d" % retry_after_seconds()])
         if not answer.taken:
             return answer.body
         finished: Deferred[None] = request.notifyFinish()
-        finished.addCallbacks(lambda _: self._verbs.delivered(answer), lambda _: self._verbs.lost(answer))
+        finished.addCallbacks(lambda _: self._tasks.delivered(answer), lambda _: self._tasks.lost(answer))
         request.write(answer.body)
         request.finish()
         return NOT_DONE_YET

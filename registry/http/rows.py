@@ -10,11 +10,11 @@ from typing import Any
 from msgspec import to_builtins
 
 from registry.errors import BadOption
-from registry.http import asked
-from registry.http.verbs import result_of
-from registry.http.wire import Answer, Raw, cut_bytes, dumps
+from registry.http import options
+from registry.http.codec import Answer, Raw, cut_bytes, dumps
+from registry.http.tasks import result_of
 from registry.model import Policy
-from registry.queue.looking import FAR_ENOUGH, QueueView
+from registry.queue.inspector import FAR_ENOUGH, QueueView
 from registry.queue.names import is_foreign, pushed_at_ms
 from registry.queue.pages import SHOWN_BYTES, TaskView
 
@@ -107,11 +107,11 @@ def sort_value(sort: str, row: dict[str, Any], now_ms: int) -> int:
 def place_of(sort: str, cursor: str) -> tuple[int, bytes]:
     """The row behind which a page begins, from what the page before gave as cursor."""
     if sort == "name":
-        return 0, asked.unquoted(cursor)
+        return 0, options.unquoted(cursor)
     found = re.fullmatch(r"(-?\d{1,17})~(.+)", cursor)
     if found is None:
         raise BadOption("The option 'cursor' is what the page before gave as cursor.")
-    return int(found[1]), asked.unquoted(found[2])
+    return int(found[1]), options.unquoted(found[2])
 
 
 def shortened(row: dict[str, Any], view: TaskView) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def task_row(view: TaskView) -> dict[str, Any]:
 
 
 def _is_json(view: TaskView) -> bool:
-    return (view.id is not None and not is_foreign(view.id)) or asked.is_json(view.payload)
+    return (view.id is not None and not is_foreign(view.id)) or options.is_json(view.payload)
 
 
 def schedule_row(name: str, known: dict[str, Any], shown: int | None = None) -> dict[str, Any]:

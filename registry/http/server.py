@@ -18,12 +18,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from registry.http.access import Access
+from registry.http.codec import COMMON, Answer, retry_after_seconds
 from registry.http.connection import BUSY, GOODBYE, Connection
 from registry.http.epoll import EpollReader
 from registry.http.limits import SECONDS_A_TURN, Limits
 from registry.http.parser import Head, Heads
-from registry.http.screening import Refusal
-from registry.http.wire import COMMON, Answer, come_back
+from registry.http.validation import Refusal
 from registry.log import escape
 
 
@@ -154,7 +154,7 @@ class Server(Factory):  # type: ignore[misc]
         if head.close or self.draining:
             more += b"Connection: close\r\n"
             if self.draining and answer.status == 202 and b"Retry-After: " not in more:
-                more += b"Retry-After: %d\r\n" % come_back()
+                more += b"Retry-After: %d\r\n" % retry_after_seconds()
         elif head.keep_alive:
             more += self.keep_alive
         return b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (

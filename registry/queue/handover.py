@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from registry.errors import Unavailable
-from registry.queue.taken import Taken
+from registry.queue.delivery import Delivery
 from registry.queue.wait_lists import WaitLists
 from registry.redis.store import Entry, Store
 
@@ -50,7 +50,7 @@ class Handover:
         """Whether confirms wait to be sent."""
         return bool(self._confirming)
 
-    def confirm(self, taken: Taken) -> None:
+    def confirm(self, taken: Delivery) -> None:
         """The answer with this task has been written: the task is done."""
         if not self._confirming:
             self._queues.later(CONFIRM_SECONDS, self._send_confirms)
@@ -66,7 +66,7 @@ class Handover:
                 together = b" ".join(leases[at : at + MAX_CONFIRMED])
                 self._settle("confirm", self._queues.store.of_lease(name, together))
 
-    def put_back(self, taken: Taken) -> None:
+    def put_back(self, taken: Delivery) -> None:
         """The client was lost before it had this task: back to the head, the attempt not counted."""
         queues, name = self._queues, taken.name
         taken.holders -= 1
@@ -74,7 +74,7 @@ class Handover:
             entry = queues.store.of_lease(name, taken.lease, taken.answer)
             self._settle("putback", entry, lambda: queues.wait_lists.wake(name))
 
-    def bury(self, taken: Taken, reason: bytes) -> None:
+    def bury(self, taken: Delivery, reason: bytes) -> None:
         """What was taken can be given to nobody."""
         self._settle("bury", self._queues.store.of_lease(taken.name, taken.lease, reason))
 

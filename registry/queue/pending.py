@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
 
+from registry.queue.delivery import Pushed
 from registry.queue.promise import Receiver
-from registry.queue.taken import Pushed
 from registry.queue.wait_lists import WaitLists
 from registry.redis.faults import error_from_reply
 

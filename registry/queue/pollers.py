@@ -17,11 +17,11 @@ from twisted.python.failure import Failure
 from registry.errors import Overloaded, RegistryError, stopping
 from registry.model import PopOptions
 from registry.queue.batching import Batching
+from registry.queue.delivery import Delivery
 from registry.queue.handover import Handover
 from registry.queue.names import Ids, check_name, is_foreign
 from registry.queue.polls import CLOSED, Poller
 from registry.queue.promise import Receiver
-from registry.queue.taken import Taken
 from registry.queue.wait_lists import PARKED, WaitList, WaitLists
 from registry.queue.workers import Workers
 from registry.redis.store import Entry, Store, encode_options
@@ -35,7 +35,7 @@ MOST_REMEMBERED = 10_000
 
 
 class OnePoller(Poller):
-    """A poller of one queue: its result is a `Taken`, or None. It stands in the wait list itself."""
+    """A poller of one queue: its result is a `Delivery`, or None. It stands in the wait list itself."""
 
     __slots__ = ("wait_list",)
     wait_list: WaitList
@@ -86,11 +86,11 @@ class OnePoller(Poller):
         elif not self.wait_list.in_flight:
             self.polls.wait_lists.tidy(self.name, self.wait_list)
 
-    def _read(self, reply: list[Any]) -> Taken | None:
-        taken = Taken(self.name, self.nonce, self.leased, reply)
+    def _read(self, reply: list[Any]) -> Delivery | None:
+        taken = Delivery(self.name, self.nonce, self.leased, reply)
         return taken if self.polls.is_sound(taken) else None
 
-    def _put_back(self, found: Taken) -> None:
+    def _put_back(self, found: Delivery) -> None:
         self.polls.handover.put_back(found)
 
     def _answer_nothing(self) -> None:
@@ -101,7 +101,7 @@ class OnePoller(Poller):
 
 
 class ManyPoller(Poller):
-    """A poller of several queues, for several tasks: its result is a list of `Taken`, empty for none.
+    """A poller of several queues, for several tasks: its result is a list of `Delivery`, empty for none.
 
     In each of its wait lists it either has a place, or its question counts as in flight. Only the places that were woken are gone
     while it asks: to put back a hundred of them, each at its old place, would cost more than the question.
@@ -177,14 +177,14 @@ class ManyPoller(Poller):
             elif (wait_list := wait_lists.lists.get(name)) is not None:
                 wait_lists.tidy(name, wait_list)
 
-    def _read(self, reply: list[Any]) -> list[Taken]:
+    def _read(self, reply: list[Any]) -> list[Delivery]:
         # Others may have parked behind its places while it asked.
         self.wake_next = True
         name_of = self.polls.store.name_of
-        given = [Taken(name_of(one[8]), self.nonce, True, one) for one in reply[1:]]
+        given = [Delivery(name_of(one[8]), self.nonce, True, one) for one in reply[1:]]
         return [one for one in given if self.polls.is_sound(one)]
 
-    def _put_back(self, found: list[Taken]) -> None:
+    def _put_back(self, found: list[Delivery]) -> None:
         for one in found:
             self.polls.handover.put_back(one)
 
@@ -256,7 +256,7 @@ class Polls:
 
     def pop(
         self, name: bytes, wait: float, lease_ms: int = HANDOVER_MS, options: PopOptions | None = None
-    ) -> Deferred[Taken | None]:
+    ) -> Deferred[Delivery | None]:
         """Take the next task, waiting up to ``wait`` seconds; fires with None when there was none.
 
         Cancel it when the client has gone.
@@ -267,7 +267,7 @@ class Polls:
             if poller is not None:
                 poller.hang_up()
 
-        popped: Deferred[Taken | None] = Deferred(cancelled)
+        popped: Deferred[Delivery | None] = Deferred(cancelled)
         poller = self.pop_for(popped, name, wait, lease_ms, options)
         return popped
 
@@ -290,10 +290,10 @@ class Polls:
 
     def pop_many(
         self, names: Sequence[bytes], wait: float, lease_ms: int, options: PopOptions
-    ) -> Deferred[list[Taken]]:
+    ) -> Deferred[list[Delivery]]:
         """Take up to ``options.count`` tasks of these queues, as `pop` does; fires with an empty list when there were none."""
         names = [check_name(name) for name in dict.fromkeys(names)]
-        popped: Deferred[list[Taken]] = Deferred(lambda _: poller.hang_up())
+        popped: Deferred[list[Delivery]] = Deferred(lambda _: poller.hang_up())
         if self.queues.draining or (wait > 0 and not self.wait_lists.has_room(len(names))):
             popped.errback(Failure(self._reason_to_refuse()))
             return popped
@@ -324,7 +324,7 @@ class Polls:
             self.last_polls.popitem(last=False)
         return now
 
-    def is_sound(self, taken: Taken) -> bool:
+    def is_sound(self, taken: Delivery) -> bool:
         """An element of another program that is not JSON must not block the queue: it is made dead, with its reason."""
         if not is_foreign(taken.id) or self._is_json(taken.payload):
             return True

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from registry.errors import RegistryError, stopping
 from registry.model import PushOptions
 from registry.queue.batching import Batching
+from registry.queue.delivery import Pushed
 from registry.queue.handover import Handover
 from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name
@@ -24,7 +25,6 @@ from registry.queue.pending import PendingPush
 from registry.queue.pollers import Polls
 from registry.queue.promise import Receiver
 from registry.queue.staging import is_large, stage
-from registry.queue.taken import Pushed
 from registry.queue.wait_lists import WaitLists
 from registry.redis.faults import error_from_reply
 from registry.redis.store import Entry, Store, encode_options

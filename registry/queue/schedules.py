@@ -20,9 +20,9 @@ from twisted.logger import Logger
 
 from registry.errors import BadOption, NotFound, RedisUnavailable, RegistryError, Unavailable
 from registry.model import Code, PushOptions, Schedule, decode_schedule
+from registry.queue.delivery import Pushed
 from registry.queue.names import check_name
 from registry.queue.queues import Queues
-from registry.queue.taken import Pushed
 from registry.redis.faults import error_from_reply
 from registry.redis.store import encode_options
 

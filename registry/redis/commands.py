@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from registry.redis.faults import as_domain
 from registry.redis.keys import Keys, bulk
 from registry.redis.link import Link, Pool, first_error
+from registry.redis.protocol import pack
 from registry.redis.scripts import Script, load
-from registry.redis.wire import pack
 
 # Verb -> arguments per entry. The sweep and what only reads have no entries.
 VERBS = {

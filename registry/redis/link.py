@@ -35,7 +35,7 @@ from txredisapi import ResponseError
 from registry.errors import RedisUnavailable
 from registry.redis.address import RedisAddress, parse_redis_url
 from registry.redis.faults import public
-from registry.redis.wire import Wire, keep_alive, pack
+from registry.redis.protocol import Wire, keep_alive, pack
 
 __all__ = ["Link", "Pool", "RedisAddress", "pack", "parse_redis_url"]
 

@@ -21,7 +21,7 @@ CLOSED = "the registry may not ask it (INFO and CONFIG GET are renamed or forbid
 
 
 @inlineCallbacks
-def worth_of_a_200(link: Link, *, first: bool) -> Any:
+def check_durability(link: Link, *, first: bool) -> Any:
     """Ask Redis how it keeps what it acknowledged, and log it: warnings on every new connection, the rest on the first.
 
     Fires with the warnings, a sentence each.

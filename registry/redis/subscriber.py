@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from registry.redis.address import RedisAddress
 from registry.redis.link import Link, first_error
-from registry.redis.wire import Wire
+from registry.redis.protocol import Wire
 
 
 class Subscriber:

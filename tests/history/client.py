@@ -443,7 +443,7 @@ class Client:
             if reply.status == 200:
                 return
 
-    # Looking
+    # Inspector
 
     async def look(self, path: str) -> Any:
         """The JSON of a GET that is answered 200, asked for until it is."""

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from registry import errors
 from registry.duration import milliseconds
-from registry.queue.taken import Taken
+from registry.queue.delivery import Delivery
 
 log = Logger()
 
@@ -64,7 +64,7 @@ class Answer:
         status: int,
         body: bytes,
         headers: tuple[tuple[bytes, bytes], ...] = (),
-        taken: tuple[Taken, ...] = (),
+        taken: tuple[Delivery, ...] = (),
     ) -> None:
         self.status = status
         self.body = body
@@ -160,7 +160,7 @@ def failure_answer(failure: Failure) -> Answer:
     )
 
 
-def come_back() -> int:
+def retry_after_seconds() -> int:
     """Seconds after which a poller of a daemon that stops should ask again: spread, for they are all told at once."""
     return random.randint(1, 3)
 

@@ -16,7 +16,7 @@ class Pushed:
         self.replayed = how in (2, 3)
 
 
-class Taken:
+class Delivery:
     """A task under a lease: ``payload`` is the bytes that were pushed, ``lease_ms`` the length of the lease.
 
     ``leased``: its holder asked for the lease; else it is the hidden one of a hand-over. ``replayed``: given before to the

@@ -1,4 +1,4 @@
-"""Looking at queues and tasks. Reads only, over the other connections, a bounded piece at a time."""
+"""Inspector at queues and tasks. Reads only, over the other connections, a bounded piece at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class QueueView:
     policy: Policy = NO_RULES
 
 
-class Looking:
+class Inspector:
     """The reading side of the queues."""
 
     def __init__(self, queues: Queues) -> None:

@@ -65,7 +65,7 @@ def sane_request_id(values: Sequence[bytes]) -> bytes | None:
     return values[0] if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]) else None
 
 
-def screen_request_line(line: bytes) -> tuple[bytes, bytes | None]:
+def check_request_line(line: bytes) -> tuple[bytes, bytes | None]:
     """Judge ``line``; return it as it should be read on, and the authority of an absolute target or None.
 
     The line returned is in origin form, pure ASCII: bytes past 127 in the target, which curl sends as they
@@ -109,7 +109,7 @@ def screen_request_line(line: bytes) -> tuple[bytes, bytes | None]:
     return b" ".join((method, target, version)), authority
 
 
-def screen_host(values: Sequence[bytes], version: bytes) -> bytes | None:
+def check_host(values: Sequence[bytes], version: bytes) -> bytes | None:
     """Judge the Host headers; return the name in lower case, without port or brackets, or None."""
     if len(values) > 1:
         raise bad_request("There is more than one Host header.")
@@ -123,14 +123,14 @@ def screen_host(values: Sequence[bytes], version: bytes) -> bytes | None:
     return found["name"].strip(b"[]").rstrip(b".").lower()
 
 
-def screen_encoding(values: Sequence[bytes]) -> None:
+def check_encoding(values: Sequence[bytes]) -> None:
     for value in values:
         if value.lower() not in (b"", b"identity"):
             sentence = "Compressed bodies are not read here; send the body without a Content-Encoding."
             raise Refusal(415, "unsupported_encoding", sentence, [(b"Accept-Encoding", b"identity")])
 
 
-def screen_key(values: Sequence[bytes]) -> None:
+def check_key(values: Sequence[bytes]) -> None:
     """With two keys nobody could tell which of them a repeat has to bring."""
     if len(values) > 1:
         raise Refusal(400, "bad_option", "There is more than one Idempotency-Key header.")
@@ -141,7 +141,7 @@ def like_a_browser(user_agent: bytes | None) -> bool:
     return user_agent is not None and _BROWSER.search(user_agent) is not None
 
 
-def screen_site(
+def check_site(
     method: bytes,
     target: bytes,
     fetch_site: Sequence[bytes],

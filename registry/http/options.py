@@ -10,10 +10,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode
 
 from registry.duration import NUMBER, milliseconds
 from registry.errors import BadBody, BadOption
-from registry.http.json_check import MAX_DEPTH, BadJson, check_json, checking
-from registry.http.json_cut import Part, Payload
-from registry.http.turns import Steps, at_once
-from registry.http.wire import (
+from registry.http.codec import (
     ExactFloat,
     cut_bytes,
     duration_ms,
@@ -25,6 +22,9 @@ from registry.http.wire import (
     text,
     whole,
 )
+from registry.http.json_check import MAX_DEPTH, BadJson, check_json, checking
+from registry.http.json_cut import Part, Payload
+from registry.http.turns import Steps, at_once
 from registry.model import Error, ExtendOptions, FailOptions, PushOptions
 
 Header = Callable[[bytes], "bytes | None"]

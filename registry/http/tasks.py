@@ -24,22 +24,36 @@ from twisted.python.failure import Failure
 
 from registry.config import Config
 from registry.errors import BadOption, Conflict, NotFound, Replaced, TooLarge, Unavailable
-from registry.http import asked
-from registry.http.asked import lease_id, ms
+from registry.http.codec import Answer, Raw, dumps, failure_answer, json_answer, name_from
 from registry.http.json_check import check_json, checking
 from registry.http.json_cut import Part, Payload
+from registry.http.options import (
+    Acked,
+    Failed,
+    failing,
+    fingerprint,
+    idempotency_key,
+    lease_id,
+    members,
+    ms,
+    no_members,
+    payloads,
+    prefer_wait,
+    progress,
+    push_options,
+    settling,
+)
 from registry.http.request import Request
 from registry.http.turns import Steps, at_once, in_turns
-from registry.http.wire import Answer, Raw, dumps, failure_answer, json_answer, name_from
 from registry.model import PopOptions, PushOptions, Task, text_of
 from registry.queue.completions import Completions
+from registry.queue.delivery import Delivery, Pushed
+from registry.queue.inspector import Inspector
 from registry.queue.leases import LEASE_LOST, TOO_LARGE, Leases, status
-from registry.queue.looking import Looking
 from registry.queue.pollers import HANDOVER_MS
 from registry.queue.promise import Promise, as_deferred
 from registry.queue.queues import Queues
 from registry.queue.singleflight import Singleflight
-from registry.queue.taken import Pushed, Taken
 
 NOTHING = Answer(202, b'{"error":"No tasks available"}')
 NOTHING_OF_MANY = Answer(202, b'{"tasks":[]}')
@@ -56,14 +70,14 @@ LONG = 256 * 1024
 T = TypeVar("T")
 
 
-class Verbs:
+class Tasks:
     """The requests of producers and workers. Every verb takes a `Request`."""
 
-    def __init__(self, queues: Queues, looking: Looking, completions: Completions, config: Config) -> None:
+    def __init__(self, queues: Queues, looking: Inspector, completions: Completions, config: Config) -> None:
         self._queues = queues
         self._polls = queues.polls
         self._leases = Leases(queues)
-        self._looking = looking
+        self._inspector = looking
         self._completions = completions
         self._singleflight = Singleflight()
         self._max_task = config.max_task_bytes
@@ -84,12 +98,12 @@ class Verbs:
         return self._push(request)
 
     def _push(self, request: Request) -> Promise | Deferred[Answer]:
-        options = asked.push_options(request.options, request.header, request.query, request.body)
+        options = push_options(request.options, request.header, request.query, request.body)
         if options is None or not options.awaited:
             promise = Promise(_pushed)
             self._queues.push_for(promise, request.name, request.body, options)
             return promise
-        wait = min(asked.prefer_wait(request.header) or 0.0, self._max_wait)
+        wait = min(prefer_wait(request.header) or 0.0, self._max_wait)
         return self._push_and_wait(request.name, request.body, options, wait)
 
     def _read(
@@ -114,7 +128,7 @@ class Verbs:
         try:
             # Asked for only now, so that an end before this line is seen here, and one after it by the line above.
             try:
-                view = yield self._looking.task(name, pushed.id)
+                view = yield self._inspector.task(name, pushed.id)
             except Unavailable:
                 # The task is stored; whoever waits is told of its end all the same once Redis is back.
                 view = None
@@ -122,7 +136,7 @@ class Verbs:
                 told = yield ended
                 # It may have moved meanwhile.
                 name = told.queue
-                view = yield self._looking.task(name, pushed.id)
+                view = yield self._inspector.task(name, pushed.id)
         except NotFound:
             # The push was carried out all the same: the task was purged since, or has moved to another queue.
             if told is not None and told.ended:
@@ -145,7 +159,7 @@ class Verbs:
     def push_many(self, request: Request) -> Deferred[Answer]:
         """All tasks of the body, or none."""
         return self._read(
-            asked.payloads(request.header, request.body),
+            payloads(request.header, request.body),
             request.body,
             lambda found: self._push_many(request, found),
         )
@@ -153,7 +167,7 @@ class Verbs:
     def _push_many(self, request: Request, found: list[Payload]) -> Deferred[Answer]:
         if max(map(len, found)) > self._max_task:
             raise TooLarge(f"A task of the batch is over the limit of {self._max_task} bytes.")
-        options = asked.push_options(request.options, request.header, request.query, request.body)
+        options = push_options(request.options, request.header, request.query, request.body)
         if options is not None and options.awaited:
             # Nobody waits for the end of a batch.
             options = replace(options, awaited=False)
@@ -173,7 +187,7 @@ class Verbs:
         wait = min(said.get("wait", self._wait), self._max_wait)
         leased = "lease" in said
         length = ms(said["lease"]) if leased else HANDOVER_MS
-        key = asked.idempotency_key(request.header) if leased else None
+        key = idempotency_key(request.header) if leased else None
         if key is None and "worker" not in said and "ack" not in said:
             promise = Promise(_popped)
             promise.request = self._polls.pop_for(promise, name, wait, length, LEASED if leased else None)
@@ -187,7 +201,7 @@ class Verbs:
         if key is None:
             popped = self._polls.pop(name, wait, length, PopOptions(leased=leased, worker=said.get("worker")))
         else:
-            print_ = asked.fingerprint(request.query, request.body, but=ITS_OWN)
+            print_ = fingerprint(request.query, request.body, but=ITS_OWN)
             options = PopOptions(
                 leased=leased, worker=said.get("worker"), idempotency_key=key, fingerprint=print_
             )
@@ -237,7 +251,7 @@ class Verbs:
             start = self._turn % len(names)
         length = ms(said.get("lease", 0.0))
 
-        def pop(key: str | None = None, print_: str | None = None) -> Deferred[list[Taken]]:
+        def pop(key: str | None = None, print_: str | None = None) -> Deferred[list[Delivery]]:
             options = PopOptions(
                 count=said.get("count", 1),
                 start=start,
@@ -247,10 +261,10 @@ class Verbs:
             )
             return self._polls.pop_many(names, wait, length, options)
 
-        key = asked.idempotency_key(request.header)
+        key = idempotency_key(request.header)
         if key is None:
             return pop().addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
-        print_ = asked.fingerprint(request.query, raw, request.body, but=ITS_OWN)
+        print_ = fingerprint(request.query, raw, request.body, but=ITS_OWN)
         popped = self._singleflight.join((b"pops", raw, key, print_, wait), lambda: pop(key, print_))
         return popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
 
@@ -278,10 +292,10 @@ class Verbs:
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
 
         def read(said: dict[str, Part]) -> Deferred[Answer]:
-            d = self._leases.fail(name, lease, asked.failing(said))
+            d = self._leases.fail(name, lease, failing(said))
             return d.addCallback(lambda state: json_answer(200, {"success": True, "state": state}))
 
-        return self._read(asked.members(body, "error", "delay", "retry"), body, read)
+        return self._read(members(body, "error", "delay", "retry"), body, read)
 
     def release(self, request: Request) -> Deferred[Answer]:
         """The task goes back, the attempt not counted."""
@@ -293,7 +307,7 @@ class Verbs:
             return d.addCallback(lambda _: Answer(200, SUCCESS))
 
         sentence = "The delay of a release is an option in the query, ?delay=SECONDS; it has no body."
-        return self._read(asked.no_members(body, sentence), body, read)
+        return self._read(no_members(body, sentence), body, read)
 
     def extend(self, request: Request) -> Deferred[Answer]:
         """The holder is alive and needs more time."""
@@ -301,18 +315,18 @@ class Verbs:
         length = request.options.get("lease", 0.0)
 
         def read(said: dict[str, Part]) -> Deferred[Answer]:
-            d = self._leases.extend(name, lease, ms(length), asked.progress(said))
+            d = self._leases.extend(name, lease, ms(length), progress(said))
             return d.addCallback(
                 lambda told: json_answer(200, {"expires_in": _seconds(told[0]), "cancel": told[1]})
             )
 
-        return self._read(asked.members(body, "progress", "message"), body, read)
+        return self._read(members(body, "progress", "message"), body, read)
 
     def settle(self, request: Request) -> Deferred[Answer]:
         """Many acks and fails, each answered by itself, in the order of the request."""
         name, body = request.name, request.body
 
-        def read(said: tuple[list[asked.Acked], list[asked.Failed]]) -> Deferred[Answer]:
+        def read(said: tuple[list[Acked], list[Failed]]) -> Deferred[Answer]:
             acks, fails = said
             kept = [(lease, self._kept(result)) for lease, result in acks]
             dropped = [result is TOO_LARGE for _, result in kept] + [False] * len(fails)
@@ -332,7 +346,7 @@ class Verbs:
 
             return self._leases.settle(name, kept, fails).addCallback(settled)
 
-        return self._read(asked.settling(body), body, read)
+        return self._read(settling(body), body, read)
 
     def _kept(self, result: Part | None) -> bytes:
         if result is None:
@@ -366,7 +380,7 @@ def _pushed(pushed: Pushed) -> Answer:
     return Answer(200, b'{"success":true,"id":"%b"}' % pushed.id, headers)
 
 
-def _popped(taken: Taken | None) -> Answer:
+def _popped(taken: Delivery | None) -> Answer:
     if taken is None:
         return NOTHING
     headers: tuple[tuple[bytes, bytes], ...] = (
@@ -389,7 +403,7 @@ def _popped(taken: Taken | None) -> Answer:
     return Answer(200, body, headers, (taken,))
 
 
-def _popped_many(given: list[Taken]) -> Answer:
+def _popped_many(given: list[Delivery]) -> Answer:
     if not given:
         return NOTHING_OF_MANY
     names: dict[bytes, bytes] = {}

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from registry.duration import milliseconds
 from registry.errors import BadOption, Conflict, NotFound
 from registry.model import LETTERS, STATES, Code, Error, Policy, PolicyChange, decode_policy
-from registry.queue.looking import Looking
+from registry.queue.inspector import Inspector
 from registry.queue.names import check_name, pushed_at_ms
 from registry.queue.pages import TaskView, Walk
 from registry.queue.promise import Gathering, after
@@ -75,12 +75,12 @@ class Which:
 ALL = Which()
 
 
-class Steering:
+class Operations:
     """Cancel, retry, run, move, purge, and the rules of a queue."""
 
-    def __init__(self, queues: Queues, looking: Looking) -> None:
+    def __init__(self, queues: Queues, looking: Inspector) -> None:
         self._queues = queues
-        self._looking = looking
+        self._inspector = looking
         self._store = queues.store
 
     def _one(self, verb: str, name: bytes, *args: bytes) -> Deferred[list[Any]]:
@@ -110,7 +110,7 @@ class Steering:
     ) -> Any:
         """A dead task is ready again; fires with False, and leaves it alone, when it is none of ``which``."""
         if which != ALL:
-            view = yield self._looking.task(name, task_id)
+            view = yield self._inspector.task(name, task_id)
             if view.state == "dead" and not which.has(view):
                 return False
         reply = yield self._one("retry", name, task_id, _DRY if dry_run else _later(spread, 1))
@@ -121,7 +121,7 @@ class Steering:
         if reply[0] == Code.KEY_TAKEN:
             raise Conflict("key_taken", "Another task with this key is waiting or running.")
         if reply[0]:
-            yield self._looking.task(name, task_id)
+            yield self._inspector.task(name, task_id)
             raise Conflict("not_dead", "This task is not dead.")
         return True
 
@@ -171,7 +171,7 @@ class Steering:
         if which == ALL and state in ("ready", "delayed"):
             if not dry_run:
                 return (yield self.purge(name, state, limit)), 0
-            view = yield self._looking.queue(name)
+            view = yield self._inspector.queue(name)
             return min(limit, getattr(view, state)), 0
         count = skipped = 0
         letter = LETTERS[state].encode()
