@@ -354,3 +354,13 @@ class Daemon:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def children_of(pid: int) -> list[int]:
+    """The pids of the serving children (not of the embedded Redis)."""
+    found = []
+    for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if b"twistd" in Path(f"/proc/{word}/cmdline").read_bytes():
+                found.append(int(word))
+    return found

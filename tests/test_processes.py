@@ -29,7 +29,7 @@ from registry.config import Config, load
 from registry.output import Reader
 from registry.processes import Processes, WorkerSlot
 from tests.conftest import LoggedErrors, StartDaemon
-from tests.live import Daemon, RedisServer, processes_in, wait_until
+from tests.live import Daemon, RedisServer, children_of, processes_in, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -73,16 +73,6 @@ def one_to_each(daemon: Daemon, children: int = 2) -> list[Connection]:
         if len(found) == children:
             return list(found.values())
     raise AssertionError(f"200 connections reached {len(found)} of {children} children")
-
-
-def children_of(pid: int) -> list[int]:
-    """The pids of the serving children (not of the embedded Redis)."""
-    found = []
-    for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with contextlib.suppress(OSError):
-            if b"twistd" in Path(f"/proc/{word}/cmdline").read_bytes():
-                found.append(int(word))
-    return found
 
 
 def pollers(connection: Connection, name: str) -> int:
@@ -485,33 +475,3 @@ def test_the_limit_of_open_files_is_raised_and_respected(
     wait_until(one._healthy, 10, "an answer once there is room again")
     assert "Too many open files" not in one.log
     assert one.log.count("more are refused") == 1
-
-
-@pytest.mark.parametrize("given", ["file", "environment", "env file", "option"])
-def test_the_password_of_redis_is_in_no_environment_and_no_list_of_processes(
-    daemon: StartDaemon, redis_server: RedisServer, tmp_path: Path, given: str
-) -> None:
-    redis_server.stop()
-    redis_server.start("--requirepass", "hunter2")
-    (tmp_path / "url").write_text(redis_server.url)
-    env = {"REDIS_URL_FILE": str(tmp_path / "url")} if given == "file" else {}
-    options = [f"--redis-url={redis_server.url}"] if given == "option" else []
-    if given == "environment":
-        env["REDIS_URL"] = redis_server.url
-    one = daemon("--processes=2", *options, env=env, wait=False) if given != "env file" else None
-    if one is None:
-        one = daemon("--processes=2", wait=False)
-        one.terminate()
-        (one.folder / ".env").write_text(f"REDIS_URL={redis_server.url}\n")
-        one.start(wait=False)
-    wait_until(one._healthy, 20, "an answer")
-    one.redis_ready()
-    children = children_of(one.pid)
-    assert len(children) == 2
-    os.kill(children[0], signal.SIGKILL)  # its successor gets it too
-    wait_until(lambda: len(set(children_of(one.pid)) - {children[0]}) == 2, 20, "its successor")
-    one.redis_ready()
-    for pid in children_of(one.pid):
-        for what in ("environ", "cmdline"):
-            assert b"hunter2" not in Path(f"/proc/{pid}/{what}").read_bytes()
-    assert "hunter2" not in one.log
