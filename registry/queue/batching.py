@@ -1,10 +1,10 @@
-"""Group commit: all requests of one reactor turn with the same verb travel in one script call, whatever their queues.
+"""Group commit: all requests of one reactor turn with the same verb share one script call, whatever their queues.
 
-A lone request goes at the end of its own turn. At most two calls are under way; what comes meanwhile gathers behind
-them, so the groups grow with the load by themselves. An fsync per call is then an fsync for many requests.
+A single request is sent at the end of its own turn. At most two calls are in flight; requests that arrive meanwhile wait
+behind them, so the groups grow with the load. One fsync per call then covers many requests.
 
-While Redis is away, what would be sent is held, in its order, for a bounded time and within a bound in bytes: producers
-that know no "try again" lose nothing to a Redis that restarts. Nothing is held that was sent and not answered.
+While Redis is away, requests are held in order, for a bounded time and up to a bounded number of bytes, so that producers
+without a retry lose nothing when Redis restarts. A request that was sent and got no reply is not held.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from registry.errors import Overloaded, RedisUnavailable, Unavailable
 log = Logger()
 
 MAX_ENTRIES = 128
-# Put-backs of one moment keep their order, which they can only within a call. Of popmany it is the queues that are counted.
+# Put-backs keep their order only within one call, so more of them may share it. For popmany the limit counts queues.
 MOST_ENTRIES = {"putback": 2048, "popmany": 200}
 WEIGHED = frozenset({"popmany"})
 MAX_BYTES = 1 << 20
-# Larger entries wait in a line of their own: of many that come at once, a small one waits for those under way and not for all.
+# Entries of more bytes wait in a list of their own: a small entry waits only for the calls in flight, not for all large ones.
 LARGE = 64 * 1024
 _LARGE_LINE = " (large)"
 MAX_IN_FLIGHT = 2
 MAX_WAITING_BYTES = 64 << 20
-# Not held while Redis is away: pollers park, the queues keep what settles a hand-over, and a look is told at once.
+# Not held while Redis is away: pollers park, `Handover` keeps what settles a hand-over, and reads fail at once.
 NOT_HELD = frozenset({"pop", "popmany", "confirm", "putback", "bury", "watch", "counts"})
-# These read what is known of a task, which may be large: the script answers as many entries as it has time for, one at least.
+# These read the meta of a task, which may be large: the script answers as many entries as it has time for, at least one.
 MAY_STOP = frozenset({"ack", "fail", "extend", "retry"})
-# What a held request costs beside its own bytes.
+# The memory that a held request needs besides its own bytes.
 HELD_BYTES = 1024
 
 
 class Entry(Protocol):
-    """What a call carries of one request: its size in bytes, and what has ``callback`` and ``errback`` for its own reply.
+    """One request in a call. ``size``: its bytes. ``reply``: the receiver of its reply (``callback`` and ``errback``).
 
-    ``came``: when it was put beside the others. ``until``: the end of its time, once it is held; not there before.
-    ``weight``: what it counts for in a call.
+    ``came``: when it was added. ``until``: when it expires; set only once it is held.
+    ``weight``: how much it counts towards the limit of entries in a call.
     """
 
     weight: int
@@ -63,8 +63,8 @@ Later = Callable[..., Any]
 class Batching:
     """Gathers entries by verb and sends them in groups.
 
-    ``send(verb, entries)`` carries one group; ``later(0, f)`` runs ``f`` at the end of this reactor turn. ``away()`` is why
-    nothing can be sent now, or None; what may be held is then kept for ``hold_seconds``, or until `flush` is called.
+    ``send(verb, entries)`` sends one group. ``later(0, f)`` runs ``f`` at the end of this reactor turn. ``away()`` returns why
+    nothing can be sent now, or None. While it gives a reason, entries not in `NOT_HELD` wait up to ``hold_seconds``, or until `flush`.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Batching:
         self._away = away
         self._hold_seconds = hold_seconds
         self._now = now
-        self._held: list[str] = []  # the lines of which entries are held, which are in no turn meanwhile
-        self._refused: dict[str, int] = {}  # of these so many, at the front, were sent and refused
+        self._held: list[str] = []  # the verbs with held entries; not in _turns meanwhile
+        self._refused: dict[str, int] = {}  # verb -> how many entries at the front were sent and refused
         self._expiry: Any = None
         self._turn_began = 0.0
         self._waiting: dict[str, deque[Any]] = {}
@@ -90,18 +90,18 @@ class Batching:
         self._bytes = 0
         self._scheduled = False
         self._flushing = False
-        # Replies of a group are given out within it: answers may leave together.
+        # The replies of a group are delivered inside this context, so that their answers can be written together.
         self.corked: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing is under way."""
+        """Whether nothing waits and nothing is in flight."""
         return not self._in_flight and not self._bytes
 
     def add(self, verb: str, entry: Entry, large: bool = False) -> Any:
-        """Put a request beside the others of its verb; what is returned is told its own reply.
+        """Add an entry to the others of its verb. Returns its ``reply``, which receives what Redis answers; may raise `Overloaded`.
 
-        ``large``: it belongs to one that is larger than ``LARGE``, and must not overtake it.
+        ``large``: it belongs to a request with an entry larger than ``LARGE``, and must not overtake that entry.
         """
         if self._bytes > MAX_WAITING_BYTES:
             raise Overloaded("Too much is waiting for Redis already; try again in a moment.")
@@ -128,8 +128,8 @@ class Batching:
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as it may go. To be called when Redis is back."""
-        # A call that fails at once comes back here, for every group that waits: the loop goes on by itself.
+        """Send the waiting groups, up to the limit of calls in flight. Also to be called when Redis is back."""
+        # A call that fails at once calls this method again. The loop below continues by itself, so there is no need to recurse.
         if self._flushing:
             return
         self._flushing = True
@@ -163,7 +163,7 @@ class Batching:
             self._in_flight += 1
             try:
                 sent = self._send(verb.removesuffix(_LARGE_LINE), group)
-            except Exception:  # it must not count as under way for ever
+            except Exception:  # it must not count as in flight for ever
                 sent = fail()
             sent.addCallbacks(
                 self._answered, self._failed, callbackArgs=(group, verb), errbackArgs=(group, verb)
@@ -174,7 +174,7 @@ class Batching:
         if 0 < len(replies) < len(group) and verb in MAY_STOP:
             self._put_first(verb, group[len(replies) :])
             group = group[: len(replies)]
-        # The next group goes out before this one's answers are written: Redis need not wait for us.
+        # Send the next group before the answers of this one are written, so that Redis is not idle.
         if self._turns and not self._scheduled:
             self.flush()
         if len(replies) != len(group):
@@ -184,14 +184,14 @@ class Batching:
             for entry, reply in zip(group, replies, strict=True):
                 try:
                     entry.reply.callback(reply)
-                except Exception:  # a fault of one request is not the others'
+                except Exception:  # an error of one request must not affect the others
                     log.failure("a reply could not be taken")
-            # Pollers that were woken ask now, while the answers are written, and not in the next turn.
+            # Pollers woken by these replies ask now, not in the next turn.
             if self._turns:
                 self.flush()
 
     def _put_first(self, verb: str, entries: list[Any]) -> None:
-        """Entries that were sent, and not carried out, go with the next call."""
+        """Entries that were sent but not processed go first in the next call."""
         waiting = self._waiting[verb]
         if not waiting:
             self._turns.appendleft(verb)
@@ -208,12 +208,12 @@ class Batching:
     # While Redis is away
 
     def stop_holding(self) -> None:
-        """The daemon stops: what is held is told that it was not applied, and nothing is held from now on."""
+        """The daemon stops: held entries fail as not applied, and nothing is held from now on."""
         self._hold_seconds = 0.0
         self._expire(float("inf"))
 
     def _hold(self) -> None:
-        """Keep what waits out of its turn, and give the newcomers among it their time."""
+        """Hold the waiting entries, and set the expiry of those that are new."""
         if not self._hold_seconds:
             return
         self._held += [verb for verb in self._turns if verb not in NOT_HELD]
@@ -225,14 +225,14 @@ class Batching:
             newcomers: deque[Any] = deque()
             while waiting and getattr(waiting[-1], "until", None) is None:
                 newcomers.append(waiting.pop())
-            # The last who came are refused first.
+            # The newest entries are refused first.
             while newcomers and room < 0:
                 entry = newcomers.popleft()
                 room += entry.size + HELD_BYTES
                 self._bytes -= entry.size
                 too_many.append(entry)
             for entry in reversed(newcomers):
-                # From when it came: behind calls that were not answered it has waited for some time already.
+                # Count from when it was added: it may have waited behind unanswered calls already.
                 entry.until = entry.came + self._hold_seconds
                 waiting.append(entry)
         self._held = [verb for verb in self._held if self._waiting[verb]]
@@ -243,7 +243,7 @@ class Batching:
             )
 
     def _release(self) -> None:
-        """Redis is back: what was held goes first."""
+        """Redis is back: the held entries go first."""
         self._turns.extendleft(reversed(self._held))
         self._held = []
         self._refused.clear()
@@ -252,7 +252,7 @@ class Batching:
             self._expiry = None
 
     def _refused_for_a_while(self, error: BaseException | None, group: list[Any], verb: str) -> bool:
-        """Whether the group is held: it was refused by a Redis that goes away, or was there no more when its turn came."""
+        """Hold a group that Redis refused while going away, or that found no connection. Returns whether it is held."""
         if not self._hold_seconds or verb in NOT_HELD or not isinstance(error, RedisUnavailable):
             return False
         if error.outcome != "not_applied" or self._away() is None:
@@ -261,7 +261,7 @@ class Batching:
         for entry in group:
             entry.until = entry.came + self._hold_seconds
             self._bytes += entry.size
-        # Behind the groups that were sent before this one, and in front of what was not sent yet.
+        # Insert it behind the groups that were sent before it, and in front of entries that were not sent yet.
         before = self._refused.get(verb, 0)
         self._refused[verb] = before + len(group)
         waiting.rotate(-before)
@@ -287,23 +287,23 @@ class Batching:
             self._expire(self._now())
 
     def _expire(self, now: float) -> None:
-        """Tell those whose time is up that Redis is away."""
+        """Fail the entries whose time is up with the reason why Redis is away."""
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        over: list[Any] = []
+        expired: list[Any] = []
         for verb in self._held:
             waiting = self._waiting[verb]
             while waiting and waiting[0].until <= now:
                 entry = waiting.popleft()
                 self._bytes -= entry.size
-                over.append(entry)
+                expired.append(entry)
         self._held = [verb for verb in self._held if self._waiting[verb]]
         self._refused.clear()
         self._await_expiry()
-        if over:
+        if expired:
             with self.corked():
-                self._tell_all(over, self._away() or RedisUnavailable("no connection to Redis"))
+                self._tell_all(expired, self._away() or RedisUnavailable("no connection to Redis"))
 
     def _tell_all(self, group: list[Any], error: BaseException | None) -> None:
         for entry in group:
@@ -314,7 +314,7 @@ class Batching:
 
 
 def _take(waiting: deque[Any], most: int) -> tuple[list[Any], int]:
-    """The first entries within the bounds; an entry larger than one of them travels alone."""
+    """Remove the first entries within the limits; returns them and their size. An entry above a limit goes alone."""
     group = [waiting.popleft()]
     size, weight = group[0].size, group[0].weight
     while waiting:

@@ -1,4 +1,4 @@
-"""Waiting for the end of a task: every waiter is answered when any daemon has seen the task done or dead."""
+"""Waiting for the end of a task: every waiter is answered when any daemon has seen the task end, done or dead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = Logger()
 
 
 class Queues(Protocol):
-    """What is asked here of the queues."""
+    """The part of `Queues` that this module uses."""
 
     store: Store
     later: Callable[..., Any]
@@ -28,7 +28,7 @@ class Queues(Protocol):
 
 
 class Completion(NamedTuple):
-    """The queue in which the task is, or was; ``ended`` is False when the time was up first."""
+    """``queue``: where the task is, or was. ``ended``: False if the wait timed out first."""
 
     queue: bytes
     ended: bool
@@ -55,7 +55,7 @@ class Completions:
         self._waiters: dict[bytes, list[_Waiter]] = {}
 
     def wait(self, name: bytes, task_id: bytes, seconds: float) -> Deferred[Completion]:
-        """Fires with a `Completion`. May be cancelled. ``name``: the queue that holds the task now."""
+        """Fires with a `Completion`, within ``seconds``. May be cancelled. ``name``: the queue that holds the task now."""
 
         def cancelled(_: object) -> None:
             self._drop(task_id, waiter)
@@ -73,13 +73,13 @@ class Completions:
         return on_result.addBoth(closed)
 
     def watch(self, name: bytes, task_id: bytes) -> Deferred[str | None]:
-        """Have all daemons notified of the end of this task; fires with its state now, or None for no such task."""
+        """Ask for a notice to all daemons when this task ends. Fires with its state now, or None if there is no such task."""
         check_name(name)
         d = self._queues.ask("watch", self._queues.store.of_lease(name, task_id))
         return d.addCallback(lambda reply: STATES[reply[1].decode()] if reply[0] == Code.OK else None)
 
     def look_again(self) -> None:
-        """Notices may have been lost: ask for the state of every task that somebody waits for."""
+        """Notices may have been lost: read the state of every task that has a waiter."""
         waited_for = {(one.queue, task_id) for task_id, waiters in self._waiters.items() for one in waiters}
         for name, task_id in waited_for:
             self.watch(name, task_id).addCallbacks(partial(self._looked, name, task_id), self._not_looked)
@@ -100,7 +100,7 @@ class Completions:
     def moved(self, task_id: bytes, name: bytes, to: bytes) -> None:
         """This task has moved from one queue to another."""
         for waiter in self._waiters.get(task_id, []):
-            # A waiter that named another queue than the task's own learns nothing from this.
+            # A waiter that expects the task in a different queue is not updated.
             if waiter.queue == name:
                 waiter.queue = to
 

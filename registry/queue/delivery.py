@@ -1,4 +1,4 @@
-"""What the scripts answer, in the words of the domain."""
+"""The replies of the push and pop scripts as objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Pushed:
-    """The answer to a push: ``id``, whether an equal ``key`` was there (duplicate), or the same request before (replayed)."""
+    """The result of a push. ``duplicate``: a task with the same ``key`` exists. ``replayed``: the same request came before."""
 
     __slots__ = ("duplicate", "id", "replayed")
 
@@ -17,10 +17,10 @@ class Pushed:
 
 
 class Delivery:
-    """A task under a lease: ``payload`` is the bytes that were pushed, ``lease_ms`` the length of the lease.
+    """A task under a lease. ``payload``: the bytes that were pushed. ``lease_ms``: the length of the lease.
 
-    ``leased``: its holder asked for the lease; else it is the hidden one of a hand-over. ``replayed``: given before to the
-    same request. ``holders``: how many answers carry it.
+    ``leased``: the client asked for the lease; if False, it is the internal lease of a hand-over. ``replayed``: the same
+    request got it before. ``holders``: how many answers contain it.
     """
 
     __slots__ = (
@@ -33,6 +33,6 @@ class Delivery:
         self.leased = leased
         self.replayed = len(reply) > 7 and reply[7] == 1
         self.lease = self.id + b"-" + (reply[9] if self.replayed else nonce)
-        # A put-back names the answer it belongs to, so that it takes nothing from another answer to the same request.
+        # A put-back names its answer, so that it does not take the task from another answer to the same request.
         self.answer = nonce
         self.holders = 1

@@ -1,7 +1,7 @@
-"""The hand-over of a task: between taking it out of its queue and the moment its answer has left.
+"""The hand-over of a task: from taking it out of its queue until its answer has been sent.
 
 A confirm ends the task, a put-back returns it to the head of its queue, a burial makes it dead. Each names its own
-record in Redis and finds it gone when it was carried out before: what was not answered is sent again.
+record in Redis, and does nothing if that record is gone. So it is safe to send again what got no reply.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from registry.redis.store import Entry, Store
 
 log = Logger()
 
-# Confirms are gathered this long, s: they wait for nobody, and must be out within a tenth of a second.
+# Confirms are gathered for this long, s. No client waits for them; they must be sent within 0.1 s.
 CONFIRM_SECONDS = 0.02
-# Leases of one queue that are confirmed by one entry of a call.
+# One entry of a call confirms at most this many leases of a queue.
 MAX_CONFIRMED = 100
-# Confirms and put-backs that found no Redis are kept until the hand-over has lapsed by itself; how many at most.
+# At most this many confirms and put-backs are kept while Redis is away; a hand-over that is not settled expires by itself.
 MAX_UNSETTLED = 100_000
 
 
 class Queues(Protocol):
-    """What is asked here of the queues."""
+    """The part of `Queues` that this module uses."""
 
     store: Store
     wait_lists: WaitLists
@@ -67,7 +67,7 @@ class Handover:
                 self._settle("confirm", self._queues.store.of_lease(name, together))
 
     def put_back(self, taken: Delivery) -> None:
-        """The client was lost before it had this task: back to the head, the attempt not counted."""
+        """The client disconnected before it had this task: return it to the head of its queue without counting the attempt."""
         queues, name = self._queues, taken.name
         taken.holders -= 1
         if taken.holders <= 0:
@@ -75,7 +75,7 @@ class Handover:
             self._settle("putback", entry, lambda: queues.wait_lists.wake(name))
 
     def bury(self, taken: Delivery, reason: bytes) -> None:
-        """What was taken can be given to nobody."""
+        """This task cannot be given to any worker: make it dead, with ``reason``."""
         self._settle("bury", self._queues.store.of_lease(taken.name, taken.lease, reason))
 
     def _settle(self, verb: str, entry: Entry, then: Callable[[], None] | None = None) -> None:
@@ -83,14 +83,14 @@ class Handover:
         self._queues.carry(verb, entry)
 
     def not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
-        """One of these was not carried out, or nobody knows."""
+        """A call was not applied, or its outcome is unknown: keep it for `settle_again`, or log why it was refused."""
         if failure.check(Unavailable) and len(self._unsettled) < MAX_UNSETTLED:
             self._unsettled.append((verb, Entry(*again)))
         else:
             log.failure("a {verb} was refused", failure, verb=verb)
 
     def settle_again(self) -> bool:
-        """Send again what did not get through; whether there was any."""
+        """Send the kept calls again. Returns whether there were any."""
         unsettled, self._unsettled = self._unsettled, []
         for verb, entry in unsettled:
             self._settle(verb, entry)

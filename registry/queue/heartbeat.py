@@ -1,5 +1,4 @@
-"""What each daemon tells the others: how many pollers are parked at which queues, and which were polled last. Any of them answers
-for all."""
+"""What each daemon tells the others: its parked pollers by queue, and the queues polled last. So any daemon can answer for all."""
 
 from __future__ import annotations
 
@@ -15,14 +14,14 @@ from registry.queue.wait_lists import WaitLists
 from registry.redis.store import Store
 
 LIFE_MS = 6000
-# Of a daemon with pollers at more queues, this many are in its beat.
+# A beat contains at most this many queues with parked pollers.
 MOST_NAMES = 5000
-# Of the queues that a daemon has seen polled, the last so many are in its beat.
+# A beat contains at most this many of the queues that were polled last.
 MOST_POLLED = 300
 
 
 class Heartbeat:
-    """This daemon's beat, and what all beats say together. ``last_polls``: when each queue was polled here, s, the latest last."""
+    """Sends the beat of this daemon and combines all beats. ``last_polls``: when each queue was polled here, s, latest last."""
 
     def __init__(
         self,
@@ -42,14 +41,14 @@ class Heartbeat:
                 yield name, len(wait_list)
 
     def _last_polls(self) -> dict[bytes, int]:
-        """When the queues polled here were polled last, in Redis's time, ms."""
+        """When each queue was last polled here, in Redis's time, ms; only the latest `MOST_POLLED`."""
         now, now_ms = self._now(), self._store.now_ms()
         latest = islice(reversed(self._last.items()), MOST_POLLED)
         return {name: now_ms - int((now - at) * 1000) for name, at in latest}
 
     @inlineCallbacks
     def beat(self) -> Any:
-        """Tell; a daemon that nobody has polled yet has nothing to tell."""
+        """Send the beat; a daemon that has not been polled yet sends none."""
         polled = self._last_polls()
         if not polled:
             return
@@ -62,7 +61,7 @@ class Heartbeat:
 
     @inlineCallbacks
     def pollers(self) -> Any:
-        """Fires with parked pollers by queue, over all daemons; this one's as they are now."""
+        """Fires with the number of parked pollers by queue, over all daemons; the numbers of this one are current."""
         total = dict(self._mine())
         for parked, _ in (yield self._others()):
             for name, count in parked:
@@ -71,14 +70,14 @@ class Heartbeat:
 
     @inlineCallbacks
     def silent_ms(self, name: bytes) -> Any:
-        """Fires with how long ago this queue was polled anywhere, at least; None when that is not known."""
-        now_ms, here = self._store.now_ms(), self._last.get(name)
-        known = [] if here is None else [int((self._now() - here) * 1000)]
-        at_least = []
+        """Fires with how long ago, in ms, any daemon polled this queue, as a lower bound; None if no daemon reports a poll."""
+        now_ms, polled_here = self._store.now_ms(), self._last.get(name)
+        ages = [] if polled_here is None else [int((self._now() - polled_here) * 1000)]
+        lower_bounds = []
         for _, polled in (yield self._others()):
             found = [at for other, at in polled if other == name]
-            known += [now_ms - at for at in found]
+            ages += [now_ms - at for at in found]
             if not found and len(polled) >= MOST_POLLED:
-                # It was polled there before all that are in the beat, or never.
-                at_least.append(now_ms - polled[-1][1])
-        return max(0, min(known + at_least)) if known else None
+                # That daemon polled it before all queues in its beat, or never.
+                lower_bounds.append(now_ms - polled[-1][1])
+        return max(0, min(ages + lower_bounds)) if ages else None

@@ -1,4 +1,4 @@
-"""Inspector at queues and tasks. Reads only, over the other connections, a bounded piece at a time."""
+"""Reads queues and tasks, in bounded pieces, over the connections that are not used for writes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from registry.queue.queues import Queues
 from registry.redis.lookups import Counts, Why
 
 COUNTS_A_CALL = 100
-# How far a position looks, elements.
+# The position of a task is searched in at most this many elements.
 FAR_ENOUGH = 1000
 
 
 @dataclass(slots=True)
 class QueueView:
-    """What a queue holds. ``oldest_ms`` is since when its oldest ready task is ready, None for none or a raw element."""
+    """The counts of a queue. ``oldest_ms``: when its oldest ready task became ready; None if it has none, or a raw element."""
 
     name: bytes
     ready: int = 0
@@ -43,27 +43,27 @@ class Inspector:
 
     @inlineCallbacks
     def queue(self, name: bytes) -> Any:
-        """Fires with the `QueueView`; all zeros for a name that holds nothing."""
+        """Fires with the `QueueView`; all counts are 0 for an unknown name."""
         check_name(name)
         views = yield self._counts([name], strict=True)
         return views[0]
 
     def names(self, search: bytes) -> Deferred[set[bytes]]:
-        """Fires with the names of all queues with tasks in any state or a policy, those that hold the text."""
+        """Fires with the names that contain ``search``, of all queues with tasks in any state or a policy."""
         return self._store.queue_names(search)
 
     @inlineCallbacks
     def each_count(
         self, names: Sequence[bytes], each: Callable[[QueueView], None], held: Collection[bytes]
     ) -> Any:
-        """Tell the `QueueView` of each name, in order; fires when all are told. Only those that are ``held`` are asked for."""
+        """Call ``each`` with the `QueueView` of each name, in order; fires when done. Only names in ``held`` are read from Redis."""
         for at in range(0, len(names), COUNTS_A_CALL):
             piece = names[at : at + COUNTS_A_CALL]
-            asked = [name for name in piece if name in held]
-            if asked:
-                counted = yield self._counts(asked)
+            held_names = [name for name in piece if name in held]
+            if held_names:
+                counted = yield self._counts(held_names)
             else:
-                # A hundred thousand may be polled that hold nothing: others have their turn in between.
+                # A hundred thousand empty queues may be polled: let other requests run in between.
                 counted = yield self._queues.turn([])
             views = {view.name: view for view in counted}
             for name in piece:
@@ -77,7 +77,7 @@ class Inspector:
             if isinstance(counts, Conflict):
                 if strict:
                     raise counts
-                # One queue whose key was taken by something else must not hide all others.
+                # One queue whose key holds something else must not hide all others.
                 return QueueView(name)
             return QueueView(name, *counts[:6], decode_policy(counts.policy))
 
@@ -87,10 +87,10 @@ class Inspector:
     def task(self, name: bytes, task_id: bytes) -> Any:
         """Fires with the `TaskView`, or fails with `NotFound`."""
         check_name(name)
-        payload, packed = yield self._store.task(name, task_id)
+        payload, meta = yield self._store.task(name, task_id)
         if payload is None:
             raise NotFound("There is no such task here: it never was, or it was done and has been forgotten.")
-        view = view_of(name, task_id, payload, packed)
+        view = view_of(name, task_id, payload, meta)
         if view.state == "leased":
             lease = view.task.lease.id if view.task.lease else ""
             view.lease_ends_ms = yield self._store.lease_ends_ms(name, lease)
@@ -99,12 +99,12 @@ class Inspector:
     def tasks(self, name: bytes, state: str, cursor: str, search: bytes = b"") -> Walk:
         """A walk over the tasks of a state behind a cursor, "" for all of them.
 
-        The order is that of delivery for ready, of due times for delayed, of the pushes for leased, newest first for dead and done;
-        among those that a push asked to keep, those that are kept longest.
+        Order: ready by delivery, delayed by due time, leased by push, dead and done newest first. Among the done tasks that a push
+        asked to keep, those that are kept longest come first.
         """
         check_name(name)
         return Walk(self._store, name, state, cursor, search)
 
     def why(self, view: TaskView) -> Deferred[Why]:
-        """What keeps a task from being handed out; its position is None when it is further back than we look."""
+        """Why a task is not handed out yet. Its position is None if it is further back than `FAR_ENOUGH`."""
         return self._store.why(view.queue, view.id or b"", FAR_ENOUGH)

@@ -1,4 +1,4 @@
-"""What the holder of a lease can say: done, failed, given back, still at it."""
+"""The operations of a lease holder: ack, fail, release and extend."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from registry.redis.faults import error_from_reply
 from registry.redis.store import encode_options
 
 LEASE_LOST = "lease_lost"
-# In the place of a result that is too large to be kept; no JSON begins with this byte.
+# Stored instead of a result that is too large to keep. No JSON text begins with this byte.
 TOO_LARGE = b"\xff"
 
 
 class Leases:
     """Acks, fails, releases and extensions, each an entry of a group commit.
 
-    A lease that is no longer held is `Conflict` with code ``lease_lost``: stop the work and forget it.
+    A lease that is no longer held raises `Conflict` with code ``lease_lost``: the worker must stop and drop the task.
     """
 
     def __init__(self, queues: Queues) -> None:
@@ -36,11 +36,11 @@ class Leases:
         return self._queues.ask(verb, self._queues.store.of_lease(name, lease, *more))
 
     def ack(self, name: bytes, lease: bytes, result: bytes = b"") -> Deferred[str]:
-        """The work is done; ``result`` is JSON, empty or `TOO_LARGE`. Fires with ``done``, or ``late`` when the lease had run out."""
+        """The task succeeded. ``result`` is JSON, empty or `TOO_LARGE`. Fires with ``done``, or ``late`` if the lease had expired."""
         return self._say("ack", name, lease, result).addCallback(status)
 
     def ack_for(self, receiver: Receiver, name: bytes, lease: bytes, result: bytes = b"") -> None:
-        """As `ack`, for a ``receiver`` of what `status` understands."""
+        """Like `ack`, but ``receiver`` receives the raw reply, which `status` reads."""
         check_name(name)
         entry = self._queues.store.of_lease(name, lease, result)
         entry.reply = receiver
@@ -52,7 +52,7 @@ class Leases:
         lease: bytes,
         options: FailOptions,
     ) -> Deferred[str]:
-        """The attempt failed; fires with the state of the task now: ``ready``, ``delayed`` or ``dead``."""
+        """The attempt failed. Fires with the new state of the task: ``ready``, ``delayed`` or ``dead``."""
         return self._say("fail", name, lease, msgpack.encode(options)).addCallback(status)
 
     def settle(
@@ -61,9 +61,9 @@ class Leases:
         acks: Sequence[tuple[bytes, bytes]],
         fails: Sequence[tuple[bytes, FailOptions]],
     ) -> Deferred[list[str]]:
-        """Many acks (lease, result) and fails (lease, options); fires with what became of each, in order.
+        """Many acks (lease, result) and fails (lease, options). Fires with the status of each, in order.
 
-        A lease that is no longer held is told as ``lease_lost``; whatever else goes wrong with one is a failure of all.
+        The status of a lease that is no longer held is ``lease_lost``. Any other error of one entry fails the whole call.
         """
         check_name(name)
         count = len(acks) + len(fails)
@@ -73,7 +73,7 @@ class Leases:
         of_lease = self._queues.store.of_lease
         entries = [("ack", of_lease(name, lease, result)) for lease, result in acks]
         entries += [("fail", of_lease(name, lease, msgpack.encode(options))) for lease, options in fails]
-        # In the order of the request, also where one lease is named twice.
+        # Entries keep the order of the request, even if it names a lease twice.
         large = any(entry.size > LARGE for _, entry in entries)
         gathering = Gathering(count, settled)
         for at, (verb, entry) in enumerate(entries):
@@ -82,7 +82,7 @@ class Leases:
         return settled.addCallback(lambda replies: [_status_or_lost(reply) for reply in replies])
 
     def release(self, name: bytes, lease: bytes, delay_ms: int = 0) -> Deferred[None]:
-        """Give the task back, the attempt not counted."""
+        """Return the task to its queue without counting the attempt, after ``delay_ms``."""
         d = self._say("release", name, lease, b"%d" % delay_ms).addCallback(_held)
         return d.addCallback(lambda _: None)
 
@@ -93,14 +93,14 @@ class Leases:
         length_ms: int = 0,
         options: ExtendOptions | None = None,
     ) -> Deferred[tuple[int, bool]]:
-        """More time; fires with the length of the lease from now in ms, and whether the task was cancelled."""
+        """Extend the lease. Fires with its length from now in ms, and whether the task was cancelled."""
         encoded = encode_options(options)
         d = self._say("extend", name, lease, b"%d" % length_ms, encoded).addCallback(_held)
         return d.addCallback(lambda reply: (int(reply[1]), bool(reply[2])))
 
 
 def status(reply: list[Any]) -> str:
-    """What became of an acked or failed task, from the scripts' reply."""
+    """The status of an acked or failed task, from the reply of the script. A lost lease raises `Conflict`."""
     return str(_held(reply)[1], "ascii")
 
 

@@ -10,16 +10,16 @@ from functools import lru_cache
 from registry.errors import BadName
 
 MAX_NAME_BYTES = 255
-# What most names look like, and no forbidden one: told apart in one step.
+# Matches most names and no forbidden one, so one test is enough for them.
 _PLAIN = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_:.@+-]{0,254}")
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f/{}]")
 
 
 @lru_cache(maxsize=4096)
 def check_name(name: bytes) -> bytes:
-    """The name itself, or `BadName`: UTF-8, 1 to 255 bytes, no control characters, ``/``, ``{``, ``}``, not ``.`` or ``..``.
+    """Return the name, or raise `BadName`. UTF-8, 1 to 255 bytes, no control characters, ``/``, ``{``, ``}``, not ``.`` or ``..``.
 
-    A brace would let a name look like one of the registry's own keys.
+    With a brace, a name could look like one of the registry's own keys.
     """
     if _PLAIN.fullmatch(name):
         return name
@@ -37,26 +37,26 @@ def check_name(name: bytes) -> bytes:
 
 
 class Ids:
-    """Makes ids: letters and digits, unique across processes, in the order of time.
+    """Makes ids of letters and digits that are unique across processes and ordered by time.
 
-    A task's id has 24 characters. Its head is Redis's time when it was pushed, and made there: 11 hexadecimal digits of ms and
+    A task's id has 24 characters. Its head is made in Redis, from the time of the push: 11 hexadecimal digits of ms and
     3 of µs.
     """
 
     def __init__(self) -> None:
-        # Half of what its digits hold are left to count.
+        # A random start in the lower half of the range: the upper half is left to count.
         self._count = itertools.count(int.from_bytes(os.urandom(5), "big") >> 1)
         self._random = b""
         self._at = 0
 
     def tail(self) -> bytes:
-        """The last 10 characters of a new task's id: they rise from one to the next, and begin anywhere."""
+        """The last 10 characters of a new task's id: a counter with a random start."""
         return b"%010x" % next(self._count)
 
     def nonce(self) -> bytes:
-        """128 random bits in hexadecimal: with the id of its task in front, the id of a lease."""
+        """128 random bits in hexadecimal. The id of a lease is the id of its task and a nonce."""
         if self._at >= len(self._random):
-            # One call to the operating system for 256 of them.
+            # One call to the operating system makes 256 nonces.
             self._random = os.urandom(4096).hex().encode()
             self._at = 0
         self._at += 32
@@ -64,12 +64,12 @@ class Ids:
 
 
 def is_foreign(task_id: bytes) -> bool:
-    """Whether another program pushed this task, so that nobody has checked that its payload is JSON."""
+    """Whether another program pushed this task, so that its payload may not be JSON."""
     return task_id[11:12] == b"A"
 
 
 def pushed_at_ms(task_id: bytes) -> int | None:
-    """When a task was pushed, from its id; None for an id that was not made here."""
+    """When a task was pushed, in ms, from its id; None if the id does not begin with a time."""
     try:
         return int(task_id[:11], 16)
     except ValueError:

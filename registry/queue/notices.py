@@ -4,10 +4,10 @@ channel | the other lines                       | what it causes here
 --------|---------------------------------------|-----------------------------------------------------------------
 wake    | list keys                             | a parked poller of each queue asks again, then the next one, until one finds nothing
 ended   | list key, TAB, task id                | the requests that wait for the end of that task are answered
-moved   | list key, TAB, task id, TAB, list key | they wait for it in its new queue
-worker  | mark of a poll, then its worker       | an older poll of that worker ends; a process reads its own of these as well
+moved   | list key, TAB, task id, TAB, list key | the requests that wait for that task expect it in its new queue
+worker  | mark of a poll, then its worker       | an older poll of that worker ends; a process also handles its own notices here
 
-A name holds no control character, so the separators are safe.
+Names contain no control characters, so the separators are unambiguous.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Notices:
         return list(self._handlers)
 
     def received(self, channel: bytes, message: bytes) -> None:
-        """One notice has come."""
+        """A notice has arrived: pass it on, unless this process sent it."""
         sender, _, rest = message.partition(b"\n")
         if sender != self._store.process:
             self._handlers[channel](rest)
 
     def look_again(self) -> None:
-        """Notices may have been lost: look for tasks that came, and for tasks that ended."""
+        """Notices may have been lost: look for new tasks, and for tasks that have ended."""
         self._queues.wait_lists.wake_all()
         self._completions.look_again()
 

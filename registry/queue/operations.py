@@ -1,4 +1,4 @@
-"""What an operator can do to tasks and queues. Each move is a script; bulk moves are many of them, a bounded piece at a time."""
+"""Operations of an administrator on tasks and queues. Each is a script; bulk operations run scripts in bounded pieces."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from registry.queue.queues import Queues
 from registry.redis.faults import error_from_reply
 
 MOVES_A_CALL = 200
-# A move gives up behind this many ready tasks whose keys are taken: passing over them keeps Redis busy each time.
+# A move stops after this many ready tasks that it must skip because their keys are taken: each call skips them again.
 MOST_MET_AGAIN = 10_000
-# Of a bulk operation's tasks, before it asks for more of them.
+# A bulk operation collects this many ids before it processes them.
 IDS_A_STEP = 100
 NO_LIMIT = 1 << 53
-# A bulk retry leaves these alone unless it names them: nobody wants what was cancelled to run after all.
+# A bulk retry skips tasks with these reasons unless it names the reason: a cancelled task should not run by accident.
 NOT_JSON = "not_json"
 LEFT_ALONE = ("cancelled", "expired", NOT_JSON)
 
 _DRY = b"1"
-# The others mean something else to each verb.
+# These codes are errors for every verb. The meaning of the others depends on the verb.
 _FAILURES = (Code.WRONG_TYPE, Code.REDIS_FULL, Code.REFUSED, Code.QUEUE_FULL)
 
 RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
@@ -44,21 +44,21 @@ RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
     "concurrency": (int, 1, 1e6),
     "max_run": ((int, float), 0.1, 366 * 86_400),
 }
-# These are seconds, and kept as whole ms.
+# Rules in seconds, stored with a precision of 1 ms.
 DURATIONS = ("lease", "backoff", "ttl", "max_run")
 RETENTION = {"done": 30 * 86_400, "done_max": 1_000_000, "dead": 366 * 86_400, "dead_max": 10_000_000}
 
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """The tasks that a bulk operation is for; None is any. ``before_ms``: when it ended, or was pushed where it has not."""
+    """A filter for bulk operations; None matches any. ``before_ms``: the task ended, or was pushed if it has not, before this."""
 
     reason: str | None = None
     error: str | None = None
     before_ms: float | None = None
 
     def has(self, view: TaskView) -> bool:
-        """Whether a task is one of them."""
+        """Whether a task matches."""
         task = view.task
         if self.reason is not None and task.reason != self.reason:
             return False
@@ -89,7 +89,10 @@ class Operations:
 
     @inlineCallbacks
     def cancel(self, name: bytes, task_id: bytes) -> Any:
-        """Fires with ``cancelled`` (it waited, and is dead), ``marked`` (its holder is told) or ``removed`` (it had ended)."""
+        """Fires with ``cancelled`` (it was waiting, now dead), ``marked`` (its holder is notified) or ``removed`` (it had ended).
+
+        Fails with `NotFound`.
+        """
         reply = yield self._one("cancel", name, task_id)
         if reply[0]:
             raise NotFound("There is no such task here.")
@@ -97,7 +100,7 @@ class Operations:
 
     @inlineCallbacks
     def run(self, name: bytes, task_id: bytes) -> Any:
-        """A delayed task is ready now."""
+        """Make a delayed task ready now. Fails with `NotFound`, or with `Conflict` if it is not delayed."""
         reply = yield self._one("run", name, task_id)
         if reply[0] == Code.NOTHING:
             raise NotFound("There is no such task here.")
@@ -108,7 +111,10 @@ class Operations:
     def retry_one(
         self, name: bytes, task_id: bytes, which: Which = ALL, spread: float = 0, dry_run: bool = False
     ) -> Any:
-        """A dead task is ready again; fires with False, and leaves it alone, when it is none of ``which``."""
+        """Make a dead task ready again. Fires with True, or with False, and no change, if it does not match ``which``.
+
+        Fails with `NotFound`, or with `Conflict` if it is not dead, not JSON, or its key is taken.
+        """
         if which != ALL:
             view = yield self._inspector.task(name, task_id)
             if view.state == "dead" and not which.has(view):
@@ -129,32 +135,32 @@ class Operations:
     def retry_all(
         self, name: bytes, which: Which = ALL, limit: int = NO_LIMIT, spread: float = 0, dry_run: bool = False
     ) -> Any:
-        """The dead of a queue are ready again, oldest first; fires with (retried, skipped). ``dry_run`` only counts.
+        """Make the dead tasks of a queue ready again, oldest first. Fires with (retried, skipped). ``dry_run`` only counts.
 
-        ``spread``: they are ready one after the other, over so many seconds.
+        ``spread``: the seconds over which the tasks become ready, one after the other.
         """
         check_name(name)
         count = skipped = 0
-        # Of several dead with one key the first takes it, which a dry run cannot see in Redis.
+        # If dead tasks share a key, the first one takes it. A dry run changes nothing in Redis, so it must count that here.
         keys: set[bytes] = set()
         began = yield self._store.redis_now_ms()
 
         def wanted(view: TaskView) -> bool:
-            # What dies again meanwhile is left to the next request: workers that fail at once would keep this one busy for ever.
+            # Skip tasks that died after the start: if workers fail at once, this request would never end.
             if (view.task.ended_at or 0) > began:
                 return False
             return which.has(view) and (which.reason is not None or view.task.reason not in LEFT_ALONE)
 
         walk = Walk(self._store, name, "dead", shown=-1, oldest_first=True)
         while ids := (yield after(count, _some(walk, wanted, limit - count))):
-            hows = [_DRY if dry_run else _later(spread, count + n) for n in range(1, len(ids) + 1)]
-            replies = yield after(count, self._each("retry", name, list(zip(ids, hows, strict=True))))
+            modes = [_DRY if dry_run else _later(spread, count + n) for n in range(1, len(ids) + 1)]
+            replies = yield after(count, self._each("retry", name, list(zip(ids, modes, strict=True))))
             for code, *more in map(_checked, replies):
-                taken = code in (Code.KEY_TAKEN, Code.NOT_JSON) or (
+                is_skipped = code in (Code.KEY_TAKEN, Code.NOT_JSON) or (
                     dry_run and code == Code.OK and more[0] in keys
                 )
-                skipped += taken
-                if code == Code.OK and not taken:
+                skipped += is_skipped
+                if code == Code.OK and not is_skipped:
                     count += 1
                     keys.update(filter(None, more))
         return count, skipped
@@ -163,9 +169,10 @@ class Operations:
     def delete(
         self, name: bytes, state: str, which: Which = ALL, limit: int = NO_LIMIT, dry_run: bool = False
     ) -> Any:
-        """Tasks of a state are forgotten, the oldest first; fires with (forgotten, skipped). ``dry_run`` only counts.
+        """Delete the tasks of a state, oldest first. Fires with (deleted, skipped). ``dry_run`` only counts.
 
-        Skipped is what was in another state when its turn came. Elements of other programs have no id: they go where all go.
+        A task is skipped if its state has changed meanwhile. Elements of other programs have no id: they are deleted only when
+        all tasks of the state are.
         """
         check_name(name)
         if which == ALL and state in ("ready", "delayed"):
@@ -175,7 +182,7 @@ class Operations:
             return min(limit, getattr(view, state)), 0
         count = skipped = 0
         letter = LETTERS[state].encode()
-        # What a push asked to keep becomes like the others with time.
+        # Kept tasks come first, because they move to the other list when their time ends.
         for kept in (True, False) if state == "done" else (False,):
             walk = Walk(self._store, name, state, shown=-1, oldest_first=True, kept=kept)
             while ids := (yield after(count, _some(walk, which.has, limit - count))):
@@ -200,26 +207,26 @@ class Operations:
 
     @inlineCallbacks
     def move(self, name: bytes, to: bytes, state: str) -> Any:
-        """All tasks of a state go to the tail of another queue; fires with (moved, skipped)."""
+        """Move all tasks of a state to the tail of another queue. Fires with (moved, skipped)."""
         check_name(name)
         check_name(to)
         if name == to:
             raise BadOption("The option 'to' names another queue.")
         moved = skipped = 0
         while True:
-            # The ready that cannot go stay at the head: each call meets them again before it meets others.
+            # Ready tasks that cannot move stay at the head, so each call sees them again before any others.
             most = MOVES_A_CALL + (min(skipped, MOST_MET_AGAIN) if state == "ready" else 0)
             entry = self._store.move(name, to, state, most, skipped)
             reply = yield after(moved, self._queues.ask("move", entry).addCallback(_checked))
             moved += reply[1]
-            # The ready that could not go are met again by the next call, the others are passed over.
+            # For ready tasks, the reply counts all skipped ones again. In other states, the next call starts behind them.
             skipped = reply[2] if state == "ready" else skipped + reply[2]
             if not reply[3] or (state == "ready" and skipped > MOST_MET_AGAIN):
                 return moved, skipped
 
     @inlineCallbacks
     def purge(self, name: bytes, state: str = "", limit: int = NO_LIMIT) -> Any:
-        """Ready and delayed tasks, or one of both, are forgotten; fires with how many."""
+        """Delete ready and delayed tasks, or only those of ``state``. Fires with how many."""
         check_name(name)
         count = 0
         while count < limit:
@@ -231,7 +238,7 @@ class Operations:
         return count
 
     def pause(self, name: bytes, length: float | None) -> Deferred[Policy]:
-        """Hand nothing out, for so many seconds or until somebody resumes; 0 resumes."""
+        """Hand out no tasks for ``length`` seconds; None: until resumed; 0 resumes. Fires with the `Policy`."""
         if length == 0:
             return self.set_policy(name, {"paused": None})
         if length is None:
@@ -239,11 +246,11 @@ class Operations:
         return self._change(name, PolicyChange(pause=max(1, round(length * 1000))))
 
     def set_policy(self, name: bytes, changes: dict[str, Any]) -> Deferred[Policy]:
-        """Change rules; None resets one. Fires with the `Policy`."""
+        """Change rules; the value None resets one. Fires with the `Policy`. Raises `BadOption` for an invalid value."""
         given: dict[str, Any] = {}
         reset: list[str] = []
         for rule, value in changes.items():
-            # An object without members cannot be told from an array in Redis' Lua, and says the same as none.
+            # Lua in Redis cannot distinguish an empty object from an array; an empty object means the same as None.
             if (value is None and rule in RULES) or (rule == "retention" and value in (None, {})):
                 reset.append(rule)
             else:
@@ -258,8 +265,8 @@ class Operations:
         reply = yield self._one("policy", name, msgpack.encode(change))
         only_shorter = change.reset is not None and "retention" in change.reset
         while reply[2] or any(reply[3:]):
-            # Another round says nothing of the rules: somebody else may have changed them meanwhile.
-            # More is kept than may be from now on, or the dead have another time: a bounded piece of them with each call.
+            # More tasks are kept than the new rules allow, or dead tasks have a new expiry: each call handles a bounded piece.
+            # These calls do not repeat the rules, because another request may have changed them meanwhile.
             more = PolicyChange(trim_only=True)
             if any(reply[3:]):
                 more = PolicyChange(trim_only=True, dead_from=reply[3].decode(), only_shorter=only_shorter)
@@ -275,7 +282,7 @@ def _checked(reply: list[Any]) -> list[Any]:
 
 @inlineCallbacks
 def _some(walk: Walk, wanted: Callable[[TaskView], bool], most: int) -> Any:
-    """Fires with the ids of the next tasks that are wanted, none at the end of the walk."""
+    """Fires with the ids of the next tasks that are wanted, ``most`` or fewer; an empty list at the end of the walk."""
     ids: list[bytes] = []
     while len(ids) < min(most, IDS_A_STEP):
         view = yield walk.head()
@@ -288,7 +295,7 @@ def _some(walk: Walk, wanted: Callable[[TaskView], bool], most: int) -> Any:
 
 
 def _later(spread: float, number: int) -> bytes:
-    """When the so-manieth of many is ready: steps of the golden ratio lie evenly in the whole, however many there will be."""
+    """The delay of task ``number`` of a bulk retry: steps of the golden ratio spread evenly, whatever the total."""
     return b"d%d" % int(spread * 1000 * (number * 0.6180339887498949 % 1)) if spread else b""
 
 
@@ -312,7 +319,7 @@ def _rule(rule: str, value: Any) -> Any:
             raise BadOption(f"The field {rule!r} is true or false.")
         what = "a whole number" if kind is int else "a number"
         raise BadOption(f"The field {rule!r} is {what} from {low:.15g} to {high:.15g}.")
-    # A number that tells its own notation is of no use to the scripts.
+    # The scripts need a plain number, not one that keeps its own notation (`ExactFloat`).
     return float(value) if isinstance(value, float) else value
 
 
@@ -326,14 +333,14 @@ def _duration(field: str, value: Any, low: float, high: float) -> float:
 def _retention(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadOption("The field 'retention' is an object with done, done_max, dead and dead_max.")
-    kept: dict[str, Any] = {}
+    retention: dict[str, Any] = {}
     for name, number in value.items():
         if name not in RETENTION:
             raise BadOption(f"There is no field {name[:80]!r} in retention; it has: {', '.join(RETENTION)}.")
         if not name.endswith("_max"):
-            kept[name] = _duration(f"retention.{name}", number, 0, RETENTION[name])
+            retention[name] = _duration(f"retention.{name}", number, 0, RETENTION[name])
             continue
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= RETENTION[name]:
             raise BadOption(f"The field 'retention.{name}' is a whole number from 0 to {RETENTION[name]}.")
-        kept[name] = number
-    return kept
+        retention[name] = number
+    return retention

@@ -1,8 +1,8 @@
-"""Walking over the tasks of a state, a bounded piece at a time, from a cursor that survives whatever comes and goes meanwhile.
+"""Walking over the tasks of a state in bounded pieces. A cursor stays valid while tasks come and go.
 
-A cursor names the task behind which a walk goes on, and where it was: by its score in the sorted sets, by its id among the
-leased, by its element and its places in the ready lists. One call to Redis reads a bounded number of bytes, and what was
-read is let go of before more is: whoever asks for a long list keeps nobody waiting.
+A cursor names the last task that was passed, and its position: the score in a sorted set, the id among the leased, the
+element and its indexes in the ready lists. The walk continues behind that task. One call to Redis reads a bounded number
+of bytes, and each piece is freed before the next is read, so a long list does not delay other clients.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from registry.model import PLAIN, STATES, Error, Task, decode_task
 from registry.redis.lookups import ReadyElement, Stored
 from registry.redis.store import Store
 
-# A longer payload is cut in lists.
+# Lists cut payloads that are longer than this.
 SHOWN_BYTES = 65_536
-# Tasks that one call to Redis reads, and what a search reads before it answers with a cursor.
+# The number of tasks that one call to Redis reads; how much a search reads before it returns a cursor.
 TASKS_A_CALL = 100
 SEARCH_BYTES, SEARCH_TASKS = 32 << 20, 1000
 LEASES_A_PIECE = 1000
-# Nothing that is kept for longer than this from now on has its time end before a walk.
+# If the earliest kept time ends later than this from now, ms, no task can have moved from "kept" to "done" during the walk.
 SURE_MS = 60_000
 
 _SCORED = re.compile(r"(\d{1,17})~([0-9A-Za-z-]{1,80})")
@@ -40,9 +40,9 @@ _DONE = re.compile(
 
 @dataclass(slots=True)
 class TaskView:
-    """A task as it is. ``task`` is what the scripts keep of it beyond the payload.
+    """A task in its current state. ``task`` is what the scripts store of it besides the payload.
 
-    ``payload`` may be the beginning of one that has ``length`` bytes.
+    ``payload`` may be cut; the whole payload has ``length`` bytes.
     """
 
     queue: bytes
@@ -56,7 +56,7 @@ class TaskView:
 
 @dataclass(slots=True)
 class _Slot:
-    """One member of a line: the task to read, or a view that needs no reading; ``place`` is where the line goes on behind it."""
+    """One member of a list: a task to read, or a ``view`` that is complete. ``place``: the cursor that continues behind it."""
 
     id: bytes
     place: str
@@ -67,7 +67,7 @@ class _Slot:
 
 @dataclass(slots=True)
 class _Want:
-    """What a walk is after, and what it has read for it."""
+    """What a walk looks for, and how much it has read so far."""
 
     name: bytes
     state: str
@@ -83,9 +83,9 @@ class _Want:
 
 @dataclass(slots=True)
 class _Stream:
-    """A line with its tasks read. ``slots(place)`` fires with the next ones behind a place, none at the end.
+    """Reads the tasks of one list. ``slots(place)`` fires with the next slots behind a place, an empty list at the end.
 
-    ``place``: behind the last task that was taken, or passed over because it is not wanted.
+    ``place``: the cursor behind the last task that was taken, or skipped because it did not match.
     """
 
     store: Store
@@ -99,7 +99,7 @@ class _Stream:
 
     @inlineCallbacks
     def head(self) -> Any:
-        """Fires with the next task, which stays; None at the end of the line, or where a search has read enough."""
+        """Fires with the next task without taking it; None at the end of the list, or when a search has read enough."""
         while True:
             while self._found:
                 view, place = self._found[0]
@@ -117,7 +117,7 @@ class _Stream:
             yield self._read()
 
     def take(self) -> None:
-        """The task that is ahead is behind now."""
+        """Move past the task that `head` returned."""
         _, self.place = self._found.popleft()
 
     @inlineCallbacks
@@ -159,8 +159,8 @@ class _Stream:
 class Walk:
     """A walk over the tasks of one state, in the order of its list, or ``oldest_first``.
 
-    ``shown``: how many bytes of a payload are of interest, -1 for none. ``kept``: of the done, those that a push asked to keep;
-    the oldest first there are no others among them.
+    ``shown``: how many bytes of each payload to read, -1 for none. ``kept`` applies to done tasks read ``oldest_first``: True for
+    those that a push asked to keep, False for the others.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Walk:
         state: str,
         cursor: str = "",
         search: bytes = b"",
-        # One more tells where a character ends.
+        # One byte more shows whether the cut splits a character.
         shown: int = SHOWN_BYTES + 1,
         oldest_first: bool = False,
         kept: bool = False,
@@ -194,16 +194,16 @@ class Walk:
         self._stream = _Stream(store, self._want, slots, cursor)
 
     def head(self) -> Any:
-        """Fires with the next task, which stays ahead; None at the end, or where a search has read enough."""
+        """Fires with the next task without taking it; None at the end, or when a search has read enough."""
         return (self._merged or self._stream).head()
 
     def take(self) -> None:
-        """Go past the task that is ahead."""
+        """Move past the task that `head` returned."""
         (self._merged or self._stream).take()
 
     @property
     def cursor(self) -> str | None:
-        """Where the walk goes on; None at its end."""
+        """The cursor to continue the walk from; None at its end."""
         source = self._merged or self._stream
         return None if source.ended else source.place
 
@@ -223,11 +223,11 @@ class _Scored:
         found = yield self._store.scored(
             self._name, self._of, (score, member), most, highest_first=self._highest_first
         )
-        return [_Slot(task_id, f"{at}~{task_id.decode()}") for task_id, at in found]
+        return [_Slot(task_id, f"{task_score}~{task_id.decode()}") for task_id, task_score in found]
 
 
 class _Leased:
-    """The leases, in the order in which their tasks were pushed: when they end changes with every heartbeat."""
+    """The leases, in the order in which their tasks were pushed. The end of a lease is no stable order: extensions change it."""
 
     def __init__(self, store: Store, name: bytes) -> None:
         self._store = store
@@ -240,7 +240,7 @@ class _Leased:
 
 
 class _Ready:
-    """The ready lists, in the order of delivery; what other programs pushed is whole, or cut, in its slot already."""
+    """The ready lists, in the order of delivery. A slot already holds the payload, possibly cut, that another program pushed."""
 
     def __init__(self, store: Store, want: _Want) -> None:
         self._store = store
@@ -262,36 +262,36 @@ class _Ready:
         want = self._want
         want.bytes += element.length
         if want.search and not element.found:
-            # Nothing is stored under this id: the slot is passed over.
+            # Nothing is stored under the empty id, so the walk skips this slot.
             return _Slot(b"", place)
         view = TaskView(want.name, None, element.payload, PLAIN, "ready", length=element.length)
         return _Slot(b"", place, view=view)
 
 
 class _Done:
-    """The done: those that the queue keeps and those that their pushes asked to keep, together, newest first.
+    """The done tasks, newest first, merged from two lists: "done" (kept by the queue) and "kept" (a push asked to keep them).
 
-    Where the time that a push asked for ends, a task moves from the second to the first. Those of which that may have been while
-    the walk went on are left to its end, unless they were shown before: `late` goes over the first for them once more.
+    When the time that a push asked for ends, its task moves from "kept" to "done". The walk first skips tasks that may have moved
+    while it ran. At its end (`_late`) it reads "done" once more and shows those that it has not shown yet.
     """
 
     def __init__(self, store: Store, want: _Want, cursor: str) -> None:
         self._store = store
-        said = _DONE.fullmatch(cursor) if cursor else None
-        if cursor and said is None:
+        match = _DONE.fullmatch(cursor) if cursor else None
+        if cursor and match is None:
             raise _bad_cursor()
-        self._late = bool(said and said[1] == "l")
-        # The lowest end of what was asked for when the walk began; "" for none.
-        self._since: str | None = said[2] if said else None
-        asked, kept = (
-            (f"{said[3]}~{said[4]}" if said and said[3] else ""),
-            (f"{said[5]}~{said[6]}" if said and said[5] else ""),
+        self._late = bool(match and match[1] == "l")
+        # The earliest end of a kept time when the walk began, ms; "" if there was none.
+        self._since: str | None = match[2] if match else None
+        asked_place, kept_place = (
+            (f"{match[3]}~{match[4]}" if match and match[3] else ""),
+            (f"{match[5]}~{match[6]}" if match and match[5] else ""),
         )
         self._asked_line = _Scored(store, want.name, "kept", True).slots
         self._lowest = _Scored(store, want.name, "kept", False).slots
-        self._asked = _Stream(store, want, self._asked_line, asked)
+        self._asked = _Stream(store, want, self._asked_line, asked_place)
         self._kept_line = _Scored(store, want.name, "done", True).slots
-        self._kept = _Stream(store, want, self._kept_line, kept, self._keeps)
+        self._kept = _Stream(store, want, self._kept_line, kept_place, self._keeps)
         self._want = want
         self._next = self._kept
 
@@ -340,16 +340,16 @@ class _Done:
 
 
 def view_of(name: bytes, task_id: bytes | None, payload: bytes, packed: bytes | None) -> TaskView:
-    """A task from what is stored of it."""
+    """The view of a task from its stored payload and encoded meta."""
     task = decode_task(packed)
     return TaskView(name, task_id, payload, task, STATES[task.state], length=len(payload))
 
 
 def _tells(view: TaskView, search: bytes) -> bool:
-    """Whether the text is in the reason or in what is known of the error."""
+    """Whether the reason or the error of the task contains the text."""
     error = view.task.error
-    told = [view.task.reason, *(structs.astuple(error) if isinstance(error, Error) else [error])]
-    return any(search in str(one).encode() for one in told if one)
+    texts = [view.task.reason, *(structs.astuple(error) if isinstance(error, Error) else [error])]
+    return any(search in str(text).encode() for text in texts if text)
 
 
 def _check(pattern: re.Pattern[str], cursor: str) -> None:

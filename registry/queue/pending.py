@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class PendingPush:
-    """When the task is stored, a poller that waits for one is woken, and ``receiver`` receives a `Pushed`.
+    """When the task is stored, wakes a parked poller and passes a `Pushed` to ``receiver``.
 
-    ``tail`` ends the task's id. ``at_once``: the task will certainly be ready then. ``early``: the poller that asked right
-    behind the push, and which of its questions that was.
+    ``tail``: the last part of the task's id. ``at_once``: the stored task is certainly ready. ``early``: the poller that
+    asked right behind the push, and the number of that question.
     """
 
     __slots__ = ("at_once", "early", "name", "receiver", "tail", "wait_lists")
@@ -35,7 +35,7 @@ class PendingPush:
         self.early: tuple[Poller, int] | None = None
 
     def sent(self) -> None:
-        """It was given to the connection."""
+        """The push was written to the connection: let a parked poller ask right behind it."""
         if self.at_once:
             poller = self.wait_lists.wake_early(self.name)
             if poller is not None:
@@ -48,7 +48,7 @@ class PendingPush:
             self.receiver.callback(Pushed(reply[1], reply[2]))
         else:
             wait_lists, name, early = self.wait_lists, self.name, self.early
-            # Replies come in order: a question still in flight reached Redis behind this push, and finds the task.
+            # Replies arrive in order: a question that is still in flight reached Redis after this push, so it finds the task.
             if name in wait_lists.lists and (early is None or not early[0].in_flight(early[1])):
                 wait_lists.wake(name)
             self.receiver.callback(Pushed(reply[1] + self.tail))

@@ -1,6 +1,6 @@
-"""The two kinds of poller, of one queue and of several: how each asks, where it stands, and whom it wakes. And what begins them.
+"""The two kinds of poller, for one queue and for several, and `Polls`, which starts them.
 
-What becomes of a poll, whichever kind it is, is in `polls`.
+Each kind defines how it asks, which wait lists it is in, and whom it wakes. The states that both share are in `polls`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from registry.redis.store import Entry, Store, encode_options
 
 log = Logger()
 
-# A task popped without lease is held this long at most while its answer is written, ms.
+# A task popped without a lease is held for at most this long while its answer is written, ms.
 HANDOVER_MS = 30_000
-# Queues of which the time of the last poll is remembered.
+# The time of the last poll is remembered for at most this many queues.
 MOST_REMEMBERED = 10_000
 
 
 class OnePoller(Poller):
-    """A poller of one queue: its result is a `Delivery`, or None. It stands in the wait list itself."""
+    """A poller of one queue. Its result is a `Delivery`, or None. The poller itself is the entry in the wait list."""
 
     __slots__ = ("wait_list",)
     wait_list: WaitList
@@ -48,8 +48,8 @@ class OnePoller(Poller):
         self.wait_list = wait_list = polls.wait_lists.of(self.name)
         wait_list.in_flight += 1
         options = self.options
-        packed = b"" if options is None else encode_options(polls.options_of(self, options))
-        entry = polls.store.pop(self.name, nonce, self.lease_ms, packed)
+        encoded = b"" if options is None else encode_options(polls.options_of(self, options))
+        entry = polls.store.pop(self.name, nonce, self.lease_ms, encoded)
         entry.reply = self
         polls.carry("pop", entry)
 
@@ -59,10 +59,10 @@ class OnePoller(Poller):
         return (
             wait_list is not None
             and bool(wait_list.parked)
-            # A queue may refuse the one kind and let the other wait.
+            # A queue may refuse pops with a lease and let those without one wait, or the reverse.
             and wait_list.parked[-1].leased == self.leased
             and self.polls.store.ready
-            # A poll with a key may have been given its lease already, and one with a worker is published to the other daemons.
+            # A poll with a key may have its lease already; a poll with a worker must be published to the other daemons.
             and (options is None or (options.idempotency_key is None and options.worker is None))
         )
 
@@ -87,8 +87,8 @@ class OnePoller(Poller):
             self.polls.wait_lists.tidy(self.name, self.wait_list)
 
     def _read(self, reply: list[Any]) -> Delivery | None:
-        taken = Delivery(self.name, self.nonce, self.leased, reply)
-        return taken if self.polls.is_sound(taken) else None
+        delivery = Delivery(self.name, self.nonce, self.leased, reply)
+        return delivery if self.polls.is_sound(delivery) else None
 
     def _put_back(self, found: Delivery) -> None:
         self.polls.handover.put_back(found)
@@ -101,10 +101,10 @@ class OnePoller(Poller):
 
 
 class ManyPoller(Poller):
-    """A poller of several queues, for several tasks: its result is a list of `Delivery`, empty for none.
+    """A poller of several queues, for several tasks. Its result is a list of `Delivery`, empty if there is no task.
 
-    In each of its wait lists it either has a place, or its question counts as in flight. Only the places that were woken are gone
-    while it asks: to put back a hundred of them, each at its old place, would cost more than the question.
+    In each wait list it either has a place, or its question counts as in flight. While it asks, it gives up only the places that
+    were woken: inserting a hundred places again, each by its ticket, would cost more than the question.
     """
 
     __slots__ = ("_in_flight", "_names", "_pending", "_places")
@@ -119,7 +119,7 @@ class ManyPoller(Poller):
         self._pending = False
 
     def place_woken(self, place: _Place, wake_next: bool) -> None:
-        """The wait list of one of its queues has woken it, and taken its place out."""
+        """The wait list of one of its queues has removed its place, and wakes it."""
         del self._places[place.name]
         if self.state == PARKED:
             self.woken(wake_next)
@@ -178,11 +178,11 @@ class ManyPoller(Poller):
                 wait_lists.tidy(name, wait_list)
 
     def _read(self, reply: list[Any]) -> list[Delivery]:
-        # Others may have parked behind its places while it asked.
+        # Other pollers may have parked behind its places while it asked.
         self.wake_next = True
         name_of = self.polls.store.name_of
-        given = [Delivery(name_of(one[8]), self.nonce, True, one) for one in reply[1:]]
-        return [one for one in given if self.polls.is_sound(one)]
+        deliveries = [Delivery(name_of(one[8]), self.nonce, True, one) for one in reply[1:]]
+        return [one for one in deliveries if self.polls.is_sound(one)]
 
     def _put_back(self, found: list[Delivery]) -> None:
         for one in found:
@@ -221,7 +221,7 @@ class _Place:
 
 
 class Queues(Protocol):
-    """What is asked here of the queues."""
+    """The part of `Queues` that this module uses."""
 
     store: Store
     later: Callable[..., Any]
@@ -237,7 +237,7 @@ class Queues(Protocol):
 class Polls:
     """The polls of this process.
 
-    ``is_json(bytes)`` judges what other programs put into a list. ``now`` is a time in seconds that never jumps.
+    ``is_json(bytes)`` checks elements that other programs pushed. ``now()`` is a monotonic time in seconds.
     """
 
     def __init__(self, queues: Queues, is_json: Callable[[bytes], bool], now: Callable[[], float]) -> None:
@@ -257,9 +257,9 @@ class Polls:
     def pop(
         self, name: bytes, wait: float, lease_ms: int = HANDOVER_MS, options: PopOptions | None = None
     ) -> Deferred[Delivery | None]:
-        """Take the next task, waiting up to ``wait`` seconds; fires with None when there was none.
+        """Take the next task, waiting up to ``wait`` seconds. Fires with None if there was none.
 
-        Cancel it when the client has gone.
+        Cancel the Deferred when the client has disconnected.
         """
         poller: Poller | None = None
 
@@ -279,7 +279,7 @@ class Polls:
         lease_ms: int = HANDOVER_MS,
         options: PopOptions | None = None,
     ) -> Poller | None:
-        """As `pop`, for a ``receiver``; call ``hang_up()`` of what is returned when the client has gone."""
+        """Like `pop`, for a ``receiver``. Call ``hang_up()`` of the returned poller when the client has disconnected."""
         check_name(name)
         if self.queues.draining or (wait > 0 and not self.wait_lists.has_room(1)):
             receiver.errback(Failure(self._reason_to_refuse()))
@@ -291,7 +291,7 @@ class Polls:
     def pop_many(
         self, names: Sequence[bytes], wait: float, lease_ms: int, options: PopOptions
     ) -> Deferred[list[Delivery]]:
-        """Take up to ``options.count`` tasks of these queues, as `pop` does; fires with an empty list when there were none."""
+        """Take up to ``options.count`` tasks of these queues, like `pop`. Fires with an empty list if there were none."""
         names = [check_name(name) for name in dict.fromkeys(names)]
         popped: Deferred[list[Delivery]] = Deferred(lambda _: poller.hang_up())
         if self.queues.draining or (wait > 0 and not self.wait_lists.has_room(len(names))):
@@ -309,7 +309,7 @@ class Polls:
         )
 
     def options_of(self, poller: Poller, options: PopOptions) -> PopOptions:
-        """The options of its next question: with the answer's nonce for a key, and with the first one the worker's new poll."""
+        """The options of its next question. A key adds the nonce of the answer; a worker adds its new poll to the first one."""
         if options.idempotency_key is not None:
             options = replace(options, answer=poller.nonce.decode())
         if options.worker is not None and poller.questions == 1:
@@ -325,7 +325,7 @@ class Polls:
         return now
 
     def is_sound(self, taken: Delivery) -> bool:
-        """An element of another program that is not JSON must not block the queue: it is made dead, with its reason."""
+        """Whether a task can be handed out. An element of another program that is not JSON would block its queue: bury it."""
         if not is_foreign(taken.id) or self._is_json(taken.payload):
             return True
         log.warn(
@@ -336,14 +336,14 @@ class Polls:
         return False
 
     def away(self, failure: Failure | None) -> Failure | None:
-        """Why a poll whose time is up cannot be answered "nothing": its last question failed, or Redis is away."""
+        """Why a poll whose time is up cannot be answered "nothing": its last question failed, or Redis is away. Else None."""
         if failure is None and (error := self.store.away()) is not None:
             return Failure(error)
         return failure
 
     def end_all(self) -> None:
-        """Answer every parked poller that there is nothing."""
-        # All answers first, and only then what each of them entails: ten thousand must not wait for each other.
+        """Answer "nothing" to every parked poller."""
+        # All answers come first, and the work that follows from them after that: ten thousand must not wait for each other.
         with self.queues.batching.corked():
             for one in self.wait_lists:
                 one.end()

@@ -1,15 +1,15 @@
-"""Polls: what becomes of a popTask and a popTasks between the request and its answer. One state machine serves both.
+"""Polls: the life of a popTask or popTasks between the request and its answer. One state machine serves both.
 
-A poller asks Redis at once. When there is nothing, it is parked in this process, in the wait list of its queue, or of each of its
-queues. A push, a notice or the sweeper wakes one poller of a queue, which asks again. A question is never cancelled: a task that
-comes for a client that has hung up is put back.
+A poller asks Redis at once. If there is no task, it is parked in this process, in the wait list of each of its queues. A push, a
+notice or the sweeper wakes one poller of a queue, which asks again. A question is never cancelled: a task that arrives for a client
+that has hung up is put back.
 
     PARKED     in the wait lists of all its queues
     IN_FLIGHT  its question is on the way to Redis
-    EXPIRED    in flight, and its time is up: the reply is its last. A poll with wait=0 begins so
-    REPLACED   in flight, and a newer poll of its worker has come: a task that comes is taken all the same
+    EXPIRED    in flight, and its time is up: this reply is its last. A poll with wait=0 begins in this state
+    REPLACED   in flight, and a newer poll of its worker has arrived: it still answers with a task if it gets one
     ABANDONED  in flight, and its client has hung up
-    CLOSED     answered, or nobody is left to answer
+    CLOSED     answered, or there is no client to answer
 
 event       | PARKED          | IN_FLIGHT   | EXPIRED        | REPLACED           | ABANDONED          | method
 ------------|-----------------|-------------|----------------|--------------------|--------------------|--------------
@@ -27,15 +27,15 @@ hang-up     | CLOSED          | ABANDONED   | ABANDONED      | ABANDONED        
 the daemon  | answer nothing  |             |                |                    |                    | end
 stops       |                 |             |                |                    |                    |
 
-Every answer and failure leads to CLOSED. To *pass on* is to wake the next poller for the reason for which this one was woken.
-"Ask again" is a reply of its own, and what a poller does that was woken while its question was in flight and found nothing, and one
-that was given nothing but elements that are not JSON.
-(1) A wake that finds nobody parked is noted in the wait list (`pending_wakes`), and means one question more after "nothing".
-(2) Passes on when it was woken by a notice, which may stand for several tasks, or again meanwhile.
-(3) When the daemon stops, it is answered that there is nothing.
-(4) Passes on when it was woken: what this one is refused may be given to another.
-(5) Only while Redis is away, and not when the daemon stops; else it fails.
-(6) It fails when its last question failed, or Redis is away: nobody knows whether there is nothing.
+Every answer and failure leads to CLOSED. *Pass on*: wake the next poller, because the task that woke this one may still be there.
+"Ask again" has three causes: Redis replied AGAIN; the reply was "nothing", but a wake came while the question was in flight; or all
+elements of the reply were not JSON.
+(1) A wake that finds nobody parked is counted in the wait list (`pending_wakes`), and causes one more question after "nothing".
+(2) Passes on if a notice woke it, which may announce several tasks, or if another wake came meanwhile.
+(3) Answers "nothing" if the daemon is stopping.
+(4) Passes on if it was woken: Redis may give another poller what it refuses to this one.
+(5) Only while Redis is away and the daemon is not stopping; otherwise it fails.
+(6) Fails if its last question failed, or Redis is away: it is unknown whether there is a task.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from registry.redis.faults import error_from_reply
 if TYPE_CHECKING:
     from registry.queue.pollers import Polls
 
-# The states; those from IN_FLIGHT on have a question in flight.
+# The states, with `PARKED` (1). From IN_FLIGHT on, a question is in flight.
 CLOSED: Final = 0
 IN_FLIGHT: Final = 2
 EXPIRED: Final = 3
@@ -63,11 +63,11 @@ ABANDONED: Final = 5
 
 
 class Poller:
-    """One poll. `pollers.OnePoller` and `pollers.ManyPoller` say how it asks, where it stands, and whom it wakes.
+    """One poll. `pollers.OnePoller` and `pollers.ManyPoller` define how it asks, which wait lists it is in, and whom it wakes.
 
-    ``on_result`` receives what was found. ``name``: its queue, or the first of them. ``questions``: how many were asked.
-    ``was_woken``: it has been parked and woken. ``wake_next``: what woke it last may stand for more tasks than one.
-    ``failure``: how its last question went wrong, if it did. ``forget_worker``: called at the end, when it named its worker.
+    ``on_result`` receives the result. ``name``: its queue, or the first of several. ``questions``: how many it has asked.
+    ``was_woken``: it has been parked and woken. ``wake_next``: its last wake may announce more than one task.
+    ``failure``: the error of its last question, or None. ``forget_worker``: called when the poll ends, if it named its worker.
     """
 
     __slots__ = (
@@ -111,7 +111,7 @@ class Poller:
     # Events
 
     def begin(self, now: float, wait: float) -> None:
-        """The request has come."""
+        """The request has arrived at ``now``, and waits up to ``wait`` seconds."""
         if self.options is not None and self.options.worker:
             self.forget_worker = self.polls.workers.polls(self.options.worker, self.replace)
         if wait > 0:
@@ -124,7 +124,7 @@ class Poller:
         self.ask()
 
     def woken(self, wake_next: bool) -> None:
-        """There may be a task now; its place has been taken out of the wait list."""
+        """There may be a task now. The wait list has already removed this poller."""
         self.was_woken = True
         self.wake_next = wake_next
         self.state = IN_FLIGHT
@@ -185,17 +185,17 @@ class Poller:
             self._park()
 
     def errback(self, failure: Failure) -> None:
-        """The question was not carried out, or nobody knows."""
+        """The question was not applied, or its outcome is unknown."""
         self._landed()
         self.failure = failure = unknown_first(self.failure, failure)
         if self.state == IN_FLIGHT and failure.check(RedisUnavailable) and not self.polls.queues.draining:
-            # Until Redis is back, or the time is up: a client that is answered at once polls again at once.
+            # Wait until Redis is back or the time is up: a client that got an error at once would poll again at once.
             self._park()
         else:
             self._fail(failure)
 
     def time_up(self) -> None:
-        """It has waited as long as its client wanted."""
+        """The wait that its client asked for is over."""
         if self.state == PARKED:
             failure = self.polls.away(self.failure)
             if failure is None:
@@ -213,11 +213,11 @@ class Poller:
             self.state = REPLACED
 
     def hang_up(self) -> None:
-        """Its client has gone."""
+        """Its client has disconnected."""
         if self.state == CLOSED or self.state == ABANDONED:
             return
         self._close(CLOSED if self.state == PARKED else ABANDONED)
-        # The receiver refers to this poller; a cycle would live until the garbage collector runs.
+        # The receiver refers to this poller; the cycle would stay in memory until the garbage collector runs.
         self.on_result = None
 
     def end(self) -> None:
@@ -226,18 +226,18 @@ class Poller:
             self._answer_nothing()
 
     def forget_failure(self) -> None:
-        """Redis is back: when its time is up, it is answered that there is nothing again."""
+        """Redis is back: if its time ends now, the answer is "nothing" again, and not the failure."""
         self.failure = None
 
     def in_flight(self, question: int) -> bool:
-        """Whether that question of it is in flight."""
+        """Whether its question with this number is still in flight."""
         return self.state >= IN_FLIGHT and self.questions == question
 
-    # What they lead to
+    # Actions
 
     def _park(self) -> None:
         if self.timer is None:
-            # Not before: most pops are answered at once, and a timer costs as much as the rest of them.
+            # The timer starts only here: most pops are answered at once, and a timer costs as much as the rest of a pop.
             left = max(0.0, self.until - self.polls.now())
             self.timer = self.polls.later(left, self.time_up)
         self.state = PARKED
@@ -265,7 +265,7 @@ class Poller:
             self.forget_worker = None
         self._leave_lists(before == PARKED)
 
-    # How it asks, where it stands, and whom it wakes
+    # Defined by the two kinds of poller
 
     def ask(self) -> None:
         """Send a question with the next group; `callback` or `errback` receives its reply."""
@@ -275,7 +275,7 @@ class Poller:
         raise NotImplementedError
 
     def _landed(self) -> int:
-        """The question is in flight no more; returns whether there was a wake meanwhile, until that is forgotten."""
+        """The question is no longer in flight. Returns true if a wake came meanwhile; `_forget_pending_wake` resets that."""
         raise NotImplementedError
 
     def _forget_pending_wake(self) -> None:
@@ -291,7 +291,7 @@ class Poller:
         raise NotImplementedError
 
     def _read(self, reply: list[Any]) -> Any:
-        """What a reply with tasks holds that may be given out; false for nothing."""
+        """The valid tasks of a reply; a false value if there are none."""
         raise NotImplementedError
 
     def _put_back(self, found: Any) -> None:
@@ -301,5 +301,5 @@ class Poller:
         raise NotImplementedError
 
     def _wake_later(self, reply: list[Any]) -> None:
-        """The rate of a queue permits no task before a time that the reply tells."""
+        """The rate limit of a queue permits no task until the time in the reply: wake a poller then."""
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""The result of a request that is still under way, as the busiest verbs return it: a Deferred cut down to what they need.
+"""The result of a request in flight, for the busiest verbs: a minimal Deferred.
 
-The chain of callbacks of a Deferred, and its care for what they return, cost more than the rest of a push.
+The callback chain of a Deferred, and its handling of return values, cost more than the rest of a push.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from registry.errors import Unavailable, partly
 
 
 class Receiver(Protocol):
-    """The receiver of a result, by one call of one of these: a Deferred, a `Promise`, a question of a poller."""
+    """Receives a result: exactly one of these methods is called, once. A Deferred, a `Promise` or a poller."""
 
     def callback(self, result: Any, /) -> Any: ...
 
@@ -42,7 +42,7 @@ class Promise:
 
     def callback(self, value: Any) -> None:
         """The request has a result."""
-        # The request refers to this promise; a cycle would live until the garbage collector runs.
+        # The request refers to this promise; the cycle would stay in memory until the garbage collector runs.
         self.request = None
         try:
             value = self._make(value)
@@ -63,7 +63,7 @@ class Promise:
             self._on_failure(failure)
 
     def addCallbacks(self, on_result: Callable[[Any], Any], on_failure: Callable[[Failure], Any]) -> None:
-        """Name the functions to call with the result or the failure. Called exactly once."""
+        """Set the functions to call with the result or the failure. To be called exactly once."""
         result = self._result
         if result is _PENDING:
             self._on_result, self._on_failure = on_result, on_failure
@@ -73,7 +73,7 @@ class Promise:
             on_result(result)
 
     def cancel(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         if self.request is not None:
             self.request.hang_up()
 
@@ -85,7 +85,7 @@ def as_deferred(promise: Promise | Deferred[Any]) -> Deferred[Any]:
     deferred: Deferred[Any] = Deferred(lambda _: promise.cancel())
 
     def on_result(value: Any) -> None:
-        # A cancelled Deferred has failed already; a push goes on all the same.
+        # A cancelled Deferred has already failed, but a push continues.
         if not deferred.called:
             deferred.callback(value)
 
@@ -98,7 +98,7 @@ def as_deferred(promise: Promise | Deferred[Any]) -> Deferred[Any]:
 
 
 def after(applied: object, rest: Deferred[Any]) -> Deferred[Any]:
-    """The ``rest`` of a request of which something was ``applied`` already: a failure of it then says that some was applied."""
+    """The ``rest`` of a request. If something was ``applied`` already, its failure says that the request was partly applied."""
 
     def failed(failure: Failure) -> Failure:
         error = failure.value
@@ -108,14 +108,14 @@ def after(applied: object, rest: Deferred[Any]) -> Deferred[Any]:
 
 
 def unknown_first(before: Failure | None, failure: Failure) -> Failure:
-    """The failure to answer a poll with, of two of its questions: the one with an unknown outcome, else the later one."""
+    """Which failure of two questions a poll reports: the earlier one if its outcome is unknown, else the later one."""
     return before if before is not None and getattr(before.value, "outcome", "") == "unknown" else failure
 
 
 class Gathering:
-    """The replies of many entries, passed to ``receiver`` as one list in their order, or as the first failure among them.
+    """Collects the replies of many entries. ``receiver`` receives one list in their order, or the first failure.
 
-    It receives them when all are known: a failure beside which others were applied has an unknown outcome.
+    It is called when all replies are known: if some entries failed and others were applied, the outcome is unknown.
     """
 
     __slots__ = ("_failure", "_left", "_outcomes", "_receiver", "_replies")

@@ -1,7 +1,7 @@
-"""The queues of one store, as this process serves them: push, and what carries a request of any kind to Redis.
+"""The queues of one store in this process: pushes, and sending a request of any kind to Redis.
 
-What becomes of a poll is in `polls`, what becomes of a task until its answer has left in `handover`. While Redis is away a poller is
-parked as if its queue were empty, and what changes something is held (see `batching`).
+`polls` has the life of a poll; `handover` has the life of a task until its answer has been sent. While Redis is away, pollers are
+parked as if their queues were empty, and requests that change something are held (see `batching`).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from registry.redis.store import Entry, Store, encode_options
 log = Logger()
 T = TypeVar("T")
 
-# A Redis that was paused must not run these, minutes later, for clients that have long given up.
+# A Redis that was paused must not run these minutes later, for clients that have given up.
 BOUNDED = frozenset({"push", "pushmany", "pop", "popmany", "schedule"})
 
 
 class Queues:
-    """The queues of one store, as this process serves them.
+    """The queues of one store in this process.
 
-    ``later(seconds, f, *args)`` calls back in time. ``is_json(bytes)`` judges what other programs put into a list.
-    ``now`` tells a time in seconds that never jumps. ``redis_wait``: how long a request is held while Redis is away, s.
+    ``later(seconds, f, *args)`` calls ``f`` after that time. ``is_json(bytes)`` checks elements that other programs pushed.
+    ``now()`` is a monotonic time in seconds. ``redis_wait``: how long a request is held while Redis is away, s.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Queues:
 
     def _send(self, verb: str, entries: Any) -> Deferred[list[Any]]:
         if verb in ("putback", "release"):
-            # Those of one moment keep the order of their ids, in which they were pushed, however their connections ended.
+            # Sort by id, which is the order of the pushes, whatever the order in which their connections ended.
             entries.sort(key=_args)
         answer = self.store.call(verb, entries, bounded=verb in BOUNDED)
         if verb == "push" and self.wait_lists.parked and self.store.ready:
@@ -74,7 +74,7 @@ class Queues:
     # Push
 
     def push(self, name: bytes, payload: bytes, options: PushOptions | None = None) -> Deferred[Pushed]:
-        """Store a task; fires with `Pushed` once Redis has it. ``payload`` is opaque, and kept as it is."""
+        """Store a task. Fires with `Pushed` once Redis has it. ``payload`` is opaque and stored unchanged."""
         pushed: Deferred[Pushed] = Deferred()
         self.push_for(pushed, name, payload, options)
         return pushed
@@ -82,7 +82,7 @@ class Queues:
     def push_for(
         self, receiver: Receiver, name: bytes, payload: bytes, options: PushOptions | None = None
     ) -> None:
-        """As `push`, for a ``receiver``."""
+        """Like `push`, for a ``receiver``."""
         check_name(name)
         if self.draining:
             receiver.errback(Failure(stopping()))
@@ -97,19 +97,19 @@ class Queues:
     def push_many(
         self, name: bytes, payloads: Sequence[bytes | memoryview], options: PushOptions | None = None
     ) -> Deferred[tuple[list[bytes], bool]]:
-        """Store all of these, or none; fires with their ids, and whether the same request was answered before."""
+        """Store all payloads or none. Fires with their ids, and whether the same request was answered before."""
         check_name(name)
         tails = [self.ids.tail() for _ in payloads]
-        packed = encode_options(options) if options else b""
+        encoded = encode_options(options) if options else b""
         if self.draining:
             return fail(stopping())
         if is_large(payloads):
             d = stage(self, name, tails, payloads)
             d.addCallback(
-                lambda head: self.ask("pushmany", self.store.push_staged(name, head, tails, packed))
+                lambda head: self.ask("pushmany", self.store.push_staged(name, head, tails, encoded))
             )
         else:
-            d = self.ask("pushmany", self.store.push_many(name, tails, payloads, packed))
+            d = self.ask("pushmany", self.store.push_many(name, tails, payloads, encoded))
 
         def stored(reply: list[Any]) -> tuple[list[bytes], bool]:
             if reply[0]:
@@ -125,32 +125,32 @@ class Queues:
         return d.addCallback(stored)
 
     def ask(self, verb: str, entry: Entry) -> Deferred[Any]:
-        """Carry one entry of any verb in the next group; fires with its reply."""
+        """Send an entry of any verb with the next group. Fires with its reply."""
         reply: Deferred[Any] = Deferred()
         entry.reply = reply
         self.carry(verb, entry)
         return reply
 
     def carry(self, verb: str, entry: Entry, large: bool = False) -> None:
-        """Carry one entry in the next group; its ``reply`` receives what Redis answers. ``large`` as in `Batching.add`."""
+        """Send an entry with the next group. Its ``reply`` receives what Redis answers. ``large``: see `Batching.add`."""
         try:
             self.batching.add(verb, entry, large)
         except RegistryError:
             entry.reply.errback(Failure())
 
     def turn(self, value: T) -> Deferred[T]:
-        """Fires with ``value`` when others have had their turn."""
+        """Fires with ``value`` in a later turn of the reactor, so that other requests run first."""
         turn: Deferred[T] = Deferred()
         self.later(0, turn.callback, value)
         return turn
 
     @property
     def settled(self) -> bool:
-        """Nothing is on its way to Redis, and every answer that was written is confirmed."""
+        """Whether nothing is on its way to Redis and every written answer is confirmed."""
         return self.batching.idle and not self.handover.gathering
 
     def redis_is_back(self) -> None:
-        """Send again what found no Redis, and let every queue with parked pollers be asked."""
+        """Send what was held or not settled while Redis was away, and wake a poller of every queue with parked pollers."""
         self.wait_lists.forget_failures()
         self.batching.flush()
         self.handover.settle_again()
@@ -158,7 +158,7 @@ class Queues:
 
 
 def _is_ready_at_once(options: PushOptions) -> bool:
-    """Whether the task of a push is certainly ready after it: not delayed, there already, or pushed before."""
+    """Whether the task of a push is certainly ready after it: it has no delay, and cannot be a duplicate or a replay."""
     return (
         options.delay is None
         and options.due_at is None

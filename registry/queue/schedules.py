@@ -1,7 +1,7 @@
-"""Tasks on a clock. Whichever daemon sees that a tick is due pushes it.
+"""Schedules: tasks that are pushed at the times of a cron expression. Any daemon that sees a due tick pushes it.
 
-Each change of a schedule is one script call, which does nothing when somebody else has changed the schedule meanwhile: a tick is
-pushed and the schedule moves on to the next one in one step, so no tick is pushed twice, and none is left out.
+Each change of a schedule is one script call, which does nothing if the schedule has changed meanwhile. The call pushes a tick and
+moves the schedule to the next one in one step, so no tick is pushed twice or lost.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from registry.redis.store import encode_options
 
 log = Logger()
 
-# A tick this late counts as missed, ms: no daemon was there when it was due.
+# A tick this late, ms, counts as missed: no daemon ran when it was due.
 LATE_MS = 60_000
 MISSED = ("skip", "once")
-# Missed ticks are counted up to this many.
+# At most this many missed ticks are counted.
 MOST_COUNTED = 1000
 DUE_A_PAGE, MOST_PAGES = 100, 100
-# Schedules whose next tick is compared with the clock in each chore.
+# Each run of the chore compares the next tick of this many schedules with the clock.
 ALIGNED_A_CHORE = 200
-# The trouble of one schedule is told this often, ms.
+# The errors of one schedule are logged at most once in this time, ms.
 SAID_MS = 60_000
-# Times that a request tries to change a schedule that others change meanwhile.
+# How often a request tries to change a schedule that others change at the same time.
 MOST_TRIES = 50
 MOST_REMEMBERED = 10_000
-# The fields of a schedule as others see it; beside them its next and its last tick, and how many were missed.
+# The public fields of a schedule, besides its next tick, its last tick and its count of missed ticks.
 SHOWN = ("cron", "timezone", "queue", "task", "options", "missed", "paused")
 
 
 def ticks(cron: str, timezone: str, after_ms: int) -> Iterator[int]:
-    """The times of a cron expression after a moment, as ms, without end."""
+    """The times of a cron expression after ``after_ms``, in ms, without end."""
     start = datetime.fromtimestamp(after_ms / 1000, UTC).astimezone(ZoneInfo(timezone))
     for tick in CronSim(cron, start):
         at = int(tick.timestamp() * 1000)
-        # In the hour that comes twice, a time of day is that of the first one, which may be over.
+        # In the hour that is repeated when clocks go back, a time means its first occurrence, which may be past.
         if at > after_ms:
             yield at
 
 
 def check(said: dict[str, Any], now_ms: int) -> Schedule:
-    """A new schedule from what a request said of it, or `BadOption` naming the field."""
+    """Make a schedule from the fields of a request, or raise `BadOption` naming the field, or `BadName` for its queue."""
     for name in ("cron", "queue"):
         if not isinstance(said.get(name), str):
             raise BadOption(f"The field {name!r} is missing, or is no text.")
@@ -91,7 +91,7 @@ def check(said: dict[str, Any], now_ms: int) -> Schedule:
 
 def _check_cron(cron: str, timezone: str, now_ms: int) -> None:
     fields = cron.split()
-    # CronSim takes six for seconds.
+    # CronSim reads a sixth field as seconds.
     if len(fields) == 5 and len(cron) <= 255:
         if _next(cron, timezone, now_ms) is not None:
             return
@@ -105,10 +105,10 @@ def _check_cron(cron: str, timezone: str, now_ms: int) -> None:
 
 
 def _next(cron: str, timezone: str, now_ms: int) -> int | None:
-    """The first tick after now; None for an expression that is none, or whose time does not come within fifty years."""
+    """The first tick after now; None if the expression is invalid, or has no tick within fifty years."""
     try:
         return next(ticks(cron, timezone, now_ms), None)
-    except Exception:  # whatever stumbles over what a client sent
+    except Exception:  # any error that the input of a client may cause
         return None
 
 
@@ -119,87 +119,94 @@ class Schedules:
         self._queues = queues
         self._store = queues.store
         self._said: dict[bytes, int] = {}
-        # (cron, timezone) -> the moment it was asked for, and the next tick then; name -> its (cron, timezone) when last read.
+        # (cron, timezone) -> when its next tick was computed, and that tick; name -> its (cron, timezone) when last read.
         self._next_ticks: dict[tuple[str, str], tuple[int, int]] = {}
         self._crons: dict[bytes, tuple[str, str]] = {}
         self._aligned, self._aligned_at = 0, float("inf")
 
     @inlineCallbacks
     def put(self, name: bytes, said: dict[str, Any]) -> Any:
-        """Keep a schedule, replacing one of that name; what is due of that one is pushed before."""
+        """Store a schedule, replacing one of the same name; a tick of the old one that is due is pushed first.
+
+        Fires with the schedule as `get` does.
+        """
         check_name(name)
         given = check(said, self._store.now_ms())
         for _ in range(MOST_TRIES):
             now = self._store.now_ms()
-            packed, at = yield self._store.schedule_state(name)
-            before = decode_schedule(packed) if packed else None
-            is_due = packed != b"" and at is not None and at <= now
+            encoded, due_at = yield self._store.schedule_state(name)
+            before = decode_schedule(encoded) if encoded else None
+            is_due = encoded != b"" and due_at is not None and due_at <= now
             if is_due:
                 try:
-                    yield self._pass(name, packed, at, now)
+                    yield self._pass(name, encoded, due_at, now)
                     continue
                 except Unavailable:
                     raise
                 except RegistryError as error:
-                    # The tick stays due, for the schedule that replaces this one.
+                    # The tick stays due, and the new schedule takes it over.
                     self._could_not(name, error)
-            known = given
+            schedule = given
             if before is not None:
-                known = replace(given, missed_count=before.missed_count, last=before.last)
-                if known == before and (at or known.paused):
-                    return self._shown(known, at)
-                known.last = _last_until(known, now)
-            following = at if is_due else self._after(known, now)
-            if known.paused:
-                known.missed_count += is_due
+                schedule = replace(given, missed_count=before.missed_count, last=before.last)
+                if schedule == before and (due_at or schedule.paused):
+                    return self._shown(schedule, due_at)
+                schedule.last = _last_until(schedule, now)
+            following = due_at if is_due else self._after(schedule, now)
+            if schedule.paused:
+                schedule.missed_count += is_due
                 following = None
-            if (yield self._change(name, known.queue, (packed, at), (msgpack.encode(known), following))):
-                return self._shown(known, following)
+            if (
+                yield self._change(
+                    name, schedule.queue, (encoded, due_at), (msgpack.encode(schedule), following)
+                )
+            ):
+                return self._shown(schedule, following)
         raise RedisUnavailable("This schedule is changed by others all the time; try again in a moment.")
 
     @inlineCallbacks
     def get(self, name: bytes) -> Any:
-        """One schedule, or `NotFound`."""
-        packed, at = yield self._store.schedule_state(name)
-        if not packed:
+        """Fires with one schedule, or fails with `NotFound`."""
+        encoded, due_at = yield self._store.schedule_state(name)
+        if not encoded:
             raise NotFound("There is no schedule of this name.")
-        return self._shown(decode_schedule(packed), at)
+        return self._shown(decode_schedule(encoded), due_at)
 
     @inlineCallbacks
     def names(self, behind: bytes, most: int) -> Any:
-        """Fires with the next names behind one, in order, so many at most."""
+        """Fires with the names that follow ``behind``, in order, at most ``most``."""
         names = yield self._store.schedule_names()
         return heapq.nsmallest(most, (name for name in names if name > behind))
 
     @inlineCallbacks
     def drop(self, name: bytes) -> Any:
-        """Forget a schedule; what it pushed stays."""
+        """Delete a schedule, or fail with `NotFound`; the tasks it pushed stay."""
         for _ in range(MOST_TRIES):
-            packed, at = yield self._store.schedule_state(name)
-            if not packed:
+            encoded, due_at = yield self._store.schedule_state(name)
+            if not encoded:
                 raise NotFound("There is no schedule of this name.")
-            if (yield self._change(name, decode_schedule(packed).queue, (packed, at), (b"", None))):
+            if (yield self._change(name, decode_schedule(encoded).queue, (encoded, due_at), (b"", None))):
                 return
         raise RedisUnavailable("This schedule is changed by others all the time; try again in a moment.")
 
     @inlineCallbacks
     def run(self, name: bytes) -> Any:
-        """Push the task of a schedule now, whatever its clock says; fires with `Pushed`."""
-        packed, _ = yield self._store.schedule_state(name)
-        if not packed:
+        """Push the task of a schedule now, independently of its ticks. Fires with `Pushed`, or fails with `NotFound`."""
+        encoded, _ = yield self._store.schedule_state(name)
+        if not encoded:
             raise NotFound("There is no schedule of this name.")
-        known = decode_schedule(packed)
-        pushed: Pushed = yield self._queues.push(known.queue.encode(), known.task, known.push)
+        schedule = decode_schedule(encoded)
+        pushed: Pushed = yield self._queues.push(schedule.queue.encode(), schedule.task, schedule.push)
         return pushed
 
     @inlineCallbacks
     def tick(self) -> Any:
-        """Push what is due. Every daemon may do this at the same time."""
+        """Push all due ticks. Several daemons may do this at the same time."""
         now = self._store.now_ms()
         yield self._align(now)
         failed = 0
         for _ in range(MOST_PAGES):
-            # Those that could not push stay due and in front, and are passed over.
+            # Schedules that could not push stay due, at the front: skip them.
             due = yield self._store.due_ticks(now, failed, DUE_A_PAGE)
             for name, at in due:
                 try:
@@ -211,7 +218,7 @@ class Schedules:
                 return
 
     def _could_not(self, name: bytes, error: Exception) -> None:
-        """Each schedule's trouble once a minute; it is tried again with every chore."""
+        """Log an error of a schedule, at most once a minute each; every run of the chore tries it again."""
         now = self._store.now_ms()
         if abs(now - self._said.get(name, 0)) < SAID_MS:
             return
@@ -226,39 +233,39 @@ class Schedules:
     @inlineCallbacks
     def _push_due(self, name: bytes, at: int, now: int) -> Any:
         """Push the ticks of a schedule up to now."""
-        packed = yield self._store.schedule_known(name)
-        if packed is None:
+        encoded = yield self._store.schedule_known(name)
+        if encoded is None:
             yield self._change(name, "unknown", (b"", at), (b"", None))
             return
-        state: Any = (packed, at)
+        state: Any = (encoded, at)
         while state is not None and state[1] is not None and state[1] <= now:
             state = yield self._pass(name, state[0], state[1], now)
 
     @inlineCallbacks
     def _pass(self, name: bytes, packed: bytes, at: int, now: int) -> Any:
-        """Push the tick that is due at ``at``, or pass over those that were missed from there on.
+        """Push the tick that is due at ``at``, ms, or skip the missed ticks from there on.
 
-        Fires with what is known of the schedule then and its next tick; with None when somebody else was there before.
+        Fires with the encoded schedule after that and its next tick; with None if somebody else changed it first.
         """
-        known = decode_schedule(packed)
-        passed, tick, following = _due_from(known, at, now)
-        known.missed_count += passed
+        schedule = decode_schedule(packed)
+        missed, tick, following = _due_from(schedule, at, now)
+        schedule.missed_count += missed
         push = (b"", b"", b"")
         if tick is not None:
-            known.last = tick
-            push = (self._queues.ids.tail(), known.task, encode_options(known.push))
-        becomes = (msgpack.encode(known), following)
-        if not (yield self._change(name, known.queue, (packed, at), becomes, push)):
+            schedule.last = tick
+            push = (self._queues.ids.tail(), schedule.task, encode_options(schedule.push))
+        becomes = (msgpack.encode(schedule), following)
+        if not (yield self._change(name, schedule.queue, (packed, at), becomes, push)):
             return None
-        if passed:
-            log.warn("the schedule {name!r} missed {count} ticks", name=name, count=passed)
+        if missed:
+            log.warn("the schedule {name!r} missed {count} ticks", name=name, count=missed)
         return becomes
 
     @inlineCallbacks
     def _align(self, now: int) -> Any:
-        """No next tick is later than the first one from now: a clock that was wrong, or set back, must not make a schedule wait.
+        """Correct next ticks that are too late, because the clock was wrong or was set back: no schedule must wait for that.
 
-        A bounded number of schedules in each chore; all of them at the start, and when the clock went back.
+        Each run of the chore checks a bounded number of schedules; at the start, and when the clock went back, all of them.
         """
         first, last = self._aligned, self._aligned + ALIGNED_A_CHORE - 1
         if now < self._aligned_at:
@@ -275,24 +282,24 @@ class Schedules:
         first = cron and self._upcoming(*cron, now)
         if at <= now or (first and at <= first):
             return
-        packed = yield self._store.schedule_known(name)
-        if packed is None:
+        encoded = yield self._store.schedule_known(name)
+        if encoded is None:
             return
-        known = decode_schedule(packed)
+        schedule = decode_schedule(encoded)
         if len(self._crons) >= MOST_REMEMBERED:
             self._crons.clear()
-        self._crons[name] = known.cron, known.timezone
-        first = self._after(known, now)
+        self._crons[name] = schedule.cron, schedule.timezone
+        first = self._after(schedule, now)
         if first is not None and at > first:
             log.warn("the schedule {name!r} waited for a tick too late: the clock was set back", name=name)
-            known.last = _last_until(known, now)
-            yield self._change(name, known.queue, (packed, at), (msgpack.encode(known), first))
+            schedule.last = _last_until(schedule, now)
+            yield self._change(name, schedule.queue, (encoded, at), (msgpack.encode(schedule), first))
 
     def _after(self, known: Schedule, now: int) -> int | None:
         return self._upcoming(known.cron, known.timezone, now)
 
     def _upcoming(self, cron: str, timezone: str, now: int) -> int | None:
-        """The first tick after now; None when none comes within fifty years."""
+        """The first tick after now, ms; None if there is none within fifty years."""
         found = self._next_ticks.get((cron, timezone))
         if found is not None and found[0] <= now < found[1]:
             return found[1]
@@ -312,7 +319,7 @@ class Schedules:
         becomes: tuple[bytes, int | None],
         push: tuple[bytes, bytes, bytes] = (b"", b"", b""),
     ) -> Any:
-        """In one step; fires with whether the schedule was as we knew it."""
+        """Change the schedule, and push its task if given, in one step. Fires with False, and no change, if it was not ``was``."""
         entry = self._store.schedule(name, queue.encode(), was, becomes, push)
         reply = yield self._queues.ask("schedule", entry)
         if reply[0] not in (Code.OK, Code.NOTHING):
@@ -320,26 +327,26 @@ class Schedules:
         return reply[0] == Code.OK
 
     def _shown(self, known: Schedule, at: int | None) -> dict[str, Any]:
-        """A schedule as others see it; times in ms, ``task`` as its bytes."""
+        """The public view of a schedule; times in ms, ``task`` as its bytes."""
         row = {field: getattr(known, field) for field in SHOWN}
         now = self._store.now_ms()
         if at is not None and at > now:
-            # Until `_align` has come by.
+            # `_align` has not corrected this tick yet.
             at = min(at, self._after(known, now) or at)
         row.update(next_ms=at, last_ms=known.last, missed_count=known.missed_count)
         return row
 
 
 def _last_until(known: Schedule, now: int) -> int | None:
-    """The last tick; None when the clock was set back far behind it, so that it comes again."""
+    """The last tick; None if the clock was set back so far behind it that this tick comes again."""
     last = known.last
     return None if last is not None and last > now + LATE_MS else last
 
 
 def _due_from(known: Schedule, at: int, now: int) -> tuple[int, int | None, int | None]:
-    """Of the ticks from ``at`` on: how many were missed, which one is to be pushed, and the first one behind these."""
+    """For the ticks from ``at`` on: how many were missed, which one to push (or None), and the next tick after these."""
     if known.last is not None and at <= known.last <= now:
-        # Pushed already, before a clock that had run ahead for a moment came back.
+        # This tick was pushed already, while the clock was ahead for a moment.
         return 0, None, _next(known.cron, known.timezone, known.last)
     later = ticks(known.cron, known.timezone, at)
     if now - at <= LATE_MS:

@@ -1,4 +1,4 @@
-"""Equal requests at the same time are one: a poll that is repeated while its first is still open joins it."""
+"""Equal requests at the same time share one poll: a repeated request joins the poll that is still open."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from twisted.python.failure import Failure
 
 
 class Singleflight:
-    """Open polls with an Idempotency-Key, by what makes them equal."""
+    """Open polls with an Idempotency-Key. The ``key`` of equal requests is equal."""
 
     def __init__(self) -> None:
         self._open: dict[Hashable, tuple[Deferred[Any], list[Deferred[Any]]]] = {}
 
     def join(self, key: Hashable, start: Callable[[], Deferred[Any]]) -> Deferred[Any]:
-        """The result of the open poll with this key, or of one started now; that poll is cancelled when all who joined have gone."""
+        """The result of the open poll with this key, or of one started now. The poll is cancelled once all members have cancelled."""
         found = self._open.get(key)
         if found is None:
             members: list[Deferred[Any]] = []
@@ -36,9 +36,9 @@ class Singleflight:
             for member in members:
                 member.errback(Failure(result.value))
             return
-        # One task for all of them: it is put back only when none of the answers is delivered.
-        for taken in result if isinstance(result, list) else [result] if result is not None else []:
-            taken.holders = len(members)
+        # All members share one task: it is put back only if none of the answers is delivered.
+        for delivery in result if isinstance(result, list) else [result] if result is not None else []:
+            delivery.holders = len(members)
         for member in members:
             member.callback(result)
 
@@ -47,6 +47,6 @@ class Singleflight:
         members[:] = [member for member in members if member is not mine]
         if not members:
             del self._open[key]
-            # The poll itself puts back a task that still comes; nobody is left to receive a failure.
+            # If a task still arrives, the poll puts it back. A failure has no receiver left.
             shared.addErrback(lambda _: None)
             shared.cancel()

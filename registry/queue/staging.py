@@ -1,7 +1,7 @@
-"""A batch that is too large for one call: its payloads are stored in parts, and one small call makes tasks of them.
+"""A batch that is too large for one call: its payloads are stored in parts, then one small call turns them into tasks.
 
-Redis does nothing else while it carries out a call. One of 16 MiB kept every other client waiting for a third of a second,
-most of it for the disk; between the parts the others have their turn.
+Redis does nothing else while it runs a call. A call of 16 MiB made every other client wait for a third of a second, mostly
+for the disk. Between the parts, other clients are served.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Payload = bytes | memoryview
 
 
 class Queues(Protocol):
-    """What is asked here of the queues."""
+    """The part of `Queues` that this module uses."""
 
     store: Store
 
@@ -30,13 +30,13 @@ class Queues(Protocol):
 
 
 def is_large(payloads: Sequence[Payload]) -> bool:
-    """Whether a batch of these is stored in parts."""
+    """Whether a batch of these payloads must be stored in parts."""
     return sum(map(len, payloads)) > PART
 
 
 @inlineCallbacks
 def stage(queues: Queues, name: bytes, tails: Sequence[bytes], payloads: Sequence[Payload]) -> Any:
-    """Store the payloads of a batch; fires with the head of the tasks' ids. When it fails, nothing is left of them."""
+    """Store the payloads of a batch. Fires with the head of the tasks' ids. If it fails, nothing stays stored."""
     head = b""
     for part in _parts(payloads):
         try:
@@ -45,7 +45,7 @@ def stage(queues: Queues, name: bytes, tails: Sequence[bytes], payloads: Sequenc
                 raise error_from_reply(reply)
         except RegistryError as error:
             if head:
-                # What cannot be forgotten now, the sweeper forgets.
+                # If this call fails too, the sweeper deletes the rest.
                 left = queues.ask("unstage", queues.store.unstage(name, head, tails[: part.stop]))
                 left.addErrback(lambda _: None)
             raise not_applied(error) if isinstance(error, Unavailable) else error from None

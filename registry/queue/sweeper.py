@@ -1,4 +1,4 @@
-"""Chores on a clock: what time does to tasks, and what a lost notice would have told."""
+"""Periodic chores: moving tasks whose time has come, and finding what a lost notice would have reported."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ RECHECK_SECONDS = 0.8
 BEAT_SECONDS = 2.0
 WATCH_SECONDS = 2.0
 TICK_SECONDS = 1.0
-# Another registry on this Redis, whose prefix overlaps, is found within this time.
+# Another registry on this Redis whose prefix overlaps is detected within this time.
 NEIGHBOUR_SECONDS = 60.0
-# Queues a sweep at most, and moves a queue and kind: a sweep keeps other clients of Redis waiting for some ms at most.
+# Limits of one sweep: queues, and moves of each kind per queue. Other clients of Redis then wait a few ms at most.
 QUEUES_A_SWEEP = 100
 MOVES_A_QUEUE = 200
-# Names in one EXISTS; each stands for two lists.
+# Queue names in one EXISTS; each has two lists.
 NAMES_A_CHECK = 500
 
 
 class Sweeper:
-    """Sweeps the store, and looks once a second whether something waits where pollers are parked.
+    """Sweeps the store, and checks about once a second whether tasks wait in queues with parked pollers.
 
-    Every daemon does both; a sweep finds nothing when another one was there before.
+    Every daemon does both; a sweep finds nothing to do if another daemon has just swept.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Sweeper:
         self._gap: Any = None
 
     def start(self) -> None:
-        """Begin; the first sweep is at once."""
+        """Start all chores; each runs for the first time at once."""
         chores = (
             (SWEEP_SECONDS, self.sweep),
             (RECHECK_SECONDS, self.recheck),
@@ -71,7 +71,7 @@ class Sweeper:
             call.start(seconds, now=True)
 
     def stop(self) -> None:
-        """End. A sweep under way is not waited for."""
+        """Stop all chores, without waiting for a sweep in flight."""
         for call in self._calls:
             if call.running:
                 call.stop()
@@ -93,7 +93,7 @@ class Sweeper:
     def sweep(self) -> Deferred[None]:
         """Sweep until nothing is due."""
         if self._queues.handover.settle_again():
-            # Redis refused these for a moment. A hand-over that was confirmed must not expire before that is known.
+            # Redis refused these a moment ago. Apply them before a sweep lets a confirmed hand-over expire.
             return succeed(None)
 
         def swept(reply: list[int]) -> Deferred[None] | None:
@@ -106,10 +106,10 @@ class Sweeper:
 
     @inlineCallbacks
     def recheck(self) -> Any:
-        """Wake a poller of each queue with parked pollers whose lists hold something, the names a piece at a time.
+        """Wake a poller of each queue that has parked pollers and a list with elements; names are checked in bounded pieces.
 
-        Other programs push to the list of priority 0. Those of the other priorities are for what a lost notice would have told, and
-        have their turn one after the other.
+        Each look checks the list of priority 0, to which other programs push, and one other priority in rotation, in case a notice
+        was lost.
         """
         names = self._queues.wait_lists.names()
         self._looks += 1
@@ -118,7 +118,7 @@ class Sweeper:
         for at in range(0, len(names), NAMES_A_CHECK):
             yield self._check(names[at : at + NAMES_A_CHECK], priority)
             if at + NAMES_A_CHECK < len(names):
-                # Others have their turn in between, and the look of all takes most of its time.
+                # A pause lets other clients run; the pieces are spread over most of the interval.
                 gap: Deferred[None] = Deferred()
                 self._gap = self._clock.callLater(RECHECK_SECONDS * 0.75 / pieces, gap.callback, None)
                 yield gap

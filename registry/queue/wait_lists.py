@@ -1,7 +1,7 @@
-"""Wait lists: who waits in this process for a task of which queue, and who is next.
+"""Wait lists: which pollers of this process wait for a task of which queue, and which is next.
 
-A parked poller costs memory, and nothing else: no connection to Redis and no command. A wait list holds the pollers of one
-queue, first come, first served.
+A parked poller costs only memory: no connection to Redis and no command. A wait list holds the pollers of one queue, first
+come, first served.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, Final, Protocol
 
 # Places in the wait lists of a process: a poller that waits for several queues has one in each.
 MOST_PARKED = 100_000
-# Queues with parked pollers that are asked again in one turn of the reactor, when all of them are.
+# `wake_all` wakes the pollers of at most this many queues in one turn of the reactor.
 WAKES_A_TURN = 500
-# The state of what stands in a wait list. Anything else that is still in its deque has gone, and is passed over.
+# The state of an entry that is in a wait list. An entry in the deque with another state has left, and is skipped.
 PARKED: Final = 1
 
 
 class Parked(Protocol):
-    """What stands in a wait list: a poller of one queue (``alone``), or the place of a poller of several."""
+    """An entry of a wait list: a poller of one queue (``alone``), or the place of a poller of several."""
 
     alone: bool
     name: bytes
@@ -35,9 +35,9 @@ class Parked(Protocol):
 
 
 class WaitList:
-    """One queue: those parked, in order; how many questions are in flight; wakes that found nobody parked.
+    """The wait list of one queue: ``parked`` in order, ``in_flight`` questions, and ``pending_wakes`` that found nobody parked.
 
-    ``gone``: how many in the deque are not parked any more. ``timer``: wakes the first when the queue's rate permits a task.
+    ``gone``: how many entries of the deque are no longer parked. ``timer``: wakes the first when the rate limit permits a task.
     """
 
     __slots__ = ("gone", "in_flight", "parked", "pending_wakes", "timer")
@@ -53,7 +53,7 @@ class WaitList:
         return len(self.parked) - self.gone
 
     def first(self) -> Parked | None:
-        """Take the first one out of the list."""
+        """Remove and return the first parked entry; None if there is none."""
         while self.parked:
             one = self.parked.popleft()
             if one.state == PARKED:
@@ -62,7 +62,7 @@ class WaitList:
         return None
 
     def put(self, one: Parked) -> None:
-        """Park it by its ticket: a poller that asked in vain returns to its old place, which is near the front."""
+        """Insert by ticket: a poller whose question found nothing returns to its old place, which is near the front."""
         parked = self.parked
         if not parked or parked[-1].ticket < one.ticket:
             parked.append(one)
@@ -73,13 +73,13 @@ class WaitList:
         parked.insert(at, one)
 
     def set_timer(self, timer: Any) -> None:
-        """Wake the first at another time than was known before."""
+        """Replace the timer that wakes the first entry."""
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
         self.timer = timer
 
     def forget_one(self) -> None:
-        """One of them has gone. It leaves the deque now, or when those that have gone outnumber the others."""
+        """An entry has left. It stays in the deque until such entries outnumber the others."""
         self.gone += 1
         if self.gone * 2 > len(self.parked):
             self.parked = deque(one for one in self.parked if one.state == PARKED)
@@ -87,7 +87,7 @@ class WaitList:
 
 
 class WaitLists:
-    """All wait lists of this process, and what wakes those in them. ``parked`` counts the places in them."""
+    """All wait lists of this process, and the ways to wake their entries. ``parked`` counts the entries of all lists."""
 
     def __init__(self, later: Callable[..., Any]) -> None:
         self.later = later
@@ -96,43 +96,43 @@ class WaitLists:
         self._tickets = 0
 
     def has_room(self, more: int) -> bool:
-        """Whether so many more may be parked. Each costs memory, and a part of the look that is taken every second."""
+        """Whether this many more may be parked. Each costs memory, and time in the check that runs about every second."""
         return self.parked + more <= MOST_PARKED
 
     def of(self, name: bytes) -> WaitList:
-        """The wait list of this queue, made when there is none."""
+        """The wait list of this queue; created if there is none."""
         wait_list = self.lists.get(name)
         if wait_list is None:
             wait_list = self.lists[name] = WaitList()
         return wait_list
 
     def ticket(self) -> int:
-        """The place of a newcomer."""
+        """A ticket for a new poller: higher than all before."""
         self._tickets += 1
         return self._tickets
 
     def park(self, one: Parked) -> WaitList:
-        """Put it into the list of its queue, at its place."""
+        """Insert an entry into the list of its queue, by its ticket. Returns the list."""
         wait_list = self.of(one.name)
         wait_list.put(one)
         self.parked += 1
         return wait_list
 
     def leave(self, one: Parked) -> None:
-        """It was parked, and has gone: its state says so already."""
+        """A parked entry has left; its state has already changed."""
         self.parked -= 1
         wait_list = self.lists[one.name]
         wait_list.forget_one()
         self.tidy(one.name, wait_list)
 
     def next(self, name: bytes) -> Parked | None:
-        """Take the next one out of the list of this queue, or note that a wake found nobody parked."""
+        """Remove and return the next entry of this queue; if nobody is parked, count a pending wake and return None."""
         wait_list = self.lists.get(name)
         if wait_list is None:
             return None
         one = wait_list.first()
         if one is None:
-            # Questions in flight may have been answered "nothing" before the task came: one of their pollers asks again.
+            # Redis may have answered the questions in flight before the task arrived: one of their pollers must ask again.
             if wait_list.in_flight:
                 wait_list.pending_wakes += 1
             self.tidy(name, wait_list)
@@ -141,7 +141,7 @@ class WaitLists:
         return one
 
     def tidy(self, name: bytes, wait_list: WaitList) -> None:
-        """A list that nobody uses goes: a queue of one request must leave nothing behind."""
+        """Delete a list that nobody uses, so that a queue used only once leaves nothing in memory."""
         if not wait_list.in_flight and not wait_list.parked:
             self.lists.pop(name, None)
             wait_list.set_timer(None)
@@ -153,11 +153,11 @@ class WaitLists:
     # Waking
 
     def wake(self, name: bytes, wake_next: bool = False) -> None:
-        """One parked poller of this queue asks again; with ``wake_next`` the next does too, until one finds nothing."""
+        """Wake one parked poller of this queue; with ``wake_next`` it wakes the next in turn, until one finds nothing."""
         if wake_next:
             wait_list = self.lists.get(name)
             if wait_list is not None and wait_list.in_flight:
-                # A poller with a question in flight is in front of those parked: it asks again after "nothing", else it passes on.
+                # A poller with a question in flight comes before parked ones: it asks again after "nothing", or passes the wake on.
                 wait_list.pending_wakes += 1
                 return
         one = self.next(name)
@@ -165,17 +165,20 @@ class WaitLists:
             one.woken(wake_next)
 
     def wake_early(self, name: bytes) -> Any:
-        """A push to this queue was just sent: a parked poller asks right behind it, a round trip sooner than when it is woken."""
+        """A push to this queue was just sent: let a parked poller ask right behind it, which saves a round trip.
+
+        Returns that poller, or None.
+        """
         wait_list = self.lists.get(name)
         if wait_list is None or wait_list.in_flight:
-            # A question in flight may be answered "nothing", and its poller is in front of all others.
+            # The question in flight may find nothing; then its poller comes before all others.
             return None
         one = wait_list.first()
         if one is None:
             self.tidy(name, wait_list)
             return None
         if not one.alone:
-            # What it is given may be of another queue.
+            # It waits for several queues: it may get a task of another one.
             wait_list.put(one)
             return None
         self.parked -= 1
@@ -183,13 +186,13 @@ class WaitLists:
         return one
 
     def wake_later(self, name: bytes, ms: int) -> None:
-        """The rate of this queue permits no task before that: its parked pollers ask again then."""
+        """The rate limit of this queue permits no task for ``ms``: wake its parked pollers after that."""
         wait_list = self.lists.get(name)
         if wait_list is not None and wait_list.parked:
             wait_list.set_timer(self.later(ms / 1000, self.wake, name, True))
 
     def wake_all(self) -> None:
-        """Every queue with parked pollers is asked again: a notice may have been lost."""
+        """Wake a poller of every queue with parked pollers: a notice may have been lost."""
         self._wake_from(self.names(), 0)
 
     def _wake_from(self, names: list[bytes], at: int) -> None:
@@ -199,7 +202,7 @@ class WaitLists:
             self.later(0, self._wake_from, names, at + WAKES_A_TURN)
 
     def forget_failures(self) -> None:
-        """Redis is back: every parked poller may be answered that there is nothing again."""
+        """Redis is back: parked pollers may be answered "nothing" again."""
         for one in self:
             one.forget_failure()
 

@@ -1,12 +1,12 @@
-"""Who polls: a newer poll of a worker ends its older one, whichever queue and daemon they reached.
+"""Named workers: a newer poll of a worker ends its older one, whichever queue and daemon they use.
 
-Redis decides which of two is newer: it publishes a notice of each poll when it carries it out, and every daemon, the
-poll's own too, reads the notices in that order.
+Redis decides which of two polls is newer: it publishes a notice when it runs a poll, and every daemon, including the one
+that sent the poll, reads the notices in that order.
 
-A worker whose connection broke polls again, and the poll it left behind must not take a task. Two live workers that bear one
-name look alike, and would end each other for ever: so a name ends one poll in five seconds, over all daemons, and keeps the
-others open. While Redis is away, each process counts these seconds by itself: the polls wait until it is back, and then the
-one that was left behind must not take a task.
+A worker whose connection broke polls again, and the poll it left behind must not take a task. Two live workers with the same
+name look the same, and would end each other's polls for ever. So one name ends at most one poll in five seconds, over all
+daemons, and its other polls stay open. While Redis is away, each process counts these seconds alone: its polls stay parked until
+Redis is back, and the one that was left behind must not take a task then.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from registry.errors import Unavailable
 
 log = Logger()
 
-# A poll this old counts as announced, s: its own notice may have been lost.
+# A poll this old, s, counts as announced, because its own notice may have been lost.
 ANNOUNCED_SECONDS = 1.0
-# A name ends an older poll at most once in this time, and is warned of at most once in that, ms.
+# One name ends an older poll, and causes a warning, at most once in these times, ms.
 END_EVERY_MS = 5_000
 WARN_EVERY_MS = 60_000
-# Names of which this process remembers when it ended a poll without Redis.
+# This process remembers, for at most this many names, when it ended a poll without Redis.
 MOST_REMEMBERED = 10_000
 
 
@@ -43,7 +43,7 @@ class _Poll:
 class Workers:
     """The open polls of this process that named their worker.
 
-    ``once(what, worker, ms)`` fires with True when no daemon has asked the same of that worker in the last ``ms``.
+    ``once(what, worker, ms)`` fires with True if no daemon has called it for the same ``what`` and worker in the last ``ms``.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Workers:
         return f"{self._process}{self._count}"
 
     def polls(self, worker: str, end: Callable[[], None]) -> Callable[[], None]:
-        """A worker polls: an older poll of it ends, and this one is known until what is returned is called."""
+        """A worker polls: end its older poll, and register this one. Returns a function that unregisters it."""
         self._count += 1
         poll = _Poll(self._count, self._now(), end)
         polls = self._open.setdefault(worker, [])
@@ -115,7 +115,7 @@ class Workers:
         ).addErrback(lambda failure: log.failure("an older poll of a worker could not be ended", failure))
 
     def _first_alone(self, worker: str) -> bool:
-        """As ``once``, for the ends of this process that Redis could not be asked about."""
+        """Like ``once("replaced", ...)``, but within this process, while Redis is away."""
         now, last = self._now(), self._ended_alone.get(worker)
         if last is not None and now < last + END_EVERY_MS / 1000:
             return False
