@@ -64,7 +64,7 @@ class Batching:
     """Gathers entries by verb and sends them in groups.
 
     ``send(verb, entries)`` sends one group. ``later(0, f)`` runs ``f`` at the end of this reactor turn. ``away()`` returns why
-    nothing can be sent now, or None. While it gives a reason, entries not in `NOT_HELD` wait up to ``hold_seconds``, or until `flush`.
+    nothing can be sent now, or None. While it gives a reason, entries not in `NOT_HELD` wait up to ``hold_seconds`` or until `flush`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Reads queues and tasks, in bounded pieces, over the connections that are not used for writes."""
+"""Reads queues and tasks, in bounded pieces, over the connections for look-ups."""
 
 from __future__ import annotations
 
