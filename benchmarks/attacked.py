@@ -1,14 +1,14 @@
-"""What one well-behaved client sees, and how much memory the daemon takes, while somebody attacks it.
+"""The latency of one well-behaved client, and the memory of the daemon, during an attack.
 
 python benchmarks/attacked.py [--seconds 8]
 
-Each attack runs in a process of its own for the whole time:
+Each attack runs in its own process for the whole time:
 
     pipelined  one connection asks for 8 MiB, 200 times at once, and reads nothing
-    hang-ups   forty connections ask for 8 MiB and are cut in the middle of the answer, again and again
-    turns      180 connections send 64 KiB of requests each, as fast as they are taken
-    bodies     80 connections send 15 of the 16 MiB that they promise, and hold there
-    heads      500 connections send a request's head one byte at a time
+    hang-ups   forty connections ask for 8 MiB and are closed in the middle of the answer, again and again
+    turns      180 connections send 64 KiB of requests each, as fast as the daemon reads them
+    bodies     80 connections announce bodies of 16 MiB, send 15 MiB, and then nothing more
+    heads      500 connections send the head of a request one byte at a time
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ ATTACKS: dict[str, Callable[[int, float], None]] = {
 
 
 def peak(pid: int) -> float:
-    """The most memory this process ever had, MiB."""
+    """The peak memory of this process, MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
 
@@ -134,7 +134,7 @@ def fill(port: int) -> None:
 
 
 def behave(port: int, seconds: float) -> list[float]:
-    """Push, leased pop and ack of one client with a new connection where the daemon ends one; latencies in s."""
+    """One client's push, leased pop and ack; it reconnects when the daemon closes a connection. Latencies in s."""
     found: list[float] = []
     line = sockets.Line(port)
     end = time.monotonic() + seconds

@@ -1,9 +1,9 @@
-"""CPU of this checkout beside that of an earlier commit, in one run: push, pop, leased cycle and batches.
+"""CPU of this checkout against that of an earlier commit, in one run: push, pop, leased cycle and batches.
 
 python benchmarks/before.py [COMMIT] [--rounds 7] [--seconds 4] [--connections 50]
 
-COMMIT is anything git understands [HEAD]: with HEAD, what is not committed yet is compared to what is. A ratio below 1 means
-that this checkout is cheaper.
+COMMIT is any revision that git accepts [HEAD]; HEAD measures the uncommitted changes. A ratio below 1 means that this
+checkout is cheaper.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Throughput and p99 of pushes and pops against the number of connections, the size of a task and the depth of the
-queue, beside webdis; saved as pictures.
+queue, compared with webdis; saved as pictures.
 
 python benchmarks/curves.py [--seconds 2] [--folder docs]
 
-The pictures need matplotlib (pip install matplotlib); without it the numbers are printed all the same. The daemon is
-one process on one core, and the load generator takes what it needs of the others: throughput says as much about
-the machine as about the daemon, and the shapes more than the heights.
+The pictures need matplotlib (pip install matplotlib); without it the numbers are only printed. The daemon is one process
+on one core, and the load generator uses the other cores. Throughput therefore depends on the machine as much as on the
+daemon: compare the shapes of the curves rather than their heights.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def empty(server: Server) -> None:
 
 
 def deepen(server: Server, depth: int) -> None:
-    """Bring the queue to that many tasks; it is only ever made deeper."""
+    """Push until the queue has ``depth`` tasks; it is never made shorter."""
     assert server.redis is not None
     missing = depth - int(server.redis.command("LLEN", "zoneCheck"))
     if server.name == "registry":
@@ -63,7 +63,7 @@ def curve(
     values: tuple[int, ...],
     measured: Callable[[Server, int], list[tuple[str, load.Load]]],
 ) -> Points:
-    """For each value every server in turn, so that what else the machine does hits all of them."""
+    """Measure every server in turn for each value, so that other work on the machine affects all of them alike."""
     points: Points = {}
     for value in values:
         for server in servers:

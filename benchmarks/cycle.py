@@ -1,5 +1,5 @@
-"""A task's whole life, push, leased pop and ack, in single requests and in batches of 100, beside beanstalkd's
-put, reserve and delete. Both get their load from the same small generator.
+"""The cost of a task's whole life (push, leased pop, ack), in single requests and in batches of 100, compared with
+beanstalkd's put, reserve and delete. Both get their load from the same small generator.
 
 python benchmarks/cycle.py [--rounds 7] [--seconds 4] [--connections 50]
 """
@@ -20,7 +20,7 @@ QUEUE = "zoneCheck"
 
 
 class Count:
-    """How many tasks have come to their end."""
+    """The number of tasks that are done."""
 
     def __init__(self) -> None:
         self.done = 0

@@ -1,5 +1,5 @@
-"""What a full Redis costs: push, pop and ack with a million ready, 100,000 leased, 100,000 delayed and 10,000 queues,
-beside the same on an empty Redis; cancel and ttl in the middle of the million; looking; bytes of memory a task.
+"""The cost of a full Redis, compared with an empty one: push, pop and ack with a million ready tasks, 100,000 leased,
+100,000 delayed and 10,000 queues; cancel and ttl in the middle of the million; queries; bytes of memory per task.
 
 python benchmarks/depth.py [--rounds 5] [--ready 1000000] [--tasks 10000]
 """
@@ -25,7 +25,7 @@ TTL_SECONDS = 4
 
 
 def fill(line: Line, queue: str, count: int, query: str = "") -> list[str]:
-    """Push so many tasks in calls of a thousand; their ids."""
+    """Push ``count`` tasks, a thousand per request. Returns their ids."""
     ids: list[str] = []
     for at in range(0, count, CALL):
         many = min(CALL, count - at)
@@ -35,7 +35,7 @@ def fill(line: Line, queue: str, count: int, query: str = "") -> list[str]:
 
 
 def fill_all(full: Registry, given: argparse.Namespace) -> tuple[float, list[str]]:
-    """Make one Redis full. Returns the bytes a ready task takes there, and ids from the middle of the big queue."""
+    """Fill one Redis. Returns the bytes per ready task, and ids from the middle of the big queue."""
     assert full.redis is not None
     with closing(Line(full.port)) as line:
         used = int(full.redis.info("memory")["used_memory"])
@@ -83,7 +83,7 @@ def run(server: Registry, talks: list[sockets.Talk]) -> int:
 
 
 def one_round(server: Registry, who: str, costs: Costs, tasks: int, connections: int) -> None:
-    """As many pushes, leased pops and acks; the ready tasks stay as many as they were."""
+    """The same number of pushes, leased pops and acks, so that the number of ready tasks stays the same."""
     share = max(1, tasks // connections)
     leases: list[bytes] = []
     costs.add(
@@ -108,7 +108,7 @@ def cancels(server: Registry, ids: list[str], connections: int) -> int:
 
 
 def expiring(server: Registry, who: str, costs: Costs, tasks: int) -> None:
-    """Push tasks with a ttl, and as many others behind them; the cost of the sweeper's ending them all."""
+    """Push tasks with a ttl, and as many without behind them; measure what it costs the sweeper to end them all."""
     before = server.json(f"/api/queues/{BIG}")["dead"]
     with closing(Line(server.port)) as line:
         fill(line, BIG, tasks, f"?ttl={TTL_SECONDS}")
@@ -156,7 +156,7 @@ def main() -> None:
         for _ in range(given.rounds):
             for who, server in (("full", full), ("empty", empty)):
                 one_round(server, who, costs, given.tasks, given.connections)
-        # Cancel: each on its own turn, of as many tasks, in parts, so that there are several rounds of it.
+        # Cancel the same number of tasks on both servers, in parts and in turn, which gives several rounds.
         part = max(1, len(middle) // given.rounds)
         with closing(Line(empty.port)) as line:
             others = fill(line, BIG, len(middle))

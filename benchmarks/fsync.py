@@ -1,9 +1,9 @@
-"""What `appendfsync always` costs 50 pushers in CPU, beside `everysec`, and how many pushes share an fsync.
+"""The CPU cost of `appendfsync always` for 50 pushers, compared with `everysec`, and how many pushes share an fsync.
 
 python benchmarks/fsync.py [--rounds 7] [--seconds 4] [--connections 50]
 
-The fsyncs are counted in a run of their own by strace, which slows the Redis down: without strace (Debian: apt-get
-install strace), or without the right to trace, they are not counted.
+The fsyncs are counted by strace, in a separate run because it slows Redis down. Without strace (Debian: apt-get install
+strace), or without the right to trace, they are not counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PUSH = "/api/pushTask/zoneCheck"
 
 
 def counted(server: Registry, connections: int, seconds: float) -> tuple[int, int] | str:
-    """Pushes and fsyncs in the same window; or why they cannot be counted."""
+    """The number of pushes and of fsyncs in the same period; or why they cannot be counted."""
     strace = shutil.which("strace")
     if strace is None:
         return "strace is not installed: the fsyncs are not counted."
@@ -44,11 +44,11 @@ def counted(server: Registry, connections: int, seconds: float) -> tuple[int, in
         done = load.fixed(server.port, "PUT", PUSH, load.task(), connections, seconds)
         if watcher.poll() is None:
             os.killpg(watcher.pid, signal.SIGINT)
-        _, told = watcher.communicate(timeout=20)
+        _, errors = watcher.communicate(timeout=20)
         lines = out.read_text().splitlines() if out.exists() else []
     calls = sum(int(line.split()[3]) for line in lines if line.split()[-1:] in (["fsync"], ["fdatasync"]))
     if not calls:
-        return f"strace counted nothing: {told.decode('utf-8', 'replace').strip()}"
+        return f"strace counted nothing: {errors.decode('utf-8', 'replace').strip()}"
     return done.requests, calls
 
 

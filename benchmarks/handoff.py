@@ -1,5 +1,5 @@
-"""From a push to the answer of a poller that is parked, on an idle daemon: through the same daemon, and through
-another one on the same Redis.
+"""The time from a push to the answer of a parked poll, on an idle daemon: through the same daemon, and through another
+one on the same Redis.
 
 python benchmarks/handoff.py [--pushes 1000]
 """

@@ -1,5 +1,5 @@
-"""10,000 pollers parked on 1,000 queues: memory each, Redis commands a second while nothing happens, a hand-over beside
-them, and all of them answered at SIGTERM.
+"""10,000 pollers parked on 1,000 queues: memory per poller, Redis commands per second while idle, the time of a hand-over
+meanwhile, and the time to answer all of them at SIGTERM.
 
 python benchmarks/parked.py [--pollers 10000] [--queues 1000] [--seconds 10]
 """
@@ -24,7 +24,7 @@ SPARE_FILES = 200
 
 
 def park(port: int, pollers: int, queues: int, wait: int) -> list[socket.socket]:
-    """That many connections, each with a poll under way."""
+    """Open ``pollers`` connections, each with a poll that waits up to ``wait`` seconds."""
     parked = []
     for number in range(pollers):
         connection = connect(port)
@@ -34,7 +34,7 @@ def park(port: int, pollers: int, queues: int, wait: int) -> list[socket.socket]
 
 
 def hand_overs(pusher: Line, poller: Line, count: int, queue: str = "busy") -> list[float]:
-    """Milliseconds from the push, as it is sent, to the parked poller's answer."""
+    """Milliseconds from sending each push to the parked poll's answer."""
     took = []
     for _ in range(count):
         poller.send("GET", f"/api/popTask/{queue}?wait=30")
@@ -50,7 +50,7 @@ def hand_overs(pusher: Line, poller: Line, count: int, queue: str = "busy") -> l
 
 
 def answered(parked: list[socket.socket], seconds: float) -> tuple[int, float]:
-    """How many got a whole 202, and after how long the last one came."""
+    """How many connections got a complete 202, and the time until the last one, s."""
     poll = select.epoll()
     waiting = {connection.fileno(): connection for connection in parked}
     for fd in waiting:
@@ -83,7 +83,7 @@ def main() -> None:
     if given.pollers > hard - SPARE_FILES:
         given.pollers = hard - SPARE_FILES
         print(f"The hard limit of open files allows {given.pollers} pollers here.")
-    # Polls must outlast the measurement, which is longer than MAX_WAIT's default with slow hand-overs.
+    # Polls must last longer than the measurement, which can exceed MAX_WAIT's default when hand-overs are slow.
     daemon = Registry("--max-wait", "600")
     redis = daemon.redis
     assert redis is not None
@@ -95,7 +95,7 @@ def main() -> None:
             began = time.monotonic()
             parked = park(daemon.port, given.pollers, given.queues, 600)
             print(f"{given.pollers} polls sent in {time.monotonic() - began:.1f} s")
-            # The daemon has taken them all in when it stops using the CPU.
+            # The daemon has read all polls when it stops using the CPU.
             wait_until(lambda: at_rest(daemon.pid), 120, "a daemon at rest")
             own = accounting.memory(daemon.pid) - memory[0]
             rss = accounting.memory(redis.pid, "Rss") - memory[1]
@@ -103,7 +103,7 @@ def main() -> None:
             before, cpu = redis.info("commandstats"), accounting.cpus(daemon.roots)
             total = int(redis.info("stats")["total_commands_processed"])
             time.sleep(given.seconds)
-            # Our own two INFOs are not the daemon's.
+            # Subtract our own two INFO commands.
             total = int(redis.info("stats")["total_commands_processed"]) - total - 2
             after, cpu_after = redis.info("commandstats"), accounting.cpus(daemon.roots)
             took = hand_overs(pusher, poller, 20 if given.quick else HAND_OVERS)
@@ -119,7 +119,7 @@ def main() -> None:
         name.removeprefix("cmdstat_"): _calls(after[name]) - _calls(before.get(name, "calls=0,"))
         for name in after
     }
-    told = ", ".join(f"{name} {n / given.seconds:.1f}" for name, n in sorted(calls.items()) if n)
+    commands = ", ".join(f"{name} {n / given.seconds:.1f}" for name, n in sorted(calls.items()) if n)
     idle = ", ".join(f"{name} {(cpu_after[name] - cpu[name]) * 100 / given.seconds:.1f} %" for name in cpu)
     print(f"SIGTERM: {count} of {given.pollers} polls answered 202, exit code {code}; idle CPU: {idle}")
     tell(
@@ -132,7 +132,7 @@ def main() -> None:
                 detail=f"daemon's own {own / 1024 / given.pollers:.2f} KB, Redis used {redis_used} bytes "
                 f"in all (RSS {rss / 1024:.0f} KB more)",
             ),
-            Row("beside them: Redis commands a second", total / given.seconds, 20, "/s", detail=told),
+            Row("beside them: Redis commands a second", total / given.seconds, 20, "/s", detail=commands),
             Row(
                 "beside them: hand-off p99",
                 load.percentile(took, 99),
@@ -152,7 +152,7 @@ def main() -> None:
 
 
 def at_rest(pid: int) -> bool:
-    """It has taken in what was sent to it: it hardly uses the CPU."""
+    """Whether the process hardly uses the CPU, and so has read everything that was sent to it."""
     before = accounting.cpu(pid)
     time.sleep(0.5)
     return accounting.cpu(pid) - before <= 0.05

@@ -1,4 +1,4 @@
-"""CPU of a push and a leased pop and ack with two processes, beside one, and how the two share the work.
+"""CPU of a push, leased pop and ack with two processes compared with one, and how the two share the work.
 
 python benchmarks/processes.py [--rounds 7] [--seconds 4] [--connections 50]
 """
@@ -42,7 +42,7 @@ def main() -> None:
     finally:
         for server in servers.values():
             server.close()
-    # Whoever did a tenth of what the busiest did is a worker; the parent, if it only watches, is none.
+    # Count the processes that used more than a tenth of the busiest one's CPU; the parent, which only watches, used less.
     shares = sorted(share for share in used.values() if share > max(used.values()) / 10)
     parts = ", ".join(f"{100 * share / sum(shares):.0f} %" for share in shares)
     tell(

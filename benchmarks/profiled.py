@@ -1,8 +1,9 @@
-"""Where the daemon's time goes: one kind of work under cProfile, the functions that take most by their own time.
+"""Where the daemon spends its time: one kind of work under cProfile, and the functions with the most own time.
 
 python benchmarks/profiled.py push|pop|cycle|batches|parked [--seconds 4] [--lines 25]
 
-A profiled daemon is two to three times slower, and small functions look dearer than they are: shares, not times.
+A profiled daemon is two to three times slower, and small functions look more expensive than they are. Compare shares, not
+times.
 """
 
 from __future__ import annotations
@@ -60,13 +61,13 @@ def main() -> None:
             sockets.drive(daemon.port, talks, seconds=given.seconds)
             count = done.done
         if given.redis:
-            for name, told in daemon.redis.info("commandstats").items():
-                print(name, told)
+            for name, counts in daemon.redis.info("commandstats").items():
+                print(name, counts)
         os.kill(daemon.pid, signal.SIGTERM)
         daemon.process.wait(60)
         print(f"{count} units of {given.work}")
         stats = pstats.Stats(str(daemon.folder / "profile"), stream=sys.stdout)
-        # A path of this machine says nothing; its last two parts do.
+        # Show only the last two parts of each path.
         stats.stats = {  # type: ignore[attr-defined]
             (re.sub(r".*/(?=[^/]*/[^/]*$)", "", file), at, name): value
             for (file, at, name), value in stats.stats.items()  # type: ignore[attr-defined]

@@ -1,4 +1,5 @@
-"""CPU of a push and of a pop, daemon and Redis together, beside webdis (one Redis command a request) and the program of 2018.
+"""CPU of a push and of a pop, daemon and Redis together, compared with webdis (one Redis command per request) and the
+program of 2018.
 
 python benchmarks/push_pop.py [--rounds 7] [--seconds 4] [--connections 50]
 """
@@ -21,7 +22,7 @@ PATHS = {
 
 
 def one_round(server: Server, costs: Costs, given: argparse.Namespace) -> None:
-    """Push for the whole time, pop for half of it from what was pushed."""
+    """Push for the whole time, then pop the pushed tasks for half of it."""
     assert server.redis is not None
     push, pop = PATHS[server.name]
 

@@ -1,4 +1,5 @@
-"""What the seed's real workload costs: one short-lived queue a task, beside the same pushes and pops on one queue.
+"""The cost of the 2018 program's real workload, one short-lived queue per task, compared with the same pushes and pops on
+one queue.
 
 python benchmarks/short_queues.py [--rounds 7] [--seconds 4] [--connections 50]
 """
@@ -11,7 +12,7 @@ from rig import load
 from rig.programs import Registry, Server, Webdis, start
 from rig.rounds import Costs, measure, options, parse, tell
 
-# Of what was pushed, so many are still to be popped when wrk stops; with each round's number they are new queues.
+# At most so many pushed tasks are not popped yet when wrk stops. Each round uses new queues, so they add up.
 LEFT = 64 + 64
 PATHS = {
     ("registry", "one queue"): ("/api/pushTask/zoneCheck", "/api/popTask/zoneCheck?wait=0"),

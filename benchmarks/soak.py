@@ -1,10 +1,10 @@
-"""Is memory flat? A mixed load for ten minutes: pushes and pops, one queue a task, leases acknowledged, failed and left
-to expire, batches, parked polls that are hung up on. The daemon's memory and its Redis's are written down all the while.
+"""Does memory stay flat? A mixed load for ten minutes: pushes and pops, one queue per task, leases that are acknowledged,
+failed and left to expire, batches, parked polls whose client hangs up. Samples the memory of the daemon and of its Redis.
 
 python benchmarks/soak.py [--minutes 10] [--rate 400] [--png docs/soak.png]
 
-Redis grows for ten minutes, as long as acknowledged leases are remembered, and is flat from then on; so its memory has
-no goal in a run of ten minutes. What is done or dead is kept for half a minute here.
+Redis grows for ten minutes, because acknowledged leases are remembered that long, and is flat from then on; so its memory
+has no goal in a run of ten minutes. Done and dead tasks are kept for half a minute here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MB = 1 << 20
 
 
 class Mixed:
-    """One step is one of the things that clients do; each leaves its queue as empty as it found it, sooner or later."""
+    """The mixed load. Each step does one thing that clients do, and its queue is eventually as empty as before."""
 
     def __init__(self, port: int, seed: int) -> None:
         self.port = port
@@ -37,7 +37,7 @@ class Mixed:
         self.number = itertools.count()
         self.requests = 0
         self.parked: list[socket.socket] = []
-        # What has ended is kept for an hour, the dead for thirty days: growth on purpose, and longer than this run.
+        # By default done tasks are kept for an hour and dead ones for thirty days: intended growth, longer than this run.
         for queue in ("leased", "failed", "expired", "batch"):
             self.ask("PATCH", f"/api/queues/{queue}", b'{"retention":{"done":30,"dead":30}}')
 
@@ -85,7 +85,7 @@ class Mixed:
         self.ask("POST", "/api/ackTasks/batch", b'{"acks":["%b"]}' % b'","'.join(leases))
 
     def hang_up(self) -> None:
-        """Park a poll, and drop the oldest one: it leaves without a task."""
+        """Park a poll, and hang up on the oldest when there are more than 200: it leaves without a task."""
         connection = connect(self.port)
         connection.sendall(request("GET", f"/api/popTask/hung:{self.chance.randrange(50)}?wait=30"))
         self.parked.append(connection)
@@ -130,7 +130,7 @@ def main() -> None:
             requests = mixed.requests
     finally:
         daemon.close()
-    # The first fifth is warming up: caches, the interpreter's free lists, the first of everything.
+    # Skip the first fifth, the warm-up: caches and the interpreter's free lists fill.
     fifth = max(1, len(samples) // 5)
     rows = []
     for name, column, goal in (("daemon's own memory", 1, 1.1), ("Redis's used memory", 2, None)):

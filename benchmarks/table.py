@@ -16,7 +16,7 @@ from pathlib import Path
 from rig.rounds import Row
 
 HERE = Path(__file__).parent
-# Those that take no rounds have no such option's effect.
+# Some of these ignore --rounds.
 PARTS = ("push_pop", "short_queues", "cycle", "parked", "handoff", "fsync", "processes")
 
 

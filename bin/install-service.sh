@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs the registry as a systemd service, or takes it away again. Safe to run twice: the second time upgrades.
+# Installs the registry as a systemd service, or removes it. Safe to run again: that upgrades it.
 #
 #   bin/install-service.sh [--socket] [--no-start]     --socket: systemd holds the listening socket
-#   bin/install-service.sh --uninstall [--purge]       --purge: the tasks, the settings and the user too
+#   bin/install-service.sh --uninstall [--purge]       --purge: also removes the tasks, the settings and the user
 #
-# PYTHON: the Python for its virtual environment (/usr/bin/python3, else python3). ROOT: another root folder than /, to look at the result;
-# nothing is started then.
+# PYTHON: the Python for its virtual environment (/usr/bin/python3, else python3). ROOT: a root folder to install into
+# instead of /, to inspect the result; nothing is started then.
 set -euo pipefail
 umask 022
 source=$(cd "$(dirname "$0")/.." && pwd)
@@ -31,11 +31,11 @@ done
 [ "$purge" = no ] || [ "$action" = uninstall ] || { echo "--purge goes with --uninstall only." >&2; exit 2; }
 [ -n "$root" ] || [ "$(id -u)" = 0 ] || { echo "This needs root: sudo $0 $*" >&2; exit 1; }
 
-# systemctl, where there is a systemd to talk to.
+# Runs systemctl if systemd is running.
 control() {
     if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl "$@"; fi
 }
-# What starts at boot is a matter of links, which need no running systemd.
+# Enables or disables units at boot: that only changes links, so systemd need not be running.
 enabled() {
     if command -v systemctl >/dev/null; then systemctl --quiet ${root:+--root="$root"} "$@"; fi
 }
@@ -63,7 +63,7 @@ if [ "$action" = uninstall ]; then
     exit 0
 fi
 
-# The system's own Python first: one in a home folder is out of the service's sight.
+# The system's own Python first, because the service cannot see one in a home folder.
 python=${PYTHON:-/usr/bin/python3}
 recent='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
 if [ -z "${PYTHON:-}" ] && ! "$python" -c "$recent" 2>/dev/null; then python=python3; fi
@@ -90,41 +90,41 @@ if ! has_user; then
         --shell /usr/sbin/nologin --comment "task queue" "$user"
 fi
 
-# A virtual environment of another Python release, or one that an upgrade of the system broke, is made anew.
+# Recreate the virtual environment if it is of another Python release or was broken by a system upgrade.
 version=$("$python" -c 'import sys; print(sys.version_info[:2])')
 if [ "$("$app/bin/python" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null)" != "$version" ]; then
     rm -rf "$app"
     "$python" -m venv "$app"
 fi
-# From a copy: a build in the checkout would leave files of root there, and pack what an older build left.
+# Build in a copy: a build in the checkout would leave root's files there, and include files of an older build.
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp -R "$source/setup.py" "$source/pyproject.toml" "$source/LICENSE" "$source/registry" "$source/twisted" "$copy"
 [ ! -e "$source/README.md" ] || cp "$source/README.md" "$copy"
-# The service reads it as another user, whatever the umask of the checkout was.
+# The service runs as another user, who must be able to read the files whatever the umask of the checkout was.
 chmod -R a+rX "$copy"
-# This runs as root: nothing is installed but files whose hashes are known, nothing is built but our own package. pip first,
-# because the one that comes with Python 3.11 is older than some wheels' metadata.
+# This runs as root: only files with known hashes are installed, and only our own package is built. pip is upgraded first,
+# because the one of Python 3.11 is older than some wheels' metadata.
 pip() { "$app/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 locked=$source/requirements.lock
 sed -n '/^pip==/,/[^\\]$/p' "$locked" >"$copy/pip.lock"
 pip install --require-hashes --only-binary :all: --requirement "$copy/pip.lock"
 pip install --require-hashes --only-binary :all: --requirement "$locked"
-# The distribution was called registry once; its old name would go on claiming the same files.
+# The distribution was once called registry; under that name it would still own the same files.
 if pip show registry >/dev/null 2>&1; then pip uninstall --yes registry; fi
 pip install --no-index --no-deps --no-build-isolation "$copy"
-# Twisted caches its plugins beside them, which the service's user may not: write the cache now.
+# Twisted writes its plugin cache beside the plugins, where the service's user may not write: do it now.
 "$app/bin/twistd" --help | grep '^ *registry ' >/dev/null || { echo "twistd does not know the registry." >&2; exit 1; }
 
 mkdir -p "$units"
 install -d -m 0755 "$settings"
 if [ ! -e "$settings/registry.env" ]; then
-    # Root's alone: systemd reads it before it becomes the user, and it may hold a password.
+    # Readable by root only, because it may contain a password; systemd reads it before it changes to the user.
     install -m 0600 "$source/.env.sample" "$settings/registry.env"
 fi
 install -m 0644 "$source/registry.service" "$units/registry.service"
 if [ "$socket" = yes ]; then
-    # ListenStream of an earlier edit would be lost: systemctl edit registry.socket keeps one's own.
+    # This overwrites an edited ListenStream; changes made with systemctl edit registry.socket are kept.
     install -m 0644 "$source/registry.socket" "$units/registry.socket"
 fi
 control daemon-reload
@@ -134,7 +134,7 @@ enabled enable registry.service
 if [ "$start" = no ] || [ -n "$root" ]; then
     echo "Installed. Settings: $settings/registry.env. Start it with: service registry start"
 elif [ -d /run/systemd/system ]; then
-    # The socket is bound first, which the service would hold itself otherwise.
+    # The socket unit must bind first, so stop a service that listens by itself.
     if [ "$socket" = yes ]; then
         systemctl is-active --quiet registry.socket || systemctl stop registry.service
         systemctl start registry.socket

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets the daemon up in .venv (the first time) and runs it in the foreground, on a Redis of its own unless REDIS_URL
-# names one. Options are those of the daemon: bin/quickstart.sh --port=8080
+# Installs the daemon in .venv (the first time) and runs it in the foreground, with its embedded Redis unless REDIS_URL
+# names another. Takes the options of the daemon: bin/quickstart.sh --port=8080
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin/venv.sh .venv embedded

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Keeps the daemon in a detached screen, and its log in a file, which is rotated at 10 MB (ten are kept):
+# Runs the daemon in a detached screen and logs to a file, which is rotated at 10 MB (ten are kept):
 #   bin/run.sh [start] [options of the daemon]     bin/run.sh stop | restart | status | attach
-# A restart takes the options of the daemon that runs, unless it is given others, and its log. LOG names the file
-# (registry.log in this folder), SCREEN_NAME the screen (registry), TWISTD a twistd of your own instead of the one in
-# .venv.
+# A restart keeps the log of the running daemon, and its options unless others are given. LOG names the log file
+# (registry.log in this folder), SCREEN_NAME the screen (registry), TWISTD another twistd than the one in .venv.
 # Detach from an attached screen with Ctrl-A d.
 set -euo pipefail
 case ${1:-} in
@@ -15,19 +14,19 @@ esac
 cd "$(dirname "$0")/.."
 log=${LOG:-$PWD/registry.log}
 name=${SCREEN_NAME:-registry}
-# Named after the screen and not after the log: stop and status are asked without LOG too.
+# Named after the screen, not after the log, because stop and status are also called without LOG.
 pidfile=$PWD/$name.pid
 
 command -v screen >/dev/null || { echo "screen is not installed. On Debian: apt-get install screen" >&2; exit 1; }
 
-# The daemon's pid, if it runs: the file may be a left-over and the number another program's by now.
+# Sets the daemon's pid if it runs. The file may be stale, and its number may belong to another program by now.
 running() {
     [ -s "$pidfile" ] && { read -r pid && read -r its_log; } <"$pidfile" && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q 'twistd.* registry'
 }
 
 stop() {
     kill "$pid"
-    # It finishes what is under way; see "stop" in registry/daemon.py.
+    # The daemon finishes the requests in progress; see "stop" in registry/daemon.py.
     for _ in $(seq 450); do
         running || { rm -f "$pidfile"; echo "Stopped."; return 0; }
         sleep 0.1
@@ -72,14 +71,14 @@ attach)
     rm -f "$pidfile"
     log=$(realpath -m "$log")
     before=$(stat -c %s "$log" 2>/dev/null || echo 0)
-    [ "$before" -lt 10000000 ] || before=0 # it is rotated by the first line
-    # The daemon writes the file itself, and what fails before it can joins it; screen shows the file's end, so that a
-    # terminal that stands still, as in copy mode, holds up nobody. exec keeps the pid.
+    [ "$before" -lt 10000000 ] || before=0 # the first line will rotate the file
+    # The daemon writes the log itself; errors before that are redirected to the same file. screen only shows the end of
+    # the file, so that a blocked terminal, as in copy mode, does not block the daemon. exec keeps the pid.
     # shellcheck disable=SC2016
     screen -dmS "$name" bash -c '
         printf "%s\n" $$ "$2" >"$1"; : >>"$2"; (trap "" INT; exec tail -n 0 -F "$2" 2>/dev/null) & exec >>"$2" 2>&1; shift 2; exec "$@"
     ' bash "$pidfile" "$log" "${TWISTD:-.venv/bin/twistd}" -n --pidfile= "--logfile=$log" registry "$@"
-    # Until it says that it listens, or has ended; a daemon that logs less than that is believed after ten seconds.
+    # Wait until it logs that it listens, or has ended. After ten seconds assume that it runs: its log level may hide that line.
     for turn in $(seq 100); do
         sleep 0.1
         if running; then
@@ -92,7 +91,7 @@ attach)
             break
         fi
     done
-    # The reason, which is not the last that a daemon logs; without one the end has to do.
+    # Show the error lines, which are not the last lines of the log; without any, show the end of the log.
     echo "The registry did not start; see $log:" >&2
     tail -c "+$((before + 1))" "$log" 2>/dev/null | grep -E '#(error|critical)\]' >&2 ||
         tail -c "+$((before + 1))" "$log" 2>/dev/null | tail -n 5 >&2 || true

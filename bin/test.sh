@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Lints, type checks and tests, in a virtual environment of its own: .venv-test, or the one VENV names.
-# Arguments go to pytest: bin/test.sh -m 'not slow'. Without any, the tests run in several processes.
+# Lints, type checks and tests, in a separate virtual environment: .venv-test, or the one that VENV names.
+# Arguments are passed to pytest: bin/test.sh -m 'not slow'. Without any, the tests run in several processes.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 venv=${VENV:-.venv-test}
 bin/venv.sh "$venv" embedded,test,dev || exit 1
-# Tests that install from the package index are run too: what came this far reached it.
+# Also run the tests that install from the package index: bin/venv.sh has just reached it.
 export REGISTRY_TEST_NETWORK=${REGISTRY_TEST_NETWORK-1}
 failed=()
 step() {
@@ -18,7 +18,7 @@ python=$venv/bin/python
 step "ruff check" "$python" -m ruff check
 step "ruff format" "$python" -m ruff format --check
 step "mypy" "$python" -m mypy
-# Most of a test's time is waiting, so that there is room for half as many again as there are cores.
+# Tests mostly wait, so run 1.5 times as many processes as there are cores.
 [ $# -gt 0 ] || set -- -n "$(($(nproc) * 3 / 2))" --dist loadfile
 step "pytest" "$python" -m pytest "$@"
 if [ ${#failed[@]} -gt 0 ]; then

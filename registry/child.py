@@ -1,14 +1,14 @@
-"""What a child of ``twistd registry --processes N`` has to do with its parent: inherited sockets, and a link.
+"""How a child of ``twistd registry --processes N`` is connected to its parent: inherited sockets, and a link.
 
 The link is a socket pair; each message is a line.
 
-    child -> parent   ready       it serves
-                      alive       its reactor turns; every ten seconds from then on
-    parent -> child   cover 2     accept also what comes to the sockets of seat 2, whose child is being replaced
-                      uncover 2   no more
+    child -> parent   ready       the child serves requests
+                      alive       its reactor runs; sent every ten seconds after "ready"
+    parent -> child   cover 2     also accept connections on the sockets of seat 2, whose child is being replaced
+                      uncover 2   stop accepting on them
 
-The parent's end is closed with the parent, however it ends, and then the child stops as after SIGTERM: it answers
-parked polls and finishes what is under way. There is nothing to be lost with it: all it has is in Redis.
+The kernel closes the parent's end when the parent ends, for whatever reason. The child then stops as after SIGTERM: it
+answers parked polls and finishes the requests in progress. Nothing is lost with a child: all its state is in Redis.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from registry.listening import ListeningSocket, adopt
 
 log = Logger()
 
-# The variable that makes a process a child: JSON, {"seat": 0, "bound": [[fd, seat, endpoint], …]}.
+# The environment variable that marks a process as a child: JSON, {"seat": 0, "bound": [[fd, seat, endpoint], …]}.
 VARIABLE = "REGISTRY_CHILD"
-LINK = 3  # the descriptor of the link
+LINK = 3  # the file descriptor of the link
 ALIVE_SECONDS = 10.0
-# A child without a parent that has not ended by then is ended by the kernel, s.
+# A child whose parent is gone is killed by SIGALRM if it has not ended after this time, s.
 ORPHAN_SECONDS = 20
 
 
 class LineLink(LineOnlyReceiver):
-    """One end of the link: ``said(word, number)`` for each line, ``gone()`` when the other end is closed."""
+    """One end of the link. Calls ``said(word, number)`` for each line and ``gone()`` when the other end is closed."""
 
     delimiter = b"\n"
 
@@ -56,12 +56,12 @@ class LineLink(LineOnlyReceiver):
         self._gone()
 
     def say(self, words: str) -> None:
-        """Send a line; nothing happens when the other end is closed."""
+        """Send a line; does nothing when the other end is closed."""
         self.sendLine(words.encode("ascii"))  # type: ignore[no-untyped-call]
 
 
 def line_link(reactor: Any, fd: int, said: Callable[[str, int], None], gone: Callable[[], None]) -> LineLink:
-    """A link on the connected socket ``fd``, which may be closed afterwards."""
+    """A link on the connected socket ``fd``. It uses a duplicate, so the caller may close ``fd`` afterwards."""
     os.set_blocking(fd, False)
     link = LineLink(said, gone)
     factory = Factory.forProtocol(lambda: link)
@@ -71,7 +71,7 @@ def line_link(reactor: Any, fd: int, said: Callable[[str, int], None], gone: Cal
 
 
 class Parent:
-    """The parent, as the daemon in its child sees it; told the same things as systemd (`registry.systemd.Notifier`)."""
+    """The parent, as the daemon in a child sees it; has the notification methods of `registry.systemd.Notifier`."""
 
     def __init__(self, reactor: Any, told: str) -> None:
         self._reactor = reactor
@@ -89,12 +89,12 @@ class Parent:
 
     @classmethod
     def of(cls, reactor: Any, environ: Mapping[str, str]) -> Parent | None:
-        """None in a process that is nobody's child."""
-        told = environ.get(VARIABLE)
-        return cls(reactor, told) if told else None
+        """The parent of this process; None when it is not a child."""
+        text = environ.get(VARIABLE)
+        return cls(reactor, text) if text else None
 
     def listen(self, factory: Any, ports: list[Any]) -> None:
-        """Accept on the sockets of this seat and on those that all share; ``ports`` is kept up to date."""
+        """Accept on the sockets of this seat and on the shared ones; ``ports`` is kept up to date."""
         self._factory, self._ports = factory, ports
         ports += self._adopt(None) + self._adopt(self._seat)
 
@@ -123,26 +123,26 @@ class Parent:
         try:
             self._reactor.stop()
         except ReactorNotRunning:
-            pass  # it stops already
+            pass  # it is stopping already
 
     def _say(self, words: str) -> None:
         self._link.say(words)
 
     def ready(self, status: str) -> None:
-        """The daemon serves; from now on its life is watched."""
+        """The daemon serves. From now on it sends "alive", and the parent kills it when that stops."""
         self._say("ready")
         if not self._alive.running:
             self._alive.start(ALIVE_SECONDS, now=False)
 
     def stopping(self) -> None:
-        """The daemon stops. Sockets that nobody in this process accepts on would let connections wait in vain."""
+        """The daemon stops. Close the inherited sockets: connections would wait on them, and nobody here accepts any more."""
         self._factory = None
         bound, self._bound = self._bound, []
         for one in bound:
             os.close(one.fd)
 
     def close(self) -> None:
-        """No more messages."""
+        """Close the link; no message can be sent afterwards."""
         self._closed = True
         if self._alive.running:
             self._alive.stop()

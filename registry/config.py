@@ -1,7 +1,7 @@
-"""The table of settings, and one frozen, checked Config from four places: defaults < ``.env`` < environment < command line.
+"""The table of settings, and a frozen, checked Config from four sources: defaults < ``.env`` < environment < command line.
 
-``.env`` is only read, never exported: a child process (the embedded Redis) does not see it. An empty
-value, wherever it is given, means the default, so that ``REDIS_URL= twistd -n registry`` undoes a ``.env``.
+``.env`` is only read, never exported: a child process (the embedded Redis) does not see it. An empty value
+in any source means the default, so that ``REDIS_URL= twistd -n registry`` overrides a ``.env``.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def setting(
 ) -> Any:
     """An entry of the table of settings, as a field of Config.
 
-    ``summary``: what it is, in one sentence, for ``--help`` and the documents; ``details``: what else to know, for
-    the documents alone; ``separator``: between the parts of a value that has several.
+    ``summary``: what it is, in one sentence, for ``--help`` and the documents; ``details``: more about it, for the
+    documents only; ``separator``: between the parts of a value that has several.
     """
     entry = {"parse": parse, "summary": summary, "details": details, "separator": separator}
     made: Any = dataclasses.field(default=default, metadata=entry)
@@ -41,11 +41,11 @@ def setting(
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
 class Config:
-    """Every setting of the daemon, checked. Durations are seconds, sizes are bytes. The table of settings, too.
+    """Every setting of the daemon, checked; also the table of settings. Durations are in seconds, sizes in bytes.
 
-    A field is read from the variable of its name in upper case. What its entry says becomes the options of the command
-    line, ``.env.sample`` and the table in docs/configuration.md: after a change ``python -m tests.settings_files``
-    writes the two files anew.
+    A field is read from the variable of its name in upper case. The entries generate the options of the command line,
+    ``.env.sample`` and the table in docs/configuration.md: after a change run ``python -m tests.settings_files``, which
+    rewrites the two files.
     """
 
     host: str = setting(
@@ -208,22 +208,22 @@ class Config:
         return shown
 
     def secrets(self) -> tuple[str, ...]:
-        """The texts that no log may show: the Redis password as written in the URL and as decoded."""
+        """The texts that must not appear in a log: the Redis password as written in the URL and as decoded."""
         return passwords_of(self.redis_url) if self.redis_url else ()
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{name}={value!r}' for name, value in self.describe().items())})"
 
 
-# Greedy up to the last @, because a password that was not percent-encoded may hold one.
+# Greedy up to the last @, because a password that is not percent-encoded may contain one.
 _USERINFO = re.compile(r"(?<=://)([^:@/?#]*)(:.*)?@", re.DOTALL)
 _QUERY_PASSWORD = re.compile(r"(?i)([?&]password=)[^&#\s]*")
 
 
 def mask_url(url: str) -> str:
-    """``redis://user:secret@host`` -> ``redis://user:***@host``. Also right for a URL that is no URL at all.
+    """``redis://user:secret@host`` -> ``redis://user:***@host``. Works for malformed URLs too.
 
-    A lone name before the @ is masked too: some programs take it for the password. So is ``?password=``.
+    A lone name before the @ is masked too, because some programs use it as the password. So is ``?password=``.
     """
     masked = _USERINFO.sub(lambda m: f"{m[1]}:***@" if m[2] else "***@", url)
     return _QUERY_PASSWORD.sub(r"\1***", masked)
@@ -244,7 +244,7 @@ def passwords_of(url: str) -> tuple[str, ...]:
 
 
 def as_text(value: Any, separator: str = ",") -> str:
-    """A value as it would be written in ``.env``."""
+    """A value as it is written in ``.env``."""
     if isinstance(value, tuple):
         return separator.join(value)
     if isinstance(value, bool):
@@ -255,7 +255,7 @@ def as_text(value: Any, separator: str = ",") -> str:
 
 
 class Setting(NamedTuple):
-    """One entry of the table: ``name`` in the environment, ``default`` as text, what to say about it."""
+    """One entry of the table. ``field``: of Config; ``name``: in the environment; ``default``: as text; the rest: `setting`."""
 
     field: str
     name: str
@@ -267,15 +267,15 @@ class Setting(NamedTuple):
 
     @property
     def option(self) -> str:
-        """Its name on the command line, without the dashes in front."""
+        """Its name on the command line, without the leading dashes."""
         return self.field.replace("_", "-")
 
 
 def _settings() -> Iterator[Setting]:
     for field in dataclasses.fields(Config):
         entry = field.metadata
-        known = field.default is not dataclasses.MISSING
-        default = as_text(field.default, entry["separator"]) if known else ""
+        has_default = field.default is not dataclasses.MISSING
+        default = as_text(field.default, entry["separator"]) if has_default else ""
         yield Setting(field.name, field.name.upper(), default, **entry)
 
 
@@ -295,10 +295,10 @@ def load(
 ) -> Config:
     """Build the Config, or raise ConfigError with one sentence.
 
-    ``options``: what the command line gave, by field name (``queue_timeout`` or ``queue-timeout``); None is
-    "not given", a list (``listen`` given several times) is taken as it is; keys that are no setting are
+    ``options``: the command line's values by field name (``queue_timeout`` or ``queue-timeout``). None means
+    "not given"; a list (``listen`` given several times) is used as it is; keys that are not settings are
     ignored.
-    ``env_file``: a path, which need not exist, or None for none.
+    ``env_file``: a path, which need not exist; None for no file.
     """
     layers = [
         _Layer("from the command line", _given(options)),
@@ -325,7 +325,7 @@ def _given(options: Mapping[str, object]) -> dict[str, str | tuple[str, ...]]:
         if name not in _NAMES or value is None:
             continue
         if isinstance(value, (list, tuple)):
-            if value:  # none given: the next layer speaks
+            if value:  # empty means not given: the next layer counts
                 given[name] = tuple(str(item) for item in value)
         else:
             given[name] = str(value)
@@ -342,15 +342,15 @@ def _read_env_file(env_file: str | None) -> dict[str, str | tuple[str, ...]]:
 
 
 def warnings(environ: Mapping[str, str], env_file: str | None = ".env") -> list[str]:
-    """A sentence for each thing in ``.env``, or in the environment, that was meant for us and changes nothing.
+    """A sentence for each line of ``.env``, and each variable, that looks like a setting but has no effect.
 
-    To be called after `load`, which has read the file.
+    Call it after `load`, which reports a file that cannot be read.
     """
     return remarks(env_file, environ, [one.name for one in SETTINGS])
 
 
 def _find(layers: list[_Layer], name: str) -> tuple[str | tuple[str, ...], str] | None:
-    """The value of the highest layer that has the name, and its source; None for the default."""
+    """The value from the highest layer that has the name, and its source; None when the default applies."""
     for layer in layers:
         if name in layer.values:
             value = layer.values[name]
@@ -361,7 +361,7 @@ def _find(layers: list[_Layer], name: str) -> tuple[str | tuple[str, ...], str] 
 
 
 def _choose_redis(layers: list[_Layer]) -> None:
-    """Of REDIS_URL and REDIS_URL_FILE the strongest layer's counts: take both out of the layers below it."""
+    """Remove REDIS_URL and REDIS_URL_FILE from all layers below the highest one that has either of them."""
     both = ("REDIS_URL", "REDIS_URL_FILE")
     for number, layer in enumerate(layers):
         url, file = (layer.values.get(name) for name in both)
@@ -381,7 +381,7 @@ def _read_redis_url(path: str) -> Any:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"REDIS_URL_FILE is {_quoted(path)}: it cannot be read: {reason}.") from None
     if not text:
-        # Falling back to the embedded Redis would put tasks where nobody looks for them.
+        # Do not fall back to the embedded Redis: nobody would look for the tasks there.
         raise ConfigError(f"REDIS_URL_FILE is {_quoted(path)}: the file is empty.")
     redis_url = next(one for one in SETTINGS if one.name == "REDIS_URL")
     return _parse(redis_url, text, f"from the file {path}")
@@ -401,7 +401,7 @@ def _parse(setting: Setting, value: str | tuple[str, ...], source: str) -> Any:
 
 
 def _without_secrets(url: str) -> str:
-    """What can be shown of a URL that is none: where the password is cannot be known, but for what precedes an @."""
+    """A malformed URL for an error message: masked if it has the form ``redis://…@host/db``, else ``***``."""
     match = re.fullmatch(r"rediss?://.*@[\w.:\[\]-]*(/\d{0,5})?", url, re.DOTALL | re.ASCII)
     return mask_url(url) if match else "***"
 
@@ -411,11 +411,11 @@ def _quoted(text: str) -> str:
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> str:
-    state = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd gives several with colons between them
+    state = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd separates several by colons
     if state:
         return state
     data_home = environ.get("XDG_DATA_HOME", "")
-    if os.path.isabs(data_home):  # its specification: a relative one is to be ignored
+    if os.path.isabs(data_home):  # the XDG specification says to ignore a relative path
         return os.path.join(data_home, "registry")
     home = environ.get("HOME") or os.path.expanduser("~")
     return os.path.join(home, ".local", "share", "registry")

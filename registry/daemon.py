@@ -1,7 +1,7 @@
-"""The daemon as one service: what is started in which order, and stopped in which.
+"""The daemon as one service, and the order in which its parts are started and stopped.
 
-start: (embedded Redis) -> links to Redis -> chores -> listening ports -> READY
-stop:  ports closed -> parked polls answered -> what is under way finished -> chores, links -> embedded Redis
+start: (embedded Redis) -> links to Redis -> periodic jobs -> listening ports -> READY
+stop:  close ports -> answer parked polls -> finish requests in progress -> periodic jobs, links -> embedded Redis
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ from registry.systemd import Notifier
 
 log = Logger()
 
-# Requests under way get this long to finish when the daemon stops, s.
+# When the daemon stops, requests in progress get this long to finish, s.
 DRAIN_SECONDS = 15.0
-# The first requests wait this long for Redis, s; then they are answered as while Redis is away.
+# At start, the ports accept nothing until Redis is ready, at most this long, s; then requests are answered as without Redis.
 REDIS_SECONDS = 1.0
 # /readyz waits this long for Redis, s.
 READY_SECONDS = 2.5
-# Idle connections stay open this long when the daemon stops: a request that is on its way is told, s.
+# When the daemon stops, idle connections stay open this long, so that a request already sent gets an answer, s.
 LAST_SECONDS = 0.1
 
 
 class Daemon(StopsOnce):
-    """Everything between the ports and Redis. ``reactor`` and ``environ`` come from the composition root."""
+    """Everything between the ports and Redis. ``reactor`` and ``environ`` come from the composition root (tap.py)."""
 
     name = "registry"
 
@@ -133,7 +133,8 @@ class Daemon(StopsOnce):
         yield self._listen()
         if self.stopping:
             return
-        # What is there now stays: the collector need not look at it again, nor as often at the many small things of a request.
+        # The objects made so far live as long as the process: exclude them from garbage collection. Collect less often,
+        # because each request makes many small objects.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
@@ -152,10 +153,10 @@ class Daemon(StopsOnce):
         )
         schedules = Schedules(self.queues)
         self._sweeper = Sweeper(self._store, self.queues, schedules, reactor, self._look_for_overlaps)
-        looking = Inspector(self.queues)
-        steering = Operations(self.queues, looking)
-        self.verbs = Tasks(self.queues, looking, self._completions, config)
-        admin = Admin(self.queues, looking, steering, schedules, self._completions, config.max_wait)
+        inspector = Inspector(self.queues)
+        operations = Operations(self.queues, inspector)
+        self.verbs = Tasks(self.queues, inspector, self._completions, config)
+        admin = Admin(self.queues, inspector, operations, schedules, self._completions, config.max_wait)
         self.api = api = Api(
             self.verbs,
             admin,
@@ -184,17 +185,17 @@ class Daemon(StopsOnce):
             yield self._store.greet()
         except NewerSchema as e:
             self._reactor.callLater(0, self._give_up, str(e))
-            # Nothing has gone wrong here that a traceback would explain: to the link this Redis is none it can use.
+            # No traceback is needed: the link treats this Redis as one that it cannot use.
             raise RedisUnavailable(str(e)) from e
         self._warnings = yield check_durability(link, first=not self._ready_once)
         yield self._look_for_overlaps(greeting=True)
         self._ready_once = True
-        # The link counts as ready once this has returned.
+        # Later, because the link is ready only after this function has returned.
         self._reactor.callLater(0, self._redis_is_back)
 
     @inlineCallbacks
     def _look_for_overlaps(self, greeting: bool = False) -> Any:
-        """Of other registries on this Redis; each is told once, and in /readyz for as long as it is there."""
+        """Find other registries on this Redis. Each is logged once, and shown in /readyz for as long as it is there."""
         found = yield self._store.overlaps(greeting=greeting)
         for text in found:
             if text not in self._overlaps:
@@ -206,26 +207,26 @@ class Daemon(StopsOnce):
         self._completions.look_again()
 
     def _redis_state(self) -> Deferred[str]:
-        """Fires with "" when Redis takes our writes now, else with a sentence."""
+        """Fires with "" when Redis accepts writes now, else with a sentence that says why not."""
         if not self._store.ready:
             return succeed(sentence(f"Redis cannot be used: {self._link.last_error}"))
-        told: Deferred[str] = Deferred()
-        # Not by cancelling the probe: its answer must be read all the same.
-        timer = self._reactor.callLater(READY_SECONDS, told.callback, "Redis does not answer.")
+        result: Deferred[str] = Deferred()
+        # The probe is not cancelled at the timeout, because its reply must still be read.
+        timer = self._reactor.callLater(READY_SECONDS, result.callback, "Redis does not answer.")
 
         def answered(why: str) -> None:
             if timer.active():
                 timer.cancel()
-                told.callback(why)
+                result.callback(why)
 
         self._store.probe().addCallbacks(lambda _: answered(""), lambda f: answered(f.getErrorMessage()))
-        return told
+        return result
 
     @inlineCallbacks
     def _listen(self) -> Any:
         if self._parent is None:
             yield self._bind()
-        # Until then the connections wait in the kernel, or another child serves them.
+        # Wait for Redis. Meanwhile new connections wait in the kernel, or another child serves them.
         until = time.monotonic() + REDIS_SECONDS
         while not (self._redis_ready() or self.stopping) and time.monotonic() < until:
             yield deferLater(self._reactor, 0.02)
@@ -238,15 +239,15 @@ class Daemon(StopsOnce):
 
     @inlineCallbacks
     def _bind(self) -> Any:
-        """Open the ports, which accept nothing yet."""
+        """Open the ports. They do not accept connections yet."""
         config = self.config
         strings = endpoints_of(config, self._environ)
-        # systemd keeps its sockets open, and the next daemon serves those who wait there.
+        # systemd keeps its sockets open, and the next daemon serves the connections that wait there.
         self._handed_over = not config.listen and strings[0].startswith("systemd:")
         for text in strings:
             port = yield listen_on(self._reactor, text, self._entrance)
             self._ports.append(port)
-            if hasattr(port, "stopReading"):  # an endpoint of somebody else's need not have it
+            if hasattr(port, "stopReading"):  # a third-party endpoint may not have it
                 port.stopReading()
                 self._held.append(port)
             log.info("listening on {address}", address=shown(port.getHost()))
@@ -303,12 +304,12 @@ class Daemon(StopsOnce):
         log.info("registry has stopped")
 
 
-# What says that a lease's work is over, or goes on, is read although it may be larger than what is kept of it.
+# These requests end or extend a lease, so their bodies are read even when they are larger than what is kept of them.
 _OF_LEASES = (b"/api/ackTask/", b"/api/failTask/", b"/api/releaseTask/", b"/api/extendTask/")
 
 
 def _limits(config: Config) -> Callable[[bytes], int]:
-    """How many bytes a body sent to a path may have."""
+    """A function from a path to the largest body that may be sent to it, in bytes."""
     most = max(config.max_batch_bytes, config.max_task_bytes, config.max_result_bytes)
 
     def limit(path: bytes) -> int:
@@ -320,7 +321,10 @@ def _limits(config: Config) -> Callable[[bytes], int]:
 
 
 def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
-    """Whether a Host (lower case, no port) is ours: a loopback name, or one of ``allowed``; ``*`` allows any."""
+    """A function that says whether a Host (lower case, no port) is allowed: a loopback name, or one of ``allowed``.
+
+    ``*`` in ``allowed`` allows any.
+    """
     names = {name.lower().encode() for name in allowed}
 
     def check(host: bytes) -> bool:

@@ -1,23 +1,23 @@
-"""Durations as programs print them: seconds in any notation of a number, rounded up to whole milliseconds."""
+"""Parse durations: seconds as any decimal number that programs print, rounded up to whole milliseconds."""
 
 from __future__ import annotations
 
 import re
 from decimal import ROUND_CEILING, Decimal
 
-# More than any bound, ms.
+# Larger than every limit that durations are checked against, ms.
 FOREVER_MS = 10**15
 
-# No notation of a number of 64 bits; and no mantissa of a request is long enough to make up for such an exponent.
+# No 64-bit number is printed with a longer exponent, and no mantissa in a request is long enough to offset one.
 MOST_EXPONENT_DIGITS = 9
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _NUMBER = re.compile(NUMBER, re.ASCII)
 
 
 def milliseconds(seconds: str | float) -> int | None:
-    """Seconds as whole ms, at most `FOREVER_MS`; None for what is no duration: a sign, ``nan``, ``inf``, an underscore.
+    """Seconds as whole ms, at most `FOREVER_MS`. None for anything else: a sign, ``nan``, ``inf``, an underscore.
 
-    A number that is not text counts as its ``repr``: 0.1 is 100 ms, although its binary form is a little more.
+    A float is read by its ``repr``: 0.1 is 100 ms, although its binary value is slightly more.
     """
     text = seconds if isinstance(seconds, str) else repr(seconds)
     if len(text) < 12 and text.isascii() and text.isdigit():

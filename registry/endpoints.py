@@ -1,4 +1,4 @@
-"""Where to listen: HOST, PORT and LISTEN as endpoint strings, checked before anything is started."""
+"""Where to listen: turns HOST, PORT and LISTEN into endpoint strings, and checks them before anything is started."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LOOPBACK = ("127.0.0.1", "::1")
 
 
 def endpoints_of(config: Config, environ: Mapping[str, str]) -> list[str]:
-    """The endpoint strings of LISTEN, else of systemd's sockets, else of every address that HOST has.
+    """The endpoint strings: LISTEN, else one per socket passed by systemd, else one per address of HOST.
 
-    ValueError with one sentence when HOST has none.
+    ValueError with one sentence when HOST has no address.
     """
     strings = list(config.listen) or listen_fds(environ)
     if strings:
@@ -31,7 +31,7 @@ def endpoints_of(config: Config, environ: Mapping[str, str]) -> list[str]:
 
 
 def addresses_of(host: str) -> list[str]:
-    """The addresses of a name, of both families; of ``localhost`` loopback's, whatever /etc/hosts says."""
+    """The IPv4 and IPv6 addresses of a name. ``localhost`` always means `LOOPBACK`, whatever /etc/hosts says."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
         return [host]
@@ -41,21 +41,21 @@ def addresses_of(host: str) -> list[str]:
         found = list(LOOPBACK)
     else:
         try:
-            told = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is no host name"
             raise ValueError(
                 f'HOST is "{host}", which has no address ({why}): set it to an address.'
             ) from None
-        found = list(dict.fromkeys(str(one[4][0]) for one in told))
+        found = list(dict.fromkeys(str(one[4][0]) for one in infos))
     if len(found) == 1:
         return found
-    # Not each of them need be of this machine: IPv6 may be switched off.
+    # Some of them may not be usable on this machine: IPv6 may be switched off.
     return [address for address in found if _can_bind(address, 0)] or found[:1]
 
 
 def _can_bind(address: str, port: int) -> int:
-    """The port that could be bound; 0 when none."""
+    """The port number that was bound for a test; 0 when the address or the port cannot be bound."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.bind((address, port))
@@ -65,7 +65,7 @@ def _can_bind(address: str, port: int) -> int:
 
 
 def _free_port(addresses: list[str]) -> int:
-    """A port that is free at all of them: PORT=0 is one port."""
+    """A port that is free at all addresses, because PORT=0 means one port for all of them; 0 when none was found."""
     for _ in range(50):
         port = _can_bind(addresses[0], 0)
         if all(_can_bind(address, port) for address in addresses[1:]):
@@ -74,17 +74,20 @@ def _free_port(addresses: list[str]) -> int:
 
 
 def check_listen(reactor: Any, config: Config) -> None:
-    """ValueError with one sentence for an endpoint string that means nothing."""
+    """Raise ValueError with one sentence when an endpoint string of LISTEN is invalid."""
     for text in config.listen:
         parse_endpoint(reactor, text)
 
 
 def parse_endpoint(reactor: Any, text: str) -> Any:
-    """The endpoint of a string. AttributeError of a reactor that is none passes through."""
+    """Parse an endpoint string. ValueError with one sentence when it is invalid.
+
+    AttributeError passes through: a stand-in for the reactor lacks the method that the endpoint needs.
+    """
     try:
         endpoint: Any = serverFromString(reactor, text)
     except TypeError:
-        # A parser was called with parts that it does not take.
+        # The parser of this endpoint type does not accept these arguments.
         raise ValueError(
             f"LISTEN has {text!r}, whose parts do not fit {text.partition(':')[0]}. A colon within a part is written "
             r"\:, and on a command line between single quotes."
@@ -106,7 +109,7 @@ _WHY = {
 
 
 def cannot_be_used(text: str, error: BaseException) -> ValueError:
-    """What LISTEN has, and why that is none."""
+    """A ValueError that quotes the endpoint string and says why it cannot be used."""
     why = str(error).rstrip(".")
     number = re.match(r"invalid literal for int\(\) with base (\d+): (.*)", why)
     if number:
@@ -114,7 +117,7 @@ def cannot_be_used(text: str, error: BaseException) -> ValueError:
     elif isinstance(error, OSError) and error.strerror:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif not isinstance(error, OSError | ValueError):
-        # What a parser of Twisted met, such as an index out of range, means nothing to who wrote the string.
+        # An internal error of a Twisted parser, such as an index out of range, does not help the user.
         why = _WHY.get(text.partition(":")[0], "it cannot be read")
     elif why.startswith("Unknown endpoint type"):
         why += ". An address and a port are written tcp:3000:interface=127.0.0.1, a socket unix:/run/registry/http.sock"

@@ -1,4 +1,4 @@
-"""``.env``, and what looks like a setting but is none."""
+"""Reads ``.env``, and finds names that look like settings but are not."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import NamedTuple
 
 from dotenv.parser import parse_stream
 
-# A name in the environment is of another program, unless it is so much like one of ours that it can only be a typo.
-# Two letters that are interchanged in the shortest of them, REDIS_URL, make 0.89.
+# A name in the environment belongs to another program, unless it is so similar to a setting that it must be a typo.
+# REDIS_URL, a short name, with two letters swapped has a similarity of 0.89.
 _LIKE_OURS = 0.88
 _SHORTEST = 8
 _LIKE_IN_FILE = 0.7
 
 
 class EnvFile(NamedTuple):
-    """``values``: by name, in the order of the file; ``bad``: the numbers of the lines that set nothing."""
+    """``values``: by name, in file order; ``bad``: the numbers of the lines that set nothing."""
 
     values: dict[str, str]
     bad: list[int]
 
 
 def read_env_file(path: str | None) -> EnvFile:
-    """Read the file, which need not exist. OSError and UnicodeDecodeError when it cannot be read.
+    """Read the file; an absent file is empty. OSError or UnicodeDecodeError when it cannot be read.
 
-    Nothing is interpolated: a password may hold ${...}, and the program of 2018 did not expand it either.
+    ${...} is not expanded: a password may contain it, and the program of 2018 did not expand it either.
     """
     values: dict[str, str] = {}
     bad: list[int] = []
-    if path is None or os.path.isdir(path):  # a folder of this name is somebody's virtual environment
+    if path is None or os.path.isdir(path):  # a folder named .env is a virtual environment
         return EnvFile(values, bad)
     if not os.path.exists(path):
         return EnvFile(values, bad)
@@ -45,22 +45,22 @@ def read_env_file(path: str | None) -> EnvFile:
 
 
 def remarks(path: str | None, environ: Mapping[str, str], names: Collection[str]) -> list[str]:
-    """A sentence for each line of the file that changes nothing, and for each variable that seems to be a typo.
+    """One sentence for each line of the file that has no effect, and for each variable that seems to be a typo.
 
-    No value is shown: a line that cannot be read may be a password.
+    No value is shown: an unreadable line may be a password.
     """
     found = read_env_file(path)
-    said = [f"Line {number} of {path} is no NAME=value and changes nothing." for number in found.bad]
+    sentences = [f"Line {number} of {path} is no NAME=value and changes nothing." for number in found.bad]
     for name in found.values:
         if name not in names:
             near = _nearest(name, names, _LIKE_IN_FILE)
             hint = f"; did you mean {near}?" if near else ": no setting has this name."
-            said.append(f"{_shown(name)} in {path} changes nothing{hint}")
+            sentences.append(f"{_shown(name)} in {path} changes nothing{hint}")
     for name in environ:
         near = _nearest(name, names, _LIKE_OURS) if name not in names and len(name) >= _SHORTEST else None
         if near:
-            said.append(f"{name} in the environment changes nothing; did you mean {near}?")
-    return said
+            sentences.append(f"{name} in the environment changes nothing; did you mean {near}?")
+    return sentences
 
 
 def _nearest(name: str, names: Iterable[str], cutoff: float) -> str | None:

@@ -1,4 +1,4 @@
-"""What can go wrong, in the words of the domain. HTTP gives these their statuses in ``http/codec.py``."""
+"""The errors of the domain, independent of HTTP. ``http/codec.py`` maps them to statuses."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from copy import copy
 
 
 class RegistryError(Exception):
-    """Base of all errors a caller can act on; ``str()`` is one sentence for a person.
+    """Base of all errors that a caller can act on; ``str()`` is one sentence for a person.
 
-    ``code`` is the snake_case word that programs compare, ``retry_after`` whole seconds or 0 for "no use".
+    ``code``: a snake_case word for programs. ``retry_after``: whole seconds; 0 when retrying does not help.
     """
 
     code = "error"
@@ -16,7 +16,7 @@ class RegistryError(Exception):
 
 
 class BadName(RegistryError):
-    """A queue name that is empty, too long, not UTF-8, or holds what a name must not hold."""
+    """A queue name that is empty, too long, not UTF-8, or contains a character that is not allowed."""
 
     code = "bad_name"
 
@@ -28,13 +28,13 @@ class BadOption(RegistryError):
 
 
 class BadBody(RegistryError):
-    """A body that is not what the request needs; for JSON the sentence gives the position."""
+    """A body that is invalid for the request; for bad JSON the sentence gives the position."""
 
     code = "bad_json"
 
 
 class TooLarge(RegistryError):
-    """A task of a batch that is over ``MAX_TASK_BYTES``; a body that is too large is refused before it is read."""
+    """A task in a batch is larger than ``MAX_TASK_BYTES``. (A whole body that is too large is refused before it is read.)"""
 
     code = "body_too_large"
 
@@ -46,7 +46,7 @@ class NotFound(RegistryError):
 
 
 class Conflict(RegistryError):
-    """The request does not fit the state; ``code`` is lease_lost, key_taken, wrong_type or lease_required."""
+    """The request conflicts with the current state; ``code`` is lease_lost, key_taken, wrong_type or lease_required."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -54,20 +54,20 @@ class Conflict(RegistryError):
 
 
 class Replaced(RegistryError):
-    """A newer poll of the same worker has ended this one; its answer is that there is nothing."""
+    """A newer poll of the same worker has ended this one, which is answered as if no task had arrived."""
 
     code = "replaced"
     retry_after = 1
 
 
 class KeyReused(RegistryError):
-    """An Idempotency-Key that came before with another body or other options."""
+    """An Idempotency-Key that was used before with another body or other options."""
 
     code = "idempotency_key_reused"
 
 
 class QueueFull(RegistryError):
-    """The queue holds ``max_length`` tasks already."""
+    """The queue already holds ``max_length`` tasks."""
 
     code = "queue_full"
     retry_after = 5
@@ -84,22 +84,22 @@ class Unavailable(RegistryError):
 
 
 def partly(error: Unavailable) -> Unavailable:
-    """The error of a request of which something was carried out already, or may have been."""
-    # Many requests may have been told the same error: theirs stays as it is.
-    known = copy(error)
-    known.outcome = "unknown"
-    return known
+    """A copy of the error, with outcome ``unknown``, for a request that was, or may have been, carried out in part."""
+    # A copy, because many requests may share the same error object.
+    changed = copy(error)
+    changed.outcome = "unknown"
+    return changed
 
 
 def not_applied(error: Unavailable) -> Unavailable:
-    """The error of a request that changes nothing unless a later step is carried out, which it will not be."""
-    known = copy(error)
-    known.outcome = "not_applied"
-    return known
+    """A copy of the error, with outcome ``not_applied``, for a request whose deciding last step will not be carried out."""
+    changed = copy(error)
+    changed.outcome = "not_applied"
+    return changed
 
 
 class RedisUnavailable(Unavailable):
-    """No usable Redis, or one that did not answer in time. ``why`` may be what a log line says after a colon."""
+    """Redis cannot be used, or did not answer in time. ``why`` may lack a capital and a full stop."""
 
     code = "redis_unavailable"
 
@@ -110,37 +110,37 @@ class RedisUnavailable(Unavailable):
 
 
 class EmbeddedUnavailable(RegistryError):
-    """The private Redis cannot be started; the sentence says why and what to do."""
+    """The embedded Redis cannot be started; the sentence says why and what to do."""
 
     code = "redis_unavailable"
 
 
 class RedisFull(Unavailable):
-    """Redis is at ``maxmemory`` and refused to store more."""
+    """Redis has reached ``maxmemory`` and refuses to store more."""
 
     code = "redis_full"
     retry_after = 10
 
 
 class Overloaded(Unavailable):
-    """More is waiting to be sent to Redis than the daemon is ready to hold."""
+    """The daemon is at one of its limits: of work that waits for Redis, of unread answers, or of parked polls."""
 
     code = "overloaded"
     retry_after = 1
 
 
 class ShuttingDown(Unavailable):
-    """The daemon is stopping and takes no new work."""
+    """The daemon is stopping and accepts no new work."""
 
     code = "shutting_down"
     retry_after = 2
 
 
 def stopping() -> ShuttingDown:
-    """What a new request is told while the daemon stops."""
+    """The error for new requests while the daemon stops."""
     return ShuttingDown("The registry is stopping; try again in a moment.")
 
 
 def sentence(text: str) -> str:
-    """A text with a capital and one full stop: what Redis and the kernel say has seldom both."""
+    """The text with a capital and one full stop, because messages of Redis and the kernel seldom have both."""
     return f"{text[:1].upper()}{text[1:].rstrip('. ')}."

@@ -1,11 +1,11 @@
 """Listening sockets that several processes share: the parent binds them, its children accept.
 
-    TCP (also below TLS)   one socket a child, bound with SO_REUSEPORT: the kernel spreads connections evenly, which
-                           matters because they are kept alive; on one shared socket the quickest child takes them all
-    unix, systemd's        one socket, on which all children accept
+    TCP (also under TLS)   one socket per child, bound with SO_REUSEPORT: the kernel spreads connections evenly. That
+                           matters because they are kept alive; on one shared socket the fastest child takes them all
+    unix, from systemd     one socket, on which all children accept
 
 The parent keeps all of them open for as long as it serves, so that no connection is refused while a child is being
-replaced: what comes to its socket waits, or another child covers for it.
+replaced: a connection to its socket waits, or another child accepts it.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from registry.endpoints import cannot_be_used, parse_endpoint
 log = Logger()
 
 BACKLOG = 4096
-# More than any daemon needs; where the hard limit is "unlimited", tables of that size would be made.
+# More than any daemon needs. An upper bound is necessary where the hard limit is "unlimited": some tables have its size.
 MOST_FILES = 1 << 20
-# Kept free of clients' connections: Redis, logs, the listening sockets, look-ups of names.
+# File descriptors that client connections must leave free: for Redis, logs, listening sockets, name look-ups.
 FILES_KEPT_FREE = 200
 
 
 class ListeningSocket(NamedTuple):
-    """A listening socket. ``seat``: the child it belongs to, None when all accept on it; ``endpoint``: the string
-    that says how its connections are served, such as ``ssl:443:…``; empty for plain ones."""
+    """A listening socket. ``fd``: its descriptor; ``seat``: the number of the child that accepts on it, None for all;
+    ``endpoint``: the endpoint string to serve its connections with, such as ``ssl:443:…``; empty for plain ones."""
 
     fd: int
     seat: int | None
@@ -55,10 +55,10 @@ class ListeningSocket(NamedTuple):
 
 
 class SocketBinder:
-    """Binds what endpoint strings say, for ``seats`` children, and accepts nothing itself.
+    """Binds the sockets of endpoint strings for ``seats`` children; does not accept connections itself.
 
-    It stands in for the reactor while an endpoint listens, so that every kind of string works that ends in TCP, TLS
-    or a unix socket. ``bound``: what the children are to inherit; ``where``: for the log.
+    It stands in for the reactor while an endpoint listens, so that every type of endpoint works that uses TCP, TLS or
+    a unix socket. ``bound``: the sockets that children inherit; ``where``: the addresses, for the log.
     """
 
     def __init__(self, reactor: Any, seats: int) -> None:
@@ -71,7 +71,7 @@ class SocketBinder:
         self._ports: list[Any] = []
 
     def listen(self, text: str) -> Deferred[Any]:
-        """Fires when the sockets are there; CannotListenError, or ValueError with one sentence."""
+        """Fires when the sockets are bound; fails with CannotListenError, or with ValueError with one sentence."""
         self._text = text
         return listen_on(self, text, _quiet()).addErrback(self._unknown)
 
@@ -81,20 +81,21 @@ class SocketBinder:
         return failure
 
     def close(self) -> Deferred[Any]:
-        """Close them; unix sockets of ours leave the file system."""
+        """Close the sockets, and remove the unix sockets that we made from the file system."""
         for one in self._sockets:
             one.close()
         self._sockets.clear()
         ports, self._ports = self._ports, []
         return DeferredList([d for d in (port.stopListening() for port in ports) if d is not None])
 
-    # What endpoints ask of a reactor.
+    # The reactor methods that endpoints call.
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> None:
         family = socket.AF_INET6 if isIPv6Address(interface) else socket.AF_INET
         try:
             if port:
-                # SO_REUSEPORT would let a second daemon of this user take half of the connections.
+                # Fail when the port is in use: with SO_REUSEPORT, a second daemon of this user would get half of the
+                # connections.
                 self._socket(family, interface, port, reuse_port=False).close()
             for seat in range(self._seats):
                 one = self._socket(family, interface, port)
@@ -131,7 +132,7 @@ class SocketBinder:
         family: socket.AddressFamily, interface: str, port: int, reuse_port: bool = True
     ) -> socket.socket:
         address: Any = (interface, port)
-        if family == socket.AF_INET6:  # with the number of the scope of fe80::1%eth0
+        if family == socket.AF_INET6:  # includes the scope id of an address such as fe80::1%eth0
             address = socket.getaddrinfo(interface, port, family, socket.SOCK_STREAM)[0][4]
         one = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -147,14 +148,17 @@ class SocketBinder:
 
 
 def listen_on(reactor: Any, text: str, factory: Any) -> Deferred[Any]:
-    """Listen where an endpoint string says. CannotListenError, or ValueError with a sentence that names LISTEN."""
+    """Listen on an endpoint string; fires with the port.
+
+    Fails with CannotListenError, or with ValueError with a sentence that names LISTEN.
+    """
     opens: Any = reactor if isinstance(reactor, SocketBinder) else unix_sockets.Reactor(reactor, text)
     endpoint = parse_endpoint(opens, text)
     if getattr(endpoint, "_backlog", None) == 50:
         endpoint._backlog = BACKLOG
 
     def explain(failure: Any) -> Any:
-        # A CannotListenError is none of these.
+        # CannotListenError is not a subclass of these.
         if failure.check(OSError, OverflowError, ValueError):
             raise cannot_be_used(text, failure.value) from None
         return failure
@@ -164,7 +168,7 @@ def listen_on(reactor: Any, text: str, factory: Any) -> Deferred[Any]:
 
 
 def startup_error(error: BaseException | None) -> str:
-    """Why the daemon does not start; of what cannot be listened on, which setting is to be changed."""
+    """Why the daemon does not start; for an address that cannot be listened on, also which setting to change."""
     if not isinstance(error, CannotListenError):
         return str(error) or type(error).__name__
     of, number = error.socketError, getattr(error.socketError, "errno", None)
@@ -179,7 +183,7 @@ def startup_error(error: BaseException | None) -> str:
 
 
 def adopt(reactor: Any, fd: int, endpoint: str, factory: Any) -> Any:
-    """A port that accepts on the listening socket ``fd``, which stays open too, and serves as ``endpoint`` says."""
+    """A port that accepts on a duplicate of the listening socket ``fd`` and serves as ``endpoint`` says."""
     if endpoint:
         ports: list[Any] = []
         served: Any = serverFromString(_Adopts(reactor, fd), endpoint)  # type: ignore[arg-type]
@@ -196,7 +200,7 @@ def adopt(reactor: Any, fd: int, endpoint: str, factory: Any) -> Any:
 
 
 class _Adopts:
-    """Stands in for the reactor while the endpoint of an inherited TCP socket listens."""
+    """Stands in for the reactor while an endpoint listens: its TCP port uses an inherited socket."""
 
     def __init__(self, reactor: Any, fd: int) -> None:
         self._reactor = reactor
@@ -220,14 +224,14 @@ def _quiet() -> Factory:
 
 
 def _address(name: Any) -> Any:
-    """What ``getsockname()`` said, as Twisted has it."""
+    """The result of ``getsockname()`` as a Twisted address."""
     if not isinstance(name, tuple):
         return UNIXAddress(os.fsencode(name))
     return (IPv4Address if len(name) == 2 else IPv6Address)("TCP", *name)
 
 
 def shown(address: Any) -> str:
-    """Where something listens, for a person: ``[::1]:3000``, or the path of a unix socket."""
+    """An address as text for a person: ``[::1]:3000``, or the path of a unix socket."""
     if isinstance(address, (IPv4Address, IPv6Address)):
         host = f"[{address.host}]" if ":" in address.host else address.host
         return f"{host}:{address.port}"
@@ -237,8 +241,8 @@ def shown(address: Any) -> str:
 
 
 def accept_waiting(port: Any) -> None:
-    """Accept what has connected already: the kernel resets it when the port is closed, and nobody is told why."""
-    if not hasattr(port, "doRead"):  # an endpoint of somebody else's
+    """Accept the connections that wait already: when the port is closed, the kernel resets them without an answer."""
+    if not hasattr(port, "doRead"):  # a third-party endpoint
         return
     waiting = select.poll()
     waiting.register(port.fileno(), select.POLLIN)
@@ -249,7 +253,7 @@ def accept_waiting(port: Any) -> None:
 
 
 def warn_if_public(addresses: Iterable[Any]) -> None:
-    """One line for all addresses that are not this machine's alone: there is nothing else that keeps anybody out."""
+    """Log one warning that lists the addresses other machines can reach, because there is no authentication."""
     reached = [shown(one) for one in addresses if not _is_private(one)]
     if reached:
         log.warn(
@@ -260,12 +264,12 @@ def warn_if_public(addresses: Iterable[Any]) -> None:
 
 def _is_private(address: Any) -> bool:
     if not isinstance(address, (IPv4Address, IPv6Address)):
-        return True  # a unix socket has its mode
+        return True  # a unix socket is protected by its mode
     return is_loopback(address.host.partition("%")[0])
 
 
 def is_loopback(text: str) -> bool:
-    """Whether this is an address, of either family, of this machine alone; a name is none."""
+    """Whether this is an IPv4 or IPv6 loopback address; False for a name."""
     try:
         ip = ipaddress.ip_address(text)
     except ValueError:
@@ -274,7 +278,7 @@ def is_loopback(text: str) -> bool:
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard one; how many connections clients may then have."""
+    """Raise the soft limit of open files to the hard one. Returns how many client connections that allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -290,11 +294,11 @@ def raise_file_limit() -> int:
 
 @implementer(IProtocolNegotiationFactory)
 class ConnectionLimit(Factory):  # type: ignore[misc]
-    """Lets in at most ``most`` connections: beyond that, accepting would end in EMFILE, for Redis and logs too.
+    """Accepts at most ``most`` connections: with more, open() and accept() would fail with EMFILE, for Redis and logs too.
 
-    ``connections``: the open ones of each address. ``most_of_one``: of one address, 0 for no limit; unix sockets have none.
-    One too many is answered 503 and closed at once; a client that has sent its request already may see only the end of the
-    connection.
+    ``connections``: the number of open ones per address. ``most_of_one``: the limit per address, 0 for none; it does not
+    apply to unix sockets. A connection beyond a limit is answered 503 and closed at once; a client that has already sent
+    its request may see only that the connection ends.
     """
 
     noisy = False
@@ -307,7 +311,7 @@ class ConnectionLimit(Factory):  # type: ignore[misc]
         self._told = -60.0
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What a TLS client may choose (ALPN)."""
+        """The protocols a TLS client may choose from (ALPN)."""
         protocols: list[bytes] = self._factory.acceptableProtocols()
         return protocols
 
@@ -329,7 +333,7 @@ class ConnectionLimit(Factory):  # type: ignore[misc]
         return self._factory.buildProtocol(addr)
 
     def _complain(self, sentence: str, **values: Any) -> None:
-        # Once a minute: whoever opens too many opens more than one too many.
+        # At most once a minute, because a client that exceeds a limit usually does so many times.
         if monotonic() - self._told >= 60:
             self._told = monotonic()
             log.error(sentence, **values)

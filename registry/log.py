@@ -1,17 +1,17 @@
-"""One event, one line, one priority: what the daemon logs and where the lines go.
+"""What the daemon logs and where the lines go. Each event becomes one line with one priority.
 
-``install`` is called while options are parsed, before twistd or twist have built their logger, so that
-the first line is ours already: twistd takes an observer from its option ``--logger``, twist a factory of
+``install`` is called while options are parsed, before twistd or twist build their logger, so that even the
+first line has our format: twistd takes an observer from its option ``--logger``, twist a factory of
 observers.
 
     standard output   2026-11-24T06:43:00+0000 [registry.redis.link#warn] text
     a log file        the same, rotated at 10 MB, ten files kept
-    journald          <4>registry.redis.link: text   (its mark of priority, when our output is its stream)
-    syslog            <28>Nov 24 06:43:00 registry[4711]: registry.redis.link: text   (one datagram a line)
+    journald          <4>registry.redis.link: text   (with its priority prefix, when our output is its stream)
+    syslog            <28>Nov 24 06:43:00 registry[4711]: registry.redis.link: text   (one datagram per line)
 
-Access lines are in combined log format with the duration behind; they carry their own time, and no other
-prefix. A traceback follows its line with one tab in front of each of its lines; everything else that
-could break a line or colour a terminal is escaped, whoever logged it.
+Access lines are in combined log format with the duration appended; they contain their own time and get no
+other prefix. A traceback follows its line, each of its lines indented by one tab. Everything else that
+could break a line or colour a terminal is escaped, whichever code logged it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from registry.config import Config, mask_url
 from registry.log_streams import loss, open_log, stream
 from registry.values import LOG_LEVELS
 
-VALUE_LIMIT = 200  # characters of one value that a client chose
+VALUE_LIMIT = 200  # characters of one value from a client
 LINE_LIMIT = 2000  # characters of one line: a syslog daemon may cut at 2048 bytes
 TRACEBACK_LIMIT = 100  # lines
 
-# The numbers of syslog(3), which journald's prefixes use too.
+# The numbers of syslog(3); journald's prefixes use the same.
 PRIORITIES = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
 _INFO = PRIORITIES["info"]
 _LOG_DAEMON = 3 << 3
@@ -49,10 +49,10 @@ _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def escape(value: str | bytes, limit: int = VALUE_LIMIT) -> str:
-    r"""A client's value, fit for quotes in a log line: at most ``limit`` characters, then ``...``.
+    r"""A client's value, escaped for use between quotes in a log line: at most ``limit`` characters, then ``...``.
 
-    Quotes and backslashes get a backslash; control characters, line separators, marks that turn the
-    direction of text and lone surrogates become ``\n``, ``\x1b``, ``\u202e``; bytes that are not UTF-8
+    Quotes and backslashes get a backslash. Control characters, line separators, marks that change the
+    direction of text, and lone surrogates become ``\n``, ``\x1b``, ``\u202e``; bytes that are not UTF-8
     become ``\xff``.
     """
     text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
@@ -66,13 +66,13 @@ def escape(value: str | bytes, limit: int = VALUE_LIMIT) -> str:
 def _visible(char: str) -> str:
     if char.isprintable():
         return char
-    if "\udc80" <= char <= "\udcff":  # how Python keeps a byte that is not UTF-8
+    if "\udc80" <= char <= "\udcff":  # surrogateescape: a byte that is not UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode-escape").decode("ascii")
 
 
 def one_line(text: str, limit: int = LINE_LIMIT) -> str:
-    """A whole message on one line; unlike ``escape`` it leaves quotes and backslashes alone."""
+    """A whole message on one line, at most ``limit`` characters; unlike ``escape``, keeps quotes and backslashes."""
     if len(text) > limit:
         text = text[:limit] + "..."
     return text if text.isprintable() else "".join(map(_visible, text))
@@ -82,10 +82,10 @@ _URL = re.compile(r"\b(?:rediss?|unix)://[^\s'\"]+")
 
 
 def mask(text: str, secrets: Iterable[str] = ()) -> str:
-    """Take passwords out of Redis URLs, and the given secrets out of any text.
+    """Replace passwords in Redis URLs, and the given secrets anywhere in the text, by ``***``.
 
-    A secret of less than four characters is looked for in URLs only: masking it would mask half of every
-    line.
+    A secret of less than four characters is masked in URLs only, because it would match parts of ordinary
+    words.
     """
     if "://" in text:
         text = _URL.sub(lambda match: mask_url(match[0]), text)
@@ -102,7 +102,7 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @lru_cache(maxsize=4)
 def clf_time(second: int) -> str:
-    """A Unix time as access lines tell it."""
+    """A Unix time in the format of access lines."""
     # Not strftime: its %b follows the locale.
     t = time.gmtime(second)
     return f"{t[2]:02d}/{_MONTHS[t[1] - 1]}/{t[0]}:{t[3]:02d}:{t[4]:02d}:{t[5]:02d} +0000"
@@ -112,20 +112,20 @@ def clf_time(second: int) -> str:
 
 
 class Destination(Protocol):
-    """Takes finished lines. Never raises, never waits longer than a write to a file does."""
+    """Accepts complete lines. Never raises, and never blocks longer than a write to a file."""
 
-    stamped: bool  # whether lines want a time and the level in front
+    stamped: bool  # whether the observer puts the time and the level in front of each line
 
     def write(self, priority: int, lines: Iterable[str]) -> None: ...
 
-    def finish(self) -> None: ...  # the process ends
+    def finish(self) -> None: ...  # called when the process ends
 
 
 class SyslogDestination:
-    """Datagrams to the syslog socket, without ever waiting for its reader.
+    """Sends datagrams to the syslog socket and never waits for its reader.
 
-    Not the ``syslog`` of the standard library: it blocks the whole reactor when the reader is stuck.
-    Lines that could not be sent are counted, and the count is sent as soon as something can be.
+    The standard library's ``syslog`` is not used, because it blocks the whole reactor when the reader is stuck.
+    Lines that could not be sent are counted; the count is sent as soon as sending works again.
     """
 
     stamped = False
@@ -144,7 +144,7 @@ class SyslogDestination:
                 self._lost += 1
 
     def why_not(self) -> str:
-        """Why nothing can be sent now; empty when it can."""
+        """Why nothing can be sent now; empty when sending works."""
         try:
             self._connect()
         except OSError as error:
@@ -162,10 +162,10 @@ class SyslogDestination:
     def _send(self, priority: int, line: str) -> bool:
         t = time.localtime()
         stamp = f"{_MONTHS[t[1] - 1]} {t[2]:2d} {t[3]:02d}:{t[4]:02d}:{t[5]:02d}"
-        # The process id is asked for each time: twistd forks after its logger is made.
+        # The process id is looked up each time, because twistd forks after it has made its logger.
         text = f"<{_LOG_DAEMON | priority}>{stamp} {self._prefix}[{os.getpid()}]: {line}"
         record = text.encode("utf-8", "backslashreplace")
-        for _ in range(2):  # once more on a new socket: the syslog daemon may have been restarted
+        for _ in range(2):  # the second time on a new socket: the syslog daemon may have been restarted
             try:
                 self._connect().send(record)
                 return True
@@ -176,7 +176,7 @@ class SyslogDestination:
         return False
 
     def finish(self) -> None:
-        """Nothing waits here."""
+        """Does nothing: no lines are buffered here."""
 
     def close(self) -> None:
         """Close the socket; the next line opens it again."""
@@ -213,27 +213,27 @@ class Observer:
         lines = [text]
         if traceback:
             masked = mask(traceback, self._secrets).splitlines()
-            if len(masked) > TRACEBACK_LIMIT:  # the end names the error, the start where it came from
+            if len(masked) > TRACEBACK_LIMIT:  # the end names the error, the start its origin
                 half = TRACEBACK_LIMIT // 2
                 masked[half:-half] = [f"... {len(masked) - 2 * half} lines ..."]
             lines += [f"\t{one_line(line)}" for line in masked]
         self._destination.write(PRIORITIES[level.name], lines)
 
     def finish(self) -> None:
-        """The process ends."""
+        """Called when the process ends."""
         self._destination.finish()
 
     def access(self, *lines: str) -> None:
-        """Access lines, which are complete and escaped already; their level is info."""
+        """Write access lines, which are complete and escaped already; their level is info."""
         if self._least <= 1:
             self._destination.write(_INFO, lines)
 
 
 def _text_of(event: LogEvent) -> tuple[str, str]:
-    """The message of an event and its traceback, of the new logging as of ``twisted.python.log``."""
+    """The message and the traceback of an event, from ``twisted.logger`` or the older ``twisted.python.log``."""
     failure = event.get("log_failure")
     if failure is None and event.get("isError") and isinstance(event.get("failure"), Failure):
-        # log.err: its text holds the traceback already
+        # From log.err, whose text already contains the traceback.
         failure = event["failure"]
         text = str(event.get("why") or "Unhandled Error")
     else:
@@ -242,15 +242,15 @@ def _text_of(event: LogEvent) -> tuple[str, str]:
         return text, ""
     try:
         return text, failure.getTraceback()
-    except Exception:  # an exception whose own text cannot be made
+    except Exception:  # str() of the exception fails
         return text, f"(no traceback: {failure.type!r})"
 
 
 class AccessLog:
-    """Call it with access lines.
+    """The access log; call it with access lines.
 
-    It goes straight to the destination: an event of Twisted costs several times more. Until logging has
-    begun, and under a logger of the user's own, lines are events of namespace ``registry.access``.
+    It writes straight to the destination, because a Twisted event costs several times more. Before logging
+    has begun, and with the user's own ``--logger``, lines are events of namespace ``registry.access``.
     """
 
     def __init__(self) -> None:
@@ -258,11 +258,11 @@ class AccessLog:
         self._log = Logger(namespace="registry.access")
 
     def attach(self, observer: Observer) -> None:
-        """From now on lines go to this observer."""
+        """Send lines to this observer from now on."""
         self._observer = observer
 
     def finish(self) -> None:
-        """The process ends: what was logged leaves it, if somebody reads it."""
+        """Called when the process ends: write out the lines that still wait, if the reader accepts them."""
         if self._observer is not None:
             self._observer.finish()
 
@@ -280,11 +280,11 @@ class AccessLog:
 def install(
     options: Options, config: Config, environ: Mapping[str, str], syslog_socket: str = _SYSLOG_SOCKET
 ) -> AccessLog:
-    """Make the program that parses ``options`` log through an Observer; to be called in ``postOptions``.
+    """Make the program that parses ``options`` log through an Observer; call it in ``postOptions``.
 
-    That is the one moment that is early enough: twistd reads its option ``--logger`` and twist its
-    factory of observers before they call ``makeService``. A ``--logger`` of the user wins. Without a
-    parent (a .tac file, a test) nothing is changed. Returns the log of requests.
+    ``makeService`` would be too late: twistd reads its option ``--logger``, and twist its factory of
+    observers, before they call it. A ``--logger`` of the user has priority. Without a parent (a .tac file,
+    a test) nothing is changed. Returns the access log.
     """
     access = AccessLog()
     parent: Any = options.parent
@@ -298,7 +298,7 @@ def install(
         return access
     if "fileLogObserverFactory" in parent:  # twist
         parent["fileLogObserverFactory"] = lambda file: observe(stream(file, environ))
-        if parent["logLevel"] is LogLevel.info:  # else somebody chose it, and twist filters before we do
+        if parent["logLevel"] is LogLevel.info:  # else the user chose one, and twist filters first
             parent["logLevel"] = LogLevel.levelWithName(config.log_level)
     elif parent.get("logger") is None:  # twistd
         global _make_observer
@@ -307,25 +307,25 @@ def install(
     return access
 
 
-# Set by install. twistd wants the dotted name of a callable without arguments, so there is no other way
-# to hand it the options it shall look at.
+# Set by install. A global, because twistd takes only the dotted name of a callable without arguments, which
+# gives no other way to pass it the options.
 _make_observer: Callable[[], Observer] | None = None
 
 
 def twistd_observer() -> Observer:
-    """What twistd's option ``--logger`` names once ``install`` has run."""
+    """The observer that twistd's option ``--logger`` names after ``install`` has run."""
     if _make_observer is None:
         sys.exit("registry.log.twistd_observer serves the registry's own command only: leave out --logger.")
     return _make_observer()
 
 
 def _twistd_destination(options: Any, environ: Mapping[str, str], syslog_socket: str) -> Destination:
-    """What twistd's options ask for, as in its own UnixAppLogger; called when logging starts."""
+    """The destination for twistd's options, as its own UnixAppLogger chooses; called when logging starts."""
     if options.get("syslog"):
         prefix = options.get("prefix") or "twisted"
         syslog = SyslogDestination("registry" if prefix == "twisted" else prefix, syslog_socket)
         why = syslog.why_not()
-        if why and "REGISTRY_CHILD" not in environ:  # its parent has said it
+        if why and "REGISTRY_CHILD" not in environ:  # a child's parent has printed it already
             print(
                 f"registry: nothing reads {syslog_socket} ({why}): lines are lost until a syslog daemon runs. "
                 "To log elsewhere, give --logfile=PATH instead of --syslog.",

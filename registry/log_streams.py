@@ -1,8 +1,8 @@
-"""Where log lines go that are no datagrams: standard output, a log file, a FIFO.
+"""Log destinations other than syslog: standard output, a log file, a FIFO.
 
-A log must never stop the daemon. A regular file is written to at once. Anything else (a pipe, a terminal, a socket)
-may have a reader that does not read: it is written to by a thread, and what does not fit into the thread's queue is
-dropped, counted, and told as soon as a line fits again.
+Logging must never block the daemon. A regular file is written to directly. Anything else (a pipe, a terminal, a socket)
+may have a reader that does not read, so a thread writes to it. Lines that do not fit into the thread's queue are dropped
+and counted, and the count is logged as soon as a line fits again.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import Any
 
 from twisted.logger import formatTime
 
-QUEUE_BYTES = 1 << 20  # what a reader may be behind, besides what the kernel keeps for it
-FINISH_SECONDS = 1.0  # how long the end of the process waits for a reader
+QUEUE_BYTES = 1 << 20  # how far a reader may be behind, besides the kernel's own buffer
+FINISH_SECONDS = 1.0  # how long the process waits for a reader when it ends
 ROTATE_BYTES = 10_000_000
 FILES_KEPT = 10
 
 
 def loss(count: int, whose: str) -> str:
-    """The text that tells of lost lines, whatever the destination."""
+    """The text that reports lost lines, for every destination."""
     return f"{count} lines lost: {whose} did not take them"
 
 
 class StreamDestination:
-    """Standard output or a file; ``journal`` puts ``<priority>`` in front of each line instead of the time.
+    """Standard output or a file. With ``journal``, each line begins with ``<priority>`` instead of the time.
 
-    ``write_bytes`` takes all of a record at once, so that records of several processes do not mix; OSError or
-    ValueError when it cannot. The lines of that record are lost.
+    ``write_bytes`` gets a whole record at once, so that records of several processes do not mix. When it raises
+    OSError or ValueError, the lines of that record are lost.
     """
 
     def __init__(self, write_bytes: Callable[[bytes], object], journal: bool = False) -> None:
@@ -46,7 +46,7 @@ class StreamDestination:
         self._lost = 0
 
     def write(self, priority: int, lines: Iterable[str]) -> None:
-        """Write lines, or count them as lost. Never raises, never waits for a reader."""
+        """Write lines, or count them as lost. Never raises, and never waits for a reader."""
         before = f"<{priority}>" if self._journal else ""
         lines = [f"{before}{line}\n" for line in lines]
         text = self._loss() + "".join(lines) if self._lost else "".join(lines)
@@ -54,7 +54,7 @@ class StreamDestination:
             self._write_bytes(text.encode("utf-8", "backslashreplace"))
             self._lost = 0
         except (OSError, ValueError):
-            # A full disk, a closed terminal, a reader that does not read: the daemon goes on.
+            # A full disk, a closed terminal, or a reader that does not read must not stop the daemon.
             self._lost += len(lines)
 
     def _loss(self) -> str:
@@ -66,34 +66,35 @@ class StreamDestination:
         )
 
     def finish(self) -> None:
-        """The process ends: wait, but not for long, until what was written has left it."""
+        """Called when the process ends: wait at most `FINISH_SECONDS` for the lines that are still queued."""
         finish = getattr(self._write_bytes, "finish", None)
         if finish is not None:
             finish()
 
 
 class BackgroundWriter:
-    """Writes what it is called with to the descriptor ``fd``, from a thread of its own. BlockingIOError: no room."""
+    """Writes the data it is called with to the descriptor ``fd``, in its own thread. BlockingIOError: no room."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        # Other processes write to the same pipe: no more at once than the kernel keeps in one piece.
+        # Other processes write to the same pipe: write at most as much as the kernel writes atomically.
         self._most = PIPE_BUF if stat.S_ISFIFO(os.fstat(fd).st_mode) else QUEUE_BYTES
         self._finish_by: float | None = None
         self._begin()
-        # twistd forks after its log has begun, and a thread stays behind in the parent.
+        # twistd forks after logging has begun, and threads do not survive a fork in the child.
         os.register_at_fork(after_in_child=self._begin)
         atexit.register(self.finish)
 
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
         self._queue: SimpleQueue[bytes] = SimpleQueue()
-        self._queued = self._taken = 0  # bytes, each counted by one thread alone
+        self._queued = self._taken = 0  # bytes; each counter is changed by one thread only
         self._full = False
 
     def __call__(self, data: bytes) -> None:
         behind = self._queued - self._taken
-        # Once full, it has to be half empty: a reader that is a little too slow sees gaps, not a sieve.
+        # After it was full, the queue must be half empty first: a reader that is slightly too slow then misses a few
+        # long runs of lines instead of many single ones.
         if behind and behind + len(data) > (QUEUE_BYTES // 2 if self._full else QUEUE_BYTES):
             self._full = True
             raise BlockingIOError
@@ -112,7 +113,7 @@ class BackgroundWriter:
             try:
                 self._write(data)
             except OSError:
-                pass  # the reader is gone, and with it whoever could be told
+                pass  # the reader is gone: there is nowhere to report it
             self._taken += len(data)
 
     def _write(self, data: bytes) -> None:
@@ -122,11 +123,11 @@ class BackgroundWriter:
                 end = data.rfind(b"\n", 0, self._most) + 1 or self._most
             try:
                 data = data[os.write(self._fd, data[:end]) :]
-            except BlockingIOError:  # somebody who shares the stream made it non-blocking
+            except BlockingIOError:  # another process that shares the stream made it non-blocking
                 time.sleep(0.05)
 
     def finish(self) -> None:
-        """Wait until all is written, a second from the first call on at most; from now on each call waits."""
+        """Wait until all is written, at most `FINISH_SECONDS` after the first call. From then on each write waits too."""
         if self._finish_by is None:
             self._finish_by = time.monotonic() + FINISH_SECONDS
         while self._taken != self._queued and time.monotonic() < self._finish_by:
@@ -134,7 +135,7 @@ class BackgroundWriter:
 
 
 class LogFile:
-    """A regular file that is written to when called, rotated at 10 MB, and opened anew when it was moved away."""
+    """A regular log file: call it to write. It is rotated at 10 MB, and reopened after it was moved away."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -143,7 +144,7 @@ class LogFile:
 
     def _open(self, mode: int | None) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-        # Not waiting: somebody may have put a FIFO in its place, which nobody reads.
+        # O_NONBLOCK, because a FIFO without a reader may have been put in its place.
         fd = os.open(self.path, flags | os.O_NONBLOCK, 0o666)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
@@ -152,7 +153,7 @@ class LogFile:
             try:
                 os.fchmod(fd, mode)
             except OSError:
-                pass  # made by somebody else, for us
+                pass  # the file belongs to another user
         return fd
 
     def __call__(self, data: bytes) -> None:
@@ -172,7 +173,7 @@ class LogFile:
         try:
             fd = self._open(mode)
         except OSError:
-            return  # its folder is gone, or full, or something else is there: what was moved away is better than nothing
+            return  # the folder is gone or full, or the path is not a file: continue in the file that was moved away
         os.close(self._fd)
         self._fd = fd
 
@@ -191,7 +192,7 @@ class LogFile:
                     os.rename(f"{self.path}.{number}", f"{self.path}.{number + 1}")
             os.rename(self.path, f"{self.path}.1")
         except OSError:
-            return  # the folder is not ours to write in: the file grows
+            return  # no permission to write in the folder: the file keeps growing
         self._open_anew(mode)
 
 
@@ -205,7 +206,7 @@ def is_journal(fd: int, environ: Mapping[str, str]) -> bool:
 
 
 def stream(file: Any, environ: Mapping[str, str]) -> StreamDestination:
-    """The destination for a file object, such as ``sys.stdout``; by its descriptor when it has one."""
+    """The destination for a file object such as ``sys.stdout``; writes to its descriptor when it has one."""
     try:
         fd = file.fileno()
         file.flush()
@@ -217,9 +218,9 @@ def stream(file: Any, environ: Mapping[str, str]) -> StreamDestination:
 
 
 def open_log(path: str) -> tuple[StreamDestination, LogFile | None]:
-    """The destination for a path, and its file when that is one that can be rotated. OSError when it cannot be used."""
+    """The destination for a path, and its LogFile; None for what cannot be rotated. OSError when it cannot be used."""
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        # Reading too, so that a FIFO without a reader can be opened, and what it holds waits for the next one.
+        # Opened for reading too: then a FIFO without a reader can be opened, and keeps its data for the next reader.
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY)
         return StreamDestination(BackgroundWriter(fd)), None
     file = LogFile(path)
@@ -227,6 +228,6 @@ def open_log(path: str) -> tuple[StreamDestination, LogFile | None]:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of it, however little the kernel takes at a time."""
+    """Write all data, in as many calls as the kernel needs."""
     while data:
         data = data[os.write(fd, data) :]

@@ -1,4 +1,4 @@
-"""How much memory this process may use: what the machine has, or less where a cgroup says so (a container, a unit)."""
+"""How much memory this process may use: that of the machine, or the lower limit of a cgroup (a container, a unit)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def memory(root: str = "/") -> int:
-    """Bytes; ``root`` is where proc and sys are looked for."""
+    """The memory in bytes; ``root`` is the folder that contains proc and sys."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *_limits(root)])
 
@@ -16,15 +16,15 @@ _V2 = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
 
 
 def _limits(root: str) -> Iterator[int]:
-    """What the cgroup and those around it allow. A container may see its own alone, at the top."""
+    """The limits of this cgroup and its ancestors, in bytes. A container may see only its own cgroup, as the root."""
     try:
-        with open(os.path.join(root, "proc/self/cgroup"), encoding="utf-8") as told:
-            lines = [line.rstrip("\n").split(":", 2) for line in told]
+        with open(os.path.join(root, "proc/self/cgroup"), encoding="utf-8") as groups:
+            lines = [line.rstrip("\n").split(":", 2) for line in groups]
     except (OSError, ValueError):
         return
     for number, controllers, path in (line for line in lines if len(line) == 3):
         if number == "0" and not controllers:
-            # Above memory.high its processes are held up, which is no better than a refusal.
+            # Above memory.high the kernel throttles the processes, which is as bad as a hard limit.
             files = [f"{place}{{}}/{name}" for place in _V2 for name in ("memory.max", "memory.high")]
         elif "memory" in controllers.split(","):
             files = ["sys/fs/cgroup/memory{}/memory.limit_in_bytes"]

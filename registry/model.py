@@ -1,8 +1,8 @@
-"""What the registry keeps of a task and what is said about one, as records with names.
+"""The records of the registry: what is stored of a task, and the options of requests about it.
 
-The Lua scripts know the same fields by one or two letters. Both names of each stand here, and in the same order in the
-catalogue at the top of ``redis/lua/base.lua``, which tells what a field means; ``tests/test_records.py`` compares the two.
-Everything else in Python uses the long names. What has its default is not written.
+The Lua scripts call the same fields by one or two letters. This module has both names of each field, in the same order
+as the catalogue at the top of ``redis/lua/base.lua``, which explains the fields; ``tests/test_records.py`` compares the two.
+All other Python code uses the long names. A field that has its default is not written.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any, Final
 
 from msgspec import Raw, Struct, field, msgpack
 
-# A time of day or a length of time. The scripts write whole numbers; records of early versions hold fractions.
+# A point in time or a duration. The scripts write whole numbers; records of early versions contain fractions.
 Ms = int | float
-# Lua cannot tell an empty table from an empty array: where a record is empty it arrives as one of these.
+# Lua cannot tell an empty table from an empty array: an empty record arrives as an empty list.
 Empty = list[Any]
 
 
 class Error(Struct, frozen=True, omit_defaults=True, gc=False):
-    """How an attempt failed, in the words of its worker. ``truncated``: one of the texts was cut."""
+    """How an attempt failed, as its worker reported it. ``truncated``: one of the texts was cut."""
 
     type: str | None = None
     message: str | None = None
@@ -27,7 +27,7 @@ class Error(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Lease(Struct, frozen=True, omit_defaults=True, gc=False):
-    """A lease and its holder. ``answers``: which answers to the same Idempotency-Key gave it."""
+    """A lease and its holder. ``answers``: the answers to the same Idempotency-Key that contained this lease."""
 
     id: str = field(name="i", default="")
     length: Ms | None = field(name="l", default=None)
@@ -39,7 +39,7 @@ class Lease(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
-    """An attempt that is over, as the history of its task tells it."""
+    """A finished attempt in the history of its task."""
 
     number: int = field(name="a", default=0)
     worker: str | None = field(name="w", default=None)
@@ -51,13 +51,13 @@ class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Task(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What is known of a task beyond its id and its payload. A plain one, pushed without options, has all defaults.
+    """What is stored of a task besides its id and its payload. A plain task, pushed without options, has all defaults.
 
     ``state`` is one of `STATES`. ``result`` is what `text_of` takes.
     """
 
     state: str = field(name="s", default="r")
-    # What its push said
+    # From its push
     priority: int = field(name="p", default=0)
     attempts: int | None = field(name="n", default=None)
     backoff: Ms | None = field(name="b", default=None)
@@ -68,7 +68,7 @@ class Task(Struct, frozen=True, omit_defaults=True, gc=False):
     awaited: bool = field(name="w", default=False)
     expires_at: Ms | None = field(name="x", default=None)
     idempotent: bool = field(name="i", default=False)
-    # How it has gone
+    # Its course so far
     attempt: int = field(name="a", default=0)
     generation: int = field(name="g", default=0)
     first_attempts: int | None = field(name="nn", default=None)
@@ -92,7 +92,7 @@ class Task(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Retention(Struct, frozen=True, omit_defaults=True, gc=False):
-    """How long a queue keeps its done and its dead, s, and how many of each."""
+    """How long a queue keeps done and dead tasks, s, and at most how many of each."""
 
     done: int | float | None = None
     done_max: int | None = None
@@ -101,7 +101,7 @@ class Retention(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Policy(Struct, frozen=True, omit_defaults=True, gc=False):
-    """The rules of a queue; lengths of time in seconds, ``paused_until`` in ms."""
+    """The rules of a queue; durations in seconds, ``paused_until`` in ms."""
 
     paused: bool | None = None
     max_length: int | None = None
@@ -117,7 +117,7 @@ class Policy(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class PushOptions(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What a push says about its task; lengths of time in ms. ``awaited``: its pusher waits for its end."""
+    """The options of a push; durations in ms. ``awaited``: the client that pushed it waits for its end."""
 
     delay: Ms | None = field(name="d", default=None)
     due_at: Ms | None = field(name="at", default=None)
@@ -135,10 +135,10 @@ class PushOptions(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class PopOptions(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What a pop says. ``poll`` is the serial of a worker's new poll, ``answer`` the nonce it is remembered by.
+    """The options of a pop. ``poll``: the serial number of a worker's new poll; ``answer``: the nonce that identifies it.
 
-    Of several queues: up to ``count`` tasks of ``queues``, whose keys the store adds; in turn from the one at ``start``,
-    in their order where that is None.
+    For several queues: up to ``count`` tasks from ``queues``, whose keys the store adds; in turn beginning at index
+    ``start``, or in the given order where ``start`` is None.
     """
 
     leased: bool = field(name="l", default=False)
@@ -153,7 +153,7 @@ class PopOptions(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class FailOptions(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What a fail says. ``delay`` takes the place of the backoff, ms."""
+    """The options of a fail. ``delay`` replaces the backoff, ms."""
 
     error: Error | None = field(name="e", default=None)
     delay: Ms | None = field(name="d", default=None)
@@ -161,14 +161,14 @@ class FailOptions(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ExtendOptions(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What the holder of a lease tells of its work so far."""
+    """What the holder of a lease reports about its work so far."""
 
     progress: float | None = field(name="p", default=None)
     message: str | None = field(name="m", default=None)
 
 
 class PolicyChange(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Rules to set and to reset, a pause in ms; or where the work goes on that an earlier change of the retention left."""
+    """Rules to set and to reset, and a pause in ms; or where to continue the work of an earlier change of the retention."""
 
     set: dict[str, Any] | None = None
     reset: list[str] | None = None
@@ -179,9 +179,9 @@ class PolicyChange(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Schedule(Struct, gc=False):
-    """A task on a clock, as it is stored. The scripts do not look into it; all fields are written.
+    """A schedule, as it is stored. The scripts do not look into it; all fields are written.
 
-    ``last``: the last tick that was pushed. ``options``: those of its pushes as they came; ``push``: the same, read.
+    ``last``: the last tick that was pushed. ``options``: the push options as given; ``push``: the same, parsed.
     """
 
     missed_count: int = 0
@@ -196,13 +196,13 @@ class Schedule(Struct, gc=False):
     paused: bool = False
 
 
-# The states of a task, by the letter that the scripts use; and the other way round.
+# The states of a task by the letter that the scripts use, and the letters by state.
 STATES: Final = {"r": "ready", "d": "delayed", "l": "leased", "x": "dead", "e": "done"}
 LETTERS: Final = {name: letter for letter, name in STATES.items()}
 
 
 class Code:
-    """What the first element of a script's reply says; the others are told at the top of each Lua file."""
+    """The first element of a script's reply. The others are described at the top of each Lua file."""
 
     OK: Final = 0
     NOTHING: Final = 1
@@ -225,24 +225,24 @@ NO_RULES: Final = Policy()
 _EMPTY = b"\x90"
 _task = msgpack.Decoder(Task).decode
 _policy = msgpack.Decoder(Policy).decode
-# What `msgpack.encode` makes of one.
+# The reverse of `msgpack.encode` for a Schedule.
 decode_schedule = msgpack.Decoder(Schedule).decode
 
 
 def decode_task(packed: bytes | None) -> Task:
-    """What the scripts keep of a task; None and an empty table are a plain one."""
+    """Decode a task as the scripts store it; None and an empty table mean a plain task."""
     return _task(packed) if packed and packed != _EMPTY else PLAIN
 
 
 def decode_policy(packed: bytes | None) -> Policy:
-    """The rules of a queue as the scripts keep them; None and an empty table are none."""
+    """Decode the rules of a queue as the scripts store them; None and an empty table mean no rules."""
     return _policy(packed) if packed and packed != _EMPTY else NO_RULES
 
 
 def text_of(raw: Raw) -> bytes:
-    """The bytes of a text that a script packed, empty for none. They are neither decoded nor checked."""
+    """The bytes of a string that a script packed; empty for none. They are neither decoded nor checked."""
     packed = memoryview(raw)
     if not packed or packed[0] == 0xC0:
         return b""
-    # A short one has its length in the first byte, the others behind it in 1, 2 or 4.
+    # A short string has its length in the first byte; the others have it in the next 1, 2 or 4 bytes.
     return bytes(packed[{0xD9: 2, 0xC4: 2, 0xDA: 3, 0xC5: 3, 0xDB: 5, 0xC6: 5}.get(packed[0], 1) :])

@@ -1,4 +1,4 @@
-"""Where the lines of child processes go: out as they are, to syslog, or through the parent's own log."""
+"""Where the log lines of child processes go: unchanged to standard output, to syslog, or through the parent's log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twisted.logger import Logger, LogLevel
 
 from registry.log import PRIORITIES, twistd_observer
 
-# "<4>registry.redis.link: text", "<3>\tone line of its traceback", or without a source an access line.
+# "<4>registry.redis.link: text", "<3>\tone line of its traceback", or, without a source, an access line.
 _LINE = re.compile(r"<([2-7])>(?:([\w.-]+): |(\t))?(.*)", re.DOTALL)
 _LEVELS = {number: LogLevel.levelWithName(name) for name, number in PRIORITIES.items()}
 MAX_LINE = 65_536
@@ -23,9 +23,9 @@ MAX_LINE = 65_536
 
 @dataclass(frozen=True)
 class Output:
-    """``pipe``: the parent reads what children write, else they inherit standard output and standard error.
+    """``pipe``: the parent reads the children's output; otherwise they inherit standard output and standard error.
 
-    ``arguments``: what the children's twistd is told. ``access`` takes access lines.
+    ``arguments``: extra arguments of the children's twistd. ``access``: called with access lines.
     """
 
     pipe: bool
@@ -34,7 +34,7 @@ class Output:
 
 
 def output_of(options: Any, access: Callable[..., None] | None) -> Output:
-    """What the options of the parent's own twistd or twist (None: neither) ask for."""
+    """The output for the options of the parent's own twistd or twist (None: neither)."""
     if options is None:
         return Output(False, (), access)
     if "fileLogObserverFactory" in options:  # twist
@@ -43,12 +43,12 @@ def output_of(options: Any, access: Callable[..., None] | None) -> Output:
     if own and options.get("syslog"):
         return Output(False, ("--syslog", f"--prefix={options.get('prefix') or 'registry'}"), access)
     stdout = options.get("nodaemon") and options.get("logfile") in (None, "-")
-    # A file is rotated by the one process that has it open.
+    # Only one process may rotate a log file, so the parent writes it.
     return Output(not (own and stdout), (), access)
 
 
 class Reader(Protocol):
-    """Reads what a child writes and logs it, each line at its own level."""
+    """Reads the output of a child and logs each line at its own level."""
 
     def __init__(self, access: Callable[..., None] | None) -> None:
         self._access = access
@@ -68,7 +68,7 @@ class Reader(Protocol):
 
     def _line(self, line: str) -> None:
         match = _LINE.fullmatch(line)
-        if match is None:  # not from our log: an interpreter that could not start, say
+        if match is None:  # not from our log, such as an interpreter that could not start
             self._flush()
             self._event = ("registry.child", LogLevel.error, line)
         elif match[3]:
@@ -97,7 +97,7 @@ class Reader(Protocol):
 
 
 class _Told:
-    """A failure of another process: all that is left of it is its traceback."""
+    """A failure in another process, of which only the traceback text is available."""
 
     def __init__(self, traceback: str) -> None:
         self._traceback = traceback
@@ -107,7 +107,7 @@ class _Told:
 
 
 def reader(reactor: Any, output: Output) -> tuple[socket.socket, dict[str, str]]:
-    """A new socket for a child to write to, which is the caller's to close, and what its environment says of it."""
+    """A new socket for a child's output, which the caller closes, and the variables to add to the child's environment."""
     ours, theirs = socket.socketpair()
     with ours:
         ours.setblocking(False)
@@ -115,5 +115,5 @@ def reader(reactor: Any, output: Output) -> tuple[socket.socket, dict[str, str]]
         factory.noisy = False
         reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
     status = os.fstat(theirs.fileno())
-    # It takes this for journald's stream, and puts the priority in front of each line.
+    # The child takes the socket for journald's stream, and puts the priority in front of each line.
     return theirs, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}

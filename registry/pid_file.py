@@ -1,20 +1,20 @@
-"""The pid file that twistd writes, when the daemon that it names is gone and its number is in use again.
+"""Removes twistd's pid file when its daemon is gone and another process has the same number.
 
-twistd asks only whether there is a process of that number. In a container there is one: the new daemon itself.
+twistd checks only whether a process with that number exists. In a container it does: it is the new daemon itself.
 """
 
 from __future__ import annotations
 
 import os
 
-# A process writes the file after it has begun; clocks are compared that tick in hundredths, s.
+# A process that started more than this after the file was written did not write it, s. Start times have ticks of 1/100 s.
 SLACK_SECONDS = 2.0
 
 
 def remove_left_over(path: str) -> int | None:
-    """Remove the file if whom it names cannot have written it; the number, None when the file stays.
+    """Remove the file if the process it names cannot have written it. Returns that number; None when the file stays.
 
-    One that names no process at all is twistd's own affair.
+    A file that names no running process is left to twistd.
     """
     try:
         with open(path, "rb") as file:
@@ -30,7 +30,7 @@ def remove_left_over(path: str) -> int | None:
 
 def _is_another(pid: int, written: float) -> bool:
     with open(f"/proc/{pid}/cmdline", "rb") as file:
-        if b"twist" not in file.read():  # a process that has ended and was not reaped has none
+        if b"twist" not in file.read():  # empty for a zombie
             return True
     with open(f"/proc/{pid}/stat", "rb") as file:
         ticks = int(file.read().rpartition(b")")[2].split()[19])

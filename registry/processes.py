@@ -1,13 +1,13 @@
-"""``twistd registry --processes N``: a parent that serves nothing itself, and N children that do.
+"""``twistd registry --processes N``: a parent that serves no requests itself, and N children that do.
 
     parent   binds the listening sockets, runs the embedded Redis, starts the children and watches them
-    child    the same daemon with PROCESSES=1, its settings in its environment (`registry.child`)
+    child    the same daemon with PROCESSES=1 and its settings in its environment (`registry.child`)
 
     start:  (embedded Redis) -> sockets -> children -> READY when all of them serve
-    stop:   sockets, SIGTERM to the children -> they drain; SIGKILL after 20 s -> embedded Redis
+    stop:   close sockets, SIGTERM to the children -> they drain; SIGKILL after 20 s -> embedded Redis
 
-A child that ends, or whose reactor has not turned for half a minute, is replaced; until its successor serves, another
-child accepts its connections. Each fills one *seat*, numbered from 0.
+A child that ends, or whose reactor has been silent for half a minute, is replaced; until its successor serves, another
+child accepts its connections. Each child has one *seat*, numbered from 0.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ log = Logger()
 
 DRAIN_SECONDS = 20.0
 BACKOFF_SECONDS = (0.1, 5.0)
-LASTED_SECONDS = 10.0  # a child that ran this long starts the backoff anew
-# Seconds without a word after which a child is taken to hang; before its first one it has to start.
+LASTED_SECONDS = 10.0  # the backoff is reset after a child ran this long
+# Seconds without a message after which a child counts as hung; more for the first message, because it has to start.
 SILENT_SECONDS = 30
 STARTING_SECONDS = 120
 
 _INHERITED = Output(pipe=False)
-# A session of its own: Ctrl-C in a terminal reaches the parent alone, which knows the order of a stop.
+# setsid: Ctrl-C in a terminal then reaches only the parent, which stops everything in the right order.
 _PROGRAM = "import os; os.setsid(); from twisted.scripts.twistd import run; run()"
-# What is said to the parent, by systemd or by whoever started it.
+# Variables that are meant for the parent only.
 _NOT_INHERITED = frozenset(
     (
         "NOTIFY_SOCKET",
@@ -68,7 +68,7 @@ _NOT_INHERITED = frozenset(
 
 
 class Processes(StopsOnce):
-    """The parent as a service; the same arguments as `registry.daemon.Daemon`, and where children's lines go."""
+    """The parent as a service. Arguments as for `registry.daemon.Daemon`; ``output``: where the children's lines go."""
 
     name = "registry"
 
@@ -92,7 +92,7 @@ class Processes(StopsOnce):
         self._watch = LoopingCall(self._look)
         self._watch.clock = reactor
         self._redis_url = config.redis_url or ""
-        self._url_file: int | None = None  # in memory, for the children to read
+        self._url_file: int | None = None  # a memfd that the children read
         self.was_ready = self._given_up = False
 
     def startService(self) -> None:
@@ -141,7 +141,7 @@ class Processes(StopsOnce):
         return LINK + 1 + len(self.binder.bound)
 
     def descriptors(self) -> dict[int, int]:
-        """What a child inherits besides its output and its link."""
+        """The descriptors that a child inherits besides its output and its link: its number -> ours."""
         inherited = {fd: one.fd for fd, one in enumerate(self.binder.bound, LINK + 1)}
         if not passwords_of(self._redis_url):
             return inherited
@@ -151,12 +151,12 @@ class Processes(StopsOnce):
         return inherited | {self._url_descriptor: self._url_file}
 
     def environment(self, seat: int) -> dict[str, str]:
-        """A child's environment, in which every setting is given: neither .env nor a default can change one."""
+        """A child's environment. It contains every setting, so that neither .env nor a default can change one."""
         config = self.config
         settings = dataclasses.replace(config, processes=1, listen=(), redis_url_file=None).describe()
         settings["REDIS_URL"] = self._redis_url  # describe() hides its password
         if passwords_of(self._redis_url):
-            # It would stand in the environment of each child, which reads it from a descriptor instead.
+            # Keep the password out of the children's environment: they read the URL from a descriptor.
             del settings["REDIS_URL"]
             settings["REDIS_URL_FILE"] = f"/dev/fd/{self._url_descriptor}"
         inherited = {name: value for name, value in self._environ.items() if name not in _NOT_INHERITED}
@@ -164,17 +164,17 @@ class Processes(StopsOnce):
         return {
             **inherited,
             **settings,
-            # As twistd found this package: from where it was started, if need be.
+            # The children must find this package where twistd found it, such as in the working directory.
             "PYTHONPATH": os.pathsep.join(
                 os.path.abspath(path) for path in sys.path if os.pathsep not in path
             ),
             VARIABLE: json.dumps({"seat": seat, "bound": bound}),
         }
 
-    # What the seats tell
+    # Called by the seats
 
     def changed(self) -> None:
-        """A child began to serve, or is gone and to be replaced."""
+        """A child began to serve, or has ended and will be replaced."""
         if self.stopping:
             return
         ready = [seat for seat in self.seats if seat.ready]
@@ -214,14 +214,14 @@ class Processes(StopsOnce):
 
 
 class WorkerSlot(ProcessProtocol):
-    """The place of one child, and of its successors."""
+    """The place of one child and of its successors: starts, watches, replaces and ends them."""
 
     def __init__(self, processes: Processes, index: int) -> None:
         self.index = index
         self.ready = False
         self.covers: int | None = None  # the seat whose connections this child accepts too
         self._processes = processes
-        self.pid: int | None = None  # of the child, the last one when there is none
+        self.pid: int | None = None  # of the current or else the last child
         self._link: LineLink | None = None
         self._runs = False
         self._silent = 0
@@ -231,7 +231,7 @@ class WorkerSlot(ProcessProtocol):
         self._ended: Deferred[None] | None = None
 
     def spawn(self) -> None:
-        """Start a child; a failure to do so counts as its end."""
+        """Start a child; if that fails, it is treated as a child that ended."""
         processes = self._processes
         self._again = None
         self._silent = 0
@@ -273,7 +273,7 @@ class WorkerSlot(ProcessProtocol):
             self._processes.changed()
 
     def cover(self, seat: int | None) -> None:
-        """Accept the connections of another seat too; None: no more."""
+        """Let this child accept the connections of another seat too; None: stop doing so."""
         assert self._link is not None
         if self.covers is not None:
             self._link.say(f"uncover {self.covers}")
@@ -282,7 +282,7 @@ class WorkerSlot(ProcessProtocol):
         self.covers = seat
 
     def look(self) -> None:
-        """Called every second. Seconds are counted, so that a parent that was suspended kills nobody."""
+        """Called every second. It counts calls, not time, so that a parent that was suspended kills no child."""
         self._silent += 1
         if self._runs and self._silent == (SILENT_SECONDS if self.ready else STARTING_SECONDS):
             log.critical(
@@ -321,7 +321,7 @@ class WorkerSlot(ProcessProtocol):
                 self._ended.callback(None)
             return
         if status and not processes.was_ready:
-            # What keeps it from starting keeps the others too, and starting it again would not help.
+            # The same reason would keep the other children, and a new one, from starting.
             processes.give_up(f"process {self.index} could not start, it {how}; its own lines say why.")
             return
         if time.monotonic() - self._since > LASTED_SECONDS:
@@ -338,7 +338,7 @@ class WorkerSlot(ProcessProtocol):
         processes.changed()
 
     def end(self) -> Deferred[None]:
-        """SIGTERM, SIGKILL after 20 s; fires when no child is left."""
+        """Send SIGTERM, and SIGKILL after 20 s; fires when the child has ended."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -350,11 +350,11 @@ class WorkerSlot(ProcessProtocol):
         self._signal("TERM")
         kill = self._processes.reactor.callLater(DRAIN_SECONDS, self._kill)
 
-        def over(result: None) -> None:
+        def cancel_kill(result: None) -> None:
             if kill.active():
                 kill.cancel()
 
-        return ended.addCallback(over)
+        return ended.addCallback(cancel_kill)
 
     def _kill(self) -> None:
         log.critical(

@@ -1,7 +1,7 @@
-"""Notices when the reactor stands still, and logs what was running.
+"""Detects when the reactor is blocked, and logs which code was running.
 
-A thread looks at the main thread's stack while a beat of the reactor is overdue; the next beat logs what it saw. Nothing is
-traced while beats come in time.
+The reactor runs a timer, the beat. While a beat is overdue, a thread records the main thread's stack; the next beat logs
+it. Nothing is traced while beats are on time.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from twisted.logger import Logger
 
 log = Logger()
 
-# A beat this late is a stall, s; the reactor beats, and the thread looks, this often, s.
+# All in seconds: the delay of a beat that counts as a stall; the interval of beats; the interval of the thread's checks.
 STALL_SECONDS = 0.25
 BEAT_SECONDS = 0.1
 LOOK_SECONDS = 0.05
-# Frames of the stack that are logged, the innermost first.
+# The number of stack frames that are logged, innermost first.
 MAX_FRAMES = 6
 
 
 class StallWatch:
-    """Watches the thread that calls `start`, which is the reactor's. ``later(seconds, f)`` calls back in time."""
+    """Watches the thread that calls `start`, which must be the reactor's. ``later`` is the reactor's ``callLater``."""
 
     def __init__(self, later: Callable[..., Any], now: Callable[[], float] = monotonic) -> None:
         self._later = later
@@ -40,7 +40,7 @@ class StallWatch:
         self._watched = 0
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self._watched = threading.get_ident()
         self._beat_at = self._now()
         self._call = self._later(BEAT_SECONDS, self._beat)
@@ -77,7 +77,7 @@ class StallWatch:
 
 
 def describe(frame: Any) -> str:
-    """Where this frame is, and who called it: ``function (file:line) < caller (file:line) …``."""
+    """The location of this frame and of its callers: ``function (file:line) < caller (file:line) …``."""
     frames = traceback.extract_stack(frame)[::-1]
     return " < ".join(
         f"{one.name} ({os.path.basename(one.filename)}:{one.lineno})" for one in frames[:MAX_FRAMES]

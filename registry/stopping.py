@@ -1,4 +1,4 @@
-"""What the daemon and the parent of several processes have in common: how they come to an end."""
+"""A service that stops once: the base of the daemon and of the parent of several processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = Logger()
 
 
 class StopsOnce(Service):  # type: ignore[misc]
-    """A second SIGTERM is harmless: ``_stop`` runs once, and all who asked for the stop wait for the same end."""
+    """``_stop`` runs once, even after a second SIGTERM; all callers of ``stopService`` wait for the same end."""
 
     _over: Deferred[None] | None = None
 
@@ -31,7 +31,7 @@ class StopsOnce(Service):  # type: ignore[misc]
         return waiting
 
     def _stop(self) -> Deferred[Any]:
-        """Do what has to be done, once."""
+        """Stop the service; called once."""
         raise NotImplementedError
 
     def _not_clean(self, failure: Failure) -> None:

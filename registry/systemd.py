@@ -1,4 +1,4 @@
-"""What systemd wants to hear (sd_notify) and what it hands over (sockets). Twisted has no sd_notify.
+"""Notifications to systemd (sd_notify) and sockets from it (socket activation). Twisted has no sd_notify.
 
 Messages, each one datagram to the socket in NOTIFY_SOCKET: ``READY=1``, ``STATUS=<text>``, ``STOPPING=1``,
 ``WATCHDOG=1``. See sd_notify(3) and sd_listen_fds(3).
@@ -22,10 +22,10 @@ FIRST = 3  # the descriptor of the first socket that is passed
 
 
 class Notifier:
-    """Tells systemd how the daemon is; does nothing when NOTIFY_SOCKET is absent.
+    """Reports the state of the daemon to systemd; does nothing when NOTIFY_SOCKET is absent.
 
-    After ``ready`` the watchdog is fed from the reactor, three times per WATCHDOG_USEC: a blocked reactor is
-    restarted, a Redis that is away is not a reason. ``close`` ends the feeding, as the last step of a stop.
+    After ``ready`` the reactor feeds the watchdog, three times per WATCHDOG_USEC. systemd therefore restarts a daemon
+    whose reactor is blocked, but not one whose Redis is away. ``close``, the last step of a stop, ends the feeding.
     """
 
     def __init__(self, reactor: IReactorTime, environ: Mapping[str, str]) -> None:
@@ -41,21 +41,21 @@ class Notifier:
         self._interval = _watchdog_seconds(environ) / 3
 
     def ready(self, status: str) -> None:
-        """The daemon serves; starts the watchdog. Harmless when said twice."""
+        """Report that the daemon serves, and start the watchdog. May be called twice."""
         self._send(f"READY=1\nSTATUS={_one_line(status)}")
         if self._socket is not None and self._interval and not self._watchdog.running:
             self._watchdog.start(self._interval, now=True)
 
     def status(self, text: str) -> None:
-        """One line for ``systemctl status``."""
+        """Set the line that ``systemctl status`` shows."""
         self._send(f"STATUS={_one_line(text)}")
 
     def stopping(self) -> None:
-        """The daemon stops; the watchdog is still fed, because finishing what is under way takes a while."""
+        """Report that the daemon stops. The watchdog is still fed, because finishing the requests in progress takes a while."""
         self._send("STOPPING=1")
 
     def close(self) -> None:
-        """No more messages. Harmless when called twice."""
+        """Stop the watchdog and close the socket. May be called twice."""
         if self._watchdog.running:
             self._watchdog.stop()
         if self._socket is not None:
@@ -68,7 +68,7 @@ class Notifier:
         try:
             self._socket.sendto(message.encode("utf-8", "backslashreplace"), self._address)
         except OSError:
-            # Nobody to tell. systemd itself acts when it hears nothing for too long.
+            # The message is lost. systemd acts by itself when it hears nothing for too long.
             pass
 
 
@@ -87,10 +87,10 @@ def _one_line(text: str) -> str:
 def listen_fds(environ: Mapping[str, str], first: int = FIRST) -> list[str]:
     """Endpoint strings, one per socket that systemd passed: ``systemd:domain=INET:index=0``; [] for none.
 
-    Twisted takes LISTEN_PID and LISTEN_FDS out of ``os.environ`` when ``twisted.internet.endpoints`` is
-    imported, so what it found is asked for here, by the same public endpoint strings. LISTEN_FDNAMES stays,
-    systemd always sets it (``systemd-socket-activate`` with ``--fdname`` only), and Twisted finds no socket
-    without it.
+    Twisted removes LISTEN_PID and LISTEN_FDS from ``os.environ`` when ``twisted.internet.endpoints`` is
+    imported, so this function looks up what Twisted found, by the same public endpoint strings. LISTEN_FDNAMES
+    stays, and Twisted finds no socket without it. systemd always sets it; ``systemd-socket-activate`` sets it
+    only with ``--fdname``.
     Raises ValueError with one sentence for a socket that is not a listening stream.
     """
     found: list[str] = []
@@ -99,7 +99,7 @@ def listen_fds(environ: Mapping[str, str], first: int = FIRST) -> list[str]:
             # The parser only looks up the number; it does not use the reactor.
             endpoint = cast(Any, serverFromString)(None, f"systemd:domain=INET:index={index}")
         except IndexError:
-            break  # the names are a left-over in the environment of a child
+            break  # the names were inherited by a child, without the sockets
         assert isinstance(endpoint, AdoptedStreamServerEndpoint)
         with socket.socket(fileno=os.dup(endpoint.fileno)) as passed:
             if not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -117,5 +117,5 @@ def _listens(fd: int) -> bool:
     try:
         with socket.socket(fileno=os.dup(fd)) as passed:
             return bool(passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except OSError:  # nothing, or no socket
+    except OSError:  # the descriptor is closed, or is not a socket
         return False

@@ -1,4 +1,4 @@
-"""``twistd registry``: options in, one service out. The only place that knows the reactor."""
+"""``twistd registry``: turns options into one service. The only module that imports the reactor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _option(one: Setting) -> list[str | None]:
 
 
 class Options(usage.Options):  # type: ignore[misc]
-    """One option per setting; what is not given comes from the environment, then ``.env``, then the defaults."""
+    """One option per setting. A setting that is not given comes from the environment, else ``.env``, else its default."""
 
     synopsis = "[options]"
     longdesc = (
@@ -67,7 +67,7 @@ class Options(usage.Options):  # type: ignore[misc]
             self._refuse(str(e))
 
     def _refuse(self, why: str) -> None:
-        # A UsageError would print the whole help in front of the one sentence that matters.
+        # A UsageError would print the whole help before the one sentence that matters.
         wrong = re.search(r"--([\w-]+) not recognized", why)
         near = get_close_matches(wrong[1], [one.option for one in SETTINGS], 1) if wrong else []
         hint = f"did you mean --{near[0]}?" if near else "see twistd registry --help."
@@ -82,30 +82,31 @@ class Options(usage.Options):  # type: ignore[misc]
             check_listen(reactor, self.config)
         except ConfigError as e:
             sys.exit(f"registry: {e}")
-        except ValueError as e:  # as it is told of what cannot be listened on
+        except ValueError as e:  # same wording as for an address that cannot be listened on
             sys.exit(f"registry stops: {e}")
         parent: Any = self.parent or {}
-        pid_file = parent.get("pidfile")  # of twist there is none
+        pid_file = parent.get("pidfile")  # twist has none
         if pid_file and (pid := remove_left_over(pid_file)):
             print(
                 f"registry: {pid_file} named a daemon that has ended (process {pid}); removed",
                 file=sys.stderr,
             )
-        # What a child reads is what its parent has read.
+        # The parent of a child has logged the same warnings already.
         self.warnings = [] if VARIABLE in os.environ else warnings(os.environ)
         self.access = install(self, self.config, os.environ)
 
 
 def makeService(options: Options) -> IService:
     """The whole daemon as a service."""
-    # Timers must not follow the wall clock: set an hour forward, it would fire all of them at once.
+    # Timers must not follow the wall clock: if it were set an hour forward, all of them would fire at once.
     reactor.seconds = time.monotonic  # type: ignore[attr-defined,method-assign]
     reactor.stop = _stop_once(reactor.stop)  # type: ignore[attr-defined,method-assign]
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        # The terminal was closed. There is nothing to read anew, and an end without a word would cut every poll.
+        # The terminal was closed. There is no configuration to reload, and the default action would cut every poll off:
+        # stop cleanly instead.
         hung_up: Any = reactor
         signal.signal(signal.SIGHUP, lambda *_: hung_up.callFromThread(hung_up.stop))
-    # Behind the last line of the stop; what twistd logs after it finds its way as well.
+    # After the last line of the stop. From then on each write waits, so that what twistd logs later is written too.
     reactor.addSystemEventTrigger("after", "shutdown", options.access.finish)  # type: ignore[attr-defined]
     config = options.config
     for text in options.warnings:
@@ -124,7 +125,7 @@ def _check_files(url: str) -> None:
 
 
 def _stop_once(stop: Callable[[], None]) -> Callable[[], None]:
-    """The reactor's stop, harmless when said again: a second SIGTERM meanwhile is no error that belongs in a log."""
+    """The reactor's stop, which may be called again: a second SIGTERM must not log an error."""
 
     def once() -> None:
         with contextlib.suppress(ReactorNotRunning):
@@ -134,14 +135,14 @@ def _stop_once(stop: Callable[[], None]) -> Callable[[], None]:
 
 
 def _fail(why: str) -> None:
-    """Stop with a non-zero exit: twistd itself knows none once the reactor runs."""
+    """Stop with a non-zero exit status: twistd has no way to set one once the reactor runs."""
 
     def leave() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
 
-    # Why is in the log already.
+    # The reason is in the log already.
     atexit.register(leave)
     stop: Callable[[], Any] = reactor.stop  # type: ignore[attr-defined]
     reactor.callWhenRunning(stop)  # type: ignore[attr-defined]

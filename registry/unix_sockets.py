@@ -1,11 +1,11 @@
-"""Unix sockets to listen on: with the mode that was asked for, and never kept from starting by what a killed daemon left.
+"""Listening unix sockets with the requested mode, which replace a socket that a killed daemon left behind.
 
-Twisted's own port opens them to everybody (0666), changes the mode by name after the bind, which follows a link that was
-put there meanwhile, and takes a lock that holds a process id: as process 1 of a container the next daemon finds its own
-id there, and never starts again.
+Twisted's own port has three problems. It opens sockets to everybody (0666). It changes the mode by name after the bind,
+which follows a link that was put there meanwhile. Its lock file contains a process id: as process 1 of a container the next
+daemon finds its own id there, and never starts again.
 
-Here whoever accepts connections on a socket holds it, and nothing else does. A socket on which nobody accepts is replaced;
-the folder is locked from that look until the new one is bound.
+Here a socket is in use only while a process accepts connections on it; any other socket is replaced. The folder is locked
+from that check until the new socket is bound.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from twisted.logger import Logger
 
 log = Logger()
 
-# The owner and one group: who else may connect is decided by the folder, and by the group that owns the socket.
+# For the owner and the group. Who can connect also depends on the folder and on the group that owns the socket.
 MODE = 0o660
-# In a folder that all may write, others can hold the lock: then it is done without, s.
+# How long to wait for the lock of the folder, s; then continue without it, because in a folder that is open to all
+# another user may hold it for ever.
 LOCK_SECONDS = 2.0
 
 
 def mode_of(text: str, mode: int) -> int:
-    """The ``mode`` that an endpoint string was parsed to, or ours when the string says none."""
+    """The ``mode`` that was parsed from an endpoint string, or `MODE` when the string has none."""
     words, named = _parse(text)
     kinds = [word.lower() for word in words]
     behind_the_path = words[kinds.index("unix") + 2 :] if "unix" in kinds else words
@@ -42,12 +43,12 @@ def mode_of(text: str, mode: int) -> int:
 
 
 class UnixPort(unix.Port):
-    """A listening unix socket; with ``_fromListeningDescriptor`` one that others use too, whose file stays."""
+    """A listening unix socket. One made by ``_fromListeningDescriptor`` is shared with others, so its file stays."""
 
     _file: tuple[int, int] | None = None
 
     def startListening(self) -> None:
-        """Bind, unless the socket was inherited, and listen."""
+        """Bind and listen; an inherited socket is used as it is."""
         tcp._reservedFD.reserve()
         one, self._preexistingSocket = self._preexistingSocket, None
         if one is None:
@@ -67,13 +68,13 @@ class UnixPort(unix.Port):
 
     def _bind(self, one: socket.socket) -> None:
         path = os.fsdecode(self._bindPath)
-        if path.startswith("\0"):  # a name that is no file
+        if path.startswith("\0"):  # an abstract name, which has no file
             one.bind(path)
             one.listen(self.backlog)
             return
         with _locked(os.path.dirname(path) or "."):
             _clear(path)
-            # The socket is made with its mode; to change it by name could reach another file.
+            # The umask gives the socket its mode at once; a chmod by name could change another file.
             before = os.umask(0o777 & ~self.mode)
             try:
                 one.bind(path)
@@ -100,7 +101,7 @@ class UnixPort(unix.Port):
 def _locked(folder: str) -> Iterator[None]:
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # it may be written all the same
+    except PermissionError:  # the folder may be writable without being readable
         yield
         return
     try:
@@ -111,7 +112,7 @@ def _locked(folder: str) -> Iterator[None]:
                 break
             except BlockingIOError:
                 time.sleep(0.01)
-            except OSError:  # a file system without locks
+            except OSError:  # the file system has no locks
                 break
         yield
     finally:
@@ -119,20 +120,20 @@ def _locked(folder: str) -> Iterator[None]:
 
 
 def _clear(path: str) -> None:
-    """Remove a socket on which nobody accepts; CannotListenError when somebody does, or when that cannot be known."""
+    """Remove a socket on which nobody accepts; CannotListenError when somebody does, or when it cannot be checked."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise CannotListenError(None, path, OSError(errno.EEXIST, "It exists, and is no socket"))
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # one whose backlog is full is in use too
+        probe.setblocking(False)  # do not wait: a socket whose backlog is full is in use too
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
             log.info("the socket {path} was left by a process that has ended, and is replaced", path=path)
-            # Twisted's lock for it, a link to a process id, holds nothing any more.
+            # Twisted's lock for it, a symbolic link to a process id, is no longer valid.
             with contextlib.suppress(OSError):
                 if os.readlink(f"{path}.lock").isdigit():
                     os.unlink(f"{path}.lock")
@@ -147,7 +148,7 @@ def _clear(path: str) -> None:
 
 
 class Reactor:
-    """Stands in for ``reactor`` while the endpoint ``text`` listens, so that its unix socket is one of ours."""
+    """Stands in for ``reactor`` while the endpoint ``text`` listens, so that its unix socket is a `UnixPort`."""
 
     def __init__(self, reactor: Any, text: str) -> None:
         self._reactor = reactor
@@ -159,7 +160,7 @@ class Reactor:
     def listenUNIX(
         self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> UnixPort:
-        """What the endpoint asks for."""
+        """Listen on a `UnixPort`; called by the endpoint."""
         mode = mode_of(self._text, mode)
         port = UnixPort(address, factory, backlog, mode, self._reactor)  # type: ignore[arg-type]
         port.startListening()

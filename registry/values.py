@@ -1,7 +1,6 @@
-"""What a setting may be: one parser per kind of value.
+"""The parsers of settings, one per kind of value.
 
-A parser takes the text as it was given, without the spaces around it. The text of its ValueError says what the
-value must be.
+A parser takes the text without surrounding spaces. It raises ValueError, whose text says what the value must be.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ LOG_LEVELS = ("debug", "info", "warn", "error", "critical")
 
 
 class Unusable(ValueError):
-    """The text is a clause of its own about the value, where "it must be" does not fit."""
+    """A ValueError whose text is a whole clause about the value; it is shown without "it must be" before it."""
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -103,7 +102,7 @@ def allowed_hosts(text: str) -> tuple[str, ...]:
     names = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name = part.lower().rstrip(".")
-        if name == "*":  # any name at all: no more shield against DNS rebinding
+        if name == "*":  # any name, without protection against DNS rebinding
             names.append(name)
             continue
         if name.startswith("[") and name.endswith("]"):

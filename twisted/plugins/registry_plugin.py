@@ -1,4 +1,4 @@
-"""Tells twistd and twist of ``registry``. Strings only: every Twisted tool imports this file."""
+"""Registers ``registry`` with twistd and twist. Strings only, because every Twisted tool imports this file."""
 
 from twisted.application.service import ServiceMaker
 
