@@ -1,4 +1,4 @@
-"""The access log: a line per answer, gathered for a moment so that many lines are one write."""
+"""The access log: a line per answer. Lines are buffered briefly, so that many are one write."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from registry.log import clf_time
 CUT_OFF = 499
 # Lines wait this long at most, s.
 GATHER_SECONDS = 0.05
-# Lines that are written without waiting; they come from one burst.
+# This many lines, which come from a burst, are written without waiting.
 MAX_GATHERED = 1000
 
 
 class Access:
-    """Makes the lines and hands them, many at once, to ``write(*lines)``.
+    """Formats the lines and passes them, many at once, to ``write(*lines)``.
 
-    ``later(seconds, f)`` calls back in time. Combined log format, with the duration in ms at the end.
+    ``later(seconds, f)`` schedules a call of ``f``. Combined log format, with the duration in ms at the end.
     """
 
     def __init__(self, write: Callable[..., Any], later: Callable[..., Any]) -> None:
@@ -38,9 +38,9 @@ class Access:
         agents: str,
         began: float,
     ) -> None:
-        """One answer; ``line`` and ``agents`` have their escapes already.
+        """Log one answer of ``sent`` bytes; ``line`` and ``agents`` are already escaped.
 
-        ``began``: the monotonic time at which the request was whole.
+        ``began``: the monotonic time at which the request was complete.
         """
         if self._call is None:
             self._begin()
@@ -61,7 +61,7 @@ class Access:
         self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write the buffered lines."""
         if self._call is not None:
             self._call.cancel()
             self._call = None

@@ -1,4 +1,4 @@
-"""Inspector and steering over HTTP: queues, their tasks, their rules, and schedules. Every answer is JSON."""
+"""Inspection and operations over HTTP: queues, their tasks, their rules, and schedules. Every answer is JSON."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _yes_no(name: str, value: str) -> bool:
     return one_of("1", "0", "true", "false")(name, value) in ("1", "true")
 
 
-# Which tasks a bulk operation is for.
+# Which tasks a bulk operation applies to.
 _WHICH: Options = {
     "reason": text(1, 100),
     "error": text(1, 255),
@@ -96,7 +96,7 @@ def _bulk_answer(count: int, skipped: int) -> Answer:
 
 
 class Admin:
-    """What operators ask for. Every method takes a `Request`."""
+    """The requests of operators. Every method takes a `Request`."""
 
     def __init__(
         self,
@@ -118,24 +118,24 @@ class Admin:
 
     @inlineCallbacks
     def queues(self, request: Request) -> Any:
-        """The list of queues, a page at a time; ``family=:`` folds those with a colon into one row each."""
-        said = request.options
-        needle = said.get("search", "").encode()
+        """The list of queues, a page at a time; ``family=:`` sums the queues of each family (the name before a colon) in one row."""
+        given = request.options
+        needle = given.get("search", "").encode()
         held = yield self._inspector.names(needle)
         pollers = yield self._queues.heartbeat.pollers()
         names = held.union(name for name in pollers if needle in name)
-        sort, limit, now = said.get("sort", "name"), said.get("limit", PAGE), self._queues.store.now_ms()
-        behind = place_of(sort, said["cursor"]) if "cursor" in said else None
+        sort, limit, now = given.get("sort", "name"), given.get("limit", PAGE), self._queues.store.now_ms()
+        behind = place_of(sort, given["cursor"]) if "cursor" in given else None
         rows: list[tuple[Any, dict[str, Any]]] = []
 
         def keep(row: dict[str, Any]) -> None:
             place = sort_value(sort, row, now), row["name"].encode()
             if behind is None or place > behind:
-                # The first of them are enough, and one that tells that there are more.
+                # Keep the rows of this page, and one more, which shows that there is a next page.
                 bisect.insort(rows, (place, row), key=lambda one: one[0])
                 del rows[limit + 1 :]
 
-        if "family" in said:
+        if "family" in given:
             families: dict[str, dict[str, Any]] = {}
             yield self._inspector.each_count(
                 list(names), lambda view: fold(families, queue_row(view, now, pollers)), held
@@ -177,33 +177,33 @@ class Admin:
 
     @inlineCallbacks
     def purge(self, request: Request) -> Any:
-        """Delete what is ready and delayed."""
+        """Delete the ready and delayed tasks."""
         count = yield self._operations.purge(request.name)
         return _bulk_answer(count, 0)
 
     @inlineCallbacks
     def retry(self, request: Request) -> Any:
         """Make dead tasks ready again."""
-        name, said = request.name, request.options
-        which, dry_run, spread = _which(said), said.get("dry_run", False), said.get("spread", 0)
-        if "id" in said:
-            done = yield self._operations.retry_one(name, said["id"].encode(), which, spread, dry_run)
+        name, given = request.name, request.options
+        which, dry_run, spread = _which(given), given.get("dry_run", False), given.get("spread", 0)
+        if "id" in given:
+            done = yield self._operations.retry_one(name, given["id"].encode(), which, spread, dry_run)
             return _bulk_answer(int(done), int(not done))
         count, skipped = yield self._operations.retry_all(
-            name, which, said.get("limit", NO_LIMIT), spread, dry_run
+            name, which, given.get("limit", NO_LIMIT), spread, dry_run
         )
         return _bulk_answer(count, skipped)
 
     @inlineCallbacks
     def delete(self, request: Request) -> Any:
         """Delete tasks of one state."""
-        name, said = request.name, request.options
-        if "state" not in said:
+        name, given = request.name, request.options
+        if "state" not in given:
             raise BadOption("The option 'state' is missing: ready, delayed, dead or done.")
-        if "reason" in said and said["state"] != "dead":
+        if "reason" in given and given["state"] != "dead":
             raise BadOption("The option 'reason' is for the dead: other tasks have none.")
         count, skipped = yield self._operations.delete(
-            name, said["state"], _which(said), said.get("limit", NO_LIMIT), said.get("dry_run", False)
+            name, given["state"], _which(given), given.get("limit", NO_LIMIT), given.get("dry_run", False)
         )
         return _bulk_answer(count, skipped)
 
@@ -216,10 +216,10 @@ class Admin:
     @inlineCallbacks
     def move(self, request: Request) -> Any:
         """Move tasks of one state to another queue."""
-        name, said = request.name, request.options
-        if "to" not in said:
+        name, given = request.name, request.options
+        if "to" not in given:
             raise BadOption("The option 'to' is missing: the queue that the tasks move to.")
-        moved, skipped = yield self._operations.move(name, said["to"].encode(), said.get("state", "ready"))
+        moved, skipped = yield self._operations.move(name, given["to"].encode(), given.get("state", "ready"))
         return _bulk_answer(moved, skipped)
 
     # Tasks
@@ -227,11 +227,14 @@ class Admin:
     @inlineCallbacks
     def tasks(self, request: Request) -> Any:
         """The tasks of a queue in one state, a page at a time."""
-        said = request.options
+        given = request.options
         walk = self._inspector.tasks(
-            request.name, said.get("state", "ready"), said.get("cursor", ""), said.get("search", "").encode()
+            request.name,
+            given.get("state", "ready"),
+            given.get("cursor", ""),
+            given.get("search", "").encode(),
         )
-        page = Page(said.get("limit", PAGE))
+        page = Page(given.get("limit", PAGE))
         while not page.is_full:
             view = yield walk.head()
             if view is None or not page.takes(shortened(task_row(view), view)):
@@ -292,17 +295,17 @@ class Admin:
     @inlineCallbacks
     def schedules(self, request: Request) -> Any:
         """The schedules by name, a page at a time."""
-        said = request.options
-        limit = said.get("limit", PAGE)
-        names = yield self._schedules.names(options.unquoted(said.get("cursor", "")), limit + 1)
+        given = request.options
+        limit = given.get("limit", PAGE)
+        names = yield self._schedules.names(options.unquoted(given.get("cursor", "")), limit + 1)
         page, last = Page(limit), b""
         for name in names:
             try:
-                known = yield self._schedules.get(name)
+                record = yield self._schedules.get(name)
             except NotFound:
-                # It was dropped since.
+                # It was dropped meanwhile.
                 continue
-            if not page.takes(schedule_row(name.decode(), known, SHOWN_BYTES)):
+            if not page.takes(schedule_row(name.decode(), record, SHOWN_BYTES)):
                 break
             last = name
         return page.answer(b"schedules", options.quoted(last) if page.ended_early else None)
@@ -311,17 +314,17 @@ class Admin:
     def schedule(self, request: Request) -> Any:
         """A schedule, and its next tick."""
         name = request.name
-        known = yield self._schedules.get(name)
-        return json_answer(200, schedule_row(name.decode(), known))
+        record = yield self._schedules.get(name)
+        return json_answer(200, schedule_row(name.decode(), record))
 
     @inlineCallbacks
     def put_schedule(self, request: Request) -> Any:
         """Create or replace a schedule."""
-        name, said = request.name, options.schedule(request.body)
-        given = {} if said.get("options") is None else said["options"]
-        said["options"], said["push"] = options.schedule_options(given)
-        known = yield self._schedules.put(name, said)
-        return json_answer(200, schedule_row(name.decode(), known))
+        name, fields = request.name, options.schedule(request.body)
+        given = {} if fields.get("options") is None else fields["options"]
+        fields["options"], fields["push"] = options.schedule_options(given)
+        record = yield self._schedules.put(name, fields)
+        return json_answer(200, schedule_row(name.decode(), record))
 
     @inlineCallbacks
     def drop_schedule(self, request: Request) -> Any:

@@ -1,4 +1,4 @@
-"""Bodies that come in pieces: by their length, or in chunks."""
+"""Bodies that arrive in pieces, by Content-Length or chunked."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from registry.http.limits import MAX_HEADERS_SIZE, MAX_LINE, too_large
 from registry.http.validation import Refusal, bad_request
 
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-# Of a line that tells a chunk's size, bytes.
+# The longest line with a chunk's size, bytes.
 MAX_SIZE_LINE = 1024
 
 
 class Counted:
-    """A body of a known ``length``. ``feed`` returns what is behind its end, or None before; then the body is ``whole()``."""
+    """A body of ``length`` bytes. ``feed`` returns None until the body is complete, then the bytes after it; see ``whole()``."""
 
     __slots__ = ("_body", "_length")
 
@@ -36,9 +36,9 @@ class Counted:
 
 
 class Chunks:
-    """A chunked body. ``feed`` returns what is behind its end, or None before; then the body is ``whole()``.
+    """A chunked body. ``feed`` returns None until the body is complete, then the bytes after it; see ``whole()``.
 
-    Raises `Refusal` for what is malformed, and for a chunk that would exceed ``limit`` before its bytes come.
+    Raises `Refusal` for malformed input, and for a chunk that would exceed ``limit`` bytes, before the chunk arrives.
     """
 
     __slots__ = ("_body", "_extensions", "_left", "_limit", "_line", "_trailers")
@@ -46,9 +46,9 @@ class Chunks:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._body = bytearray()
-        self._line = b""  # of a size line or a trailer, what has come
-        self._left = -1  # bytes of the chunk that are to come, its line end included; -1: its size is to come
-        self._extensions = 0  # bytes of what stands behind the sizes
+        self._line = b""  # the part of a size line or a trailer that has arrived
+        self._left = -1  # bytes missing of the chunk, including its line end; -1: its size has not arrived
+        self._extensions = 0  # bytes of chunk extensions, which follow the sizes
         self._trailers = -1  # bytes of trailers; -1: none yet
 
     def whole(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Between bytes and meaning: names from paths, options from queries, answers, and the one table from error to status."""
+"""Converts between HTTP and the domain: names from paths, options from queries, answers, and the table from error to status."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ log = Logger()
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
 NO_STORE = (b"Cache-Control", b"no-store")
-# What every answer carries; a browser must not take a payload for a page.
+# Headers of every answer; nosniff keeps a browser from showing a payload as a page.
 COMMON = (JSON, NO_STORE, (b"X-Content-Type-Options", b"nosniff"))
 
 
 class WrongMethod(errors.RegistryError):
-    """This path is there, but not for this method."""
+    """The path exists, but does not take this method."""
 
     code = "method_not_allowed"
 
     def __init__(self, allowed: Iterable[bytes]) -> None:
-        # HEAD is nothing that a client has to be told of.
+        # HEAD is left out: clients need not be told of it.
         self.allowed = ", ".join(sorted(method.decode() for method in allowed if method != b"HEAD"))
         super().__init__(f"This path takes {self.allowed}.")
 
@@ -54,7 +54,7 @@ STATUS: tuple[tuple[type[errors.RegistryError], int], ...] = (
 class Answer:
     """A response: ``status``, the body's bytes, headers beside the common ones.
 
-    ``taken``: the tasks that this answer hands over without lease or under one; whoever writes it confirms or puts them back.
+    ``taken``: the tasks that this answer hands over, leased or not; the writer of the answer confirms them or puts them back.
     """
 
     __slots__ = ("body", "headers", "status", "taken")
@@ -82,13 +82,13 @@ class Raw(bytes):
 
 
 class ExactFloat(float):
-    """A number of a request that goes into an answer as it was written: ``1e999`` is JSON, and no float tells it."""
+    """A number of a request, written into answers exactly as it came: ``1e999`` is JSON, but no float can hold it."""
 
     text = ""
 
     @classmethod
     def read(cls, text: str) -> ExactFloat:
-        """What ``json.loads`` takes as ``parse_float``."""
+        """Parse a number; for ``json.loads`` as ``parse_float``."""
         number = cls(text)
         number.text = text
         return number
@@ -98,7 +98,7 @@ class ExactFloat(float):
 
 
 def dumps(value: Any) -> bytes:
-    """JSON, in which `Raw` bytes stand untouched. Other bytes are text in UTF-8."""
+    """Encode as JSON; `Raw` bytes are inserted untouched, other bytes are text in UTF-8."""
     if isinstance(value, Raw):
         return bytes(value)
     if isinstance(value, Mapping):
@@ -113,11 +113,11 @@ def dumps(value: Any) -> bytes:
 
 
 def cut_bytes(text: bytes, most: int) -> bytes:
-    """At most so many bytes from the beginning, or, where ``most`` is negative, from the end; of UTF-8 whole characters."""
+    """The first ``most`` bytes of UTF-8 text, or the last ``-most`` if it is negative; a character that is split is dropped."""
     if len(text) <= abs(most):
         return text
     at = most if most >= 0 else len(text) + most
-    # A character has four bytes at most.
+    # A character has at most four bytes.
     for _ in range(3):
         if not 0 < at < len(text) or text[at] & 0xC0 != 0x80:
             break
@@ -126,17 +126,17 @@ def cut_bytes(text: bytes, most: int) -> bytes:
 
 
 def error_answer(status: int, code: str, sentence: str, retry_after: int = 0, **more: Any) -> Answer:
-    """The shape of every refusal."""
+    """An error answer, ``retry_after`` in seconds; all errors have this shape."""
     headers = ((b"Retry-After", b"%d" % retry_after),) if retry_after else ()
     return json_answer(status, {"error": sentence, "code": code, **more}, headers)
 
 
 def error_to_answer(error: errors.RegistryError) -> Answer:
-    """What an error of the domain is on the wire."""
+    """The answer for an error of the domain."""
     status = next((s for kind, s in STATUS if isinstance(error, kind)), 500)
     retry_after = error.retry_after
     if retry_after:
-        # Spread, so that those refused together do not come back together.
+        # Add jitter, so that clients refused together do not retry together.
         retry_after += random.randrange(0, 4)
     more = {"outcome": error.outcome} if isinstance(error, errors.Unavailable) else {}
     answer = error_answer(status, error.code, str(error), retry_after, **more)
@@ -146,7 +146,7 @@ def error_to_answer(error: errors.RegistryError) -> Answer:
 
 
 def failure_answer(failure: Failure) -> Answer:
-    """What a failure is on the wire. One that nobody foresaw is logged, and its incident id told."""
+    """The answer for a failure. An unexpected one is logged, and the answer carries its incident id."""
     error = failure.value
     if isinstance(error, errors.RegistryError):
         return error_to_answer(error)
@@ -161,12 +161,15 @@ def failure_answer(failure: Failure) -> Answer:
 
 
 def retry_after_seconds() -> int:
-    """Seconds after which a poller of a daemon that stops should ask again: spread, for they are all told at once."""
+    """Seconds after which a poller should ask again when the daemon stops; random, because all pollers are answered at once."""
     return random.randint(1, 3)
 
 
 def name_from(raw: bytes) -> bytes:
-    """A queue's name from its segment of the path: percent-decoded once. The queues check what it may hold."""
+    """A queue's name from its path segment, percent-decoded once. Raises `BadName` for a malformed escape.
+
+    `registry.queue.names` checks which names are valid.
+    """
     if b"%" not in raw:
         return raw
     if re.search(rb"%(?![0-9A-Fa-f]{2})", raw):
@@ -177,7 +180,7 @@ def name_from(raw: bytes) -> bytes:
 
 
 def option_pairs(query: bytes) -> list[tuple[str, str]]:
-    """The options of a query, in order; each at most once."""
+    """The options of a query, in order. Raises `BadOption` for one that is given twice or is not UTF-8."""
     pairs: list[tuple[str, str]] = []
     seen: set[str] = set()
     for part in query.split(b"&"):
@@ -199,7 +202,7 @@ def option_pairs(query: bytes) -> list[tuple[str, str]]:
 
 
 def options(query: bytes, known: Mapping[str, Callable[[str, str], Any]]) -> dict[str, Any]:
-    """The options of a query, each read by its own reader ``(name, text) -> value``; an unknown one is `BadOption`."""
+    """The options of a query, each parsed by its reader ``(name, text) -> value``. An unknown one raises `BadOption`."""
     if not query:
         return {}
     values: dict[str, Any] = {}
@@ -213,7 +216,7 @@ def options(query: bytes, known: Mapping[str, Callable[[str, str], Any]]) -> dic
 
 
 def duration_ms(text: str) -> int | None:
-    """The ms of a duration in a query, None for what is none. A plus that was not escaped has become a blank on its way."""
+    """A duration in a query as ms, or None if it is not one. A plus that was sent unescaped arrives as a blank and is restored."""
     return milliseconds(re.sub(r"(?<=[eE]) (?=\d)", "+", text))
 
 
@@ -274,12 +277,12 @@ _MS = timedelta(milliseconds=1)
 
 def moment(name: str, value: str) -> float:
     """A reader of RFC 3339 times, as seconds since 1970, rounded up to the ms."""
-    # A plus that was not escaped has become a blank on its way through the query.
+    # A plus that was sent unescaped in the query arrives as a blank.
     value = re.sub(r" (\d\d:\d\d)\Z", r"+\1", value)
     try:
         if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", value):
             raise ValueError
-        # In UTC already here: a time zone may carry the last hours of the calendar past its end.
+        # Convert to UTC inside the try: an offset can move the last hours of the calendar past its end.
         at = datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise errors.BadOption(

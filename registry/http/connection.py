@@ -12,9 +12,9 @@ any       | the connection is to end      | CLOSING         | 15 s, then the con
 any (TLS) | the connection is to end      | GOODBYE         | 1 s for the client's goodbye, then CLOSING
 any       | the connection is lost        | LOST            |
 
-A request that came whole in one piece goes from IDLE to BUSY at once. The next request begins when every byte of the
-answer before it is in the kernel. An answer is given to the kernel directly where it takes it: that saves two system calls
-and a turn of the reactor, and tells in the same moment that the bytes have left, which ends the hand-over of a task.
+A request that arrives in one piece goes from IDLE to BUSY at once. The next request begins when every byte of the previous
+answer is in the kernel. An answer is written to the socket directly if possible: that saves two system calls and a turn of
+the reactor, and shows at once that the bytes have left, which ends the hand-over of a task.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @implementer(IPullProducer)
 class Connection:
-    """See the module. Its slots are few, because ten thousand of them may wait for a task."""
+    """See the module's docstring. It has few slots, because ten thousand connections may wait for a task."""
 
     __slots__ = (
         "_answer",
@@ -83,21 +83,21 @@ class Connection:
         self.state = IDLE
         self.fd = -1  # its descriptor, while the server's epoll reads for it
         self.due = 0.0  # the tick after which it is late
-        self.is_plain = False  # the kernel takes our bytes as they are: no TLS
-        self._buffer = b""  # read, and not its turn yet
-        self._at = 0  # what of it was begun already, bytes
-        self._skipped = 0  # bytes of an empty line before a request; while LINGERING, of what is thrown away
+        self.is_plain = False  # no TLS: the kernel takes our bytes as they are
+        self._buffer = b""  # bytes read but not yet processed
+        self._at = 0  # how many bytes of the buffer are already processed
+        self._skipped = 0  # bytes of an empty line before a request; while LINGERING, bytes thrown away
         self._incoming: PartialHead | Counted | Chunks | None = None  # a head or a body that comes in pieces
         self._reserved = 0  # bytes of the server's budget for bodies
         self._unsent = 0  # bytes of the server's budget for answers
         self._paused = False
         self._serving = False
-        self._call: Any = None  # what the request under way waits for, if it ends with its client
+        self._call: Any = None  # what a parked request waits for; cancelled when its client leaves
         self._head: Head | None = None
-        self._answer: Answer | None = None  # what is on its way to the kernel
+        self._answer: Answer | None = None  # being written to the kernel
         self._began = 0.0
 
-    # Coming and going
+    # Opening and closing
 
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
@@ -155,7 +155,7 @@ class Connection:
             self._unsent = 0
 
     def close(self) -> None:
-        """End the connection in an orderly way; by force when that takes long."""
+        """Close the connection gracefully; it is cut if that takes too long."""
         if self.state >= GOODBYE:
             return
         server = self._server
@@ -172,7 +172,7 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        """Not a byte of a request has come."""
+        """Whether no byte of a request has arrived."""
         return self.state == IDLE and not self._buffer
 
     def late(self) -> None:
@@ -182,7 +182,7 @@ class Connection:
         elif self.state in (HEAD, BODY):
             self._refuse(Refusal(408, "request_timeout", "The request did not arrive in time."))
         elif self.state == GOODBYE:
-            # Not every client says it. In order beneath TLS: an answer that the kernel holds still gets there.
+            # Not every client says goodbye in TLS. Close TCP gracefully: an answer still in the kernel gets through.
             self.state = CLOSING
             self.due = self._server.now + self._server.limits.abort_seconds
             beneath_tls(self.transport).loseConnection()
@@ -215,7 +215,7 @@ class Connection:
         self._stop_reading()
         poller = self._server.poller
         if self._call is not None and poller is not None:
-            # A poll may wait for long, and must not be given a task when nobody is there any more.
+            # A poll may wait for long, and must not get a task after its client has left.
             self.fd = poller.watch_end(beneath_tls(self.transport), self)
 
     def _unpause(self) -> None:
@@ -225,9 +225,9 @@ class Connection:
         self._resume_reading()
 
     def _serve(self, data: bytes, at: int = 0) -> None:
-        """Begin what these bytes ask for, from ``at`` on; what is behind the first request waits for its answer."""
+        """Process the requests in ``data``, from offset ``at`` on; bytes after a request wait until it is answered."""
         server = self._server
-        known = server.heads.known
+        remembered = server.heads.known
         self._serving = True
         count, began = 0, 0.0
         while True:
@@ -235,7 +235,7 @@ class Connection:
             if end == 3 or (data[at] == 0x0D and data[at : at + 2] == b"\r\n"):
                 self._begin_head(data[at:])
                 break
-            head = known.get(data[at:end])
+            head = remembered.get(data[at:end])
             if head is None:
                 try:
                     head = server.heads.understand(data[at:end])
@@ -275,19 +275,19 @@ class Connection:
         return data, at
 
     def go_on(self) -> None:
-        """It is this connection's turn again."""
+        """Process the buffer: it is this connection's turn again."""
         if self.state == IDLE and self._buffer:
             self._serve(*self._take_buffer())
             if self._paused and self.state < GOODBYE:
                 if len(self._buffer) - self._at <= MAX_PIPELINED:
                     self._unpause()
                 else:
-                    # What is under way may be a poll now.
+                    # The current request may now be a poll, whose client must be watched.
                     self._pause()
 
     def _begin_head(self, data: bytes) -> None:
-        """Not a whole head: its deadline runs from its first byte, and those that follow get no time of their own."""
-        # Some clients send an empty line too many after a body; it begins no request, and starts no deadline.
+        """Start to read an incomplete head. Its deadline runs from its first byte; later bytes do not extend it."""
+        # Some clients send an extra empty line after a body; it does not begin a request or start a deadline.
         start = 2 if data.startswith(b"\r\n") and not self._skipped else 0
         self._skipped += start
         if start == len(data):
@@ -304,7 +304,7 @@ class Connection:
         head = self._incoming
         assert isinstance(head, PartialHead)
         if head.data == b"\r":
-            # An empty line may come in two pieces.
+            # An empty line may arrive in two pieces.
             self._incoming, self.state = None, IDLE
             self._serve(b"\r" + data)
             return
@@ -347,12 +347,12 @@ class Connection:
             return
         self._incoming = None
         self._buffer = rest
-        # What is behind it is begun when this request is answered, but not from within its answer.
+        # The next request begins after this one is answered, but not from within its answer.
         serving, self._serving = self._serving, True
         self._begin(head, body.whole())
         self._serving = serving
         if self._call is not None:
-            # A poll keeps nothing of its body.
+            # A poll does not keep its body.
             self._release()
         if self.state == IDLE and self._buffer:
             server.postpone(self)
@@ -383,25 +383,25 @@ class Connection:
             self._write(failure_answer(failure))
 
     def _refuse(self, refusal: Refusal, head: bytes = b"") -> None:
-        """Answer and end the connection: what the client still sends is read and thrown away, so that no reset eats the answer."""
+        """Answer and end the connection. Bytes that still arrive are read and dropped: a TCP reset could destroy the answer."""
         server = self._server
         if isinstance(self._incoming, PartialHead):
             head = bytes(self._incoming.data)
-        known = refusal.head or (self._head if self.state == BODY else None)
+        parsed = refusal.head or (self._head if self.state == BODY else None)
         self._forget()
         self._began = monotonic()
         line = head.partition(b"\r\n")[0][:200]
-        data = server.refused(self, refusal, known, line)
+        data = server.refused(self, refusal, parsed, line)
         self.state = LINGERING
         self._skipped = 0
         self.due = server.now + server.limits.linger_seconds
         self.transport.write(data)
         if self.is_plain:
-            # Not over TLS, where the end of our side would have to be said in TLS as well.
+            # Not over TLS, where our side would have to be closed in TLS as well.
             self.transport.loseWriteConnection()
 
     def _write(self, answer: Answer) -> None:
-        """Give the answer to the kernel, whole if it takes it."""
+        """Queue the answer for the kernel, and send it now unless the server is corked."""
         server = self._server
         if self.state != BUSY:
             if answer.taken:
@@ -413,7 +413,7 @@ class Connection:
         try:
             data = server.encoded(answer, head)
         except Exception:
-            # What the verb has returned is no answer.
+            # The verb returned something that is not an answer.
             self._fail(Failure())
             if getattr(answer, "taken", ()):
                 server.lost(answer)
@@ -442,7 +442,7 @@ class Connection:
         if self.is_plain:
             self._watch_drain()
         else:
-            # TLS gathers small writes until the next turn of the reactor, then hands them down.
+            # TLS buffers small writes until the next turn of the reactor, then passes them down.
             server.later(0, self._watch_drain)
 
     def _log(self, status: int, size: int) -> None:
@@ -454,13 +454,13 @@ class Connection:
     def _watch_drain(self) -> None:
         if self.state != WRITING:
             return
-        # `resumeProducing` looks for an answer, and registering calls it at once.
+        # Registering calls `resumeProducing` at once; it does nothing while there is no answer.
         answer, self._answer = self._answer, None
         raw = beneath_tls(self.transport)
         raw.registerProducer(self, False)
         self._answer = answer
         if not self.is_plain:
-            # When the buffer is empty already, this makes the reactor find that out.
+            # If the buffer is already empty, this makes the reactor notice.
             raw.startWriting()
 
     def resumeProducing(self) -> None:
@@ -478,7 +478,7 @@ class Connection:
         """The connection is ending: see `connectionLost`."""
 
     def _next(self) -> None:
-        """The answer has left: the next request's turn."""
+        """The answer has left: go on with the next request."""
         server = self._server
         head = self._head
         assert head is not None

@@ -1,7 +1,7 @@
-"""Reads from all plain connections: to the reactor they are one descriptor.
+"""Reads from all plain connections; the reactor sees them as one descriptor.
 
-The reactor spends as much on telling one connection that it may read as the system call for it costs. An epoll object is
-itself something that can be watched: the reactor watches this one, and the connections are found and read in one loop.
+To notify one connection that it can read costs the reactor as much as the system call that reads. An epoll object can
+itself be watched: the reactor watches this one, and one loop finds and reads the connections that are ready.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-# Bytes that are read of one connection before the next one's turn.
+# The most bytes read from one connection before the next one's turn.
 AT_ONCE = 65_536
-# What is read in one turn of the reactor, s, before all else has its turn.
+# The longest time spent on reading in one turn of the reactor, s.
 TURN_SECONDS = 0.01
 
 
 class Connection(Protocol):
-    """Whose bytes are read. Its ``transport`` does not read by itself meanwhile."""
+    """A connection to read for. Its ``transport`` does not read by itself meanwhile."""
 
     transport: Any
 
@@ -35,7 +35,7 @@ class Connection(Protocol):
 class EpollReader:
     """Reads for the connections that were added, until they end or are removed.
 
-    An end of the stream is left to the transport to find: it is told to read by itself again.
+    The end of a stream is left to the transport, which is made to read by itself again.
     """
 
     _log = Logger()
@@ -43,9 +43,9 @@ class EpollReader:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._epoll = select.epoll()
-        # Without a socket: it is not read, only its end is watched for.
+        # A connection without a socket is not read; only its end is watched for.
         self._connections: dict[int, tuple[socket.socket | None, Connection]] = {}
-        self._ready: deque[int] = deque()  # descriptors that the turn before did not come to
+        self._ready: deque[int] = deque()  # descriptors that the previous turn did not reach
 
     @staticmethod
     def possible(reactor: Any) -> bool:
@@ -53,16 +53,16 @@ class EpollReader:
         return hasattr(select, "epoll") and hasattr(reactor, "addReader")
 
     def add(self, connection: Connection) -> int:
-        """Read for this connection; its descriptor is returned, which `remove` wants to know."""
+        """Read for this connection. Returns its descriptor, which `remove` needs."""
         transport = connection.transport
         transport.stopReading()
         sock = transport.getHandle()
         return self._watch(sock.fileno(), select.EPOLLIN, sock, connection)
 
     def watch_end(self, transport: Any, connection: Connection) -> int:
-        """Cut this connection, which nobody reads, when the other side has gone; ``transport`` is its socket's own.
+        """Cut this connection, which nobody reads, when the client has gone; ``transport`` is the socket's own.
 
-        Its descriptor is returned, which `remove` wants to know.
+        Returns its descriptor, which `remove` needs.
         """
         return self._watch(transport.getHandle().fileno(), select.EPOLLRDHUP, None, connection)
 
@@ -74,7 +74,7 @@ class EpollReader:
         return fd
 
     def remove(self, fd: int, connection: Connection) -> None:
-        """Read no more for this connection. Its descriptor may be closed already."""
+        """Stop reading for this connection. Its descriptor may already be closed."""
         found = self._connections.get(fd)
         if found is None or found[1] is not connection:
             return
@@ -87,7 +87,7 @@ class EpollReader:
         if not self._connections:
             self._reactor.removeReader(self)
 
-    # What the reactor asks for.
+    # The methods that the reactor calls
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -104,19 +104,19 @@ class EpollReader:
             fd = ready.popleft()
             found = connections.get(fd)
             if found is None:
-                # It ended when another one of this round was read.
+                # It ended while another connection of this round was read.
                 continue
             sock, connection = found
             try:
                 self._read_one(fd, sock, connection)
             except Exception:
-                # As the reactor does it; the others go on.
+                # Do what the reactor would do; the other connections go on.
                 self._log.failure("a connection failed")
                 self.remove(fd, connection)
                 if connection.transport is not None:
                     connection.transport.abortConnection()
             if monotonic() > until:
-                # Those left are still ready, so that the reactor calls again soon.
+                # The rest are still ready, so the reactor calls again soon.
                 break
 
     def _read_one(self, fd: int, sock: socket.socket | None, connection: Connection) -> None:

@@ -1,13 +1,13 @@
-"""Is this body JSON? Answered without building anything, because a payload is kept as the bytes that came.
+"""Checks whether a body is JSON, without building anything, because a payload is kept as its original bytes.
 
-What counts is the grammar of RFC 8259, in strict UTF-8 without a byte order mark, at most ``MAX_DEPTH``
+The rule is the grammar of RFC 8259, in strict UTF-8 without a byte order mark, at most ``MAX_DEPTH``
 deep. Lone surrogate escapes, duplicate keys, ``1e999`` and integers of any length are valid; ``NaN`` is not.
 
-msgspec skipping over a ``Raw`` value gives the verdict (about 0.2 µs for 60 bytes). It keeps to the grammar but for three
-things, which are mended around it: it lets invalid UTF-8 through, it refuses ``"\\ud800"``, and it counts depth by the
-interpreter's recursion limit. Each of them is a pass of C over the body or over a piece of it, never a step of Python for
-each token, and none keeps more than two copies of the body: a request must not hold up the others by what it holds.
-`scan`, which takes such steps, words what is wrong with a short body.
+msgspec decides, by skipping over a ``Raw`` value (about 0.2 µs for 60 bytes). It follows the grammar with three exceptions,
+which are corrected here: it accepts invalid UTF-8, it refuses ``"\\ud800"``, and it limits depth by the interpreter's
+recursion limit. Each correction is a pass of C over the body or a piece of it, never a step of Python for each token, and
+none keeps more than two copies of the body, so that one request does not hold up the others. `_locating` finds the exact
+position of an error and words it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from registry.errors import BadBody
 from registry.http.turns import Steps, at_once
 
 MAX_DEPTH = 500
-# So many bytes are looked at in one go: strings are cut out of them, which costs many times their size for a moment.
+# Bytes examined at a time: cutting the strings out of them briefly takes many times their size.
 PIECE = 16 * 1024
 PIECES_A_TURN = 32
 UTF8_PIECE = 64 * 1024
 MARKS_A_TURN = 1024 * 1024
-# So far is looked into a string where none should be.
+# How many bytes of a string are examined where no string should be.
 LOOK_AHEAD = 64 * 1024
-# Brackets whose depth is followed in one step.
+# How many brackets are counted in one step.
 BLOCK = 256
 
 _skip = msgspec.json.Decoder(type=msgspec.Raw).decode
@@ -52,7 +52,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BRACKET_OR_QUOTE = re.compile(rb'["\[\]{}]')
 _WORD = b"+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-# No UTF-8 holds these bytes: they stand for a backslash before a surrogate, and for both halves of an escaped backslash.
+# These bytes never occur in UTF-8. They replace the backslash before a surrogate, and both bytes of an escaped backslash.
 _SURROGATE_MARK, _ESCAPED_MARK = b"\xfd", b"\xfe\xff"
 _MARKS = (
     (b"\\\\", _ESCAPED_MARK),
@@ -82,11 +82,11 @@ class BadJson(BadBody):
 
 
 def check_json(body: bytes, most: int = MAX_DEPTH) -> None:
-    """Return when ``body`` is one JSON value, at most ``most`` deep, with nothing but white space around it, else raise `BadJson`."""
+    """Raise `BadJson` unless ``body`` is one JSON value, at most ``most`` deep, with nothing but white space around it."""
     try:
         if body.isascii() or _is_short_utf8(body):
             _skip(body)
-            # No nesting of 500 without as many brackets, so short bodies need no counting.
+            # A body nested too deep has more than ``most`` opening brackets, so short bodies need no counting.
             if len(body) <= most or body.count(b"[") + body.count(b"{") <= most:
                 return
     except (msgspec.DecodeError, RecursionError):
@@ -95,7 +95,7 @@ def check_json(body: bytes, most: int = MAX_DEPTH) -> None:
 
 
 def _is_short_utf8(body: bytes) -> bool:
-    # One character past U+FFFF makes four bytes of each in the text.
+    # Long bodies are decoded in pieces: one character past U+FFFF makes every character of a text take four bytes.
     if len(body) > UTF8_PIECE:
         return False
     try:
@@ -106,9 +106,9 @@ def _is_short_utf8(body: bytes) -> bool:
 
 
 def checking(body: bytes, most: int = MAX_DEPTH) -> Steps[bytes]:
-    """The same as `check_json` in steps, each of them short enough for a turn of the reactor.
+    """Like `check_json`, in steps that are each short enough for a turn of the reactor.
 
-    What is returned is the body as msgspec reads it: put through `mark` where that was needed.
+    Returns the body as msgspec can read it: with `mark` applied if that was needed.
     """
     yield from _checking_utf8(body)
     marked, fault = body, _fault(body)
@@ -137,7 +137,7 @@ TOO_DEEP = "too deep for the interpreter"
 
 
 def _fault(body: bytes, room: int = 0) -> str:
-    """What the fast parser says against this body, "" for nothing. ``room``: so many levels more than the interpreter allows."""
+    """The error of the fast parser for this body, "" for none. ``room``: levels to add to the interpreter's recursion limit."""
     limit = sys.getrecursionlimit()
     if room:
         sys.setrecursionlimit(limit + room)
@@ -160,7 +160,7 @@ def _checking_utf8(body: bytes) -> Steps[None]:
     while at < len(body):
         piece = view[at : at + UTF8_PIECE]
         try:
-            # A character that goes on in the next piece is left to it.
+            # A character that is split between two pieces is left to the next one.
             at += utf_8_decode(piece, "strict", at + len(piece) == len(body))[1]
         except UnicodeDecodeError as error:
             wrong = at + error.start
@@ -171,9 +171,9 @@ def _checking_utf8(body: bytes) -> Steps[None]:
 
 
 def mark(body: bytes) -> bytes:
-    """``body``, which is UTF-8, with escapes that msgspec does not stumble over; `unmark` gives back what was there.
+    """Replace the escapes in ``body``, which is UTF-8, that msgspec cannot read; `unmark` restores them.
 
-    A mark is as long as what it stands for, so positions stay what they are.
+    A mark is as long as what it replaces, so positions do not change.
     """
     return at_once(_marking(body))
 
@@ -185,17 +185,17 @@ def _marking(body: bytes) -> Steps[bytes]:
         end = at + MARKS_A_TURN
         bad = _BAD_MARK.search(marked, at, end + 5)
         if bad is not None and (bad.start() < end or end + 5 >= len(marked)):
-            # It is no escape at all: the fast parser may say so.
+            # It is not a valid escape: restore it, so that the fast parser reports it.
             return marked[: bad.start()] + b"\\" + marked[bad.start() + 1 :]
     return marked
 
 
 def _replacing(body: bytes, stop: int, pairs: Sequence[tuple[bytes, bytes]]) -> Steps[bytes]:
-    """Replace escapes up to ``stop`` by what is as long; a piece at a time, for each of millions takes its time."""
+    """Replace escapes up to ``stop`` by others of the same length; one piece per step, because there may be millions."""
     pieces, at = [], 0
     while at < stop:
         end = min(at + MARKS_A_TURN, stop)
-        # An escape that goes on in the next piece is left to it.
+        # An escape that is split between two pieces is left to the next one.
         for begun in (b"\\", b"\\u") if end < stop else ():
             if _ends_with(body, at, end, begun):
                 end -= len(begun)
@@ -210,16 +210,16 @@ def _replacing(body: bytes, stop: int, pairs: Sequence[tuple[bytes, bytes]]) -> 
 
 
 def _ends_with(body: bytes, start: int, end: int, begun: bytes) -> bool:
-    """Whether the piece ends with an escape that has begun so."""
+    """Whether the piece ends with ``begun`` as the beginning of an escape."""
     if not body.endswith(begun, start, end):
         return False
-    # The last of an odd number of backslashes is not escaped.
+    # The last of an odd number of backslashes begins an escape.
     before = body[start : end - len(begun) + 1]
     return bool((len(before) - len(before.rstrip(b"\\"))) & 1)
 
 
 def not_in_escape(marked: bytes | memoryview, at: int) -> int:
-    """The first position from ``at`` on at which no escape goes on, in what `mark` gave."""
+    """The first position from ``at`` on that is not inside an escape, in a result of `mark`."""
     for before in range(max(0, at - 5), at):
         if marked[before] in b"\\\xfd":
             at = max(at, before + (6 if marked[before + 1] == 0x75 else 2))
@@ -228,7 +228,7 @@ def not_in_escape(marked: bytes | memoryview, at: int) -> int:
 
 
 def unmark(piece: bytes) -> bytes:
-    """The bytes that `mark` was given a piece of."""
+    """Undo `mark` in a piece of its result."""
     return piece.translate(_UNMARK)
 
 
@@ -239,11 +239,11 @@ def _checking_depth(body: bytes, most: int) -> Steps[None]:
     while at < len(body):
         end = at + PIECE
         if _ends_with(body, at, end, b"\\"):
-            # What it escapes belongs to this piece.
+            # The escaped character belongs to this piece.
             end += 1
         piece = body[at:end]
         if b"\\" in piece:
-            # Escaped backslashes, then escaped quotes, go first: then every other part between quotes is a string.
+            # Remove escaped backslashes, then escaped quotes: after that, every other part between quotes is a string.
             piece = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
         parts = piece.split(b'"')
         brackets = b"".join(parts[inside::2]).translate(_STEP, _NOT_BRACKETS)
@@ -259,7 +259,7 @@ def _checking_depth(body: bytes, most: int) -> Steps[None]:
 
 
 def _follow(brackets: bytes, level: int, most: int) -> int | None:
-    """The depth behind these steps, which begin at ``level``; None when they go past ``most`` on their way."""
+    """The depth after these brackets, which begin at ``level``; None if it exceeds ``most`` on the way."""
     for at in range(0, len(brackets), BLOCK):
         block = brackets[at : at + BLOCK]
         opens = block.count(1)
@@ -283,19 +283,19 @@ def _first_too_deep(piece: bytes, start: int, level: int, inside: bool, most: in
 
 
 def _locating(body: bytes, marked: bytes, fault: str) -> Steps[BadJson]:
-    """Word what the fast parser found in a body that is not JSON, at the very byte.
+    """Describe the error that the fast parser found in ``body``, with its exact position.
 
-    It tells a position as soon as it knows, which is a few bytes late within a string, a number or a word.
+    The parser's own position is a few bytes late inside a string, a number or a word.
     """
     found = _FAST_POSITION.search(fault)
     position = int(found[1]) if found else len(body)
     escape = marked.rfind(b"\\u", max(0, position - 6), position)
     if escape >= 0 and not _ESCAPE.match(marked, escape):
-        # A quote behind it may have been taken for one of its digits.
+        # The parser may have read a quote after it as one of its digits.
         position = escape
     before = yield from _replacing(marked, position, ((b'\\"', b"__"),))
     if "truncated" in fault:
-        # It does not read the last bytes when a word that begins there would be longer.
+        # The parser does not read the last bytes if the word that begins there would be longer.
         for at in range(max(0, position - 4), position):
             if marked[at] in b"tfn" and not before.count(b'"', 0, at) & 1 and not _SCALAR.match(marked, at):
                 return _unexpected(body, at)
@@ -316,7 +316,7 @@ def _locating(body: bytes, marked: bytes, fault: str) -> Steps[BadJson]:
 
 
 def _in_string(body: bytes, pos: int) -> BadJson:
-    """Word why a string does not go on at ``pos``."""
+    """Describe why a string cannot continue at ``pos``."""
     if body[pos:] == b"\\":
         pos += 1
     elif body[pos : pos + 1] == b"\\":
@@ -327,7 +327,7 @@ def _in_string(body: bytes, pos: int) -> BadJson:
 
 
 def _unexpected(body: bytes, pos: int) -> BadJson:
-    """Word what is wrong at ``pos``, looking into a string that begins there."""
+    """Describe what is wrong at ``pos``, or inside a string that begins there."""
     broken = _BROKEN_STRING.match(body, pos, pos + LOOK_AHEAD)
     if broken and broken.end() != pos + LOOK_AHEAD and body[broken.end() : broken.end() + 1] != b'"':
         return _in_string(body, broken.end())

@@ -1,7 +1,7 @@
-"""Cuts JSON into its members, elements and texts, each as the bytes that came, and builds nothing of what is inside.
+"""Cuts JSON into members, elements and texts, each as its original bytes, without building the values inside.
 
-What a client sends may be many times as large in memory as on the wire: an empty list is two bytes there and 56 here. So
-a body is cut a level at a time by msgspec, which skips what it is not asked for, and only what is known to be short is built.
+A value may be many times as large in memory as on the wire: an empty list takes 56 bytes instead of two. So msgspec cuts
+a body one level at a time and skips everything else, and only values that are known to be short are built.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from registry.errors import BadBody, BadOption
 from registry.http.codec import ExactFloat
 from registry.http.json_check import mark, not_in_escape, unmark
 
-# Bytes of a value that is built whole; only texts may be longer.
+# The longest value that is built, bytes; only texts may be longer.
 MAX_BUILT = 16 * 1024
-# A character takes at most so many bytes: two escapes of a surrogate.
+# The most bytes of one character: a surrogate pair as two escapes.
 MOST_A_CHARACTER = 12
 
 _UNKNOWN = "unknown field `"
 
 
-# Bytes that are a part of others.
+# Bytes, or a view of a part of the body.
 Payload = bytes | memoryview
 
 
 class Part:
-    """A JSON value, checked and not built. ``raw`` has no white space around it; ``marked``: it was put through `mark`."""
+    """A JSON value, checked but not built. ``raw`` has no white space around it; ``marked``: `mark` was applied to it."""
 
     __slots__ = ("_marked", "_raw")
 
@@ -40,7 +40,7 @@ class Part:
 
     @classmethod
     def of(cls, body: bytes, checked: bytes) -> Part:
-        """The whole of a body, and what `registry.http.json_check.checking` made of it."""
+        """A whole body; ``checked`` is what `registry.http.json_check.checking` returned for it."""
         return cls(checked.strip(b" \t\r\n"), checked is not body)
 
     def __len__(self) -> int:
@@ -48,20 +48,23 @@ class Part:
 
     @property
     def kind(self) -> bytes:
-        """The first byte: it tells objects, arrays, texts and the others from each other."""
+        """The first byte, which shows whether this is an object, an array, a text or something else."""
         return bytes(memoryview(self._raw)[:1])
 
     def whole(self) -> bytes:
-        """The bytes that came."""
+        """The original bytes."""
         raw = bytes(self._raw)
         return unmark(raw) if self._marked else raw
 
     def payload(self) -> Payload:
-        """The same, and not copied where that can be."""
+        """The original bytes, not copied if possible."""
         return self.whole() if self._marked else memoryview(self._raw)
 
     def members(self, *names: str) -> dict[str, Part]:
-        """The members of an object by name, of which only these may be there. The last of two with one name counts."""
+        """The members of an object by name; of two with the same name, the last counts.
+
+        Raises `BadOption` for a name that is not in ``names``, and `BadBody` for what is not an object.
+        """
         try:
             found = _object(names)(self._raw)
         except msgspec.ValidationError as error:
@@ -70,7 +73,7 @@ class Part:
                 raise BadBody("The body of this request is a JSON object.") from None
             unknown = str(error)[at + len(_UNKNOWN) :].rpartition("`")[0]
         except UnicodeDecodeError as error:
-            # A name with marks in it, which is none of these.
+            # A name that contains marks is not in ``names``.
             unknown = unmark(error.object).decode("utf-8", "backslashreplace")
         else:
             parts = zip(names, msgspec.structs.astuple(found), strict=True)
@@ -78,7 +81,7 @@ class Part:
         raise BadOption(f"There is no field {unknown[:80]!r} here; this request takes: {', '.join(names)}.")
 
     def elements(self, most: int) -> list[Part]:
-        """The first elements of an array, one more than ``most`` of them at the most."""
+        """The first elements of an array, at most ``most`` + 1 of them."""
         found = []
         for raw in msgspec.structs.astuple(_array(most + 1)(self._raw)):
             if raw is None:
@@ -87,13 +90,13 @@ class Part:
         return found
 
     def value(self, name: str) -> Any:
-        """What it is in Python; ``name`` is its field's. Floats are `ExactFloat`."""
+        """The value as a Python object, floats as `ExactFloat`. Raises `BadOption`, naming the field ``name``, if it is too long."""
         if len(self) > MAX_BUILT:
             raise BadOption(f"The field {name!r} is over the limit of {MAX_BUILT} bytes.")
         return load(self.whole())
 
     def text(self, most: int, from_end: bool = False) -> tuple[str, bool]:
-        """The first or the last characters of a text, ``most`` of them, and whether there are more."""
+        """The first ``most`` characters of a text, or with ``from_end`` the last, and whether there are more."""
         bound = MOST_A_CHARACTER * (most + 2)
         if len(self) <= bound:
             raw = self.whole()
@@ -109,7 +112,7 @@ class Part:
         raw = bytes(memoryview(self._raw)[:size])
         if not self._marked:
             raw = mark(raw)
-        # An escape that goes on behind the end is left out.
+        # Drop an escape that is cut off by the end.
         last = max(raw.rfind(first, size - 6) for first in (b"\\", b"\xfd", b"\xfe"))
         if last >= 0 and size < last + (6 if raw[last + 1 : last + 2] == b"u" else 2):
             raw = raw[:last]
@@ -130,7 +133,7 @@ class Part:
 
 
 def _ends_in_escape(raw: bytes) -> bool:
-    # The last of an odd number of backslashes is not escaped.
+    # The last of an odd number of backslashes begins an escape.
     return bool((len(raw) - len(raw.rstrip(b"\\"))) & 1)
 
 
@@ -142,13 +145,13 @@ def _object(names: tuple[str, ...]) -> Callable[[Any], Any]:
 
 @lru_cache(maxsize=8)
 def _array(most: int) -> Callable[[Any], Any]:
-    # A list would be built whole before anybody could count it; the fields of this end, and what follows is skipped.
+    # A list would be built whole before it could be counted; a struct has only so many fields, and skips further elements.
     fields = [(f"element{n}", msgspec.Raw, None) for n in range(most)]
     return msgspec.json.Decoder(msgspec.defstruct("Array", fields, array_like=True)).decode
 
 
 def load(raw: bytes) -> Any:
-    """A short JSON text, built."""
+    """Parse a short JSON text."""
     return json.loads(raw, parse_int=_number, parse_float=ExactFloat.read)
 
 

@@ -1,4 +1,4 @@
-"""Every bound of a connection, and what a client is told that exceeds it."""
+"""The limits of a connection, and the refusals for clients that exceed them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from registry.errors import Overloaded
 from registry.http.validation import Refusal
 
-# Bytes of a request line, of one header, and of all headers; and how many headers.
+# The longest request line or header, bytes; all headers together, bytes; and the most headers.
 MAX_LINE = 16_384
 MAX_HEADERS_SIZE = 32_768
 MAX_HEADERS = 500
-# Bytes that may wait behind a request under way; above it nothing is read.
+# Bytes that may wait behind the current request; above that, reading stops.
 MAX_PIPELINED = 65_536
-# Requests of one connection, and seconds, before the others' turn.
+# A connection yields to the others after this many requests or seconds.
 MAX_A_TURN = 8
 SECONDS_A_TURN = 0.01
-# Of answers that their clients have not taken yet, all connections together, bytes.
+# Bytes of answers not yet sent to their clients, over all connections.
 MAX_UNSENT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one connection; seconds, bytes, bytes per second."""
+    """Limits of one connection; seconds, bytes, bytes per second."""
 
-    idle_seconds: float = 75.0  # longer than the 60 s after which load balancers let a connection go
+    idle_seconds: float = 75.0  # longer than the 60 s after which load balancers drop an idle connection
     head_seconds: float = 10.0
     body_seconds: float = 30.0
     body_rate: float = 65536.0
@@ -34,7 +34,7 @@ class Limits:
     drain_seconds: int = 20
     abort_seconds: float = 15.0
     goodbye_seconds: float = 1.0
-    tick_seconds: float = 1.0  # how often deadlines are looked at
+    tick_seconds: float = 1.0  # how often deadlines are checked
 
 
 def line_too_long() -> Refusal:

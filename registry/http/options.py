@@ -1,4 +1,4 @@
-"""What a request may say about a task or a poll, and how it is read. Wrong values are `BadOption`, naming the option."""
+"""The options and bodies of requests for tasks and polls, and how they are parsed. A wrong value raises `BadOption`, naming it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ YEAR = 366 * 86_400
 WEEK = 7 * 86_400
 RESULT_FOR_PREFER = 60
 MOST_AT_ONCE = 1000
-# Whole numbers up to this are the same in every program that reads JSON.
+# Every program that reads JSON can hold whole numbers up to this.
 EXACT = 2**53
 
 MOST_OF_LEASE = 160
 _LEASE = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MOST_OF_LEASE)
 _QUOTED_LEASE = re.compile(rb'"([A-Za-z0-9_-]{1,%d})"' % MOST_OF_LEASE)
-# Of the entries of a request that are read in one turn.
+# Bytes of a request's entries that are parsed in one turn.
 BYTES_A_TURN = 256 * 1024
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _TRACE = re.compile(rb"[\x20-\x7e]{1,512}")
@@ -51,12 +51,12 @@ lease_length = seconds(0.1, 43_200)
 
 
 def _lease_or_default(name: str, value: str) -> float:
-    # Present but empty: leased, as long as the task or the queue says.
+    # Present but empty: leased, for the time that the task or the queue sets.
     return lease_length(name, value) if value else 0.0
 
 
 def wait_length(name: str, value: str) -> float:
-    """A reader of how long to wait, in seconds. However long: whoever waits caps it."""
+    """A reader of how long to wait, in seconds. More than a year is read as a year; the caller caps the wait."""
     ms = duration_ms(value)
     if ms is None:
         raise BadOption(f"The option {name!r} is a number of seconds, 0 or more, not {value[:40]!r}.")
@@ -93,12 +93,12 @@ EXTEND_OPTIONS: dict[str, Callable[[str, str], Any]] = {"lease": lease_length}
 
 
 def ms(duration: float) -> int:
-    """Seconds that a reader gave, which are whole ms, as ms."""
+    """Seconds as ms. Readers return whole ms."""
     return round(duration * 1000)
 
 
 def idempotency_key(header: Header) -> str | None:
-    """The request's Idempotency-Key, quotes of a structured field taken off."""
+    """The request's Idempotency-Key without the quotes of a structured field, or None. Raises `BadOption`."""
     value = header(b"idempotency-key")
     if value is None:
         return None
@@ -111,7 +111,7 @@ def idempotency_key(header: Header) -> str | None:
 
 
 def fingerprint(query: bytes, *more: bytes, but: Collection[str] = ()) -> str:
-    """What makes two requests the same: their options in any order, those of ``but`` left out, and their bodies."""
+    """A hash that is equal for equal requests: of the options in any order, without those in ``but``, and of ``more``."""
     digest = hashlib.sha256()
     for name, value in sorted(option_pairs(query)):
         if name not in but:
@@ -123,7 +123,7 @@ def fingerprint(query: bytes, *more: bytes, but: Collection[str] = ()) -> str:
 
 
 def prefer_wait(header: Header) -> float | None:
-    """The N of ``Prefer: wait=N``, seconds. A preference that cannot be read is no preference (RFC 7240)."""
+    """The N of ``Prefer: wait=N`` in seconds, or None. A preference that cannot be read is ignored (RFC 7240)."""
     value = header(b"prefer")
     if value is None:
         return None
@@ -132,7 +132,7 @@ def prefer_wait(header: Header) -> float | None:
 
 
 def push_options(said: Mapping[str, Any], header: Header, query: bytes, body: bytes) -> PushOptions | None:
-    """The options of a push; None for a plain one. ``said`` are those of the query, read."""
+    """The options of a push, None for a plain one. ``said``: the parsed options of the query. Raises `BadOption`."""
     trace = header(b"traceparent")
     if not said and trace is None and header(b"prefer") is None and header(b"idempotency-key") is None:
         return None
@@ -166,12 +166,12 @@ def push_options(said: Mapping[str, Any], header: Header, query: bytes, body: by
 
 
 def payloads(header: Header, body: bytes) -> Steps[list[Payload]]:
-    """The payloads of a batch, each as its own bytes: a JSON array, or a value a line."""
+    """The payloads of a batch, each as its original bytes. The body is a JSON array, or has one value per line."""
     kind = (header(b"content-type") or b"").split(b";")[0].strip().lower()
     if kind in (b"application/x-ndjson", b"application/ndjson", b"application/jsonl"):
         found = yield from _lines(body)
     else:
-        # The array around them is not a task's own.
+        # The array around the tasks adds a level that is not a task's own.
         array = Part.of(body, (yield from checking(body, MAX_DEPTH + 1)))
         if array.kind != b"[":
             raise BadBody("The body of a batch is a JSON array of tasks, or application/x-ndjson.")
@@ -220,7 +220,7 @@ def members(body: bytes, *names: str) -> Steps[dict[str, Part]]:
 
 
 def no_members(body: bytes, sentence: str) -> Steps[None]:
-    """Read a body that is empty or an object of nothing; what is said of others."""
+    """Check that a body is empty or an empty object; otherwise raise `BadOption` with ``sentence``."""
     try:
         yield from members(body)
     except BadOption:
@@ -228,7 +228,7 @@ def no_members(body: bytes, sentence: str) -> Steps[None]:
 
 
 def lease_id(raw: bytes, what: str = "The last part of the path") -> bytes:
-    """A lease id, or `BadOption` for what certainly is none; ``what`` is where it stands."""
+    """Check the form of a lease id; raise `BadOption` if it cannot be one. ``what`` says where it stands in the request."""
     if not _LEASE.fullmatch(raw):
         raise BadOption(f"{what} is no lease id: that is the text which a pop gave as lease.")
     return raw
@@ -236,19 +236,19 @@ def lease_id(raw: bytes, what: str = "The last part of the path") -> bytes:
 
 # Limits of an error's fields, in bytes of UTF-8; a trace keeps its end, where the cause stands.
 ERROR_FIELDS = {"type": 100, "message": 1000, "trace": -8000}
-# Of the message of a holder that is still at it.
+# The longest progress message, bytes of UTF-8.
 PROGRESS_BYTES = 1000
 
 
 def shortened(text: str, most: int) -> str:
-    """Text cut to so many bytes, its end where ``most`` is negative. Half of a character (a lone surrogate) is a question mark."""
-    # No character has less than a byte: what is further off is not looked at.
+    """The first ``most`` bytes of a text, or the last ``-most`` if it is negative. A lone surrogate becomes a question mark."""
+    # A character has at least one byte, so no more than ``most`` characters can be needed.
     near = text[most:] if most < 0 else text[:most]
     return cut_bytes(near.encode("utf-8", "replace"), most).decode()
 
 
 def failing(said: dict[str, Part]) -> FailOptions:
-    """``error``, ``delay`` and ``retry`` of a fail, checked. A longer field of the error is cut, and ``truncated`` says so."""
+    """``error``, ``delay`` and ``retry`` of a fail, checked. A field of the error that is too long is cut and sets ``truncated``."""
     delay = said["delay"].value("delay") if "delay" in said else None
     delay_ms = milliseconds(delay) if isinstance(delay, int | float) else None
     if delay is not None and (delay_ms is None or delay_ms > YEAR * 1000):
@@ -265,11 +265,11 @@ def _error(part: Part) -> Error | None:
         return None
     try:
         fields = {"message": part} if part.kind == b'"' else part.members(*ERROR_FIELDS)
-        told = [(k, _text(field, ERROR_FIELDS[k])) for k, field in fields.items() if not _absent(field)]
+        texts = [(k, _text(field, ERROR_FIELDS[k])) for k, field in fields.items() if not _absent(field)]
     except (BadOption, BadBody):
         raise BadOption("The field 'error' is an object with the texts type, message and trace.") from None
     error = Error(
-        **{name: text for name, (text, _) in told if text}, truncated=any(is_cut for _, (_, is_cut) in told)
+        **{name: text for name, (text, _) in texts if text}, truncated=any(is_cut for _, (_, is_cut) in texts)
     )
     return None if error == Error() else error
 
@@ -279,7 +279,7 @@ def _absent(part: Part) -> bool:
 
 
 def _text(part: Part, most: int) -> tuple[str, bool]:
-    """As `shortened`, and whether it was cut."""
+    """A text cut like by `shortened`, and whether it was cut."""
     if part.kind != b'"':
         raise BadOption("A text was expected.")
     text, more = part.text(abs(most), from_end=most < 0)
@@ -288,7 +288,7 @@ def _text(part: Part, most: int) -> tuple[str, bool]:
 
 
 def progress(said: dict[str, Part]) -> ExtendOptions:
-    """The progress of an extend, and its message, which is cut to its limit."""
+    """The progress and the message of an extend; a message that is too long is cut."""
     done = said["progress"].value("progress") if "progress" in said else None
     if done is not None and (
         isinstance(done, bool) or not isinstance(done, int | float) or not -1e15 < done < 1e15
@@ -304,18 +304,18 @@ def progress(said: dict[str, Part]) -> ExtendOptions:
     return ExtendOptions(progress=None if done is None else float(done), message=text)
 
 
-# A lease and its result, None for none; a lease and how its attempt failed.
+# A lease and its result or None; a lease and how its attempt failed.
 Acked = tuple[bytes, Part | None]
 Failed = tuple[bytes, FailOptions]
 
 
 def settling(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
-    """The acks and the fails of a body."""
-    said = yield from members(body, "acks", "fails")
-    if any(part.kind != b"[" for part in said.values()):
+    """The acks and the fails of a body. Raises `BadOption` and `BadBody`."""
+    fields = yield from members(body, "acks", "fails")
+    if any(part.kind != b"[" for part in fields.values()):
         raise BadOption("The fields 'acks' and 'fails' are arrays.")
     entries: dict[str, list[Part]] = {"acks": [], "fails": []}
-    for name, part in said.items():
+    for name, part in fields.items():
         yield
         entries[name] = part.elements(MOST_AT_ONCE)
     if sum(map(len, entries.values())) > MOST_AT_ONCE:
@@ -337,30 +337,30 @@ def settling(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
 def _ack_of(part: Part) -> Acked:
     if part.kind == b'"':
         return _lease_of(part, "An element of 'acks'"), None
-    said = _entry(part, 'An element of "acks" is a lease, or an object with lease and result.', "result")
-    result = said.get("result")
-    lease = _lease_of(said["lease"], "A lease in 'acks'")
+    fields = _entry(part, 'An element of "acks" is a lease, or an object with lease and result.', "result")
+    result = fields.get("result")
+    lease = _lease_of(fields["lease"], "A lease in 'acks'")
     return lease, None if result is None or _absent(result) else result
 
 
 def _fail_of(part: Part) -> Failed:
     wrong = 'An element of "fails" is an object with lease, error, delay and retry.'
-    said = _entry(part, wrong, "error", "delay", "retry")
-    return _lease_of(said["lease"], "A lease in 'fails'"), failing(said)
+    fields = _entry(part, wrong, "error", "delay", "retry")
+    return _lease_of(fields["lease"], "A lease in 'fails'"), failing(fields)
 
 
 def _entry(part: Part, wrong: str, *names: str) -> dict[str, Part]:
     try:
-        said = part.members("lease", *names)
+        fields = part.members("lease", *names)
     except (BadOption, BadBody):
         raise BadOption(wrong) from None
-    if "lease" not in said or said["lease"].kind != b'"':
+    if "lease" not in fields or fields["lease"].kind != b'"':
         raise BadOption(wrong)
-    return said
+    return fields
 
 
 def _lease_of(part: Part, what: str) -> bytes:
-    # A batch has hundreds of them, and nearly all are as a pop gave them.
+    # Fast path: a batch has hundreds of leases, and nearly all come unchanged from a pop.
     plain = _QUOTED_LEASE.fullmatch(part.payload()) if len(part) <= MOST_OF_LEASE + 2 else None
     if plain is not None:
         return bytes(plain[1])
@@ -377,28 +377,28 @@ def is_json(body: bytes) -> bool:
 
 
 def quoted(name: bytes) -> str:
-    """A name as a cursor: any byte of it survives the way through a query."""
+    """A name as a cursor, in which every byte survives a query."""
     return quote_from_bytes(name, safe="")
 
 
 def unquoted(cursor: str) -> bytes:
-    """The name that `quoted` made a cursor of."""
+    """The name in a cursor that `quoted` made."""
     return unquote_to_bytes(cursor)
 
 
 def schedule(body: bytes) -> dict[str, Any]:
-    """The members of a schedule: its task as the bytes that came, the others built, for they are short."""
-    said: dict[str, Any] = {}
+    """The members of a schedule: its task as the original bytes, the others as values, because they are short."""
+    fields: dict[str, Any] = {}
     for name, part in at_once(
         members(body, "cron", "timezone", "queue", "task", "options", "missed", "paused")
     ).items():
-        said[name] = part.whole() if name == "task" else part.value(name)
-    said.setdefault("task", None)
-    return said
+        fields[name] = part.whole() if name == "task" else part.value(name)
+    fields.setdefault("task", None)
+    return fields
 
 
 def schedule_options(given: Any) -> tuple[dict[str, str | int | float], PushOptions]:
-    """The push options of a schedule, members of an object: as they are kept and shown, and read."""
+    """The push options of a schedule, twice: as they are stored and shown, and parsed. Raises `BadOption`."""
     if not isinstance(given, dict):
         raise BadOption("The field 'options' is an object.")
     if "at" in given:
@@ -418,5 +418,5 @@ def schedule_options(given: Any) -> tuple[dict[str, str | int | float], PushOpti
             raise BadOption(
                 f"The option {name[:80]!r} holds half of a character (a lone surrogate)."
             ) from None
-    said = options(urlencode(texts).encode(), PUSH_OPTIONS)
-    return kept, push_options(said, lambda _: None, b"", b"") or PLAIN_PUSH
+    parsed = options(urlencode(texts).encode(), PUSH_OPTIONS)
+    return kept, push_options(parsed, lambda _: None, b"", b"") or PLAIN_PUSH

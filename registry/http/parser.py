@@ -1,7 +1,7 @@
 """Request heads: bytes in, a `Head` out, or a `Refusal`.
 
-``httptools`` reads the header block; what it accepts and we refuse is judged in `registry.http.validation`. Clients send
-the same lines and blocks again and again, so both are remembered as they were understood.
+``httptools`` parses the header block; `registry.http.validation` refuses what it accepts and we do not. Clients send the
+same heads and header blocks again and again, so the parsed ones are remembered.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from registry.log import VALUE_LIMIT, escape
 MAX_REMEMBERED = 512
 MAX_REMEMBERED_SIZE = 2048
 
-# A request line that needs no judgement: no escape, nothing but the characters of RFC 3986.
+# A request line that needs no further check: only the characters of RFC 3986, and no escape in the path.
 _PLAIN_LINE = re.compile(
     rb"(GET|POST|PUT|PATCH|DELETE|HEAD) ((/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*))?) HTTP/1\.1"
 )
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-# One object of each method for all heads.
+# All heads share one object per method.
 _METHODS = {method: method for method in METHODS}
 
 
@@ -73,7 +73,7 @@ class Fields:
         for name, value in pairs:
             values.setdefault(name.lower(), []).append(value.strip(b" \t"))
         self.all = values
-        self.sound = False  # judged before, and good with every method and path
+        self.sound = False  # checked before, and accepted with every method and path
         last = {name: found[-1] for name, found in values.items()}
         self.get = last.get
         length = last.get(b"content-length")
@@ -97,14 +97,15 @@ class Fields:
 
 
 def logged_agents(referer: bytes | None, user_agent: bytes | None) -> str:
-    """The two headers that an access line shows, as it shows them."""
+    """The two headers of an access line, quoted and escaped; "-" for a missing one."""
     return f'"{escape(referer) if referer else "-"}" "{escape(user_agent) if user_agent else "-"}"'
 
 
 class Found(NamedTuple):
     """What answers a head: ``verb(head, body)``.
 
-    ``parks``: the request may wait for long, and ends with its client. ``remembers``: the head will come again as it is.
+    ``parks``: the request may wait for long, and is cancelled when its client leaves. ``remembers``: the head is worth
+    remembering, because the same bytes will come again.
     """
 
     verb: Callable[..., Any]
@@ -115,8 +116,8 @@ class Found(NamedTuple):
 class Head:
     """A request without its body; ``verb(head, body)`` answers it. An access line shows ``line``.
 
-    ``name``, ``segments``, ``options``: what `registry.http.routes` has found in path and query. Ten thousand polls may wait,
-    each with a head of its own: it keeps nothing that many can share.
+    ``name``, ``segments``, ``options``: what `registry.http.routes` found in path and query. Ten thousand polls may wait,
+    each with its own head, so a head keeps no copy of what many can share.
     """
 
     __slots__ = (
@@ -166,7 +167,7 @@ class Head:
 
 
 class Collector:
-    """What ``httptools`` calls while it reads a header block."""
+    """Receives the callbacks of ``httptools`` while it reads a header block."""
 
     __slots__ = ("done", "pairs")
 
@@ -186,16 +187,16 @@ class Collector:
 
 
 class BlockReader:
-    """Reads a header block piece by piece, and refuses it as soon as it can no longer become a good one."""
+    """Reads a header block piece by piece, and refuses it as soon as it can no longer become valid."""
 
     def __init__(self) -> None:
         self.collector = Collector()
         self._parser = httptools.HttpRequestParser(self.collector)
-        # The request line is judged on its own; any good one will do here.
+        # The real request line is checked separately; any valid one will do here.
         self._parser.feed_data(b"POST / HTTP/1.1\r\n")
 
     def feed(self, data: bytes) -> None:
-        """Read on; raises `Refusal`."""
+        """Read more bytes; raises `Refusal`."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -209,20 +210,20 @@ class BlockReader:
 
 
 class PartialHead:
-    """A head that comes in pieces: ``data`` is what has come. Refused as soon as it can no longer become a good one.
+    """A head that arrives in pieces; ``data`` is what has arrived. Refused as soon as it can no longer become valid.
 
-    Each byte is looked at once.
+    Each byte is examined once.
     """
 
     __slots__ = ("_block", "_scanned", "data")
 
     def __init__(self) -> None:
         self.data = bytearray()
-        self._scanned = 0  # bytes in which no head ends
-        self._block: BlockReader | None = None  # reads what is behind the request line
+        self._scanned = 0  # bytes already searched for the end of the head
+        self._block: BlockReader | None = None  # reads the headers, after the request line
 
     def feed(self, more: bytes) -> bool:
-        """Take more bytes; whether the head is whole now. Raises `Refusal`."""
+        """Take more bytes; return whether the head is complete. Raises `Refusal`."""
         data = self.data
         data += more
         if data.find(b"\r\n\r\n", max(0, self._scanned - 3)) >= 0:
@@ -233,7 +234,7 @@ class PartialHead:
         assert self._block is not None
         self._block.feed(bytes(data[self._scanned :]))
         self._scanned = len(data)
-        # One byte more may be a CR.
+        # One more byte is allowed: it may be a CR.
         if len(data) - 1 - data.rfind(b"\n", -MAX_LINE - 2) > MAX_LINE + 1:
             raise header_too_long()
         if len(data) > MAX_LINE + MAX_HEADERS_SIZE:
@@ -256,9 +257,9 @@ class PartialHead:
 
 
 class Heads:
-    """Understands heads. ``find(head)`` says what answers it; see `registry.http.routes`.
+    """Parses and remembers heads. ``find(head)`` returns what answers a head; see `registry.http.routes`.
 
-    ``host_allowed(name)`` judges the Host; ``limit_of(path)`` is the longest body, bytes.
+    ``host_allowed(name)`` tells whether a Host is accepted; ``limit_of(path)`` returns the longest body, bytes.
     """
 
     def __init__(
@@ -274,7 +275,7 @@ class Heads:
         self._limit_of = limit_of
 
     def understand(self, data: bytes) -> Head:
-        """The head that these bytes are, its last empty line included. Raises `Refusal`."""
+        """Parse a head; ``data`` includes its last empty line. Raises `Refusal`."""
         line, _, block = data.partition(b"\r\n")
         if len(line) > MAX_LINE:
             raise line_too_long()
@@ -292,7 +293,7 @@ class Heads:
         head = Head(method, path, query or b"", fields, old)
         if len(target) > VALUE_LIMIT:
             line = line.replace(target, target[:VALUE_LIMIT] + b"...")
-        # Nothing in a plain line needs an escape.
+        # A plain line needs no escaping.
         head.line = line.decode() if plain is not None else escape(line)
         try:
             self._judge(head, target, authority, b"HTTP/1.0" if old else b"HTTP/1.1")
@@ -328,13 +329,13 @@ class Heads:
         hosts = fields.values(b"host")
         host = check_host(hosts, version)
         if authority is not None:
-            # An absolute target replaces the Host header, which must be there all the same.
+            # An absolute target replaces the Host header, which is required all the same.
             hosts = [authority]
             host = check_host(hosts, version)
         if fields.chunked and version != b"HTTP/1.1":
             raise bad_request("HTTP/1.0 knows no Transfer-Encoding.")
         if host is not None and not self._host_allowed(host):
-            # It has passed as a host name: nothing in it needs an escape.
+            # It is a valid host name, so nothing in it needs escaping.
             sentence = f"The name {host.decode()!r} is not one of the daemon's own; see ALLOWED_HOSTS."
             raise Refusal(421, "foreign_host", sentence)
         agents = fields.values(b"user-agent")
@@ -342,13 +343,13 @@ class Heads:
         check_site(head.method, target, *pages)
         check_encoding(fields.values(b"content-encoding"))
         check_key(fields.values(b"idempotency-key"))
-        # What may come from a page of another site is judged with each method and path.
+        # A request that may come from another site's page is checked for each method and path.
         maybe_page = pages[0] or pages[1] or any(map(like_a_browser, agents))
         fields.sound = authority is None and version == b"HTTP/1.1" and not maybe_page
 
 
 def remember(known: dict[Any, Any], key: Any, value: Any) -> None:
-    """Keep what was understood. A full table is emptied: what comes often is soon back."""
+    """Remember a parsed value. A full table is emptied: frequent entries soon return."""
     if len(known) >= MAX_REMEMBERED:
         known.clear()
     known[key] = value

@@ -15,7 +15,7 @@ NO_OPTIONS: Options = {}
 
 
 class HeadLike(Protocol):
-    """What a request tells before its body. ``get(name)`` takes a header's name in lower case."""
+    """The part of a request before its body. ``get(name)`` takes a header's name in lower case."""
 
     method: bytes
     path: bytes
@@ -26,10 +26,10 @@ class HeadLike(Protocol):
 
 
 class Request:
-    """``name``: that of the queue or schedule in the path, b"" where there is none.
+    """A request. ``name``: the queue or schedule in the path, b"" if there is none.
 
-    ``segments``: the raw segments of the path that vary, the name's first. ``options``: those of the query, read; not to be changed,
-    for the next request may share them. ``header(name)`` takes a name in lower case and returns a value, or None.
+    ``segments``: the raw variable segments of the path, the name's first. ``options``: the parsed options of the query; do not change
+    them, because other requests may share them. ``header(name)`` takes a name in lower case and returns a value, or None.
     """
 
     __slots__ = ("body", "header", "name", "options", "query", "segments")
@@ -48,8 +48,8 @@ class Request:
 class Route(NamedTuple):
     """One row of the table. ``path``: segments in ``<…>`` vary; one called ``<name>`` is a name.
 
-    ``options``: the readers of its query. ``takes``: a GET that takes a task away. ``parks``: the request may wait for long, and ends
-    with its client.
+    ``options``: the readers of its query. ``takes``: a GET takes a task away. ``parks``: the request may wait for long, and is
+    cancelled when its client leaves.
     """
 
     methods: frozenset[bytes]
@@ -61,7 +61,7 @@ class Route(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A route, and the raw segments of a path that vary."""
+    """A route, and the raw variable segments of a path."""
 
     route: Route
     segments: list[bytes]
@@ -76,7 +76,7 @@ class Match(NamedTuple):
 
 
 class Table:
-    """Finds routes by method and raw path. A path is cut into segments before it is decoded, so that ``%2F`` cuts nothing."""
+    """Finds routes by method and raw path. A path is split into segments before it is decoded, so ``%2F`` splits nothing."""
 
     def __init__(self) -> None:
         self._root: dict[bytes, Any] = {}
@@ -91,7 +91,7 @@ class Table:
         methods = node.setdefault(_METHODS, {})
         for method in route.methods:
             methods[method] = route
-        # A look by HEAD is answered without its body; what takes a task is no look.
+        # HEAD is answered like GET without the body, but not where GET takes a task.
         if b"GET" in route.methods and not route.takes:
             methods.setdefault(b"HEAD", route)
 
@@ -117,5 +117,5 @@ class Table:
         return Match(route, segments)
 
 
-# No segment of a path holds a slash.
+# Keys that no segment can equal, because a segment holds no slash.
 _VARIES, _METHODS = b"/varies", b"/methods"

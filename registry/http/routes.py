@@ -1,7 +1,7 @@
-"""The HTTP API, every route of it, as a Klein app. What producers and workers ask for is told in ``tasks.py``.
+"""All routes of the HTTP API, as a Klein app. ``tasks.py`` lists the requests of producers and workers.
 
 A connection finds a route by the method and the raw path (`Api.find`) and runs its endpoint; the Klein resource serves the same
-endpoints to whatever else speaks twisted.web. An endpoint is given a `Request` and returns an `Answer`, or a Deferred of one.
+endpoints to any other twisted.web server. An endpoint takes a `Request` and returns an `Answer`, or a Deferred of one.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from registry.http.tasks import Tasks
 from registry.http.validation import ALLOW, sane_request_id
 from registry.queue.promise import Promise, as_deferred
 
-# Of a query that is remembered, bytes.
+# The longest query that is remembered, bytes.
 MAX_QUERY = 128
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class AnyPath(PathConverter):  # type: ignore[misc]
-    """Any part of a path. Werkzeug matches the decoded path; the table of routes cuts the raw one, and decides."""
+    """Any part of a path. Werkzeug matches the decoded path; the table of routes splits the raw path, and decides."""
 
     regex = r"(?s:.*)"
     part_isolating = False
 
 
 app = Klein()
-# Redirects would be built from the client's Host; a double slash is simply another path.
+# No redirects: they would be built from the client's Host. A path with a double slash is simply a different path.
 app.url_map.merge_slashes = False
 app.url_map.strict_slashes = True
 app.url_map.redirect_defaults = False
@@ -75,9 +75,9 @@ def route(methods: str, path: str, **more: Any) -> Callable[[Endpoint], Endpoint
 
 
 class Api:
-    """The endpoints. ``redis_state()`` fires with what is wrong with Redis as a sentence, "" for nothing.
+    """The endpoints. ``redis_state()`` fires with a sentence about what is wrong with Redis, "" for nothing.
 
-    ``stopping()`` is whether the daemon stops, ``warnings()`` what an operator should know.
+    ``stopping()`` returns whether the daemon is stopping, ``warnings()`` what an operator should know.
     """
 
     app = app
@@ -239,10 +239,10 @@ class Api:
         return self.app.resource()
 
     def find(self, head: Head) -> Found:
-        """What answers this head on a connection; errors are raised when it is asked."""
+        """Find what answers this head on a connection; if that fails, the error is the answer."""
         if head.method == b"OPTIONS" and head.path in (b"*", b"/"):
             return Found(_options)
-        # Of the path of a lease or a task, all but its last segment comes again and again.
+        # In the paths of leases and tasks, all but the last segment repeats often.
         above, _, last = head.path.rpartition(b"/")
         leaf = self._leaves.get((head.method, above, head.query))
         if leaf is not None:
@@ -257,7 +257,7 @@ class Api:
             answer = failure_answer(Failure())
             return Found(lambda head, body: answer)
         route, segments = match
-        # A queue that was made for one request does not come again.
+        # A queue that was made for one request (its name has a colon) does not come again.
         again = len(segments) == 1 and b":" not in segments[0]
         found = Found(self._answering[route.verb], route.parks, again)
         if len(segments) == 2 and route.path.endswith(">"):
@@ -266,7 +266,7 @@ class Api:
         return found
 
     def _query(self, match: Match, query: bytes) -> tuple[bytes, dict[str, Any]]:
-        """The query and its options: the same objects for all that wait with this one."""
+        """The query and its options; all requests that wait with the same query share these objects."""
         key = match.route.verb, query
         found = self._queries.get(key)
         if found is None:
@@ -287,17 +287,17 @@ class Api:
         return answer.addCallback(lambda found: self._write(request, found))
 
     def _run(self, match: Match, head: WebHead, body: bytes) -> Any:
-        asked = Request(head, match.name(), match.segments, match.options(head.query), body)
-        answer = getattr(self, match.route.verb)(asked)
+        parsed = Request(head, match.name(), match.segments, match.options(head.query), body)
+        answer = getattr(self, match.route.verb)(parsed)
         return as_deferred(answer) if isinstance(answer, Promise) else answer
 
     @app.handle_errors(HTTPException)
     def not_found(self, request: IRequest, failure: Failure) -> Any:
-        """Werkzeug found no endpoint: neither does the table, and it says why."""
+        """Werkzeug found no endpoint. The table finds none either, and its error gives the reason."""
         return self.serve(request)
 
     def _write(self, request: Any, answer: Answer) -> Any:
-        """Write the answer. What it hands over is settled when twisted.web has finished it, or its client has gone."""
+        """Write the answer. Its tasks are confirmed when twisted.web has finished it, or put back if the client has gone."""
         request.setResponseCode(answer.status)
         headers = request.responseHeaders
         given = request.requestHeaders.getRawHeaders(b"x-request-id", ())
@@ -343,5 +343,5 @@ def _answer_to(failure: Failure) -> Any:
 
 
 def _options(head: Head, body: bytes) -> Answer:
-    """What the whole server takes; some proxies ask so whether it is there."""
+    """The methods that the whole server takes; some proxies use this to check that it is up."""
     return Answer(200, b"", ((b"Allow", ALLOW),))

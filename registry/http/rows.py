@@ -18,15 +18,15 @@ from registry.queue.inspector import FAR_ENOUGH, QueueView
 from registry.queue.names import is_foreign, pushed_at_ms
 from registry.queue.pages import SHOWN_BYTES, TaskView
 
-# Of rows; some room is left for what is around them.
+# The most bytes of rows in a page; some room is left for what surrounds them.
 MOST_BYTES = (8 << 20) - 1024
-# Later than any moment: where there is no oldest task.
+# Later than any time; for queues that have no oldest task.
 NEVER_MS = 10**15
 COUNTED = ("ready", "delayed", "leased", "dead", "done")
 
 
 class Page:
-    """The rows of a list, encoded as they come: at most so many, and at most `MOST_BYTES` of them."""
+    """The rows of a list, encoded when they are added: at most ``limit`` rows and `MOST_BYTES` bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -35,7 +35,7 @@ class Page:
         self.ended_early = False
 
     def takes(self, row: dict[str, Any]) -> bool:
-        """Whether there was room for this row. A page has one at least."""
+        """Add a row if there is room, and return whether there was. A page has at least one row."""
         encoded = dumps(row)
         self._size += len(encoded) + 1
         if self._rows and (len(self._rows) == self._limit or self._size > MOST_BYTES):
@@ -49,7 +49,7 @@ class Page:
         return self.ended_early or len(self._rows) == self._limit
 
     def answer(self, name: bytes, cursor: str | None) -> Answer:
-        """The page as an answer. Of so many bytes no more copies are made than must be."""
+        """The page as an answer, built with few copies because it may be large."""
         head, tail = b'{"%b":[' % name, b'],"cursor":%b}' % dumps(cursor)
         return Answer(200, b"".join((head, b",".join(self._rows), tail)))
 
@@ -83,29 +83,32 @@ def _rules(policy: Policy) -> dict[str, Any]:
 
 
 def fold(families: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
-    """Add a queue to the summed row ``family:*`` of its family; one without a colon stays as it is."""
+    """Add a queue to the summed row ``family:*`` of its family; a queue without a colon keeps its own row."""
     family, colon, _ = row["name"].partition(":")
     name = f"{family}:*" if colon else row["name"]
-    known = families.get(name)
-    if known is None:
+    total = families.get(name)
+    if total is None:
         families[name] = {**row, "name": name, "policy": {}, "queues": 1} if colon else row
         return
     for state in (*COUNTED, "pollers"):
-        known[state] += row[state]
-    known["queues"] = known.get("queues", 1) + 1
-    ages = [age for age in (known["oldest_age"], row["oldest_age"]) if age is not None]
-    known["oldest_age"] = max(ages) if ages else None
+        total[state] += row[state]
+    total["queues"] = total.get("queues", 1) + 1
+    ages = [age for age in (total["oldest_age"], row["oldest_age"]) if age is not None]
+    total["oldest_age"] = max(ages) if ages else None
 
 
 def sort_value(sort: str, row: dict[str, Any], now_ms: int) -> int:
-    """What a list of queues is sorted by, before the name. A moment, as an age would be another one on the next page."""
+    """The first sort key of a list of queues; the name is the second.
+
+    For ``oldest`` it is a time in ms, because an age would have changed by the next page.
+    """
     if sort == "oldest":
         return NEVER_MS if row["oldest_age"] is None else round(now_ms - row["oldest_age"] * 1000)
     return 0 if sort == "name" else -row[sort]
 
 
 def place_of(sort: str, cursor: str) -> tuple[int, bytes]:
-    """The row behind which a page begins, from what the page before gave as cursor."""
+    """The sort key and name of the row after which a page begins, from the previous page's cursor. Raises `BadOption`."""
     if sort == "name":
         return 0, options.unquoted(cursor)
     found = re.fullmatch(r"(-?\d{1,17})~(.+)", cursor)
@@ -115,7 +118,7 @@ def place_of(sort: str, cursor: str) -> tuple[int, bytes]:
 
 
 def shortened(row: dict[str, Any], view: TaskView) -> dict[str, Any]:
-    """A task as a list shows it: what is long is cut, and ``truncated`` says so."""
+    """A task as a list shows it: long values are cut, and ``truncated`` is then true."""
     cut = False
     if view.length > SHOWN_BYTES:
         row["task"], cut = _beginning(view.payload), True
@@ -131,7 +134,7 @@ def shortened(row: dict[str, Any], view: TaskView) -> dict[str, Any]:
 
 
 def _beginning(value: bytes) -> str:
-    """The first bytes as text; a character that the cut went through is left out."""
+    """The first bytes as text; a character that is split by the cut is dropped."""
     return cut_bytes(bytes(value), SHOWN_BYTES).decode("utf-8", "replace")
 
 
@@ -145,7 +148,7 @@ def task_row(view: TaskView) -> dict[str, Any]:
         "attempt": task.attempt,
         "priority": task.priority,
         "pushed_at": at(pushed_at_ms(view.id)) if view.id else None,
-        # What another program pushed may be no JSON, and would make none of the whole answer: it is shown as text.
+        # A payload that another program pushed may not be JSON and would break the whole answer: it is shown as text.
         "task": Raw(view.payload) if len(view.payload) == view.length and _is_json(view) else view.payload,
         "history": [
             {
@@ -181,7 +184,7 @@ def _is_json(view: TaskView) -> bool:
 
 
 def schedule_row(name: str, known: dict[str, Any], shown: int | None = None) -> dict[str, Any]:
-    """A schedule as the API shows it; a list cuts what is longer than ``shown`` bytes."""
+    """A schedule as the API shows it; in a list, a task longer than ``shown`` bytes is cut."""
     row = {"name": name, **known, "task": Raw(known["task"])}
     row["next_at"], row["last_at"] = at(row.pop("next_ms")), at(row.pop("last_ms"))
     if shown is not None and len(known["task"]) > shown:
@@ -198,7 +201,10 @@ def reasons_of(
     silent_ms: int | None,
     now_ms: int,
 ) -> list[dict[str, Any]]:
-    """Why a task is not running: the ``gates`` that are shut for it, each with its code, a sentence and its numbers."""
+    """Why a task is not running: a list of reasons, each with its code, a sentence and its numbers.
+
+    ``gates``: what keeps the queue from handing it out. ``silent_ms``: since the last poll, None if none is known.
+    """
     rules, task = queue.policy, view.task
     reasons: list[dict[str, Any]] = []
 
@@ -231,7 +237,7 @@ def reasons_of(
             quiet = silent_ms / 1000
             sentence = f"Nobody has polled this queue for {quiet:.0f} s."
         else:
-            # At least since the push, as far as this process knows.
+            # As far as this process knows, at least since the push.
             pushed = pushed_at_ms(view.id) if view.id else None
             quiet = max(0.0, (now_ms - (pushed or now_ms)) / 1000)
             sentence = "Nobody is known to have polled this queue since the registry started."

@@ -1,4 +1,4 @@
-"""What all connections share: limits, budgets, deadlines, the answers that leave together, the drain at the end."""
+"""What all connections share: limits, budgets, deadlines, batches of answers, and the drain at shutdown."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class Server(Factory):  # type: ignore[misc]
         self.delivered = delivered
         self.lost = lost
         self.limits = limits or Limits()
-        # For clients that say that they keep connections open, so that they end them before we do.
+        # For clients that ask for keep-alive: it lets them close a connection before we do.
         self.keep_alive = b"Connection: keep-alive\r\nKeep-Alive: timeout=%d\r\n" % self.limits.idle_seconds
         self.access = access
         self.max_body_bytes = max_body_bytes
         self.connections: set[Connection] = set()
         self.by_address: Counter[str] = Counter()
         self.draining = False
-        self.now = 0.0  # s, counted by ourselves: a clock that is set must not end every connection
-        self.body_bytes = 0  # of the bodies under way, all connections together
-        self.unsent_bytes = 0  # of the answers on their way to the kernel
+        self.now = 0.0  # s, counted in ticks: a change of the system clock must not end every connection
+        self.body_bytes = 0  # of the current requests' bodies, over all connections
+        self.unsent_bytes = 0  # of the answers not yet in the kernel, over all connections
         self.ready: list[tuple[Connection, bytes]] = []
         self.is_corked = False
         self.starts: dict[int, bytes] = {}
@@ -78,10 +78,10 @@ class Server(Factory):  # type: ignore[misc]
         return Connection(self, getattr(addr, "host", None) or "-")
 
     def acceptableProtocols(self) -> list[bytes]:
-        """For TLS clients that offer a choice (ALPN), as nearly all do: with no answer they are refused."""
+        """The protocols for ALPN. Nearly all TLS clients use it, and without an answer they are refused."""
         return [b"http/1.1"]
 
-    # The end
+    # Shutdown
 
     def drain(self) -> None:
         """From now on every answer closes its connection. Idle ones stay open for `close_idle`."""
@@ -93,22 +93,22 @@ class Server(Factory):  # type: ignore[misc]
         return any(not connection.idle and connection.state < GOODBYE for connection in self.connections)
 
     def close_idle(self) -> None:
-        """End the connections without a request."""
+        """Close the connections that have no request."""
         for connection in list(self.connections):
             if connection.idle:
                 connection.close()
 
-    # Answers that leave together
+    # Batches of answers
 
     def corked(self) -> Cork:
-        """Answers that become ready within ``with server.corked():`` leave together, at its end.
+        """Answers that become ready inside ``with server.corked():`` are sent together when it ends.
 
-        A client that is woken by each of fifty answers, one after the other, costs more than the answers do.
+        To wake a client for each of fifty answers in turn costs more than the answers themselves.
         """
         return Cork(self)
 
     def send(self) -> None:
-        """Give the answers that are ready to the kernel, and then see to what that means for each."""
+        """Write the ready answers to their sockets, then update each connection."""
         ready, self.ready = self.ready, []
         counts = []
         for connection, data in ready:
@@ -119,7 +119,7 @@ class Server(Factory):  # type: ignore[misc]
                     try:
                         count = connection.transport.socket.send(data)
                     except OSError:
-                        # Full, or broken: the transport finds out which.
+                        # The buffer is full, or the connection broken: the transport finds out which.
                         pass
             counts.append(count)
         for (connection, data), count in zip(ready, counts, strict=True):
@@ -130,7 +130,7 @@ class Server(Factory):  # type: ignore[misc]
                     self._cut(connection)
 
     def _cut(self, connection: Connection) -> None:
-        """What it did has failed."""
+        """Log an unexpected error of this connection, and cut it."""
         self._log.failure("a connection failed")
         if connection.transport is not None:
             connection.transport.abortConnection()
@@ -166,7 +166,7 @@ class Server(Factory):  # type: ignore[misc]
         )
 
     def refused(self, connection: Connection, refusal: Refusal, head: Head | None, line: bytes) -> bytes:
-        """The bytes of a refusal; its access line is written."""
+        """The bytes of a refusal. Also writes its access line."""
         body = refusal.body()
         bodiless = line.startswith(b"HEAD ") or (head is not None and head.bodiless)
         more = b"".join(b"%b: %b\r\n" % pair for pair in refusal.headers)
@@ -187,7 +187,7 @@ class Server(Factory):  # type: ignore[misc]
     # Turns and time
 
     def postpone(self, connection: Connection) -> None:
-        """This connection has had its turn; it goes on when the others have had theirs."""
+        """Pause this connection; it goes on when the others have had their turn."""
         self._postponed.append(connection)
         if self._turn_call is None:
             self._turn_call = self.later(0, self._turn)
@@ -225,7 +225,7 @@ class Server(Factory):  # type: ignore[misc]
             self._tick_call = None
 
     def _tick(self) -> None:
-        """Once a second: the time in answers moves on, and deadlines that have passed are acted on."""
+        """Called once a second: renew the date in answers, and handle connections past their deadline."""
         self._tick_call = self.later(self.limits.tick_seconds, self._tick)
         self.starts.clear()
         self.now = now = self.now + self.limits.tick_seconds

@@ -1,4 +1,4 @@
-"""What is done to the sockets beneath Twisted's transports."""
+"""Options of, and direct writes to, the sockets beneath Twisted's transports."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from twisted.protocols.policies import ProtocolWrapper
 
 
 def beneath_tls(transport: Any) -> Any:
-    """The socket's own transport."""
+    """The socket's own transport, without the TLS wrappers around it."""
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
     return transport
 
 
 def tune(transport: Any) -> None:
-    """TCP: send at once; notice within a minute that a silent peer is gone, within half of one that it takes no bytes."""
+    """Set TCP options: send at once; detect within 60 s that a silent peer is gone, within 30 s that it takes no bytes."""
     handle = transport.getHandle()
     if handle.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -35,9 +35,9 @@ def tune(transport: Any) -> None:
 
 
 def send_now(transport: Any, data: bytes) -> None:
-    """Send a few bytes before the answer that is sent to the socket directly: a transport would keep them until the next turn.
+    """Send a few bytes directly: the transport would keep them until the next turn, after an answer written to the socket.
 
-    Nothing may wait in the transport. They are dropped where the kernel takes none.
+    The transport's buffer must be empty. The bytes are dropped if the kernel does not take them.
     """
     if isinstance(transport, SocketTransport):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the requests of producers and workers mean: bytes in, an `Answer` out. No transport in here.
+"""The requests of producers and workers: bytes in, an `Answer` out, independent of the transport.
 
 PUT|POST  /api/pushTask/{worker}             any JSON value        -> 200 {"success":true,"id":"…"}
 PUT|POST  /api/pushTasks/{worker}            a JSON array, ndjson  -> 200 {"success":true,"ids":[…]}
@@ -57,14 +57,14 @@ from registry.queue.singleflight import Singleflight
 
 NOTHING = Answer(202, b'{"error":"No tasks available"}')
 NOTHING_OF_MANY = Answer(202, b'{"tasks":[]}')
-# What a poll is told beside that, when a newer one of its worker ended it.
+# Further headers for a poll that was ended by a newer one of the same worker.
 REPLACED = ((b"Registry-Worker", b"replaced"), (b"Retry-After", b"1"))
 SUCCESS = b'{"success":true}'
-# What a repeated pop may say anew: how long this one waits, and what it acknowledges on its way.
+# Options that may differ in a repeated pop: how long it waits, and what it acknowledges.
 ITS_OWN = ("wait", "ack")
-# What a pop with lease and nothing else tells its script.
+# The options of a pop with a lease and nothing else.
 LEASED = PopOptions(leased=True)
-# Bodies up to so many bytes are read at once.
+# Bodies up to this many bytes are parsed in one turn.
 LONG = 256 * 1024
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Tasks:
     # Pushing
 
     def push(self, request: Request) -> Promise | Deferred[Answer]:
-        """One task into a queue."""
+        """Push one task into a queue."""
         body = request.body
         if len(body) > LONG:
             return self._read(checking(body), body, lambda _: self._push(request))
@@ -109,7 +109,7 @@ class Tasks:
     def _read(
         self, steps: Steps[T], body: bytes, then: Callable[[T], Promise | Deferred[Answer]]
     ) -> Deferred[Answer]:
-        """Read a body, and go on with what was read; others have their turn meanwhile when it is long."""
+        """Parse a body and pass the result to ``then``; a long body is parsed over several turns of the reactor."""
         if len(body) <= LONG:
             return as_deferred(then(at_once(steps)))
         return in_turns(steps, self._queues.later).addCallback(lambda read: as_deferred(then(read)))
@@ -124,22 +124,22 @@ class Tasks:
         if pushed.replayed:
             headers.append((b"Idempotency-Replayed", b"true"))
         ended = self._completions.wait(name, pushed.id, wait)
-        told = None
+        end = None
         try:
-            # Asked for only now, so that an end before this line is seen here, and one after it by the line above.
+            # Look only after subscribing: an end before this line is seen here, a later one by ``ended``.
             try:
                 view = yield self._inspector.task(name, pushed.id)
             except Unavailable:
-                # The task is stored; whoever waits is told of its end all the same once Redis is back.
+                # The task is stored; ``ended`` still fires when Redis is back.
                 view = None
             if view is None or view.state not in ("done", "dead"):
-                told = yield ended
-                # It may have moved meanwhile.
-                name = told.queue
+                end = yield ended
+                # The task may have moved meanwhile.
+                name = end.queue
                 view = yield self._inspector.task(name, pushed.id)
         except NotFound:
-            # The push was carried out all the same: the task was purged since, or has moved to another queue.
-            if told is not None and told.ended:
+            # The push succeeded; since then, the task was purged or moved to another queue.
+            if end is not None and end.ended:
                 return json_answer(200, {**answer, "state": "dead", "reason": "purged"}, headers)
             view = None
         except Unavailable:
@@ -157,7 +157,7 @@ class Tasks:
         return json_answer(202, {**answer, "state": view.state}, [*headers, _location(name, pushed.id)])
 
     def push_many(self, request: Request) -> Deferred[Answer]:
-        """All tasks of the body, or none."""
+        """Push all tasks of the body, or none."""
         return self._read(
             payloads(request.header, request.body),
             request.body,
@@ -182,28 +182,30 @@ class Tasks:
     # Popping
 
     def pop(self, request: Request) -> Promise | Deferred[Answer]:
-        """The next task of a queue. Cancel what is returned when the client has gone."""
-        name, said = request.name, request.options
-        wait = min(said.get("wait", self._wait), self._max_wait)
-        leased = "lease" in said
-        length = ms(said["lease"]) if leased else HANDOVER_MS
+        """The next task of a queue. Cancel the returned object when the client leaves."""
+        name, given = request.name, request.options
+        wait = min(given.get("wait", self._wait), self._max_wait)
+        leased = "lease" in given
+        length = ms(given["lease"]) if leased else HANDOVER_MS
         key = idempotency_key(request.header) if leased else None
-        if key is None and "worker" not in said and "ack" not in said:
+        if key is None and "worker" not in given and "ack" not in given:
             promise = Promise(_popped)
             promise.request = self._polls.pop_for(promise, name, wait, length, LEASED if leased else None)
             return promise
         acked = None
-        if "ack" in said:
-            # Sent before the pop, on the same connection: it is done before anything is parked.
-            acked = self._leases.ack(name, lease_id(said["ack"].encode(), "The option 'ack'")).addErrback(
+        if "ack" in given:
+            # Sent before the pop on the same Redis connection, so it is done before the poll is parked.
+            acked = self._leases.ack(name, lease_id(given["ack"].encode(), "The option 'ack'")).addErrback(
                 _lost
             )
         if key is None:
-            popped = self._polls.pop(name, wait, length, PopOptions(leased=leased, worker=said.get("worker")))
+            popped = self._polls.pop(
+                name, wait, length, PopOptions(leased=leased, worker=given.get("worker"))
+            )
         else:
             print_ = fingerprint(request.query, request.body, but=ITS_OWN)
             options = PopOptions(
-                leased=leased, worker=said.get("worker"), idempotency_key=key, fingerprint=print_
+                leased=leased, worker=given.get("worker"), idempotency_key=key, fingerprint=print_
             )
             popped = self._singleflight.join(
                 (b"pop", name, key, print_, wait), lambda: self._polls.pop(name, wait, length, options)
@@ -212,7 +214,7 @@ class Tasks:
         return d if acked is None else self._with_ack(d, acked)
 
     def _with_ack(self, popped: Deferred[Answer], acked: Deferred[str]) -> Deferred[Answer]:
-        """The pop's answer, told what came of the ack."""
+        """The pop's answer, with the outcome of the ack in a header."""
 
         def both(results: list[tuple[bool, Any]]) -> Any:
             (pop_ok, answer), (ack_ok, status) = results
@@ -221,17 +223,17 @@ class Tasks:
                     return status
                 if answer.check(CancelledError):
                     return answer
-                # Refused, but the ack was not.
+                # The pop was refused, but the ack was not.
                 answer = failure_answer(answer)
             elif not ack_ok:
-                # Nobody knows whether the ack was carried out; the task taken meanwhile must not wait for its lease to end.
+                # The outcome of the ack is unknown. Put the popped task back, or it would wait until its lease ends.
                 self.lost(answer)
                 return status
             headers = (*answer.headers, (b"Registry-Ack", status.encode()))
             return Answer(answer.status, answer.body, headers, answer.taken)
 
         def not_acked(failure: Failure) -> Failure:
-            # What the poll would be told is of no use any more, and this may be tried again.
+            # The poll's answer is of no more use, and the request may be tried again.
             popped.cancel()
             return failure
 
@@ -239,23 +241,23 @@ class Tasks:
         return DeferredList(asks, consumeErrors=True).addCallback(both)
 
     def pop_many(self, request: Request) -> Deferred[Answer]:
-        """Several tasks of several queues, always leased. Cancel the Deferred when the client has gone."""
-        raw, said = request.segments[0], request.options
+        """Several tasks of several queues, always leased. Cancel the Deferred when the client leaves."""
+        raw, given = request.segments[0], request.options
         names = [name_from(part) for part in raw.split(b",")]
         if len(names) > 100:
             raise BadOption("At most 100 queues can be popped at once.")
-        wait = min(said.get("wait", self._wait), self._max_wait)
+        wait = min(given.get("wait", self._wait), self._max_wait)
         start = None
-        if said.get("order") == "fair":
+        if given.get("order") == "fair":
             self._turn += 1
             start = self._turn % len(names)
-        length = ms(said.get("lease", 0.0))
+        length = ms(given.get("lease", 0.0))
 
         def pop(key: str | None = None, print_: str | None = None) -> Deferred[list[Delivery]]:
             options = PopOptions(
-                count=said.get("count", 1),
+                count=given.get("count", 1),
                 start=start,
-                worker=said.get("worker"),
+                worker=given.get("worker"),
                 idempotency_key=key,
                 fingerprint=print_,
             )
@@ -271,7 +273,7 @@ class Tasks:
     # Working
 
     def ack(self, request: Request) -> Promise | Deferred[Answer]:
-        """The work is done; the body is its result, which is not kept when it is too large."""
+        """Complete a task; the body is its result, which is not kept if it is too large."""
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
         if len(body) > self._short_result:
             return self._read(checking(body), body, lambda _: self._ack(name, lease, body))
@@ -288,17 +290,17 @@ class Tasks:
         return promise
 
     def fail(self, request: Request) -> Deferred[Answer]:
-        """The attempt failed."""
+        """Record that the attempt failed."""
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
 
-        def read(said: dict[str, Part]) -> Deferred[Answer]:
-            d = self._leases.fail(name, lease, failing(said))
+        def read(fields: dict[str, Part]) -> Deferred[Answer]:
+            d = self._leases.fail(name, lease, failing(fields))
             return d.addCallback(lambda state: json_answer(200, {"success": True, "state": state}))
 
         return self._read(members(body, "error", "delay", "retry"), body, read)
 
     def release(self, request: Request) -> Deferred[Answer]:
-        """The task goes back, the attempt not counted."""
+        """Put the task back; the attempt is not counted."""
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
         delay = request.options.get("delay", 0.0)
 
@@ -310,24 +312,24 @@ class Tasks:
         return self._read(no_members(body, sentence), body, read)
 
     def extend(self, request: Request) -> Deferred[Answer]:
-        """The holder is alive and needs more time."""
+        """Extend a lease, for a holder that is alive and needs more time."""
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
         length = request.options.get("lease", 0.0)
 
-        def read(said: dict[str, Part]) -> Deferred[Answer]:
-            d = self._leases.extend(name, lease, ms(length), progress(said))
+        def read(fields: dict[str, Part]) -> Deferred[Answer]:
+            d = self._leases.extend(name, lease, ms(length), progress(fields))
             return d.addCallback(
-                lambda told: json_answer(200, {"expires_in": _seconds(told[0]), "cancel": told[1]})
+                lambda state: json_answer(200, {"expires_in": _seconds(state[0]), "cancel": state[1]})
             )
 
         return self._read(members(body, "progress", "message"), body, read)
 
     def settle(self, request: Request) -> Deferred[Answer]:
-        """Many acks and fails, each answered by itself, in the order of the request."""
+        """Process many acks and fails, each with its own status: the acks in their order, then the fails in theirs."""
         name, body = request.name, request.body
 
-        def read(said: tuple[list[Acked], list[Failed]]) -> Deferred[Answer]:
-            acks, fails = said
+        def read(found: tuple[list[Acked], list[Failed]]) -> Deferred[Answer]:
+            acks, fails = found
             kept = [(lease, self._kept(result)) for lease, result in acks]
             dropped = [result is TOO_LARGE for _, result in kept] + [False] * len(fails)
             leases = [lease for lease, _ in kept] + [lease for lease, _ in fails]
@@ -351,20 +353,20 @@ class Tasks:
     def _kept(self, result: Part | None) -> bytes:
         if result is None:
             return b""
-        # As the bytes it came in, as that of a single ack is.
+        # As its original bytes, like the result of a single ack.
         return TOO_LARGE if len(result) > self._max_result else result.whole()
 
     # Hand-over
 
     def delivered(self, answer: Answer) -> None:
-        """The answer has left for the kernel: what it handed over without lease is done."""
+        """The answer is in the kernel: confirm the tasks that it handed over without a lease."""
         for taken in answer.taken:
             if not taken.leased:
                 self._queues.handover.confirm(taken)
 
     def lost(self, answer: Answer) -> None:
-        """The answer did not get out: what it handed over goes back."""
-        # In the order they were taken, which the script keeps for those of one moment.
+        """The answer was not sent: put back the tasks that it handed over."""
+        # In the order they were taken, which the script keeps for tasks of the same moment.
         for taken in answer.taken:
             self._queues.handover.put_back(taken)
 

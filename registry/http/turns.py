@@ -1,4 +1,4 @@
-"""Long work in steps: each ``yield`` of a generator is a place where others may have their turn."""
+"""Long work in steps: at each ``yield`` of a generator, the reactor may do other work."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 
 T = TypeVar("T")
-# A generator that gives nothing until it returns.
+# A generator that yields None after each step and returns the result.
 Steps = Generator[None, None, T]
 
 
 def at_once(steps: Steps[T]) -> T:
-    """Take all the steps; what the last one returns is returned."""
+    """Run all the steps now and return the result."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            found: T = end.value
-            return found
+            result: T = end.value
+            return result
 
 
 def in_turns(steps: Steps[T], later: Callable[..., Any]) -> Deferred[T]:
-    """Take a step in a turn of the reactor of its own, from the next one on; fires with what the last one returns.
+    """Run each step in its own turn of the reactor, starting with the next turn; fires with the result.
 
-    ``later(seconds, f)`` runs ``f`` then. Cancelled, no further step is taken.
+    ``later(seconds, f)`` schedules a call of ``f``. After a cancel, no further step is run.
     """
     done: Deferred[T] = Deferred()
 
@@ -41,9 +41,9 @@ def in_turns(steps: Steps[T], later: Callable[..., Any]) -> Deferred[T]:
         except Exception:
             done.errback()
         else:
-            # As much time for the others: a push of theirs takes several turns, and waits for one step at the most.
+            # Leave the others as much time as the step took: their push takes several turns, and waits for at most one step.
             later(monotonic() - began, step)
 
-    # Whoever has read the body lets go of it first.
+    # Not in this turn: the caller that read the body first releases it.
     later(0, step)
     return done

@@ -1,6 +1,6 @@
-"""What is refused before the application sees it: pure judgements over a request line and its headers.
+"""Checks that refuse a request before the application sees it: pure functions of a request line and its headers.
 
-Each check returns nothing when it has no objection and raises `Refusal` otherwise. None of them touches a
+Each check raises `Refusal` if it refuses the request and returns otherwise. None of them touches a
 connection; `registry.http.server` turns a refusal into bytes.
 """
 
@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
-# A GET that takes a task away changes state whatever the books say about GET; popTasks begins the same way.
+# A GET of this path takes a task away, so it changes state; popTasks begins with the same characters.
 TAKING = b"/api/poptask"
 
 _VERSION = re.compile(rb"HTTP/\d\.\d")
@@ -23,15 +23,15 @@ _LABEL = rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})"
 _HOST = re.compile(
     rb"(?P<name>\[[0-9A-Fa-f:.]{2,45}\]|" + _LABEL + rb"(?:\." + _LABEL + rb")*\.?)(?::(?P<port>\d{0,5}))?"
 )
-# Of browsers, and of the players that some of them fetch sounds and films with, under a name of their own. PowerShell
-# calls itself Mozilla too.
+# User agents of browsers, and of the media players that some browsers use to fetch audio and video. PowerShell calls
+# itself Mozilla too.
 _BROWSER = re.compile(rb"mozilla/|opera/|com\.apple\.webkit|applecoremedia/|stagefright/", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
 
 class Refusal(Exception):
-    """A request that goes no further: ``status``, ``code``, one sentence, more headers and members for the answer."""
+    """A refused request: ``status``, ``code``, one sentence, and further headers and members of the answer."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Refusal(Exception):
         self.sentence = sentence
         self.headers = headers
         self.more = more
-        self.head: Any = None  # of the request, as far as it was understood
+        self.head: Any = None  # of the request, as far as it was parsed
 
     def body(self) -> bytes:
         # Compact, as all other answers are.
@@ -61,15 +61,15 @@ def bad_request(sentence: str) -> Refusal:
 
 
 def sane_request_id(values: Sequence[bytes]) -> bytes | None:
-    """The client's own X-Request-Id, when there is just one and it is safe in a log line."""
+    """The client's own X-Request-Id if there is exactly one and it is safe in a log line, else None."""
     return values[0] if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]) else None
 
 
 def check_request_line(line: bytes) -> tuple[bytes, bytes | None]:
-    """Judge ``line``; return it as it should be read on, and the authority of an absolute target or None.
+    """Check ``line``; return it in origin form, and the authority of an absolute target or None.
 
-    The line returned is in origin form, pure ASCII: bytes past 127 in the target, which curl sends as they
-    were typed, are written as percent escapes.
+    The returned line is pure ASCII: bytes past 127 in the target, which curl sends as they were typed, are
+    percent-escaped.
     """
     parts = line.split(b" ")
     if len(parts) != 3:
@@ -110,7 +110,7 @@ def check_request_line(line: bytes) -> tuple[bytes, bytes | None]:
 
 
 def check_host(values: Sequence[bytes], version: bytes) -> bytes | None:
-    """Judge the Host headers; return the name in lower case, without port or brackets, or None."""
+    """Check the Host headers; return the name in lower case, without port or brackets, or None."""
     if len(values) > 1:
         raise bad_request("There is more than one Host header.")
     if not values:
@@ -131,13 +131,13 @@ def check_encoding(values: Sequence[bytes]) -> None:
 
 
 def check_key(values: Sequence[bytes]) -> None:
-    """With two keys nobody could tell which of them a repeat has to bring."""
+    """Refuse more than one key: it would be unclear which of them a repeated request must carry."""
     if len(values) > 1:
         raise Refusal(400, "bad_option", "There is more than one Idempotency-Key header.")
 
 
 def like_a_browser(user_agent: bytes | None) -> bool:
-    """Whether this may be a browser, which sends whatever a page of anybody's makes it send."""
+    """Whether this may be a browser, which any page can make send requests."""
     return user_agent is not None and _BROWSER.search(user_agent) is not None
 
 
@@ -149,12 +149,13 @@ def check_site(
     host: Sequence[bytes],
     user_agent: Sequence[bytes],
 ) -> None:
-    """Refuse what a page of another site makes a browser send, on whatever changes state.
+    """Refuse a request that changes state if a page of another site made a browser send it.
 
-    ``Sec-Fetch-Site``, which no page can forge, decides when there is one, because a proxy may have rewritten
-    ``Host``; else ``Origin`` must name the host that was asked. Without either it is no browser, for a browser
-    sends ``Origin`` with all but GET and HEAD. With a GET it sends neither where the name is not a loopback name
-    and the connection is not TLS, so there a GET that takes must not look like a browser's.
+    ``Sec-Fetch-Site``, which no page can forge, decides if it is present, because a proxy may have rewritten
+    ``Host``; otherwise ``Origin`` must name the requested host. A request with neither does not come from a
+    browser, because a browser sends ``Origin`` with every method but GET and HEAD. With a GET, a browser sends
+    neither header if the name is not a loopback name and the connection is not TLS; therefore a GET that takes a
+    task and has neither must not look like a browser's.
     """
     if method in SAFE_METHODS:
         path = unquote_to_bytes(target.partition(b"?")[0]) if method == b"GET" else b""
