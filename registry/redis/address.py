@@ -43,7 +43,7 @@ class RedisAddress:
     def endpoint(self, reactor: Any, timeout: float = 3.0) -> IStreamClientEndpoint:
         """A client endpoint that gives up on connecting after ``timeout`` seconds.
 
-        Certificates are read anew at every call, so that rotated ones count from the next connection on.
+        Reads the certificates again at every call, so that the next connection uses rotated ones. Raises
         OSError or ValueError when they cannot be read.
         """
         if self.kind == "unix":
@@ -52,7 +52,7 @@ class RedisAddress:
         return wrapClientTLS(self._tls_options(), plain) if self.kind == "tls" else plain
 
     def check_files(self) -> None:
-        """ValueError, with one sentence, when a file that the URL names cannot be used."""
+        """Raise ValueError, with one sentence, when a file that the URL names cannot be used."""
         files = {"cafile": self.cafile, "certfile": self.certfile, "keyfile": self.keyfile}
         for option, path in files.items():
             try:
@@ -66,7 +66,7 @@ class RedisAddress:
         try:
             if self.kind == "tls":
                 self._tls_options()
-        except Exception:  # OpenSSL's own kinds are many, and their texts say nothing
+        except Exception:  # OpenSSL raises many types, and their texts do not help
             own = (
                 f"certfile {self.certfile} and keyfile {self.keyfile or self.certfile}"
                 if self.certfile
@@ -100,7 +100,7 @@ class RedisAddress:
 
 
 def _unverified(host: str, options: Any) -> Any:
-    """TLS that encrypts but believes any certificate, for ``?verify=0``."""
+    """TLS that encrypts but accepts any certificate, for ``?verify=0``."""
     from OpenSSL import SSL
     from twisted.internet.abstract import isIPAddress, isIPv6Address
     from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
@@ -121,13 +121,13 @@ def parse_redis_url(url: str) -> RedisAddress:
     """``redis://[user:password@]host[:port][/db]``, ``rediss://…`` the same over TLS, ``unix:///path?db=1``.
 
     User, password and path are percent-decoded. Options after ``?``: ``db``, ``username``, ``password``;
-    for ``rediss`` also ``verify=0``, ``cafile``, ``certfile``, ``keyfile``. ValueError with one sentence that
-    never shows the password.
+    for ``rediss`` also ``verify=0``, ``cafile``, ``certfile``, ``keyfile``. Raises ValueError with one sentence
+    that never shows the password.
     """
     try:
         parts = urlsplit(url.strip())
         port = parts.port
-    except ValueError:  # its own words may quote a piece of a password with a bare "/" or "@"
+    except ValueError:  # its text may quote part of a password that has a bare "/" or "@"
         raise ValueError(
             "the Redis URL has no valid host and port (write / @ : # ? in a password as %2F %40 %3A %23 %3F)"
         ) from None
@@ -168,8 +168,8 @@ def _options(scheme: str, query: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _OPTIONS[scheme]:
-            known = ", ".join(sorted(_OPTIONS[scheme]))
-            raise ValueError(f"the Redis URL has an option that {scheme}:// does not know (it knows {known})")
+            names = ", ".join(sorted(_OPTIONS[scheme]))
+            raise ValueError(f"the Redis URL has an option that {scheme}:// does not know (it knows {names})")
         found[name] = value
     return found
 

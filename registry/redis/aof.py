@@ -1,6 +1,6 @@
-"""The append-only file of the embedded Redis whose end a crash has cut off: what can be cut, and what is damage.
+"""Repairs an append-only file of the embedded Redis that a crash cut off, and tells that from other damage.
 
-Only an end is repaired: one command, or one transaction, that was not written whole. A copy is made first.
+Only the end is repaired: one command, or one transaction, that was not written completely. A copy is made first.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import time
 
 from registry.errors import EmbeddedUnavailable
 
-# A whole command inside the last, unfinished one. No JSON document can hold these bytes (a raw line end
-# stands only between tokens, and no token begins with a star), so what follows is data, not the end of a
-# file.
+# The start of a complete command inside the last, unfinished one. No JSON document can contain these bytes (a raw line end
+# stands only between tokens, and no token begins with a star), so a match means that more commands follow: the file is
+# damaged there, not cut off.
 _NEXT_COMMAND = re.compile(rb"\r\n\*[1-9][0-9]*\r\n\$[0-9]+\r\n")
 _MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
-# How far from the end a transaction is looked for; the largest is a batch.
+# How many bytes at the end are searched for a transaction; the largest transaction is a batch.
 TAIL_BYTES = 256 * 1024 * 1024
 
 
 def last_aof(folder: str) -> str | None:
-    """The file that was being appended to, the only one whose end a crash can cut off; None when there is
-    none."""
+    """The path of the file that was being appended to, None when there is none. Only its end can be cut off by a crash."""
     parts = os.path.join(folder, "appendonlydir")
     try:
         with open(os.path.join(parts, "appendonly.aof.manifest"), encoding="utf-8") as manifest:
@@ -36,8 +35,10 @@ def last_aof(folder: str) -> str | None:
 
 
 def copy_aside(path: str) -> str:
-    """A copy of ``path`` beside it, on disk before this returns; its name. EmbeddedUnavailable when it
-    fails."""
+    """Copy ``path`` to a new file beside it and return its path; the copy is on disk before this returns.
+
+    Raises EmbeddedUnavailable when that fails.
+    """
     aside = f"{path}.before-repair-{time.strftime('%Y%m%dT%H%M%S')}"
     number = 1
     while os.path.exists(aside):
@@ -51,7 +52,7 @@ def copy_aside(path: str) -> str:
         finally:
             os.close(fd)
     except OSError as error:
-        # Half a copy is of no use, and would take the room that is made for the next one.
+        # An incomplete copy is useless, and would take the disk space that the next one needs.
         with contextlib.suppress(OSError):
             os.unlink(aside)
         raise EmbeddedUnavailable(
@@ -62,11 +63,11 @@ def copy_aside(path: str) -> str:
 
 
 def whole_transactions(path: str) -> int | None:
-    """The size of ``path`` without what its end cuts in two: a command, or a transaction that has no EXEC; None when that cannot
-    be told, because there is no transaction near the end.
+    """The size of ``path`` without the incomplete command, or the transaction without an EXEC, at its end. None when there is no
+    transaction near the end, so that the size is unknown.
 
-    Cutting the command alone, as Redis before Valkey 9 does, leaves a MULTI open, and what is written next becomes a part of the
-    old transaction: at the next start it is carried out twice, or not at all.
+    Redis before Valkey 9 cuts only the command. This leaves a MULTI open, and what is written next becomes part of the old
+    transaction: the next start carries it out twice, or not at all.
     """
     size = os.path.getsize(path)
     start = max(0, size - TAIL_BYTES)
@@ -83,16 +84,17 @@ def whole_transactions(path: str) -> int | None:
             if tail[at:after].upper() == _EXEC:
                 is_open = False
             at = after
-        # What another program pushed may hold these bytes: then whole commands are left behind the first broken one.
+        # A payload of another program may contain the bytes of MULTI: then complete commands follow the first broken one.
         if _NEXT_COMMAND.search(tail, at) is None:
             return start + (multi if is_open else at)
     return None
 
 
 def zeros_at_end(path: str) -> int:
-    """How many NUL bytes ``path`` ends with. A command ends with a line end: after a power cut a file system
-    may
-    have given the file its new length and not yet the bytes."""
+    """How many NUL bytes ``path`` ends with. A command never ends with one, but with a line end.
+
+    After a power cut the file may have its new length although the file system has not yet stored the bytes.
+    """
     size = left = os.path.getsize(path)
     with open(path, "rb") as file:
         while left:
@@ -106,11 +108,10 @@ def zeros_at_end(path: str) -> int:
 
 
 def is_only_an_end(aside: str, kept: int) -> bool:
-    """Whether what follows byte ``kept`` of ``aside`` is one command (or transaction) cut off by the end of
-    the file.
+    """Whether ``aside`` from byte ``kept`` on is one command (or transaction) cut off by the end of the file.
 
-    A damaged length in the middle looks to the server like a file that ends too early, and it would throw
-    away every command behind it. Those can be seen: the unfinished command then contains whole ones.
+    A damaged length in the middle looks to the server like a file that ends too early, and the server would
+    discard every command after it. This can be recognised: the unfinished command then contains complete ones.
     """
     with open(aside, "rb") as file:
         file.seek(kept)
@@ -122,7 +123,7 @@ def is_only_an_end(aside: str, kept: int) -> bool:
 
 
 def _whole_command(data: bytes, at: int) -> int | None:
-    """The position behind the whole command at ``at``, None when there is no whole one."""
+    """The position after the complete command at ``at``, None when there is no complete one."""
     end = data.find(b"\r\n", at)
     if data[at : at + 1] != b"*" or end < 0 or not data[at + 1 : end].isdigit():
         return None

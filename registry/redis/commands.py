@@ -1,4 +1,4 @@
-"""How a store reaches Redis: scripts and commands, over the ordered connection or over a few others beside it."""
+"""How a store talks to Redis: scripts and commands, over the ordered connection or over a pool of a few others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registry.redis.link import Link, Pool, first_error
 from registry.redis.protocol import pack
 from registry.redis.scripts import Script, load
 
-# Verb -> arguments per entry. The sweep and what only reads have no entries.
+# Verb -> arguments per entry. The sweep and the scripts that only read have no entries.
 VERBS = {
     "push": 3,
     "pop": 3,
@@ -50,7 +50,7 @@ VERBS = {
 
 
 class Commands:
-    """The connections, the scripts and the keys' names of one store."""
+    """The connections, the scripts and the key names of one store."""
 
     def __init__(
         self,
@@ -65,30 +65,30 @@ class Commands:
         self.keys = Keys(key_prefix)
         self.process = os.urandom(6).hex().encode()
         self.scripts: dict[str, Script] = {verb: load(verb) for verb in VERBS}
-        # What follows the not-after in each call. A notice names the daemon that it is not for: of pushes the one that made them,
-        # which has woken its own pollers already; of anything else none.
+        # The arguments after the not-after time of each call. A notice names the daemon that can ignore it: after a push the one
+        # that pushed, which has already woken its own pollers; otherwise none.
         space = bulk(self.keys.space)
         self._common = space + bulk(self.process)
         self._common_for_all = space + bulk(b"-")
-        # The time is Redis's, carried on by a clock that nobody sets.
+        # Redis's time, continued with the monotonic clock, which nobody sets.
         self._monotonic = monotonic
         self._offset = time.time() - monotonic()
 
     def now_ms(self) -> int:
-        """The time as Redis tells it, as nearly as this process knows, in ms."""
+        """Redis's current time in ms, as nearly as this process knows it."""
         return int((self._monotonic() + self._offset) * 1000)
 
     def set_clock(self, redis_ms: int) -> None:
-        """Take the time a reply of Redis told."""
+        """Set the clock to the time from a reply of Redis, ms."""
         self._offset = redis_ms / 1000 - self._monotonic()
 
     def _run_once(self, verb: str, args: bytes, count: int) -> Deferred[Any]:
-        """A script without entries, over the ordered connection."""
+        """Run a script without entries over the ordered connection."""
         args = bulk(b"0") + bulk(b"0") + self._common_for_all + args
         return self.scripts[verb].run(lambda head: self._link.call(b"*%d\r\n%b%b" % (6 + count, head, args)))
 
     def _read(self, verb: str, names: Sequence[bytes], *args: bytes | str | int) -> Deferred[list[Any]]:
-        """A script that only reads, beside the ordered connection. What ``args`` are is told in its Lua file."""
+        """Run a script that only reads, over the pool. Its Lua file describes ``args``."""
         lists = [self.keys.list_key(name) for name in names]
         words = pack(len(lists), *lists, 0, self.keys.space, self.process, *args).partition(b"\r\n")[2]
         count = 6 + len(lists) + len(args)
@@ -96,11 +96,11 @@ class Commands:
         return d.addErrback(as_domain)
 
     def _ask(self, *args: bytes | str | int) -> Deferred[Any]:
-        """One command beside the ordered connection."""
+        """Send one command over the pool."""
         return self._beside(pack(*args)).addErrback(as_domain)
 
     def _ask_each(self, *commands: tuple[bytes | str | int, ...]) -> Deferred[list[Any]]:
-        """Several at once; fires with their replies, in order, or fails with the first failure among them."""
+        """Send several commands at once; fires with their replies, in order, or fails with the first failure among them."""
         d: Deferred[list[Any]] = gatherResults(
             [self._ask(*command) for command in commands], consumeErrors=True
         )
@@ -109,5 +109,5 @@ class Commands:
     def _beside(self, packed: bytes) -> Deferred[Any]:
         if self._pool.ready or not self._link.ready:
             return self._pool.call(packed)
-        # Redis is back, and the connections of the look-ups are only a moment behind.
+        # Redis is back, and the pool's connections follow within a moment.
         return self._pool.soon().addCallback(lambda _: self._pool.call(packed))

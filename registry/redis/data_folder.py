@@ -4,15 +4,14 @@
       lock                    flock held by the daemon for its life; holds its pid
       redis/                  0700, the working directory of the server
         server.lock           flock held by the *server* for its life; holds its pid
-      written-by            the server that has written the data last, such as "valkey 9.1.2"
+        written-by            the server that wrote the data last, such as "valkey 9.1.2"
         redis.sock            its socket, unless the path is too long for one
         appendonly.aof        its data (before Redis 7)
         appendonlydir/        its data (Redis 7 and later)
         *.before-repair-*     copies made before a cut-off end was repaired
 
-Redis itself takes no lock, and two servers on one append-only file destroy it. A daemon that was killed
-leaves no ``lock`` behind, but its server may still be writing: hence the second lock, which the server
-inherits.
+Redis itself takes no lock, and two servers on one append-only file destroy it. A killed daemon no
+longer holds ``lock``, but its server may still be writing: hence the second lock, which the server inherits.
 """
 
 from __future__ import annotations
@@ -30,18 +29,20 @@ from collections.abc import Mapping
 from registry.errors import EmbeddedUnavailable
 from registry.redis.servers import Data, Release, release_of
 
-# sun_path holds 107 bytes and a NUL; Redis 3.2 cuts a longer path silently at 107.
+# sun_path holds 107 bytes and a NUL; Redis 3.2 silently cuts a longer path to 107.
 MAX_SOCKET_PATH = 100
 
 
 def private_folder(path: str, *, force_mode: bool = True) -> None:
-    """Make ``path`` a folder of this user with mode 0700; an existing one keeps its mode without
-    ``force_mode``."""
+    """Create the folder ``path`` with mode 0700; an existing one keeps its mode without ``force_mode``.
+
+    Raises EmbeddedUnavailable when this user cannot create it or write there.
+    """
     path = _without_strange_links(path)
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         if force_mode and stat.S_IMODE(os.lstat(path).st_mode) != 0o700:
-            # Not by its name, which may lead elsewhere by now.
+            # Through a descriptor: the path may lead elsewhere by now.
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 os.fchmod(fd, 0o700)
@@ -59,8 +60,11 @@ def private_folder(path: str, *, force_mode: bool = True) -> None:
 
 
 def _without_strange_links(path: str) -> str:
-    """``path`` with its links followed. EmbeddedUnavailable where one is not this user's or root's, or lies in a folder of
-    somebody else, who could make the daemon write, and change modes, wherever its user may."""
+    """``path`` with its links resolved.
+
+    Raises EmbeddedUnavailable when a link, or the folder it lies in, belongs neither to this user nor to root: its owner could
+    make the daemon write, and change modes, wherever its user may.
+    """
     ours = (0, os.geteuid())
     at, left = "/", path.split("/")[::-1]
     followed = 0
@@ -83,7 +87,7 @@ def _without_strange_links(path: str) -> str:
                 at = "/" if target.startswith("/") else at
                 continue
         except FileNotFoundError:
-            pass  # it is made
+            pass  # the caller creates it
         except OSError as error:
             raise EmbeddedUnavailable(
                 f"The data folder {path} cannot be used: {error.strerror}; "
@@ -101,7 +105,7 @@ def _flock(path: str) -> int | None:
         raise EmbeddedUnavailable(f"The lock file {path} cannot be opened: {error.strerror}.") from None
     found = os.fstat(fd)
     strange = os.stat(os.path.dirname(path)).st_uid not in (0, os.geteuid())
-    # Its pid is written into it: a second name of another file would do the same as a link.
+    # The pid is written into it: through a hard link it would overwrite another file, as through a symbolic link.
     if not stat.S_ISREG(found.st_mode) or (strange and found.st_nlink > 1):
         os.close(fd)
         raise EmbeddedUnavailable(
@@ -128,8 +132,10 @@ def _read_pid(path: str) -> int:
 
 
 def lock_daemon(data_dir: str) -> int:
-    """The lock of ``data_dir`` as a descriptor to keep open; EmbeddedUnavailable when another daemon holds
-    it."""
+    """Lock ``data_dir`` and return a descriptor to keep open.
+
+    Raises EmbeddedUnavailable when another daemon holds the lock, or it cannot be written.
+    """
     path = os.path.join(data_dir, "lock")
     fd = _flock(path)
     if fd is None:
@@ -151,16 +157,16 @@ def lock_daemon(data_dir: str) -> int:
 
 
 def lock_server(folder: str) -> int | None:
-    """The lock that the next server inherits, or None while an earlier server still lives."""
+    """The lock that the next server inherits, or None while an earlier server still runs."""
     return _flock(os.path.join(folder, "server.lock"))
 
 
 def end_leftovers(folder: str, kill: bool) -> list[int]:
-    """Signal what still holds ``server.lock``; the pids signalled.
+    """Signal every process that still holds ``server.lock``; returns the pids signalled.
 
-    The server itself gets SIGTERM, SIGKILL with ``kill``. Anything else that holds the lock is a forked
-    child of a server that is gone, writing a temporary file nobody will read: SIGKILL. Only a process that
-    has this very file open is touched, never a pid because a file names it.
+    The server itself gets SIGTERM, or SIGKILL with ``kill``. Any other holder is a forked child of a server that has ended, and
+    writes a temporary file that nobody will read: it gets SIGKILL. Only processes that have this very file open are signalled;
+    that a file names a pid is not enough.
     """
     path = os.path.join(folder, "server.lock")
     server = _read_pid(path)
@@ -196,8 +202,10 @@ def _has_open(pid: int, file: os.stat_result) -> bool:
 
 
 def socket_path(folder: str, environ: Mapping[str, str]) -> str:
-    """Where the socket goes: in ``folder``, or in a short 0700 folder of its own when that path is too
-    long."""
+    """The path of the socket: in ``folder``, or in a short 0700 folder of its own when that path is too long.
+
+    Raises EmbeddedUnavailable when no place is short enough.
+    """
     path = os.path.join(folder, "redis.sock")
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path
@@ -208,7 +216,7 @@ def socket_path(folder: str, environ: Mapping[str, str]) -> str:
         path = os.path.join(place, name, "redis.sock")
         if place and len(os.fsencode(path)) <= MAX_SOCKET_PATH and _own_folder(os.path.dirname(path)):
             return path
-    try:  # somebody else made a folder of our name in a place that all may write
+    try:  # somebody else made a folder of that name in a place that everybody may write
         path = os.path.join(tempfile.mkdtemp(prefix="registry-"), "redis.sock")
     except OSError:
         path = ""
@@ -233,7 +241,7 @@ def _own_folder(path: str) -> bool:
 
 
 def look_at(folder: str) -> Data:
-    """What is known of the data in ``folder``."""
+    """The writer and the format of the data in ``folder``."""
     parts = os.path.join(folder, "appendonlydir")
     in_folder = os.path.isdir(parts)
     names = [os.path.join(folder, "appendonly.aof"), os.path.join(folder, "dump.rdb")]
@@ -262,7 +270,7 @@ def _read_writer(folder: str) -> Release | None:
 
 
 def note_writer(folder: str, release: Release) -> None:
-    """Note who writes the data from now on; it is on disk when this returns. OSError when it cannot be."""
+    """Record which server writes the data from now on; on disk when this returns. Raises OSError on failure."""
     if _read_writer(folder) == release:
         return
     path = os.path.join(folder, "written-by")

@@ -1,13 +1,12 @@
 """The private Redis: a valkey-server or redis-server of our own on a unix socket in the data folder.
 
-    Embedded.start()   lock the folder -> end what an earlier daemon left -> start -> PING until it has loaded
-    it exits           one CRITICAL line, then again after 0.1 s, doubling up to 5 s, for ever
-    Embedded.stop()    SIGTERM, SIGKILL after 10 s, then the folder is free
+    Embedded.start()   lock the folder -> end an earlier daemon's server -> start -> PING until it has loaded
+    it exits           one CRITICAL line, then a restart after 0.1 s, doubling up to 5 s, for ever
+    Embedded.stop()    SIGTERM, SIGKILL after 10 s, then the folder is unlocked
 
-How nothing is lost and nothing is left: the server runs in a session of its own and is watched by
-``keeper.py``, which ends it with SIGTERM when the daemon is gone, however it went. A daemon that starts
-meanwhile waits until the server's own lock is free (``data_folder.py``) and, should the watcher have died
-too, ends the server itself.
+No data is lost and no process is left behind: the server runs in a session of its own, and ``keeper.py``
+watches and ends it with SIGTERM once the daemon has ended, for whatever reason. A new daemon waits until the
+server's own lock is free (``data_folder.py``), and ends the server itself if the watcher has died too.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ POLL_SECONDS = 0.05
 PING_SECONDS = 2.0
 TERM_SECONDS = 10.0
 BACKOFF_SECONDS = (0.1, 5.0)
-LASTED_SECONDS = 10.0  # a server that ran this long starts the backoff anew
+LASTED_SECONDS = 10.0  # a server that ran this long resets the backoff
 
 # "1234:M 24 Nov 2026 06:59:01.107 # text"; 3.2 writes no year.
 _LINE = re.compile(r"^\d+:[\w-]+ (?:\(\d+\) |\d+ \w{3} (?:\d{4} )?[\d:.]+ )?([-.*#] )?(.*)$")
 
 
 def find_binary(explicit: str | None = None) -> str:
-    """The server of an empty data folder: the first of `registry.redis.servers.programs`."""
+    """The server for an empty data folder: the first of `registry.redis.servers.programs`."""
     return programs(explicit)[0]
 
 
@@ -95,7 +94,7 @@ class _Server(ProcessProtocol):
             self.how = f"was ended by {signal.Signals(value.signal).name}"
         else:
             self.how = f"exited with status {value.exitCode}"
-        # Its forked child may keep the pipe open for long; the lines of the server itself are there at once.
+        # A forked child may keep the pipe open for long; the lines of the server itself arrive at once.
         self._give_up = self.reactor.callLater(0.5, self._end)
         assert self.transport is not None
         if keeper.LIFELINE in self.transport.pipes:  # type: ignore[attr-defined]
@@ -126,14 +125,14 @@ class _Server(ProcessProtocol):
         return waiter
 
     def why(self) -> str:
-        """The last lines that say something, as the end of a sentence."""
-        said = [line for line in self.lines if "WARNING" not in line]
+        """How the run ended, and its last line after a failure, as the end of a sentence."""
+        lines = [line for line in self.lines if "WARNING" not in line]
         failed = self.how.startswith("exited") and not self.how.endswith(" 0")
-        return f"{self.how}; it said: {said[-1]}" if said and failed else self.how
+        return f"{self.how}; it said: {lines[-1]}" if lines and failed else self.how
 
 
 class _Ping(Protocol):
-    """Says PING once; ``answer`` fires with the reply line, empty when the connection closes before it."""
+    """Sends PING once; ``answer`` fires with the reply line, empty when the connection closes before it."""
 
     def __init__(self) -> None:
         self.answer: Deferred[bytes] = Deferred(lambda _: self._abort())
@@ -162,7 +161,7 @@ class Embedded:
 
     ``fsync`` is "always" (a reply is sent when it is on disk) or "everysec" (a power cut or a kill -9 of the
     server may lose about two seconds). ``binary`` is the REDIS_SERVER setting,
-    ``maxmemory`` REDIS_MAXMEMORY: bytes, 0 for no limit, None for half of what there is.
+    ``maxmemory`` REDIS_MAXMEMORY: bytes, 0 for no limit, None for half of the memory there is.
     """
 
     def __init__(
@@ -202,18 +201,20 @@ class Embedded:
 
     @property
     def address(self) -> RedisAddress:
-        """Where it listens; known once ``start`` was called, the same for the life of the daemon."""
+        """Where the server listens: set by ``start``, then the same for the life of the daemon."""
         return RedisAddress(kind="unix", path=self._socket)
 
     def start(self) -> Deferred[RedisAddress]:
-        """Fires when it answers PING, its data loaded; EmbeddedUnavailable, the folder free again, when it
-        cannot."""
+        """Start the server; fires with its address once it has loaded its data and answers PING.
+
+        Fails with EmbeddedUnavailable when it cannot; the folder is unlocked then.
+        """
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> RedisAddress:
         starting = self._starting = Deferred()
         try:
-            programs(self._explicit)  # there is one, or no folder is made
+            programs(self._explicit)  # fails before a folder is created when there is no server
             data_folder.private_folder(self.data_dir, force_mode=False)
             self._lock = data_folder.lock_daemon(self.data_dir)
             data_folder.private_folder(self.folder)
@@ -233,8 +234,10 @@ class Embedded:
         return self.address
 
     def stop(self) -> Deferred[None]:
-        """SIGTERM, wait, SIGKILL after 10 s; fires when it is gone and the folder is free. Harmless when
-        repeated."""
+        """End the server with SIGTERM, and with SIGKILL after 10 s; fires once it has ended and the folder is unlocked.
+
+        It may be called more than once.
+        """
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -256,7 +259,7 @@ class Embedded:
             os.close(lock)
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait, or less when ``stop`` is called meanwhile."""
+        """Wait for ``seconds``; ``stop`` ends the wait with EmbeddedUnavailable."""
         self._pause = deferLater(self.reactor, seconds, lambda: None)
         self._pause.addErrback(lambda _: None)
         try:
@@ -304,7 +307,7 @@ class Embedded:
                     return
 
     async def _launch(self) -> None:
-        """Choose the server, start it, and note whose data it is from now on."""
+        """Choose the server, start it, and record that it writes the data from now on."""
         data = data_folder.look_at(self.folder)
         self._binary, self.release = await choose(self.reactor, self.folder, data, self._explicit)
         await self._load()
@@ -319,15 +322,14 @@ class Embedded:
             )
 
     async def _load(self) -> None:
-        """Start it and wait until it has loaded; repair the end of its file, once, if that is all that is
-        wrong."""
+        """Start the server and wait until it has loaded; repair the end of its file, once, if nothing else is wrong."""
         server = await self._run(load_truncated=False)
         if server is None:
             return
-        said = "\n".join(server.lines)
+        output = "\n".join(server.lines)
         path = aof.last_aof(self.folder)
-        cut_off = "Unexpected end of file reading the append only file" in said
-        damaged = cut_off or "Bad file format reading the append only file" in said
+        cut_off = "Unexpected end of file reading the append only file" in output
+        damaged = cut_off or "Bad file format reading the append only file" in output
         if not damaged or path is None:
             raise EmbeddedUnavailable(f"The embedded Redis ({self._binary}) {server.why().rstrip('.')}.")
         refusal = EmbeddedUnavailable(
@@ -337,7 +339,7 @@ class Embedded:
         )
         zeros = await self._in_thread(aof.zeros_at_end, path)
         if (not cut_off and not zeros) or (
-            cut_off and "appendonlydir" in path and os.path.basename(path) not in said
+            cut_off and "appendonlydir" in path and os.path.basename(path) not in output
         ):
             raise refusal
         size = os.path.getsize(path)
@@ -369,7 +371,7 @@ class Embedded:
         return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), function, *args)
 
     async def _run(self, load_truncated: bool) -> _Server | None:
-        """Start one server; None when it answers, the ended run when it exited instead."""
+        """Start one server. Returns None when it answers, or the ended run when it exited instead."""
         lock = await self._free_lock()
         try:
             self._go_on()
@@ -411,9 +413,9 @@ class Embedded:
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
     async def _free_lock(self) -> int:
-        """The server's lock, once no earlier server lives; one that an earlier daemon left is ended."""
+        """Take the server's lock once no earlier server runs; end one that an earlier daemon left."""
         give_up = self._monotonic() + TERM_SECONDS
-        told = False
+        warned = False
         while (lock := data_folder.lock_server(self.folder)) is None:
             late = self._monotonic() > give_up
             if late and self._monotonic() > give_up + TERM_SECONDS:
@@ -421,8 +423,8 @@ class Embedded:
                     f"An earlier redis-server still uses {self.folder} and cannot be ended; stop it by hand."
                 )
             pids = data_folder.end_leftovers(self.folder, kill=late)
-            if pids and not told:
-                told = True
+            if pids and not warned:
+                warned = True
                 log.warn("A redis-server of an earlier daemon (process {pids}) is being ended", pids=pids)
             await self._sleep(POLL_SECONDS)
         return lock

@@ -1,7 +1,7 @@
-"""What is wrong with Redis, for those who use the registry: whose fault it is, and nothing of what stands behind it. And what an
-error of Redis, or the code in a script's reply, means for a request.
+"""What an error of Redis, or the code in a script's reply, means for a request, and how clients are told.
 
-What the kernel, the TLS library or Redis itself said is for whoever runs the registry, and stands in the log and in ``/readyz``.
+Clients learn whose fault it is, and no details of the server. The texts of the kernel, the TLS library and Redis itself are for
+whoever runs the registry: they are in the log and in ``/readyz``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from txredisapi import ResponseError
 from registry.errors import BadOption, Conflict, KeyReused, QueueFull, RedisFull, RedisUnavailable
 from registry.model import Code
 
-# What Redis says when its own state is in the way.
+# The error words by which Redis says that its own state prevents a call.
 IN_THE_WAY = re.compile(
     r"\b(MISCONF|READONLY|LOADING|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|CROSSSLOT|NOAUTH|NOPERM|UNKILLABLE)\b"
 )
 _RUNS = "; that is for whoever runs the registry to put right, and its log says more"
-# The first that is found tells. What passes by itself says nothing of whoever runs the registry.
+# The first pattern that matches decides. Faults that pass by themselves do not mention whoever runs the registry.
 _FAULTS = tuple(
     (re.compile(pattern, re.IGNORECASE), text)
     for pattern, text in (
@@ -50,14 +50,14 @@ _FAULTS = tuple(
 
 
 def public(text: str) -> str:
-    """What a client is told of what the link says is wrong."""
-    for pattern, told in _FAULTS:
+    """The text for a client, made from the link's description of what is wrong."""
+    for pattern, message in _FAULTS:
         if pattern.search(text):
-            return told
+            return message
     return "the registry cannot use its Redis" + _RUNS
 
 
-# What a word means with which Redis refuses a call.
+# The meanings of the words with which Redis refuses a call.
 _WORDS = {
     "MISCONF": "it cannot write to its disk" + _RUNS,
     "NOPERM": "the registry's user lacks a right" + _RUNS,
@@ -71,7 +71,7 @@ _WORDS = {
 
 
 def refused(word: str) -> str:
-    """What a client is told when Redis refused a call with this word."""
+    """The text for a client when Redis refused a call with this word."""
     means = _WORDS.get(word)
     return (
         f"Redis refused the request: {word}, {means}"
@@ -81,25 +81,25 @@ def refused(word: str) -> str:
 
 
 class ScriptError(Exception):
-    """A script went wrong in a way that no state of Redis explains."""
+    """A script failed in a way that no state of Redis explains."""
 
 
 def error_from_redis(text: str) -> Exception:
-    """The domain's word for an error of Redis: what was refused was not applied."""
+    """The domain error for an error of Redis; the refused call was not applied."""
     if "OOM command" in text:
         return RedisFull("Redis is full and takes no more tasks; pops still work.")
     if text.startswith("WRONGTYPE"):
         return Conflict("wrong_type", "A key in Redis holds something else than the registry keeps there.")
     found = IN_THE_WAY.search(text)
     if found is None:
-        # Not Redis's state but a fault of ours, or of the keys.
+        # Not Redis's state, but a fault in our code or in the keys.
         return ScriptError(text)
     word = found[0]
     return RedisUnavailable(refused(word), retry_after=5 if word == "MISCONF" else 1)
 
 
 def as_domain(failure: Any) -> Any:
-    """Redis's own refusals of a whole call, as what they mean for a request."""
+    """As an errback: raise the domain error for Redis's refusal of a whole call; pass other failures on."""
     error = failure.value
     if isinstance(error, ResponseError):
         raise error_from_redis(str(error)) from None

@@ -1,17 +1,16 @@
-"""Turns itself into the private Redis server, and leaves a watcher beside it.
+"""Starts a watcher, and then becomes the private Redis server.
 
 Run as a file, ``python -I -S keeper.py SERVER ARGUMENT...``, by ``embedded.py``; it imports nothing of the
 package.
 
     descriptor 0   the life line: the read end of a pipe whose other end only the daemon holds
-    descriptor 3   the server's lock file; it stays open in the server, so the lock lasts as long as the
-    server
+    descriptor 3   the server's lock file; it stays open in the server, so the lock lasts as long as it
 
 The process gets a session of its own (Ctrl-C in a terminal reaches the daemon alone), forks the watcher and
 becomes the server, which is therefore a direct child of the daemon. The watcher reads the life line. However
 the daemon ends, kill -9 included, the kernel closes the pipe, and the watcher sends the server SIGTERM: it
-fsyncs its file and exits. PR_SET_PDEATHSIG would do the same with less, but it fires when the *thread* that
-forked ends and is cleared by some execs, and the kernel has no second step for a server that does not obey.
+fsyncs its file and exits. PR_SET_PDEATHSIG would be simpler, but it fires when the *thread* that forked ends,
+some execs clear it, and the kernel sends no SIGKILL to a server that does not end.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def watch(server: int) -> None:
         pidfd = -1
     sources = [LIFELINE] if pidfd < 0 else [LIFELINE, pidfd]
     kill_at = 0.0
-    # A pid may be given to another process once it is free; "still my parent" is what makes the kill safe.
+    # The kernel may reuse a pid; the kill is safe only while the server is still this process's parent.
     while os.getppid() == server:
         ready = select.select(sources, [], [], 0.5 if pidfd < 0 or kill_at else None)[0]
         if LIFELINE in ready and not os.read(LIFELINE, 64) and os.getppid() == server:

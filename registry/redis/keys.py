@@ -1,13 +1,13 @@
-"""Every key and channel name, made here and nowhere else in Python. What each key holds is told at the top of ``lua/base.lua``.
+"""All names of keys and channels; no other Python module makes any. The top of ``lua/base.lua`` says what each key holds.
 
-The scripts are given the keys of the queues' lists and the space, and make the other names from these in the same way.
+The scripts get the keys of the queues' lists and the space, and make the other names from these in the same way.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-# Where registries with different prefixes look for each other: beside the keys of the one without a prefix.
+# Where registries with different prefixes find each other: among the keys of the registry without a prefix.
 PREFIXES = b"{registry}prefixes"
 UNPREFIXED_SCHEMA = b"{registry}schema"
 
@@ -18,11 +18,11 @@ def bulk(value: bytes) -> bytes:
 
 
 class Keys:
-    """The names of the keys with a prefix, which stands in front of every queue's list."""
+    """The names of the keys of one registry; its prefix precedes the name of every queue's list."""
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = start = prefix.encode()
-        # Of all queues together: what no queue's list can be called.
+        # The keys for all queues together begin with this; no queue's list can have such a name.
         self.space = space = b"{%bregistry}" % start
         self.index = space + b"index"
         self.schema = space + b"schema"
@@ -34,7 +34,7 @@ class Keys:
         self.ended = space + b"ended"
         self.moved = space + b"moved"
         self.worker = space + b"worker"
-        # A queue's list as a bulk string, by the queue's name; most names come again and again.
+        # From a queue's name to its list as a bulk string; cached, because most names recur.
         self.bulk_list = lru_cache(maxsize=4096)(lambda name: bulk(start + name))
 
     def list_key(self, name: bytes) -> bytes:
@@ -54,11 +54,11 @@ class Keys:
         return self._of(name, b"t")
 
     def metas(self, name: bytes) -> bytes:
-        """Task id -> what is known of it beyond the payload."""
+        """Task id -> its record, all but the payload."""
         return self._of(name, b"m")
 
     def leases(self, name: bytes) -> bytes:
-        """Lease id -> its end."""
+        """Lease id -> its end, ms."""
         return self._of(name, b"l")
 
     def _of(self, name: bytes, kind: bytes) -> bytes:
@@ -69,5 +69,5 @@ class Keys:
         return self.space + b"beat:" + process
 
     def worker_mark(self, what: str, worker: str) -> bytes:
-        """That something was done about a worker, for as long as it may not be done again."""
+        """A mark that ``what`` was done about a worker; it exists for as long as that must not be repeated."""
         return self.space + f"worker:{what}:{worker}".encode()

@@ -1,11 +1,11 @@
-"""Connections to Redis that are supervised: ready or not, never dead for ever, never a queue without bound.
+"""Supervised connections to Redis. Each is ready or not, always reconnects, and never queues without bound.
 
-A life: connect, AUTH, SELECT, PING until Redis is neither loading nor busy, ``on_ready``, ready; then lost,
-a short wait, and again.
+The cycle: connect, AUTH, SELECT, PING until Redis is neither loading nor busy, ``on_ready``, ready; when the
+connection is lost, a short wait, and again.
 
-Only a ready link takes commands; each is written at once and answered in order. An answer that does not
-come within the deadline ends the connection, and what was in flight ends as ``unknown``: Redis may yet carry
-it out, a stopped Redis does so when it is continued.
+Only a ready link takes commands; each is written at once and answered in order. A reply that misses the
+deadline ends the connection, and the commands in flight fail as ``unknown``: Redis may still carry them out,
+as a stopped Redis does when it is continued.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from registry.redis.protocol import Wire, keep_alive, pack
 
 __all__ = ["Link", "Pool", "RedisAddress", "pack", "parse_redis_url"]
 
-# The last one is what a request that is held waits at most when Redis is back already.
+# LAST_RETRY is the longest that a held request waits when Redis is back already.
 FIRST_RETRY, LAST_RETRY = 0.05, 0.5
-REFUSED_RETRY = 2.0  # a password is wrong for a while, not for ever: it may be rotated
+REFUSED_RETRY = 2.0  # a wrong password need not stay wrong: it may be rotated
 REFUSALS = {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED", "ERR"}
 IDLE_PING = 1.0
 LOADING_PING = 0.2
-# A connection that was ready for less than this keeps the backoff it had, else a replica that greets well and
-# refuses every write would be reconnected to twenty times a second.
+# A connection that was ready for a shorter time keeps its backoff. Else the link would reconnect twenty times a
+# second to a replica that passes the greeting and refuses every write.
 STEADY = 1.0
 
 
 class Link:
     """One supervised connection; ready when the Deferred that ``on_ready(link)`` may return has fired.
 
-    ``ready`` is to be read only; ``last_error`` is one sentence, "" when all is well.
+    ``ready`` is for reading only; ``last_error`` is one sentence, "" when all is well.
     """
 
     _log = Logger()
@@ -74,7 +74,7 @@ class Link:
         self.ready = False
         self.last_error = "not connected to Redis yet"
         self.command_seconds = command_seconds
-        self.on_attempt: Callable[[], None] = lambda: None  # told when an attempt to connect went well or not
+        self.on_attempt: Callable[[], None] = lambda: None  # called after each attempt to connect
         self._reactor = reactor
         self._on_ready = on_ready
         self._monotonic = monotonic
@@ -110,13 +110,13 @@ class Link:
         return self._send(packed)
 
     def command(self, *args: bytes | str | int) -> Deferred[Any]:
-        """Pack and send, as ``call``; works as well while ``on_ready`` runs, which is where it is needed."""
+        """Pack and send, as ``call``; also works while ``on_ready`` runs, which needs it."""
         if not self._greeted:
             return fail(self.unavailable())
         return self._send(pack(*args))
 
     def unavailable(self) -> RedisUnavailable:
-        """Why nothing can be sent, in words for a client."""
+        """The error for a client that says why nothing can be sent."""
         return RedisUnavailable(public(self.last_error or "no connection to Redis"))
 
     @property
@@ -130,15 +130,15 @@ class Link:
     # -- start, stop, supervision ----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Connect, and keep at it until ``stop``."""
+        """Connect, and reconnect until ``stop``."""
         if not self._running:
             self._running = True
             self._delay = FIRST_RETRY
-            if self._wire is None:  # else it is still closing, and the next one follows
+            if self._wire is None:  # else it is still closing, and `lost` connects again
                 self._connect()
 
     def stop(self) -> Deferred[None]:
-        """Take no more commands, let those in flight be answered (bounded by the deadline), close."""
+        """Take no more commands, await the replies in flight (bounded by the deadline), close; fires when closed."""
         self._running = False
         if self._retry is not None:
             self._retry.cancel()
@@ -175,7 +175,7 @@ class Link:
             self.on_attempt()
 
     def connected(self, wire: Wire) -> None:
-        """The wire has a transport (called by it)."""
+        """Called by the wire when it has a transport."""
         self._connecting = None
         if not self._running:
             wire.transport.abortConnection()
@@ -209,7 +209,7 @@ class Link:
                 break
             except ResponseError as error:
                 word = error_word(error)
-                if word == "MISCONF":  # its disk fails: reads still work, and writes have their own answer
+                if word == "MISCONF":  # its disk fails: reads still work, and writes get their own error
                     break
                 if word not in ("LOADING", "BUSY"):
                     raise
@@ -235,7 +235,7 @@ class Link:
             return
         text = failure.getErrorMessage()
         if failure.check(ResponseError):
-            # Too many clients passes soon, as a failover does; the rest a person must put right.
+            # Too many clients is a fault that passes soon, as a failover does; a person must correct the others.
             self._refused = error_word(failure.value) in REFUSALS and "max number of clients" not in text
         elif not failure.check(RedisUnavailable):
             self._log.failure("{name}: the first commands on a connection failed", failure, name=self.name)
@@ -243,7 +243,7 @@ class Link:
             self.abort(text)
 
     def lost(self, wire: Wire, text: str) -> None:
-        """The wire's transport is gone (called by it)."""
+        """Called by the wire when its transport is gone."""
         if wire is not self._wire:
             return
         self._tick.cancel()
@@ -261,7 +261,7 @@ class Link:
             waiting.callback(None)
 
     def abort(self, text: str) -> None:
-        """Give the connection up now: all in flight is unknown."""
+        """Close the connection now; the commands in flight fail as ``unknown``."""
         wire = self._wire
         if wire is not None:
             wire.doomed = text
@@ -296,18 +296,18 @@ class Link:
         self._retry = self._reactor.callLater(delay * random.uniform(0.75, 1.0), self._connect)
 
     def hurry(self) -> None:
-        """Connect now, if the next attempt is still waited for."""
+        """Connect now if the next attempt is scheduled for later."""
         if self._retry is not None:
             self._retry.cancel()
             self._connect()
 
     def complain(self, text: str) -> None:
-        """Say what is wrong with this Redis although it answers; each thing once a minute."""
+        """Record what is wrong with this Redis although it answers; log each text once a minute at most."""
         if self.ready:
             self._failed(text)
 
     def _failed(self, text: str) -> None:
-        """Remember what is wrong; say each thing once a minute."""
+        """Record what is wrong; log each text once a minute at most."""
         self.last_error = text = self._scrub(text)
         now = self._monotonic()
         if now - self._said.get(text, now - 60.0) >= 60.0:
@@ -323,11 +323,11 @@ class Link:
         return text.replace(password, "***") if password else text
 
     def answered_badly(self, error: ResponseError) -> None:
-        """An error reply came (called by the wire): some say that this connection is of no more use."""
+        """Called by the wire on an error reply: some mean that this connection has become useless."""
         if not self._greeted:
             return
         word = error_word(error)
-        # LOADING: a replica that takes a new copy; a fresh connection asks until that is done.
+        # LOADING: a replica loads a new copy; a new connection sends PING until that is done.
         if word in ("READONLY", "MASTERDOWN", "NOAUTH", "LOADING"):
             self.retire(said(error))
 
@@ -335,7 +335,7 @@ class Link:
         """Watch the oldest unanswered command without a timer or a timestamp per command.
 
         A mark is (time, how many commands had been written by then): while fewer have been answered, the
-        oldest is at least as old as the mark.
+        oldest unanswered command is at least as old as the mark.
         """
         now = self._monotonic()
         held_up = now - self._ticked - self._tick_every
@@ -345,7 +345,8 @@ class Link:
         if wire is None:
             return
         marks = self._marks
-        if held_up > 0.5:  # this process stood still (SIGSTOP, suspend): answers may lie unread, blame nobody
+        if held_up > 0.5:
+            # This process was stopped (SIGSTOP, suspend), and replies may be unread: do not count that time.
             self._marks = marks = deque((then + held_up, count) for then, count in marks)
         while marks and marks[0][1] <= wire.answered:
             marks.popleft()
@@ -363,32 +364,33 @@ class Link:
 
 
 PING = pack(b"PING")
-# Before Redis 7 with the place in the script, from 7 on where the script raised what it had caught.
+# What precedes the text of an error in a script: before Redis 7 it names the place in the script; from 7 on it is there where
+# the script raised again what it had caught.
 _OF_A_SCRIPT = re.compile(
     r"\AERR (?:Error running script .* -(?=[A-Z]+ )|(?=(?:READONLY|MISCONF|NOREPLICAS) ))"
 )
 
 
 def first_error(failure: Failure) -> Failure:
-    """What went wrong, of what `gatherResults` makes of it."""
+    """The first failure, taken out of the one that `gatherResults` wraps around it."""
     first: Failure = failure.value.subFailure  # type: ignore[union-attr]
     return first
 
 
 def said(error: ResponseError) -> str:
-    """What an error reply says, without what Redis puts in front of an error that a script came upon."""
+    """The text of an error reply, without what Redis puts in front of an error in a script."""
     text = str(error)
     in_front = _OF_A_SCRIPT.search(text)
     return text[in_front.end() :] if in_front else text
 
 
 def error_word(error: ResponseError) -> str:
-    """The word that tells what an error reply is about: READONLY, NOSCRIPT, OOM, …"""
+    """The first word of an error reply, which names its kind: READONLY, NOSCRIPT, OOM, …"""
     return said(error).split(" ", 1)[0]
 
 
 class Pool:
-    """Up to ``size`` links, opened when those there are busy. For what need not stay in order."""
+    """Up to ``size`` links, opened when the others are busy; for commands that need not stay in order."""
 
     def __init__(self, make_link: Callable[[], Link], size: int) -> None:
         self._make_link = make_link
@@ -433,11 +435,11 @@ class Pool:
         link.start()
 
     def soon(self) -> Deferred[None]:
-        """Fires when a link is ready, or new attempts to connect have failed. For when Redis is known to be there."""
+        """Fires when a link is ready, or new attempts to connect have failed. To be called when Redis is known to be back."""
         if self.ready or not self._links:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
-        # One attempt of each may have begun before Redis was there.
+        # Two attempts for each link: the first may have begun before Redis was back.
         self._waiting.append((waiting, 2 * len(self._links)))
         for link in self._links:
             link.hurry()
@@ -445,8 +447,8 @@ class Pool:
 
     def _attempted(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for one, attempts in waiting:
+        for waiter, attempts in waiting:
             if attempts > 1 and self._links and not self.ready:
-                self._waiting.append((one, attempts - 1))
-            elif not one.called:
-                one.callback(None)
+                self._waiting.append((waiter, attempts - 1))
+            elif not waiter.called:
+                waiter.callback(None)

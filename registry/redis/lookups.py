@@ -1,4 +1,4 @@
-"""What the store tells of queues and tasks. Reads only, a bounded piece at a time."""
+"""The store's look-ups of queues and tasks. They only read, a bounded piece at a time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from registry.redis.faults import error_from_reply
 
 NAMES_A_SCAN = 1000
 LEASES_A_SCAN = 1000
-# What one call reads of the payloads, bytes.
+# How many bytes of payloads one call reads.
 BYTES_A_CALL = 1 << 20
-# The sets of a queue that are read by score; of the done, those that the queue keeps and those that a push asked to keep.
+# The sorted sets of a queue. "done" are the done tasks that the queue keeps, "kept" those that a push asked to keep.
 SETS = {"delayed": b"d", "dead": b"x", "done": b"e", "kept": b"f"}
 
 
 class Counts(NamedTuple):
-    """What a queue holds. ``oldest_ms``: since when its oldest ready task is ready, None for none or a raw element; ``policy``:
+    """What a queue holds. ``oldest_ms``: when its oldest ready task became ready, None for no task or a raw element; ``policy``:
     as it is stored."""
 
     ready: int
@@ -35,9 +35,9 @@ class Counts(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A task as it is stored: ``payload`` may be the beginning of one of ``length`` bytes.
+    """A task as it is stored. ``payload``: the payload or its beginning; ``length``: the bytes of the whole payload.
 
-    ``found``: 1 where the text that was looked for is in the payload, or in the id.
+    ``found``: 1 where the payload or the id contains the text that was searched for.
     """
 
     id: bytes
@@ -50,7 +50,7 @@ class Stored(NamedTuple):
 class ReadyElement(NamedTuple):
     """An element of a ready list: a task's id and generation; or no id, and what another program pushed, or its beginning.
 
-    The walk goes on behind ``mark`` in the list of ``priority``, which was so far from the ``head`` and from the ``tail``.
+    The next read continues behind ``mark`` in the list of ``priority``. ``head``, ``tail``: its distances from both ends.
     """
 
     id: bytes | None
@@ -65,9 +65,9 @@ class ReadyElement(NamedTuple):
 
 
 class Why(NamedTuple):
-    """``gates``: those of the queue's rules that let nothing start now: paused, concurrency_limited, rate_limited.
+    """``gates``: the queue's rules that let nothing start now: paused, concurrency_limited, rate_limited.
 
-    ``position``: how many ready tasks go before this one; None where it is not ready, or further back than was looked.
+    ``position``: how many ready tasks go before this one; None where it is not ready, or behind the elements that were read.
     """
 
     gates: frozenset[str]
@@ -75,10 +75,10 @@ class Why(NamedTuple):
 
 
 class Lookups(Commands):
-    """The store's part for those who look."""
+    """The part of the store that only reads."""
 
     def counts(self, names: Sequence[bytes]) -> Deferred[list[Counts | Conflict]]:
-        """What each of these queues holds; a `Conflict` for one whose key was taken by something else."""
+        """What each of these queues holds; a `Conflict` for one whose key holds something else."""
 
         def counted(replies: list[Any]) -> list[Counts | Conflict]:
             found: list[Counts | Conflict] = []
@@ -93,31 +93,31 @@ class Lookups(Commands):
 
     @inlineCallbacks
     def queue_names(self, search: bytes) -> Any:
-        """The names of all queues that hold anything, those that have the text in them."""
+        """The names that contain ``search``, of all queues that hold anything."""
         found: set[bytes] = set()
-        at = b"0"
+        cursor = b"0"
         while True:
-            # A piece at a time; one that is there all the while is in one of them.
-            at, flat = yield self._ask(b"ZSCAN", self.keys.index, at, b"COUNT", NAMES_A_SCAN)
+            # A piece at a time; a name that is in the index during the whole scan is in one of the pieces.
+            cursor, flat = yield self._ask(b"ZSCAN", self.keys.index, cursor, b"COUNT", NAMES_A_SCAN)
             found.update(name for name in map(self.keys.name_of, flat[::2]) if search in name)
-            if at == b"0":
+            if cursor == b"0":
                 return found
 
     def task(self, name: bytes, task_id: bytes) -> Deferred[list[bytes | None]]:
-        """The payload of a task, None for no such task, and what is known of it, None for a plain one."""
+        """A task's payload, None for no such task, and the rest of its record, None for a plain task."""
         keys = self.keys
         return self._ask_each((b"HGET", keys.payloads(name), task_id), (b"HGET", keys.metas(name), task_id))
 
     def lease_ends_ms(self, name: bytes, lease: str) -> Deferred[int | None]:
-        """When a lease ends; None for one that is over."""
+        """When a lease ends, ms; None for one that has ended."""
         return self._ask(b"ZSCORE", self.keys.leases(name), lease).addCallback(_whole)
 
     def tasks(
         self, name: bytes, ids: Sequence[bytes], shown: int, search: bytes
     ) -> Deferred[tuple[int, int, list[Stored]]]:
-        """As many of these tasks as a call reads: how many it looked at, the bytes it read, and those that are there.
+        """As many of these tasks as one call reads: how many ids it looked at, the bytes it read, and the tasks that exist.
 
-        ``shown``: so many bytes of a payload, -1 where none is of interest. ``search``: only those that have it somewhere.
+        ``shown``: how many bytes of a payload to return, -1 to read no payloads. ``search``: return only tasks that contain this.
         """
 
         def found(reply: list[Any]) -> tuple[int, int, list[Stored]]:
@@ -130,26 +130,26 @@ class Lookups(Commands):
     def scored(
         self, name: bytes, of: str, place: tuple[str, str], most: int, *, highest_first: bool
     ) -> Deferred[list[tuple[bytes, int]]]:
-        """Tasks of one of the `SETS` behind a place: ids and scores. ``place``: score and id, both empty for the front."""
+        """Tasks of one of the `SETS` after a place: ids and scores. ``place``: score and id, both empty for the front."""
 
         def found(reply: list[Any]) -> list[tuple[bytes, int]]:
             if reply[0]:
                 raise error_from_reply(reply)
-            return [(one, int(float(at))) for one, at in zip(reply[1::2], reply[2::2], strict=True)]
+            return [(one, int(float(score))) for one, score in zip(reply[1::2], reply[2::2], strict=True)]
 
         return self._read("scored", [name], SETS[of], int(highest_first), *place, most).addCallback(found)
 
     @inlineCallbacks
     def leases(self, name: bytes, behind: bytes, most: int) -> Any:
-        """The first leases behind one, in the order in which their tasks were pushed, and when each ends, ms."""
-        at, found = b"0", dict[bytes, bytes]()
+        """The first ``most`` leases after ``behind``, in the order in which their tasks were pushed, and when each ends, ms."""
+        cursor, found = b"0", dict[bytes, bytes]()
         while True:
-            at, flat = yield self._ask(b"ZSCAN", self.keys.leases(name), at, b"COUNT", LEASES_A_SCAN)
+            cursor, flat = yield self._ask(b"ZSCAN", self.keys.leases(name), cursor, b"COUNT", LEASES_A_SCAN)
             pairs = zip(flat[::2], flat[1::2], strict=True)
             found.update((lease, ends) for lease, ends in pairs if lease > behind)
             if len(found) > 2 * most:
                 found = {lease: found[lease] for lease in heapq.nsmallest(most, found)}
-            if at == b"0":
+            if cursor == b"0":
                 return [(lease, int(float(found[lease]))) for lease in heapq.nsmallest(most, found)]
 
     @inlineCallbacks
@@ -161,7 +161,7 @@ class Lookups(Commands):
         shown: int,
         search: bytes,
     ) -> Any:
-        """Elements of the ready lists in the order of delivery, behind a place: priority, head, tail and mark of a `ReadyElement`."""
+        """Elements of the ready lists in the order of delivery, after a place: priority, head, tail and mark of a `ReadyElement`."""
         going_on: int | str = ""
         while True:
             reply = yield self._read("ready", [name], *place, going_on, most, shown, search)
@@ -174,14 +174,14 @@ class Lookups(Commands):
 
     @inlineCallbacks
     def why(self, name: bytes, task_id: bytes, most: int) -> Any:
-        """What keeps a task from being handed out; ``most``: how many elements of its list are looked at."""
+        """What keeps a task from being handed out; ``most``: how many elements of its list are read at most."""
         before = at = 0
         while True:
             reply = yield self._read("why", [name], task_id, at, most - at)
             if reply[0]:
                 raise error_from_reply(reply)
             _, gates, higher, alive, read, met = reply
-            # Of those in front, the cancelled and expired are tombstones.
+            # Cancelled and expired tasks in front of it are tombstones, and not counted.
             before += alive
             at += read
             if met or not read or at >= most:
@@ -190,7 +190,7 @@ class Lookups(Commands):
 
     @inlineCallbacks
     def redis_now_ms(self) -> Any:
-        """What Redis's clock says now."""
+        """The current time of Redis's clock, ms."""
         seconds, micros = yield self._ask(b"TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 

@@ -1,4 +1,4 @@
-"""What a 200 is worth on this Redis: told loudly at the start, because it cannot be seen from outside."""
+"""How safe a task answered 200 is on this Redis: logged at the start, because clients cannot see it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ WORTH = {
     "always": "a task answered 200 is on Redis's disk",
     "everysec": "a task answered 200 is on Redis's disk within about two seconds, and may be lost before when it ends abruptly",
 }
-# Behind what cannot be known.
+# The reason that follows "cannot be known".
 CLOSED = "the registry may not ask it (INFO and CONFIG GET are renamed or forbidden)"
 
 
 @inlineCallbacks
 def check_durability(link: Link, *, first: bool) -> Any:
-    """Ask Redis how it keeps what it acknowledged, and log it: warnings on every new connection, the rest on the first.
+    """Ask Redis how it stores what it acknowledged, and log it: warnings on every new connection, the rest on the first.
 
-    Fires with the warnings, a sentence each.
+    Fires with the warnings, one sentence each.
     """
     server = yield _ask(link, b"INFO", b"server")
-    # Valkey's redis_version is the last one that it shares with Redis.
+    # Valkey reports as its redis_version the last one that it shares with Redis.
     valkey, version = _field(server, b"valkey_version"), _field(server, b"redis_version")
     persistence = yield _ask(link, b"INFO", b"persistence")
     memory = yield _ask(link, b"INFO", b"memory")
@@ -86,7 +86,7 @@ def _ask(link: Link, *args: bytes) -> Deferred[bytes]:
 @inlineCallbacks
 def _setting(link: Link, name: bytes) -> Any:
     pair = yield _ask(link, b"CONFIG", b"GET", name)
-    # None where nobody may ask: CONFIG is renamed or forbidden on many a Redis that others run.
+    # None when it may not be read: CONFIG is renamed or forbidden on many hosted Redis servers.
     return pair[1].decode() if pair and len(pair) == 2 else None
 
 

@@ -1,11 +1,11 @@
-"""Registries on one Redis whose prefixes overlap take each other's tasks: found, and told.
+"""Finds registries on one Redis whose prefixes overlap: they take each other's tasks.
 
 With KEY_PREFIX=stage: the queue "mail" is the list "stage:mail", which without a prefix is the queue "stage:mail". Each
-registry with a prefix marks it in a sorted set beside the keys of the one without, where all of them look:
+registry with a prefix records it in a sorted set among the keys of the one without, which all of them read:
 
     {registry}prefixes   prefix -> when it was used last, ms; gone ten minutes after the last use
 
-The one without a prefix is known by the mark of its schema, so that it needs no other.
+The registry without a prefix is recognised by its schema key, so it needs no entry there.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LIFE_MS = 600_000
 
 
 def overlap(one: bytes, other: bytes) -> bool:
-    """Whether a queue of the one can have the key of a queue of the other."""
+    """Whether a queue of one prefix can have the same key as a queue of the other."""
     return one != other and (one.startswith(other) or other.startswith(one))
 
 
 def sentence(ours: bytes, other: bytes) -> str:
-    """What to tell of two that overlap."""
-    # The longer one's queue "mail" has, without the shorter prefix in front, this name in the other.
+    """The warning about two prefixes that overlap."""
+    # The name that the queue "mail" of the longer prefix has in the registry with the shorter one.
     longer, shorter = sorted((ours, other), key=len, reverse=True)
     named = (longer[len(shorter) :] + b"mail").decode("utf-8", "replace")
     return (
@@ -46,9 +46,9 @@ def _shown(prefix: bytes) -> str:
 
 @inlineCallbacks
 def look(command: Callable[..., Any], prefix: bytes, now_ms: int) -> Any:
-    """Mark our own prefix, and fire with a sentence for each other one that overlaps with it.
+    """Record our own prefix, and fire with a warning for each other one that overlaps with it.
 
-    ``command``: sends one to Redis. A user who may not touch these keys sees nothing, and serves.
+    ``command``: sends one command to Redis. A Redis user without rights to these keys gets no warnings, and no error.
     """
     others: set[bytes] = set()
     try:

@@ -1,4 +1,4 @@
-"""What the daemons on one Redis tell each other of themselves: heartbeats, and marks that something was done about a worker."""
+"""What the daemons on one Redis tell each other about themselves: heartbeats, and marks that something was done about a worker."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from registry.redis.commands import Commands
 
 
 class Presence(Commands):
-    """The store's part for the daemons themselves."""
+    """The part of the store for the daemons themselves."""
 
     @inlineCallbacks
     def beat(self, told: bytes, life_ms: int) -> Any:
-        """This process is there, and tells this, for so long."""
+        """Write this process's heartbeat, with ``told`` as its content, for ``life_ms``."""
         keys = self.keys
         yield self._ask(b"SET", keys.beat(self.process), told, b"PX", life_ms)
         yield self._ask(b"ZADD", keys.beats, self.now_ms() + life_ms, self.process)
@@ -23,20 +23,20 @@ class Presence(Commands):
 
     @inlineCallbacks
     def other_beats(self) -> Any:
-        """What all other processes tell."""
+        """The contents of the heartbeats of all other processes."""
         processes = yield self._ask(b"ZRANGE", self.keys.beats, 0, -1)
         others = [self.keys.beat(process) for process in processes if process != self.process]
         beats = (yield self._ask(b"MGET", *others)) if others else []
         return [beat for beat in beats if beat]
 
     def once(self, what: str, worker: str, ms: int) -> Deferred[bool]:
-        """Whether no daemon was told so of this worker in the last ``ms``."""
+        """Mark ``what`` as done about this worker; fires with False when a daemon did so in the last ``ms``."""
         d = self._ask(b"SET", self.keys.worker_mark(what, worker), b"1", b"NX", b"PX", ms)
         return d.addCallback(lambda reply: reply is not None)
 
     def overlaps(self, *, greeting: bool = False) -> Deferred[list[str]]:
-        """A sentence for each other registry on this Redis that takes our tasks. ``greeting``: the ordered connection is not ready
-        yet, and asks all the same."""
+        """A warning for each other registry on this Redis that takes our tasks. ``greeting``: ask over the ordered connection, which
+        is not ready yet."""
         command = self._link.command if greeting else self._ask
         d: Deferred[list[str]] = prefixes.look(command, self.keys.prefix, self.now_ms())
         return d

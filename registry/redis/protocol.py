@@ -38,7 +38,7 @@ class Wire(RedisProtocol):  # type: ignore[misc]
     types: a payload ``007`` stays these three bytes.
     """
 
-    # Takes what Redis says unasked and answers True for it; None where it has no reason to.
+    # Handles a message that is no reply, and returns True for it; None where Redis sends only replies.
     unasked: Callable[[Any], bool] | None = None
 
     def __init__(self, link: Link) -> None:
@@ -60,7 +60,7 @@ class Wire(RedisProtocol):  # type: ignore[misc]
         self.forsake("the connection to Redis was lost")
 
     def send(self, packed: bytes) -> Deferred[Any]:
-        """Write one packed command; the Deferred has its reply. Cancelling drops the reply when it comes."""
+        """Write one packed command; the Deferred fires with its reply. Cancelling drops the reply when it comes."""
         answer: Deferred[Any] = Deferred()
         self.waiting.append(answer)
         if self._socket is None:
@@ -70,7 +70,7 @@ class Wire(RedisProtocol):  # type: ignore[misc]
         return answer
 
     def _send_now(self, sock: socket.socket, packed: bytes) -> None:
-        """Give it to the kernel where it takes it: that saves three system calls and a turn of the reactor."""
+        """Write to the socket at once while the kernel has room: saves three system calls and a turn of the reactor."""
         try:
             count = sock.send(packed)
         except OSError:
@@ -78,21 +78,21 @@ class Wire(RedisProtocol):  # type: ignore[misc]
             count = 0
         if count < len(packed):
             self.transport.write(packed[count:])
-            # Registering asks for more at once, when there is room to tell nobody yet.
+            # Registering calls `resumeProducing` at once, too early: it does nothing while `_socket` is set.
             self.transport.registerProducer(self, False)
             self._socket = None
 
     def resumeProducing(self) -> None:
-        """All that was written is in the kernel, or the connection is new."""
+        """The transport's buffer is empty, or the connection is new: write to the socket from now on."""
         if self._socket is None and isinstance(self.transport, Connection):
             self.transport.unregisterProducer()
             self._socket = self.transport.socket
 
     def stopProducing(self) -> None:
-        """The connection is ending; `connectionLost` tells."""
+        """The connection is ending: nothing to do, `connectionLost` follows."""
 
     def execute_command(self, *args: Any, **options: Any) -> Deferred[Any]:
-        """The way of all of txredisapi's commands."""
+        """Every command of txredisapi comes through here."""
         if not self.connected:
             raise ConnectionError("Not connected")
         answer = self.send(self._build_command(*args))
@@ -117,10 +117,11 @@ class Wire(RedisProtocol):  # type: ignore[misc]
                     if not answer.called:
                         answer.errback(reply)
                     self._link.answered_badly(reply)
-                elif not answer.called:  # a cancelled one stays in its place until now, and is dropped
+                elif not answer.called:
+                    # A cancelled Deferred kept its place until now, and its reply is dropped.
                     answer.callback(reply)
                 reply = gets()
-        except IndexError:  # said before we asked, as "max number of clients reached" may be
+        except IndexError:  # sent before any command, as "max number of clients reached" may be
             if not self.doomed:
                 self._link.abort(
                     str(reply) if isinstance(reply, ResponseError) else "Redis spoke out of turn"
@@ -131,7 +132,7 @@ class Wire(RedisProtocol):  # type: ignore[misc]
             self.transport.abortConnection()
 
     def forsake(self, why: str) -> None:
-        """Fail all that waits: it was written, so nobody knows."""
+        """Fail every waiting command as ``unknown``: it was written, and Redis may have carried it out."""
         waiting = self.waiting
         while waiting:
             answer = waiting.popleft()
@@ -155,5 +156,5 @@ def keep_alive(transport: Any) -> None:
         if hasattr(socket, name):
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-            except OSError:  # a sandbox may know the name only; our own PING still watches
+            except OSError:  # a sandbox may not support the option; our own PING still watches
                 return

