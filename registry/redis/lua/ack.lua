@@ -1,20 +1,20 @@
 -- uses: base, life, finishing
--- Ack: the work is done. Repeating it within ten minutes is told the same.
+-- Ack: the work is done. A repeat within ten minutes gets the same reply.
 -- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none, the byte 255 for one that was too
 --   large).
 -- Reply per entry: {0, 'done'} · {0, 'late'} the lease had run out, but nobody else has the task · {1} the lease is
---   lost · {8, text}; of the first entries only, where much is known of their tasks.
+--   lost · {8, text}; of the first entries only, where the tasks' records are large.
 local TEN_MINUTES = 600000
 local acked, traces, freed = {}, {}, {}
 
--- What is known of the tasks, by entry; read for many entries of a queue at once. Of a task under a lease it says which
--- lease that is.
+-- The record of each entry's task, packed; read for many entries of a queue at once. The record of a leased task names
+-- its lease.
 local found = {}
 
--- The entries of each queue, how many of them were read, and how many are to be read next.
+-- The entries of each queue, how many of them have been read, and how many to read next.
 local asks, FEW = {}, 16
 
--- Whether any lease of a queue has run out without the sweeper having seen it: by queue.
+-- By queue: whether any of its leases has run out and the sweeper has not seen it yet.
 local some_lapsed = {}
 
 local function find(list)
@@ -37,7 +37,7 @@ local function ack(i, list, lease, result)
   local task = unpack_known(found[i])
   local holds = task and task.s == 'l' and task.o and task.o.i == lease
   if holds then
-    -- Its lease ends with the others'.
+    -- Its lease is removed below, with the others.
     if some_lapsed[list] and not is_held(tag, lease) then status = 'late' end
   elseif call('ZREM', tag .. 'l', lease) == 1 then
     task = known(tag, id) or {a = 1}
@@ -48,7 +48,7 @@ local function ack(i, list, lease, result)
     if task.s == 'r' then leave_tombstone(list, tag, task) end
     if task.s == 'd' then call('ZREM', tag .. 'd', id) end
     if task.s == 'x' then call('ZREM', tag .. 'x', id) end
-    -- Who is late is who had it last.
+    -- The late worker is the one that had it last.
     local last = task.h and task.h[#task.h]
     task.o = last and {i = lease, w = last.w, f = last.f}
     task.y, status = nil, 'late'
@@ -75,11 +75,11 @@ for i, list in ipairs(KEYS) do
 end
 for i, list in ipairs(KEYS) do
   if has_read_enough() then break end
-  -- A key of another type is met again, and told, where the entry is taken.
+  -- If this fails on a key of another type, `ack` fails on it as well, and its reply says so.
   if found[i] == nil then pcall(find, list) end
   replies[i] = reply_of(ack, i, list, ARGV[2 + i * 2], ARGV[3 + i * 2])
 end
--- Freed before anything is written: a full Redis can still be drained.
+-- Memory is freed before anything is written, so that a full Redis can still be drained.
 for list, leases in pairs(freed) do call('ZREM', '{' .. list .. '}l', unpack(leases)) end
 for list, pairs_ in pairs(traces) do call('ZADD', '{' .. list .. '}a', unpack(pairs_)) end
 return finish(replies)

@@ -1,12 +1,13 @@
 -- uses: base, life, history
--- What comes after an attempt that went wrong.
+-- What follows a failed attempt.
 
--- A number from 0 to 1 for this task now. Not by math.random, which begins anew, with the same seed, in every script.
+-- A random number from 0 to 1 for this task now. Not from math.random, which starts with the same seed in every script.
 local function chance(id)
   return tonumber(string.sub(redis.sha1hex(id .. clock[1] .. clock[2]), 1, 8), 16) / 4294967296
 end
 
--- The wait before the next attempt: a tenth more or less, for each task another, and not all at the cap.
+-- The wait before the next attempt, up to a tenth more or less at random; at the cap only less, so that not all wait
+-- equally long.
 local LONGEST_BACKOFF = 3600000
 local function backoff_ms(tag, id, task)
   local wait = (task.b or in_ms(policy_of(tag).backoff or 10)) * 2 ^ math.min((task.a or 1) - 1, 20)
@@ -18,7 +19,8 @@ local function attempts_left(tag, task)
   return (task.a or 0) < (task.n or policy_of(tag).attempts or 25)
 end
 
--- A lease ran out or its holder was lost: counted, first time back to the head, later after the backoff.
+-- A lease ran out or its holder was lost. The lapse is counted; after the first one the task goes back to the head,
+-- after later ones it waits for the backoff.
 local function lapse(list, tag, id, task, reason)
   if not task.o then task.a = (task.a or 0) + 1 end
   task.q = (task.q or 0) + 1

@@ -153,11 +153,11 @@ local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local SPACE, PROCESS, FAR = ARGV[2], ARGV[3], 1e14
 local INDEX, FAR_SCORE = SPACE .. 'index', '100000000000000'
--- 7.0 was the first to tell scripts which one it is.
+-- Redis 7.0 was the first to tell scripts its version.
 local SINCE_7 = redis.REDIS_VERSION_NUM ~= nil
 local woken, is_woken, dues, drained, ended, before_end = {}, {}, {}, {}, {}, {}
 
--- Somebody waiting at this queue has a reason to look again.
+-- Notify those who wait at this queue that they should look again.
 local function wake(list)
   if not is_woken[list] then
     is_woken[list] = true
@@ -171,8 +171,8 @@ local function due(list, at)
   if not known or known > at then dues[list] = at end
 end
 
--- One entry's failure as its reply: Redis 7 raises tables, older ones strings. A Redis that takes no writes refused
--- every entry, and the whole call fails: those who watch the connection are to know.
+-- The reply for one entry's failure: Redis 7 raises tables, older ones strings. A Redis that takes no writes refuses
+-- every entry, so the whole call fails: the connection must learn of it.
 local NO_WRITES = {'READONLY', 'MISCONF', 'NOREPLICAS'}
 local function refusal(e)
   local text = type(e) == 'table' and (e.err or 'error') or tostring(e)
@@ -184,15 +184,15 @@ local function refusal(e)
   return {8, text}
 end
 
--- What `act` says to an entry, or why it failed.
+-- The reply of `act` to an entry, or why it failed.
 local function reply_of(act, ...)
   local ok, reply = pcall(act, ...)
   if ok then return reply end
   return refusal(reply)
 end
 
--- A full Redis refuses what may need memory, but not behind a write that does not. What is small, or leads to less,
--- begins with one.
+-- A full Redis refuses commands that may need memory, unless the script has already written something that needs none.
+-- Verbs that need little memory, or free some, begin with such a write.
 local function may_grow() call('DEL', SPACE .. 'probe') end
 
 local function holds_nothing(lists)
@@ -205,14 +205,14 @@ local function holds_nothing(lists)
   return call('EXISTS', unpack(keys)) == 0
 end
 
--- Queues of which something was taken leave the index when nothing of them is left.
+-- Queues from which something was taken leave the index when nothing of them is left.
 local function leave_index()
   local lists, gone = {}, {}
   for list in pairs(drained) do
     if not dues[list] then lists[#lists + 1] = list end
   end
   if #lists == 0 then return end
-  -- More arguments a command does not take from Lua at once.
+  -- Lua cannot pass more arguments than this to one command.
   if #lists <= 1000 and holds_nothing(lists) then
     gone = lists
   else
@@ -229,10 +229,10 @@ local function enter_index()
     local scores = at >= FAR and far or near
     scores[#scores + 1], scores[#scores + 2] = at >= FAR and FAR_SCORE or string.format('%.0f', at), list
   end
-  -- Nothing is due later: who is there keeps its score.
+  -- FAR is the latest score: a queue that is in the index already keeps its own.
   if #far > 0 then call('ZADD', INDEX, 'NX', unpack(far)) end
   if #near == 0 then return end
-  -- From Redis 6.2 on ZADD can lower scores.
+  -- Since Redis 6.2 ZADD has LT, which only lowers scores.
   if SINCE_7 then
     call('ZADD', INDEX, 'LT', unpack(near))
     return
@@ -243,7 +243,7 @@ local function enter_index()
   end
 end
 
--- What all entries of the call share is written once, at its end.
+-- Write what all entries of the call share, once, at its end.
 local function finish(replies)
   for _, step in ipairs(before_end) do step() end
   leave_index()
@@ -252,7 +252,7 @@ local function finish(replies)
     call('PUBLISH', SPACE .. 'wake', PROCESS .. '\n' .. table.concat(woken, '\n'))
   end
   if #ended > 0 then
-    -- To the daemon that did it too: it has told nobody yet.
+    -- Also to the daemon that made this call: it has not told anybody yet.
     call('PUBLISH', SPACE .. 'ended', '-\n' .. table.concat(ended, '\n'))
   end
   return replies
@@ -264,7 +264,7 @@ local function parse_element(e)
   if id and #id == 24 then return id, tonumber(generation) or 0 end
 end
 
--- A call that reaches Redis after its clients have given up must change nothing; the answer carries the right time.
+-- A call that reaches Redis after its clients have given up must change nothing; the reply carries Redis's time.
 local function too_late()
   local bound = tonumber(ARGV[1])
   return bound > 0 and now > bound

@@ -1,5 +1,5 @@
 -- uses: base, life, finishing, each
--- Cancel: what waits is dead, what is leased is marked, what has ended is removed.
+-- Cancel: a waiting task becomes dead, a leased one is marked, one that has ended is removed.
 -- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0, 'cancelled' | 'marked' | 'removed'} · {1}
 --   no such task · {8, text}.
 local function cancel(list, id)

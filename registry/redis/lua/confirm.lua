@@ -1,10 +1,10 @@
 -- uses: base, life, finishing
 -- Confirm: the answer to a pop without lease has been written; its hidden lease ends and the task is done.
--- KEYS: the list of each entry. ARGV per entry: lease ids, with spaces between them.
--- Reply per entry: {n} so many of these leases were gone · {6|7|8, text} refused.
+-- KEYS: the list of each entry. ARGV per entry: lease ids, separated by spaces.
+-- Reply per entry: {n} how many of these leases were gone · {6|7|8, text} refused.
 local replies, held = {}, {}
 
--- The done tasks of one queue, plain ones together.
+-- End the tasks of one queue, plain ones together.
 local function end_all(list)
   local group = held[list]
   if not group then return end
@@ -16,7 +16,7 @@ local function end_all(list)
     if not task then
       plain[#plain + 1] = id
     elseif task.s ~= 'e' then
-      -- Acknowledged it can be where it was cancelled on its way, retried and given to somebody else.
+      -- It is done already if it was cancelled during the hand-over, retried, and acknowledged by another worker.
       if task.s == 'x' then
         call('ZREM', tag .. 'x', id)
         lift_tombstone(tag, task.p)
@@ -25,13 +25,13 @@ local function end_all(list)
     end
   end
   if #plain > 0 then
-    -- Of those that were cancelled and forgotten meanwhile only a tombstone is left.
+    -- Tasks that were cancelled and forgotten meanwhile have left only a tombstone.
     for _ = call('HDEL', tag .. 't', unpack(plain)) + 1, #plain do lift_tombstone(tag) end
     drained[list] = true
   end
 end
 
--- More arguments than this a Redis command does not take from Lua at once.
+-- Lua cannot pass more arguments than this to one command.
 local AT_ONCE = 1000
 
 local function confirm(list, leases)

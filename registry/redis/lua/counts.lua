@@ -1,12 +1,12 @@
 -- uses: base, life, heads, each
--- Counts: what each queue holds, in a few looks a queue, however much that is. Reads only.
+-- Counts: what each queue holds, with a few commands per queue, however much it holds. Reads only.
 -- KEYS: the list of each entry. No ARGV beyond the common three.
 -- Reply per entry: {0, ready, delayed, leased, dead, done, since when the oldest ready task is ready (ms) or false,
 --   policy or false} · {6|8, text}. That is false too where a raw element is the oldest.
 
--- The first element of a list, from so many from its head on, that is no tombstone: its place, since when it is ready
--- (false for a raw element), and whether it was put to the head. Nothing behind the last. So many tombstones are passed
--- over, and the next counts.
+-- The first element of a list that is no tombstone, from place `at` behind its head on: its place, since when it is
+-- ready (false for a raw element), and whether it was put to the head. Returns nothing behind the last element. After
+-- MOST_STALE tombstones the next element counts, whatever it is.
 local MOST_STALE = 100
 local function first_alive(tag, from, at)
   for n = at, at + MOST_STALE do
@@ -21,9 +21,9 @@ local function first_alive(tag, from, at)
   end
 end
 
--- Since when the oldest task of a list is ready. Whatever comes to the tail was ready later than what is there; in
--- front of those are some that were put to the head, the latest of them first. The oldest is the last of these, or the
--- first behind them: that border is looked for in steps that double, and then by halves.
+-- Since when the oldest task of a list is ready. Elements pushed to the tail are in the order in which they became
+-- ready. In front of them are those put to the head, the latest first. So the oldest is either the last of those at the
+-- head, or the first behind them: this border is found with doubling steps, and then by bisection.
 local function ready_since(tag, from)
   local at, since, at_head = first_alive(tag, from, 1)
   if not at_head then return since end

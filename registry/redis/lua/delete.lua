@@ -1,5 +1,5 @@
 -- uses: base, life, finishing, heads, each
--- Delete: a task of a state is forgotten. What is leased is not: its holder works on it.
+-- Delete: forget a task that is in a given state. A leased task cannot be deleted: its holder works on it.
 -- KEYS: the list of each entry. ARGV per entry: task id, the letter of the state (r d x e).
 -- Reply per entry: {0} · {1} it is not in that state any more · {8, text}.
 local HEADS = 10

@@ -1,8 +1,8 @@
 -- uses: base
--- Verbs whose entries are carried out one after the other.
+-- For verbs that handle their entries one after the other.
 
--- The replies to all entries, in order: `act(list, argument, …)`, with so many arguments each. Where `backwards` the
--- last entry is the first to be carried out; once `enough()` says so the rest of them get no reply.
+-- The replies to all entries, in order: each is the result of `act(list, argument, …)`, with `stride` arguments.
+-- `backwards`: begin with the last entry. Once `enough()` returns true, the remaining entries get no reply.
 local function reply_each(act, stride, backwards, enough)
   local replies, first, last, step = {}, 1, #KEYS, 1
   if backwards then first, last, step = last, first, -1 end

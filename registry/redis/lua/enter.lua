@@ -1,12 +1,12 @@
 -- uses: base, life
--- Storing one task with what its push said about it; and how many a queue holds.
+-- Storing one task with the options of its push; and the length of a queue.
 
--- What the ids of this call's tasks begin with: Redis's time in ms and µs. With a tail of ten digits, which rises with
--- each push of a daemon, they are in the order of the pushes, whichever daemons they came through: where moments tie,
--- the id decides.
+-- The head of the ids of this call's tasks: Redis's time in ms and µs. The tail has ten digits and rises with each push
+-- of a daemon. So ids are in the order of the pushes, whichever daemons they came through, and where two moments are
+-- equal the id decides.
 local STAMP = string.format('%011x%03x', now, clock[2] % 1000)
 
--- Without `payload` it is stored already.
+-- `payload` is nil when it is stored already.
 local function enter(list, tag, id, payload, opts, remembered)
   local task = {
     p = opts.p, n = opts.n, b = opts.b, l = opts.l, k = opts.k, r = opts.r, tp = opts.tp, w = opts.w,
@@ -20,14 +20,14 @@ local function enter(list, tag, id, payload, opts, remembered)
   if at and at > now then make_delayed(list, tag, id, task, at) else make_ready(list, tag, id, task, false, true) end
 end
 
--- The refusal of a push whose task, by its own ttl or the queue's, would expire before it is due: nobody could ever get
--- it.
+-- The refusal of a push whose task would expire, by its own ttl or the queue's, before it is due, so that nobody could
+-- ever get it; nil or false when it would not.
 local function expires_first(opts)
   local wait = opts.d or (opts.at and opts.at - now)
   return opts.x and wait and wait >= opts.x and {12, opts.x, wait}
 end
 
--- What an Idempotency-Key was answered before: nil for nothing, else the ids, or false for another request.
+-- The earlier answer to an Idempotency-Key: the ids, nil for none, or false when another request had this key.
 local function remembered_as(memory, print)
   local answered = call('GET', memory)
   if not answered then return nil end
@@ -40,7 +40,7 @@ local function with_head(head, tails)
   return tails
 end
 
--- What `stage` stored is forgotten.
+-- Forget what `stage` stored.
 local function unstage(list, tag, ids)
   call('ZREM', tag .. 'b', unpack(ids))
   call('HDEL', tag .. 't', unpack(ids))
@@ -61,10 +61,10 @@ local function length(list, tag)
   return n
 end
 
--- A task was stored under an id with this call's head.
+-- The reply for a task that was stored under an id with this call's head.
 local STORED = {0, STAMP}
 
--- One push that says something about its task. The replies are those of `push.lua`.
+-- One push with options. The replies are those of `push.lua`.
 local function push_one(list, tag, id, payload, opts, rules)
   local memory = opts.ik and tag .. 'i:push:' .. opts.ik
   local first = memory and remembered_as(memory, opts.ih)
@@ -85,12 +85,12 @@ local function push_one(list, tag, id, payload, opts, rules)
         task.w, task.r = true, math.max(task.r or 0, opts.r or 0)
         keep(tag, other, task)
       end
-      -- A full Redis need not refuse what it has already.
+      -- The task is stored already, so a full Redis does not make this push fail.
       if memory then redis.pcall('SET', memory, other .. '+ ' .. opts.ih, 'PX', DAY) end
       return {0, other, 1}
     end
   end
-  -- What was answered before is answered again in a full queue too.
+  -- Checked last, so that a repeated request gets its earlier answer from a full queue too.
   if rules.max_length and length(list, tag) >= rules.max_length then return {9, rules.max_length} end
   enter(list, tag, id, payload, opts, memory and true)
   if memory then call('SET', memory, id .. ' ' .. opts.ih, 'PX', DAY) end

@@ -1,8 +1,8 @@
 -- uses: base, life, attempts, each
--- Fail: the attempt went wrong; again after the backoff or the given delay, or dead.
+-- Fail: the attempt failed; the task is tried again after the backoff or the given delay, or is dead.
 -- KEYS: the list of each entry. ARGV per entry: lease id, FailOptions.
 -- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}; of the first entries only,
---   where much is known of their tasks.
+--   where the tasks' records are large.
 local function fail(list, lease, packed)
   local tag = '{' .. list .. '}'
   must_be_list(list)

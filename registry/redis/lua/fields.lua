@@ -1,10 +1,9 @@
 -- uses: base
--- Fields: payloads of some tasks and what is known of them, of as many as a bound in bytes allows, at least of one.
--- Reads only.
+-- Fields: the payloads and records of some tasks, of as many as a limit in bytes allows, at least of one. Reads only.
 -- KEYS: the list. ARGV after the common three: bytes to read at most, bytes of a payload to show (-1: payloads are not
 --   read), text to look for ('' for none), the ids.
--- Reply: {0, ids looked at, bytes read, {id, payload or its beginning, its length, known or false, 1 where the payload
---   or the id holds the text}, …}; tasks that are gone are left out, and so are those that hold the text nowhere ·
+-- Reply: {0, ids looked at, bytes read, {id, payload or its beginning, its length, record or false, 1 where the payload
+--   or the id holds the text}, …}; tasks that are gone are left out, and so are those that do not contain the text ·
 --   {6|8, text}.
 local function holds(value, text) return string.find(value, text, 1, true) ~= nil end
 

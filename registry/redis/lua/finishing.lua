@@ -1,5 +1,5 @@
 -- uses: base, life, history
--- Done: kept with its result as long as the push, or the queue's retention, asks for it; else forgotten at once.
+-- Done: a task is kept with its result for as long as its push or the queue's retention asks; else forgotten at once.
 local function forget(list, tag, id)
   call('HDEL', tag .. 't', id)
   call('HDEL', tag .. 'm', id)
@@ -16,11 +16,11 @@ local function keep_policy(list, tag, rules)
   end
 end
 
--- How long a queue keeps its done, ms.
+-- How long a queue keeps its done tasks, ms.
 local function done_for(tag) return in_ms(retention_of(tag).done or 3600) end
 
--- Beyond the queue's limit the oldest go; those that a push asked to keep are in {Q}f, and not counted. How many are
--- still over.
+-- Forget the oldest done tasks beyond the queue's limit; those that a push asked to keep are in {Q}f, and not counted.
+-- Returns how many are still over the limit.
 local MOST_TRIMMED = 1000
 local function trim(list, tag)
   local over = call('ZCARD', tag .. 'e') - (retention_of(tag).done_max or 1000)
@@ -33,10 +33,10 @@ local function trim(list, tag)
   return over - #gone
 end
 
--- Done tasks of this call, written together: what is known of them by queue, {id, m, id, m, …}, and the scores of both
--- sets by their keys, {score, id, score, id, …}.
+-- The done tasks of this call, written together: their records by queue, {id, record, id, record, …}, and the scores of
+-- both sets by their keys, {score, id, score, id, …}.
 local ends, known_ends = {}, {}
--- More arguments a command does not take from Lua at once.
+-- Lua cannot pass more arguments than this to one command.
 local MOST_ARGUMENTS = 2000
 
 local function write_ends(list)
@@ -58,7 +58,7 @@ end
 local function make_done(list, tag, id, task, result, handed_over)
   free_key(tag, id, task)
   slot_freed(list, tag)
-  -- What was handed over without lease is not kept for the queue's sake, unless it had a key.
+  -- The queue's retention does not apply to a task that was handed over without a lease, unless it had a key.
   local stay = handed_over and not task.k and 0 or done_for(tag)
   local asked_for = math.max(task.r or 0, task.i and DAY or 0)
   local lease = task.o and task.o.i
@@ -81,7 +81,7 @@ local function make_done(list, tag, id, task, result, handed_over)
   if at + 2 >= MOST_ARGUMENTS then write_ends(list) end
 end
 
--- What a push asked for is over: from now on the queue keeps it like all its done, if it does so at all.
+-- The time that a push asked for has ended: from now on the queue's retention applies, as to its other done tasks.
 local function no_longer_asked_for(list, tag, id)
   local task = known(tag, id)
   if not task or task.u or task.z + done_for(tag) <= now then return forget(list, tag, id) end

@@ -4,7 +4,7 @@ local function is_tombstone(tag, id, generation, task)
   return is_stale(task, generation) or call('HEXISTS', tag .. 't', id) == 0
 end
 
--- Tombstones at the head of a ready list go, so many at most; how many went.
+-- Remove tombstones from the head of a ready list, `most` of them at most. Returns how many were removed.
 local function clear_head(list, tag, p, most)
   local from = ready_list(list, tag, p)
   for gone = 0, most - 1 do

@@ -1,8 +1,8 @@
 -- uses: base, life
 -- The history of a task.
 
--- What is known of a task has 64 KiB at most, its result aside. All but its history has 16 KiB at most; of the history
--- the newest twenty attempts are kept, or as many of them as there is room for.
+-- The record of a task has 64 KiB at most, without its result. All but the history has 16 KiB at most; the history
+-- keeps the newest twenty attempts, or as many of them as fit.
 local MOST_ATTEMPTS, MOST_BYTES_OF_THEM = 20, 49152
 
 local function bytes_of(attempt)
@@ -12,7 +12,7 @@ local function bytes_of(attempt)
   return bytes
 end
 
--- The end of an attempt, as its history tells it.
+-- Add the end of an attempt to the task's history.
 local function remember(task, reason, err)
   local h = task.h or {}
   local lease = task.o or {}

@@ -1,10 +1,12 @@
 -- uses: base
--- The moves between the states of a task. `task` is the unpacked entry of {Q}m, a table in any case after `known`.
+-- The moves between the states of a task. `task` is the unpacked entry of {Q}m, `known` returns nil where
+-- there is none.
 local DAY = 86400000
--- What somebody waits for is kept so long at least after its end, whatever its push or its queue says, ms.
+-- A task that somebody waits for is kept at least this long after its end, ms, whatever its push or its queue says.
 local FOR_WHO_WAITS = 60000
 
--- Redis makes text of a number with printf, and a number of the text again: most scores of a call are alike.
+-- A cache of scores as text: Redis turns a number into text with printf, and back into a number, and most scores of a
+-- call are equal.
 local score_of = {}
 local function score(at)
   local text = score_of[at]
@@ -15,8 +17,8 @@ local function score(at)
   return text
 end
 
--- A call that reads much of what is known of tasks keeps Redis from everybody: it stops, and its other entries go with
--- the next one.
+-- A call that reads large records blocks Redis for everybody: it stops early, and its remaining entries go with the
+-- next call.
 local MOST_KNOWN_BYTES = 1048576
 local known_bytes = 0
 local function has_read_enough() return known_bytes >= MOST_KNOWN_BYTES end
@@ -46,22 +48,22 @@ end
 
 local function retention_of(tag) return policy_of(tag).retention or {} end
 
--- The seconds of a rule as ms. They are whole ms, which a fraction of binary digits may miss by a little.
+-- The seconds of a rule as ms. A rule is a whole number of ms; rounding corrects the error of the binary fraction.
 local function in_ms(seconds) return math.floor(seconds * 1000 + 0.5) end
 
 -- The length of a queue's leases, ms.
 local function lease_of(rules) return in_ms(rules.lease or 60) end
 
--- A lease has ended: where the queue limits how many there are, somebody may start now.
+-- A lease has ended: where the queue limits their number, another task may start now.
 local function slot_freed(list, tag)
   if policy_of(tag).concurrency then wake(list) end
 end
 
--- Where another program keeps something else under the queue's name, an entry is refused before it changes anything:
--- Redis takes back nothing of what a script did before its failure, and a task would be in no list any more.
+-- Refuse an entry before it changes anything when another program keeps something else under the queue's name: Redis
+-- does not roll back what a script did before it failed, and a task would be left in no list.
 local function must_be_list(list) call('LLEN', list) end
 
--- A lease that has run out is nobody's, whether or not the sweeper has come by.
+-- Whether the lease is still held. One that has run out is not, even if the sweeper has not removed it yet.
 local function is_held(tag, lease)
   local ends = call('ZSCORE', tag .. 'l', lease)
   return ends and tonumber(ends) > now
@@ -76,10 +78,10 @@ local function element(id, task)
   return generation == 0 and '\1' .. id or '\1' .. id .. ':' .. generation
 end
 
--- Into the ready list: at the head (right) or the tail (left) of its priority. Since when a `new` one is ready, its id
--- tells.
--- An element that comes to the tail again is a new one: whoever lists the tasks must not take it for the one seen at
--- its former place.
+-- Put a task into the ready list of its priority: at the head (right) or the tail (left). The id of a `new` task says
+-- since when it is ready.
+-- A task that returns to the tail gets a new generation, so that whoever lists the tasks does not take its element for
+-- the one seen at its former place.
 local function make_ready(list, tag, id, task, head, new)
   if not head and not new then task.g = (task.g or 0) + 1 end
   call(head and 'RPUSH' or 'LPUSH', ready_list(list, tag, task.p), element(id, task))
@@ -119,12 +121,12 @@ local function tell_ended(list, id, task)
   if task.w then ended[#ended + 1] = list .. '\t' .. id end
 end
 
--- When a task that died at this moment is forgotten.
+-- When to forget a task that died at `died`.
 local function dead_until(tag, task, died)
   return died + math.max(in_ms(retention_of(tag).dead or 2592000), task.w and FOR_WHO_WAITS or 0)
 end
 
--- Beyond the queue's limit of the dead the oldest go, so many a call at most. How many are still over.
+-- Forget the oldest dead tasks beyond the queue's limit, `most` at most. Returns how many are still over the limit.
 local MOST_DEAD = 100000
 local function trim_dead(list, tag, most)
   local over = call('ZCARD', tag .. 'x') - (retention_of(tag).dead_max or MOST_DEAD)
@@ -146,6 +148,6 @@ local function bury(list, tag, id, task, reason, err)
   tell_ended(list, id, task)
   slot_freed(list, tag)
   due(list, forget)
-  -- Where there are too many, each one that comes makes room for itself and lets one more go.
+  -- Where there are too many, each new dead task removes two: one for itself, and one more.
   trim_dead(list, tag, 2)
 end

@@ -1,10 +1,10 @@
 -- uses: base
--- What a queue's policy lets start, and when. `q` is a queue in this call: `tag` what its keys begin with, `rules` its
+-- What a queue's policy lets start, and when. `q` is a queue in this call: `tag` begins its keys, `rules` is its
 -- policy.
--- A rate: so many starts in each stretch of so many ms, wherever it begins: a second's, and where that is a fraction
--- the next whole number, in so much longer a stretch: then no second has more than that number either. {Q}n's field
--- `starts` holds when they were, {ms, how many, ms, how many, …}; those of about a hundredth of the stretch are one, at
--- the time of the last.
+-- A rate allows `most` starts in any stretch of `stretch` ms. A whole rate: that many in 1000 ms. A fraction: the next
+-- whole number, in a stretch that is longer in proportion, so no second has more than that number either. {Q}n's field
+-- `starts` holds when they were, {ms, how many, ms, how many, …}; starts within about a hundredth of the stretch are
+-- one pair, at the time of the last.
 local GRAINS = 100
 
 local function recall_starts(q)
@@ -16,7 +16,7 @@ local function recall_starts(q)
   local known_starts = packed and cmsgpack.unpack(packed) or {}
   for n = 1, #known_starts, 2 do
     local at, count = known_starts[n], known_starts[n + 1]
-    -- A clock that was set back must not make a stretch last.
+    -- Starts in the future are dropped: a clock that was set back must not lengthen a stretch.
     if at > now - q.stretch and at <= now then
       q.starts[#q.starts + 1], q.starts[#q.starts + 2] = at, count
       q.started = q.started + count
@@ -35,7 +35,7 @@ local function remember_start(q)
   q.started, q.has_started = q.started + 1, true
 end
 
--- When the next may start: enough of those before it are out of the stretch.
+-- When the next task may start: once enough earlier starts have left the stretch.
 local function next_start(q)
   local over = q.started - q.most
   for n = 1, #q.starts, 2 do
@@ -44,10 +44,10 @@ local function next_start(q)
   end
 end
 
--- What may keep all of a queue's tasks from starting, in the order in which it is told.
+-- What may keep all of a queue's tasks from starting, in the order of reporting.
 local GATES, RATE = {'paused', 'concurrency_limited', 'rate_limited'}, 3
 
--- The first gate, from one of them on, that is shut now; nil for none.
+-- The first gate, from number `from` on, that is shut now; nil for none.
 local function shut_gate(q, from)
   local rules = q.rules
   if from == 1 and rules.paused and now < (rules.paused_until or FAR) then return 1 end

@@ -1,15 +1,15 @@
 -- uses: base, life
--- Tasks whose lease ends unheard, and which may have been cancelled under it.
+-- Tasks whose lease ends without an answer, and which may have been cancelled meanwhile.
 
--- A plain task on its way to a client has no entry in {Q}m and looks ready. Cancelled then, it is no longer its lease's
--- to give back, and its tombstone lies in no list.
+-- During its hand-over a plain task has no entry in {Q}m and looks ready. If it is cancelled then, the end of its lease
+-- must not put it back, and its tombstone is counted but in no list.
 local function taken_away(tag, task, lease)
   if not task or not task.g or (task.o and task.o.i == lease) then return false end
   lift_tombstone(tag, task.p)
   return true
 end
 
--- Such a task may be cancelled and forgotten as well before its lease ends: then only its tombstone is left.
+-- Such a task may even be cancelled and forgotten before its lease ends: then only its tombstone is left.
 local function is_forgotten(list, tag, id)
   if call('HEXISTS', tag .. 't', id) == 1 then return false end
   lift_tombstone(tag)

@@ -1,11 +1,11 @@
 -- uses: base, life, finishing, heads, each
--- Move: tasks of one state go to the tail of another queue, order and ids kept, so many at a time.
+-- Move: move tasks of one state to the tail of another queue, a limited number per call. They keep order and ids.
 -- KEYS: the list they leave. ARGV per entry: the list they join, state (ready delayed dead), moves at most, how many
 --   were skipped before.
 -- Reply per entry: {0, moved, skipped, 1 when there is more} · {6, text} the target is no list · {8, text}.
--- Of the tasks that somebody waits for: every daemon is told where they are now.
+-- The moved tasks that somebody waits for: every daemon is told where they are now.
 local moves = {}
--- Payloads are copied, with others waiting: a call that has moved so many bytes leaves the rest to the next one.
+-- Copying payloads blocks Redis: a call that has copied this many bytes leaves the rest to the next one.
 local MOST_BYTES, copied = 1048576, 0
 
 local function carry(list, tag, to, h, id, task)
@@ -49,7 +49,7 @@ local function move_ready(list, tag, to, h, most)
         if is_tombstone(tag, id, generation, task) then
           lift_tombstone(tag, p)
         elseif carry(list, tag, to, h, id, task) then
-          -- It is behind others now, and keeps since when it is ready.
+          -- It is behind others now, so it is no longer at the head; `rs` stays as it is.
           if task and task.rh then
             task.rh = nil
             keep(h, id, task)
@@ -63,7 +63,7 @@ local function move_ready(list, tag, to, h, most)
       end
     end
   end
-  -- What could not go keeps its place at the head.
+  -- Tasks that could not be moved keep their places at the head.
   for i = #kept, 1, -1 do call('RPUSH', kept[i][1], kept[i][2]) end
   return moved, skipped, left <= 0 or copied >= MOST_BYTES
 end

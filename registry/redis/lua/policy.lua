@@ -1,12 +1,12 @@
 -- uses: base, life, finishing, each
 -- Policy: change some of a queue's rules.
 -- KEYS: the list of each entry. ARGV per entry: PolicyChange.
--- Reply per entry: {0, the Policy, how many of the done and the dead are still over a new limit, from where the dead
---   are to be gone over or ''} · {8, text}.
+-- Reply per entry: {0, the Policy, how many of the done and the dead are still over a new limit, where the next call
+--   goes on with the dead, or ''} · {8, text}.
 local DEAD_A_CALL = 50
 
--- A new time counts for those that are dead already; one that is taken back lets nothing stay for longer than was said.
--- Where the next call goes on; '' at the end.
+-- Apply a new retention to the tasks that are dead already; with `shorter`, because a rule was reset, none stays for
+-- longer than before. Returns where the next call goes on; '' at the end.
 local function date_dead(list, tag, place, shorter)
   local found = call('ZSCAN', tag .. 'x', place, 'COUNT', DEAD_A_CALL)
   for i = 1, #found[2], 2 do
@@ -53,7 +53,7 @@ local function change(list, packed)
   if not rules.rate then call('HDEL', tag .. 'n', 'starts', 'started', 'since') end
   wake(list)
   if not keeps then return {0, cmsgpack.pack(rules), 0, ''} end
-  -- The sweeper looks what has outlived the new time.
+  -- The sweeper removes what has outlived the new time.
   due(list, now)
   return trim_on(list, tag, rules, '0', not said.retention)
 end

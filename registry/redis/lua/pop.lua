@@ -5,7 +5,7 @@
 -- ARGV per entry: nonce (the lease id is id-nonce), length of the lease in ms (0: the task's own), options ('' or
 --   PopOptions).
 -- Reply per entry: {0, id, payload, attempt, raw, lease ms, traceparent} · {0, …, 1 replayed, list, nonce} · {1}
---   nothing · {2} ask again · {3, code[, ms]} paused or limited, so long · {4} lease_required · {5} another request's
+--   nothing · {2} ask again · {3, code[, ms]} paused or limited, for ms · {4} lease_required · {5} another request's
 --   key · {6|8, text}.
 if too_late() then return {'LATE', now} end
 
@@ -24,7 +24,7 @@ local function pop(list, nonce, lease_ms, opts)
   return reply
 end
 
--- Pops of one queue that neither are remembered nor end another poll go together.
+-- Pops of one queue are taken together, except those that are remembered or end another poll.
 local MOST_BYTES = 1048576
 local replies, spent, options, groups, lists, count = {}, 0, {}, {}, {}, {}
 for _, list in ipairs(KEYS) do
@@ -58,7 +58,7 @@ end
 
 if #lists > 1 then load_plain(lists) end
 for list, group in pairs(groups) do
-  -- A refusal is met again, and told, where the entries are taken one by one.
+  -- If this fails, the entries are taken one by one below, and fail there with a reply.
   if #group.asks > 1 then pcall(pop_group, list, group) end
 end
 for i = 1, #KEYS do

@@ -1,13 +1,13 @@
 -- uses: base, life, take, replay, each
--- Pop many: up to so many tasks from several queues at once, always leased.
+-- Pop many: up to a number of tasks from several queues at once, always leased.
 -- KEYS: the first list of each entry.
 -- ARGV per entry: nonce, length of the lease in ms (0: each task's own), PopOptions.
 -- Reply per entry: {0, {0, id, payload, attempt, raw, lease ms, traceparent, replayed, list, nonce}, …} · {1} · {2} ·
---   {3, code[, ms, list, …]} so long each of these is limited · {5} · {6|8, text}.
+--   {3, code[, ms, list, …]} each list is limited for ms · {5} · {6|8, text}.
 if too_late() then return {'LATE', now} end
 local MOST_BYTES = 8388608
 
--- Of those who poll many queues nearly all find nothing: that is asked with one command.
+-- Most polls of many queues find nothing, so one command checks that first.
 local function hold_nothing(lists)
   local keys = {}
   for n, list in ipairs(lists) do
@@ -38,7 +38,7 @@ local function pop_many(first, nonce, lease_ms, packed)
     if over[list] then
       at = at + 1
     else
-      -- By itself: what was taken from the others must be answered whatever is wrong with this one.
+      -- In pcall: what was taken from the other queues must be answered whatever is wrong with this one.
       local together, group = pcall(pop_some, list, asks, #given + 1, MOST_BYTES - bytes, #given > 0)
       for _, reply in ipairs(together and group or {}) do
         reply[8], reply[9], reply[10] = 0, list, nonce
@@ -54,7 +54,7 @@ local function pop_many(first, nonce, lease_ms, packed)
           if fair then at = at + 1 end
         else
           if reply[1] == 9 then break end
-          -- Where there may be more behind what was only cleared away, that counts, whatever the others say.
+          -- {2} wins over the replies of other queues: there may be tasks behind the tombstones that were cleared.
           if reply[1] ~= 1 and nothing[1] ~= 2 then nothing = reply end
           if reply[1] == 3 and reply[3] then limited[#limited + 1], limited[#limited + 2] = reply[3], list end
           over[list] = true

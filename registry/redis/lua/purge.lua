@@ -1,7 +1,8 @@
 -- uses: base, life, finishing, heads, each
--- Purge: forget what is ready, in the order of delivery, and what is delayed, the next due first, so many at a time;
--- leases, the dead, the done and the policy stay.
--- KEYS: the list of each entry. ARGV per entry: moves at most, and behind a blank 'ready' or 'delayed' for one of both.
+-- Purge: forget the ready tasks, in the order of delivery, and the delayed ones, the next due first, a limited number
+-- per call; leases, the dead, the done and the policy stay.
+-- KEYS: the list of each entry. ARGV per entry: moves at most, and after a space 'ready' or 'delayed' for only one of
+--   both.
 --   Reply per entry: {0, purged, 1 when there is more} · {8, text}.
 local function drop(list, tag, id)
   local task = known(tag, id)

@@ -2,7 +2,7 @@
 -- Push: a new task becomes ready, or delayed.
 -- KEYS: the list of each entry.
 -- ARGV per entry: the tail of its id, payload, options ('' or PushOptions).
--- Reply per entry: {0, the head of its id} stored · {0, id, 1} that key's task is there already · {0, id, 2} replayed ·
+-- Reply per entry: {0, the head of its id} stored · {0, id, 1} a task with that key exists · {0, id, 2} replayed ·
 --   {0, id, 3} both · {5} Idempotency-Key of another request · {6, text} wrong type · {7, text} full · {8, text}
 --   refused · {9, n} max_length · {12, ttl ms, delay ms} it would expire before it is due.
 if too_late() then return {'LATE', now} end
@@ -11,7 +11,7 @@ local replies, rules_of, plain, NO_RULES = {}, {}, {}, {}
 local count = {}
 for _, list in ipairs(KEYS) do count[list] = (count[list] or 0) + 1 end
 
--- The rules of all queues, of which most have none.
+-- Load the rules of all queues at once; most have none.
 local function load_rules()
   local keys = {}
   for i, list in ipairs(KEYS) do keys[i] = '{' .. list .. '}c' end
@@ -21,9 +21,9 @@ local function load_rules()
   end
 end
 
--- So many plain tasks came last into a list that has this length now.
+-- After `came` plain tasks were pushed to a list that now has this length.
 local function entered(list, tag, length_now, came)
-  -- Others' raw elements are not in the index: our first tasks behind them enter the queue.
+  -- Raw elements of other programs do not put the queue into the index: our first tasks behind them do.
   if length_now == came or call('HLEN', tag .. 't') == came then due(list, FAR) end
   wake(list)
 end
@@ -66,7 +66,7 @@ local function push(i, list, id, payload, options)
   end
   plain[list] = {n = 0, entries = {}, elements = {}, fields = {}}
   join(plain[list], i, id, payload)
-  -- The next one's turn depends on how many there are.
+  -- Whether the next push fits depends on the length now.
   if rules.max_length then enter_plain(list) end
 end
 
@@ -77,7 +77,7 @@ for i = 1, #KEYS do
   if group and ARGV[at + 2] == '' then
     join(group, i, STAMP .. ARGV[at], ARGV[at + 1])
   else
-    -- None yet for one that waits for the others of its queue.
+    -- nil for an entry that waits for the others of its queue.
     local reply = reply_of(push, i, list, STAMP .. ARGV[at], ARGV[at + 1], ARGV[at + 2])
     if reply then replies[i] = reply end
   end

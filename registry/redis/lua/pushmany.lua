@@ -6,7 +6,7 @@
 -- Reply per entry: {0, the head of the ids} stored · {0, ids with commas, 2} replayed · {13} a part of what was staged
 --   is gone · {5} {6, text} {7, text} {8, text} {9, n} {12, ttl, delay} as for push.
 
--- What the batch is answered when it is not stored.
+-- The reply to a batch that is not stored; nil when it is to be stored.
 local function answer_without(list, tag, n, opts, memory)
   local first = memory and remembered_as(memory, opts.ih)
   if first then return {0, first, 2} end

@@ -1,10 +1,10 @@
 -- uses: base, life, lost, each
--- Put back: the taker was lost before its answer was out. To the head, the attempt not counted.
+-- Put back: the client was lost before its answer was sent. The task goes to the head; the attempt is not counted.
 -- KEYS: the list of each entry, in the order they were taken. ARGV per entry: lease id,
 -- the answer it belongs to ('' for the only one). Reply per entry: {0} · {1} the lease was gone, or another answer gave
--- it too. A repeat of the request, maybe at another daemon, may have been given the same lease before this answer or
--- after it: it goes back when the last of the answers is lost. One that got out without being read is among them until
--- the lease ends.
+-- it too. A repeat of the request, perhaps at another daemon, may have got the same lease before or after this answer:
+-- the task goes back when the last of these answers is lost. An answer that was sent but never read counts as one of
+-- them until the lease ends.
 local function last_answer(tag, id, task, answer)
   local others = {}
   for _, one in ipairs(task.o.k) do
@@ -37,6 +37,6 @@ local function put_back(list, lease, answer)
   return {0}
 end
 
--- Last to first: each goes in front of the one before, so the first taken ends up first.
+-- Last to first: each goes in front of the one before, so the task taken first ends up first.
 may_grow()
 return finish(reply_each(put_back, 2, true))

@@ -1,10 +1,10 @@
 -- uses: base
--- Reading a queue's ready lists from their heads, a bounded piece at a time: elements of other programs may have any
--- size.
+-- Reading a queue's ready lists from their heads, a limited piece at a time, because elements of other programs may
+-- have any size.
 local FEW, MANY, SMALL_BYTES = 8, 64, 65536
 
--- Each element of a ready list from an offset behind its head on, until `each` says true, `most` elements were read or
--- the list ends; how many were read. Few are read at once where they are large.
+-- Call `each` with the elements of a ready list, from an offset behind its head on, until it returns true, `most`
+-- elements were read or the list ends. Returns how many were read. Large elements are read a few at a time.
 local function each_from(list, offset, most, each)
   local read, at_once = 0, FEW
   while read < most do
@@ -21,7 +21,8 @@ local function each_from(list, offset, most, each)
   return read
 end
 
--- What an element is recognised by later: a task's is short, of another program's its length and beginning tell.
+-- What an element is recognised by later: the whole of a task's short element; the length and the beginning of another
+-- program's.
 local function mark_of(e)
   if parse_element(e) then return string.sub(e, 2) end
   return 'r' .. #e .. ':' .. redis.sha1hex(string.sub(e, 1, 1000))

@@ -1,21 +1,22 @@
 -- uses: base, reading
 -- Ready: the elements of a queue's ready lists in the order of delivery, behind one that was seen before. Reads only.
--- Tasks leave a list at its head, and come to its tail or back to its head: as seen from its tail an element never
--- comes nearer. So the element that was seen is found again from both of its former places, and where it is gone all in
--- front of it are gone too.
+-- Tasks leave a list at its head, and join it at its tail or return to its head, so an element never comes nearer to
+-- the tail. So the element that was seen is searched for from both of its former places; when it is gone, all in front
+-- of it are gone too.
 -- KEYS: the list. ARGV after the common three: priority, places from the head and from the tail and mark of the element
---   ('' for the head of the list), from where its search goes on ('' for a new one), elements at most, bytes of a
+--   ('' for the head of the list), where its search continues ('' for a new search), elements at most, bytes of a
 --   foreign element to show, text to look for in those ('' for none).
 -- Reply: {0, {id or false, generation, beginning of a foreign element, priority, place from the head, place from the
---   tail, mark, length, 1 where the text was found}, …} · {1, from where the search goes on} · {6|8, text}.
+--   tail, mark, length, 1 where the text was found}, …} · {1, where the search continues} · {6|8, text}.
 local MOST_SEARCHED, SLACK, MOST_BYTES = 5000, 200, 262144
 
--- The place behind the element, from the head; 0 where it is gone, nil and a place where the search is not at its end.
+-- The place behind the element, from the head; 0 when it is gone; nil and where to continue when the search is not
+-- complete.
 local function place_behind(from, mark, head, tail, going_on)
   local furthest = call('LLEN', from) - 1 - tail
   if furthest < 0 then return 0 end
   if going_on == '' then
-    -- Most often nothing has left the list, or nothing has come.
+    -- Usually nothing has left the list, or nothing has been added.
     for _, place in ipairs({math.min(head, furthest), furthest}) do
       local e = call('LINDEX', from, -place - 1)
       if e and has_mark(e, mark) then return place + 1 end
@@ -30,7 +31,7 @@ local function place_behind(from, mark, head, tail, going_on)
   end)
   if found then return found + 1 end
   if down == 0 then return 0 end
-  -- What is put back at the head meanwhile moves it away from there.
+  -- Tasks put back at the head meanwhile move the element further from the head.
   return nil, down - 1 + SLACK
 end
 

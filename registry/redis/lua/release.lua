@@ -1,5 +1,5 @@
 -- uses: base, life, history, each
--- Release: the holder gives the task back, the attempt not counted; to the head, or after a delay.
+-- Release: the holder gives the task back, to the head or after a delay; the attempt is not counted.
 -- KEYS: the list of each entry. ARGV per entry: lease id, delay ms. Reply per entry: {0} · {1} the lease is lost · {8,
 --   text}.
 local function release(list, lease, wait)

@@ -1,8 +1,8 @@
 -- uses: base, life, take
--- Answers that a lease remembers it was given in.
+-- How many of the answers that gave a lease it remembers.
 local MOST_ANSWERS = 20
 
--- A pop whose Idempotency-Key came before gets again what it was given then, as far as it is still held.
+-- Remember the leases of a pop: a repeat with the same Idempotency-Key gets those again that are still held.
 local function remember_pop(memory, print, given)
   local longest, leases = 0, {}
   for _, one in ipairs(given) do
@@ -12,7 +12,8 @@ local function remember_pop(memory, print, given)
   call('SET', memory, cmsgpack.pack({p = print, l = leases}), 'PX', longest)
 end
 
--- nil: never seen, or nothing of it is held any more; false: another request had this key; else the tasks.
+-- The tasks of the earlier pop that are still held; nil for no earlier pop or none held; false: another request had
+-- this key.
 local function replay(memory, print, answer)
   local packed = call('GET', memory)
   if not packed then return nil end

@@ -1,9 +1,9 @@
 -- uses: base, life, each
--- Retry: a dead task is ready again, with as many attempts more as it was granted at first.
--- KEYS: the list of each entry. ARGV per entry: task id, '1' to change nothing and only tell, 'd' and the ms after
+-- Retry: a dead task is ready again, with as many more attempts as it had at first.
+-- KEYS: the list of each entry. ARGV per entry: task id, '1' to change nothing and only report, 'd' and the ms after
 --   which it is ready, or ''.
 -- Reply per entry: {0, its key or ''} · {1} not dead · {10} its key is taken · {11} it is not JSON · {8, text}; of the
---   first entries only, where much is known of their tasks.
+--   first entries only, where the tasks' records are large.
 local function retry(list, id, how)
   local tag = '{' .. list .. '}'
   must_be_list(list)
@@ -19,7 +19,7 @@ local function retry(list, id, how)
   if task.k then call('HSET', tag .. 'k', task.k, id) end
   task.nn = task.nn or task.n or policy_of(tag).attempts or 25
   task.n = (task.a or 0) + task.nn
-  -- The lease it was lost by may still acknowledge it, as long as nobody else has it.
+  -- Its last lease may still acknowledge it, as long as nobody else has it.
   task.x, task.c, task.q, task.y, task.z = nil, nil, nil, nil, nil
   local wait = tonumber(string.match(how, '^d(%d+)$')) or 0
   if wait > 0 then make_delayed(list, tag, id, task, now + wait) else make_ready(list, tag, id, task, false) end

@@ -1,12 +1,12 @@
 -- uses: base, life, enter, each
--- Schedule: what is known of a schedule changes, and a tick of it is pushed, in one step, unless somebody changed it
+-- Schedule: change the record of a schedule and push a task for its tick, in one step, unless somebody changed it
 -- meanwhile.
--- KEYS: the list that a tick is pushed to, of each entry.
--- ARGV per entry: the schedule's name, what is known of it ('' for nothing), its next tick (ms, '' for none), what
---   shall be known of it ('' for nothing), its next tick then; and the tail of the id ('' to push nothing), payload and
+-- KEYS: for each entry, the list that the task is pushed to.
+-- ARGV per entry: the schedule's name, its record ('' for none), its next tick (ms, '' for none), its new record
+--   ('' for none), its new next tick; and the tail of the id ('' to push nothing), payload and
 --   options (as for push) of a task.
--- Reply per entry: {0} changed · {0, the head of its id} changed, pushed · {0, id, 1} changed, that key's task is there
---   already · {1} somebody changed it meanwhile · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n}
+-- Reply per entry: {0} changed · {0, the head of its id} changed, pushed · {0, id, 1} changed, a task with that key
+--   exists · {1} somebody changed it meanwhile · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n}
 --   max_length · {12, ttl ms, delay ms} it would expire before it is due: nothing changed.
 if too_late() then return {'LATE', now} end
 local SCHEDULES, TICKS = SPACE .. 'schedules', SPACE .. 'ticks'

@@ -1,11 +1,11 @@
 -- uses: base
--- Scored: the members of one of a queue's sorted sets behind a place, and the place survives whatever is added or taken
--- away. Reads only.
+-- Scored: the members of one of a queue's sorted sets after a place. The place stays valid when members are added or
+-- removed. Reads only.
 -- KEYS: the list. ARGV after the common three: the letter of the set, 1 for the highest score first, score and member
 --   of the place ('' and '' for the front), members at most.
 -- Reply: {0, member, score, member, score, …} · {6|8, text}.
 
--- As Redis orders members of one score. Lua's own comparison follows the locale of the server.
+-- The order in which Redis sorts members of equal score. Lua's own comparison depends on the server's locale.
 local function comes_before(a, b)
   for i = 1, math.min(#a, #b) do
     local x, y = string.byte(a, i), string.byte(b, i)
@@ -14,7 +14,7 @@ local function comes_before(a, b)
   return #a < #b
 end
 
--- How many members have a smaller score, or the same one and a smaller name; and whether the member itself is there.
+-- How many members have a smaller score, or the same score and a smaller name; and whether the member itself exists.
 local function rank_of(key, score, member)
   local known = call('ZSCORE', key, member)
   if known and tonumber(known) == tonumber(score) then return call('ZRANK', key, member), true end

@@ -1,6 +1,6 @@
 -- uses: base, life, enter, each
--- Stage: store a part of a batch that is too large for one call. Its payloads are in no state yet: `pushmany` makes
--- tasks of all parts at once, and the sweeper forgets what was left behind.
+-- Stage: store a part of a batch that is too large for one call. Its payloads are in no state yet: `pushmany` turns
+-- all parts into tasks at once, and the sweeper forgets parts that were left behind.
 -- KEYS: the list of each entry. ARGV per entry: the head of the ids ('' for the first part), msgpack {tails of ids,
 --   payloads}.
 -- Reply per entry: {0, the head of the ids} · {6|7|8, text}.

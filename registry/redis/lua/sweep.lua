@@ -1,8 +1,8 @@
 -- uses: base, life, lost, attempts, finishing, heads
--- Sweep: what time does to the queues that are due, oldest due first: leases lapse, delays end, expired tasks die,
--- traces go.
--- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after so many no further
---   queue.
+-- Sweep: apply the passing of time to the queues that are due, the longest due first: leases lapse, delays end, expired
+-- tasks die, traces of acknowledged leases are removed.
+-- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after so many moves in
+--   all, no further queue.
 -- Reply: {queues swept, moves made, the time}.
 local moves, per_kind = 0, tonumber(ARGV[5])
 -- Forgetting an acknowledged lease is one command for many.
@@ -10,8 +10,8 @@ local TRACES_A_MOVE = 10
 
 local function lapse_leases(list, tag)
   local leases = call('ZREVRANGEBYSCORE', tag .. 'l', now, '-inf', 'LIMIT', 0, per_kind)
-  -- From the task pushed last to the first: each goes in front, so those of one sweep keep the order in which they were
-  -- pushed.
+  -- From the task pushed last to the first: each goes to the head, so the tasks of one sweep keep the order in which
+  -- they were pushed.
   table.sort(leases, function(a, b) return a > b end)
   for _, lease in ipairs(leases) do
     call('ZREM', tag .. 'l', lease)
@@ -68,7 +68,7 @@ local function forget_old(list, tag)
   end
 end
 
--- A daemon ended before its batch was complete.
+-- Forget the parts of batches whose daemon ended before they were complete.
 local function forget_staged(list, tag)
   local ids = call('ZRANGEBYSCORE', tag .. 'b', '-inf', now, 'LIMIT', 0, per_kind)
   if #ids == 0 then return end
@@ -77,7 +77,7 @@ local function forget_staged(list, tag)
   moves = moves + #ids
 end
 
--- Tombstones at the heads of the lists go; those further in go when they get there.
+-- Remove tombstones at the heads of the lists; those further in are removed when they reach the head.
 local function clear_heads(list, tag)
   for p = 0, 9 do
     if call('EXISTS', ready_list(list, tag, p)) == 0 then call('HDEL', tag .. 'n', 's' .. p) end
@@ -85,7 +85,7 @@ local function clear_heads(list, tag)
   end
 end
 
--- A pause that was said to end is over.
+-- End a pause whose time is over.
 local function resume(list, tag)
   local rules = policy_of(tag)
   if not rules.paused_until or now < rules.paused_until then return end
@@ -120,18 +120,18 @@ local function sweep(list)
   if holds_nothing({list}) then
     call('ZREM', SPACE .. 'index', list)
   else
-    -- Where more is due than was done here, the others have their turn first.
+    -- If more is due than was done here, other queues have their turn first.
     local at = math.max(next_due(list, tag), now)
     call('ZREM', SPACE .. 'index', list)
     call('ZADD', SPACE .. 'index', at, list)
   end
-  -- A limited queue lets the next start: pollers whose own timer was lost look again.
+  -- A queue with a rate may let the next task start: wake pollers whose own timer was lost.
   if policy_of(tag).rate then wake(list) end
 end
 
 local queues, swept = call('ZRANGEBYSCORE', SPACE .. 'index', '-inf', now, 'LIMIT', 0, ARGV[4]), 0
 for _, list in ipairs(queues) do
-  -- Others wait for Redis meanwhile; those left are still due.
+  -- Other clients wait for Redis meanwhile; the remaining queues are still due.
   if moves >= per_kind then break end
   swept = swept + 1
   local ok = pcall(sweep, list)

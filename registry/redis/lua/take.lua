@@ -1,9 +1,9 @@
 -- uses: base, life, limits, stale
--- Taking one task out of ready. What a call loads of a queue it keeps for the call's other entries.
+-- Taking ready tasks. What a call loads of a queue is kept for the call's other entries.
 local loaded, made = {}, 0
 
--- Several queues are asked at once whether they hold nothing but plain tasks; when one does, each is asked by itself. A
--- queue without {Q}m has no task of a higher priority: such a task has an entry there all its life.
+-- Check several queues at once for policies and tasks that are not plain; if there is any, each queue is loaded by
+-- itself. A queue without {Q}m has no task of a higher priority: such a task has an entry there all its life.
 local function load_plain(lists)
   local keys = {}
   for n, list in ipairs(lists) do
@@ -34,7 +34,7 @@ before_end[#before_end + 1] = function()
   end
 end
 
--- What a queue's policy has against a start now, or nil.
+-- The reply when the queue's policy forbids a start now, else nil.
 local function held_back(list, q, leased)
   if q.rules.concurrency and not leased then return {4} end
   local gate = shut_gate(q, 1)
@@ -47,7 +47,7 @@ end
 
 local NO_OPTIONS = {}
 
--- The lease that a pop with these options holds: a hidden one where it did not ask for one.
+-- The lease of a pop with these options: a hidden one when it did not ask for a lease.
 local function lease_for(opts, lease, length)
   return {i = lease, l = length, f = now, w = opts.w, h = not opts.l or nil, k = opts.k and {opts.k}, m = opts.mk}
 end
@@ -62,7 +62,7 @@ local function next_element(list, q)
   return call('RPOP', list), 0
 end
 
--- `room`: bytes a payload may have; one that has more stays where it is, and the reply is {9}.
+-- `room`: how many bytes a payload may have; a task with a larger one stays where it is, and the reply is {9}.
 local function pop_one(list, nonce, lease_ms, opts, room)
   local q = loaded[list] or load_queue(list, '{' .. list .. '}')
   local tag = q.tag
@@ -80,8 +80,8 @@ local function pop_one(list, nonce, lease_ms, opts, room)
       stale = not payload or is_stale(task, generation)
     else
       made = made + 1
-      -- The capital A tells for good that nobody has checked this payload; no id made by a push has one.
-      -- Those of one call are in the order of their list.
+      -- The capital A marks for good that nobody has checked this payload; no id made by a push has one.
+      -- The ids of one call are in the order of the list.
       id = string.format('%011xA%03x%04x%s', now, clock[2] % 1000, made, string.sub(nonce, 1, 5))
       payload, raw = e, 1
     end
@@ -118,15 +118,15 @@ local function pop_one(list, nonce, lease_ms, opts, room)
   return {2}
 end
 
--- Several takes from a queue without rules and priorities: a few commands for all of them. `asks` are {nonce, lease ms,
--- options}; the replies of the first so many come back. What is not as simple as that stays where it is, for `pop_one`.
--- Nothing may go wrong between LTRIM and the last write: Redis would not bring the tasks back.
--- Payloads are read before it is known whether there is room for them: as many at a time as the last ones were small.
+-- `pop_some`: several pops from a queue without rules and priorities, with a few commands for all of them. `asks` are
+-- {nonce, lease ms, options}; it returns the replies to the first of them. A task that is not simple stays where it is,
+-- for `pop_one`. Nothing may fail between LTRIM and the last write: Redis would not bring the tasks back.
+-- Payloads are read before it is known whether there is room for them: more at a time when the last ones were small.
 local AT_ONCE, MOST_AT_ONCE, SMALL_BYTES = 16, 128, 65536
 local at_once = AT_ONCE
 
--- What is known of a task that nothing was known of before, under a lease of which nothing else is: packed once, and
--- but for the lease id alike for all leases of one length.
+-- The packed record of a plain task under a lease without further options. It is packed once for all leases of one
+-- length, and differs only in the lease id.
 local plain_leased, plain_length = {}, nil
 local function pack_leased(lease, length)
   if length ~= plain_length then plain_leased, plain_length = {}, length end
@@ -140,9 +140,9 @@ local function pack_leased(lease, length)
   return around[1] .. lease .. around[2]
 end
 
--- The oldest elements of a list, the oldest last, as LRANGE gives them. Before Redis 7 that walks to them over the
--- whole list from its newest element on, which for a million costs more than the pops: one by one then, counted from
--- the other end.
+-- The oldest elements of a list, the oldest last, as LRANGE gives them. Before Redis 7 LRANGE walks to them over the
+-- whole list from its newest element on, which costs more than the pops for a million elements: LINDEX then reads them
+-- one by one, counted from the other end.
 local LONG = 2000
 local function oldest(list, most)
   if SINCE_7 or call('LLEN', list) <= LONG * most then return call('LRANGE', list, -most, -1) end
@@ -151,13 +151,13 @@ local function oldest(list, most)
   return elements
 end
 
--- `bound`: true when no payload may have more bytes than there is room, false when only the first may, nil when the
--- last may.
+-- `bound`: which payload may have more bytes than there is room: none when true, only the first when false, the last
+-- when nil.
 local function pop_some(list, asks, from, room, bound)
   local q = loaded[list] or load_queue(list, '{' .. list .. '}')
   if q.rules or q.ranked then return {} end
   local most = math.min(at_once, #asks - from + 1)
-  -- From -0 on would be the whole list.
+  -- LRANGE from -0 would return the whole list.
   if most <= 0 then return {} end
   local elements = oldest(list, most)
   local ids, generations = {}, {}

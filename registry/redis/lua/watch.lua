@@ -1,5 +1,5 @@
 -- uses: base, life, each
--- Watch: somebody waits for the end of this task, which is then told to every daemon.
+-- Watch: somebody waits for the end of this task, so its end is published to every daemon.
 -- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0, state} · {1} no such task · {8, text}.
 local function watch(list, id)
   local tag = '{' .. list .. '}'
@@ -8,7 +8,7 @@ local function watch(list, id)
   if task.s ~= 'x' and task.s ~= 'e' and not task.w then
     may_grow()
     task.w = true
-    -- Long enough for the one who waits to read how it ended.
+    -- Keep it long enough for the waiting client to read how it ended.
     task.r = math.max(task.r or 0, FOR_WHO_WAITS)
     keep(tag, id, task)
   end

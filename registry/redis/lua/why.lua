@@ -1,10 +1,10 @@
 -- uses: base, life, limits, stale, reading
 -- Why: what keeps a task from being handed out: the rules of its queue that let nothing start now, and the ready tasks
--- that go before it, a piece of its list at a time. Reads only.
--- KEYS: the list. ARGV after the common three: task id, from which place of the head on, elements at most.
+-- that go before it. Reads a piece of its list per call. Reads only.
+-- KEYS: the list. ARGV after the common three: task id, the place from the head to begin at, elements at most.
 -- Reply: {0, {gates that are shut: paused, concurrency_limited, rate_limited}, tasks of higher priorities, tasks before
---   it in this piece, elements read, 1 when it was met} · {6|8, text}. Of a task that is not ready the last three are
---   0.
+--   it in this piece, elements read, 1 when it was met} · {6|8, text}. For a task that is not ready the last four
+--   are 0.
 local MOST_BYTES = 262144
 
 local function shut_gates(tag)
@@ -27,7 +27,7 @@ end
 
 local function before(list, tag, id, task, offset, most)
   local p, mine, count, bytes, met = task.p or 0, element(id, task), 0, 0, 0
-  -- Where nothing was cancelled every element is a task.
+  -- Without tombstones every element is a task.
   local some_stale = tombstones(tag, p) > 0
   local read = each_from(ready_list(list, tag, p), offset, most, function(e)
     if e == mine then
