@@ -18,7 +18,7 @@ python=$venv/bin/python
 step "ruff check" "$python" -m ruff check
 step "ruff format" "$python" -m ruff format --check
 step "mypy" "$python" -m mypy
-# Tests mostly wait, so run 1.5 times as many processes as there are cores.
+# Tests mostly wait, so run twice as many processes as there are cores.
 [ $# -gt 0 ] || set -- -n "$(($(nproc) * 2))" --dist loadfile
 step "pytest" "$python" -m pytest "$@"
 if [ ${#failed[@]} -gt 0 ]; then
