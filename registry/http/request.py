@@ -80,11 +80,9 @@ class Table:
 
     def __init__(self) -> None:
         self._root: dict[bytes, Any] = {}
-        self.routes: list[Route] = []
 
     def add(self, route: Route) -> None:
         """Add a row."""
-        self.routes.append(route)
         node = self._root
         for segment in route.path.encode().split(b"/")[1:]:
             node = node.setdefault(_VARIES if segment[:1] == b"<" else segment, {})
