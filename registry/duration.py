@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, Decimal
 FOREVER_MS = 10**15
 
 # No 64-bit number is printed with a longer exponent, and no mantissa in a request is long enough to offset one.
-MOST_EXPONENT_DIGITS = 9
+MAX_EXPONENT_DIGITS = 9
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _NUMBER = re.compile(NUMBER, re.ASCII)
 
@@ -28,7 +28,7 @@ def milliseconds(seconds: str | float) -> int | None:
     if not mantissa.strip("0."):
         return 0
     negative, power = exponent.startswith("-"), exponent.lstrip("+-").lstrip("0")
-    if len(power) > MOST_EXPONENT_DIGITS:
+    if len(power) > MAX_EXPONENT_DIGITS:
         return 1 if negative else FOREVER_MS
     shifted = 3 + (-int(power or 0) if negative else int(power or 0))
     value = Decimal(f"{mantissa}e{shifted}")

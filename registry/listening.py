@@ -40,7 +40,7 @@ log = Logger()
 
 BACKLOG = 4096
 # More than any daemon needs. An upper bound is necessary where the hard limit is "unlimited": some tables have its size.
-MOST_FILES = 1 << 20
+MAX_FILES = 1 << 20
 # File descriptors that client connections must leave free: for Redis, logs, listening sockets, name look-ups.
 FILES_KEPT_FREE = 200
 
@@ -280,7 +280,7 @@ def is_loopback(text: str) -> bool:
 def raise_file_limit() -> int:
     """Raise the soft limit of open files to the hard one. Returns how many client connections that allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -288,7 +288,7 @@ def raise_file_limit() -> int:
             soft = wanted
         except (OSError, ValueError) as error:
             log.warn("the limit of open files stays {soft}: {error}", soft=soft, error=error)
-    files = MOST_FILES if soft == resource.RLIM_INFINITY else soft
+    files = MAX_FILES if soft == resource.RLIM_INFINITY else soft
     return max(files - FILES_KEPT_FREE, files // 2)
 
 

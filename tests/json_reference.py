@@ -22,7 +22,7 @@ def scan(body: bytes, most: int = MAX_DEPTH) -> None:
         byte = body[pos] if pos < end else -1
         if byte in CLOSES:
             if len(open_brackets) == most:
-                raise BadJson(pos, f"nested more than {most} deep", "too_deep")
+                raise BadJson(pos, f"nested more than {most} levels deep", "too_deep")
             open_brackets.append(byte)
             pos = _skip_space(body, pos + 1)
             if pos < end and body[pos] == CLOSES[byte]:

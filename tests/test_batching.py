@@ -16,7 +16,7 @@ from registry.queue.batching import HELD_BYTES, LARGE, MAX_BYTES, MAX_ENTRIES, M
 class Entry:
     """A request of ``size`` bytes, which is never looked into."""
 
-    came: float
+    added_at: float
     until: float
     weight = 1
 

@@ -14,7 +14,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 
 from registry.http.codec import Answer
 from registry.http.connection import Connection
-from registry.http.limits import MAX_A_TURN
+from registry.http.limits import MAX_REQUESTS_PER_TURN
 from registry.http.parser import Heads
 from registry.http.routes import Api
 from registry.listening import ConnectionLimit
@@ -35,14 +35,14 @@ def test_a_connection_has_a_few_requests_a_turn(world: World) -> None:
     turns: list[Any] = []
     world.server.later = lambda seconds, f: turns.append(f)
     greedy.protocol.dataReceived(PUSH * 50)
-    assert len(answers(bytes(greedy.out))) == MAX_A_TURN
+    assert len(answers(bytes(greedy.out))) == MAX_REQUESTS_PER_TURN
     other.protocol.dataReceived(POP)
     assert len(answers(bytes(other.out))) == 1
     greedy.protocol.dataReceived(POP)
-    assert len(answers(bytes(greedy.out))) == MAX_A_TURN
+    assert len(answers(bytes(greedy.out))) == MAX_REQUESTS_PER_TURN
     for turn in range(2, 8):
         turns.pop()()
-        assert len(answers(bytes(greedy.out))) == min(51, turn * MAX_A_TURN)
+        assert len(answers(bytes(greedy.out))) == min(51, turn * MAX_REQUESTS_PER_TURN)
     assert world.verbs.asked[-1] == "pop"
 
 
@@ -149,12 +149,12 @@ def test_heads_share_what_they_have_in_common(world: World) -> None:
     unused: Any = None
     api = Api(unused, unused, unused, unused, unused)
     heads = Heads(api.find, lambda name: True, lambda path: LIMIT)
-    first, second = (heads.understand(ask(f"GET /api/popTask/results:{n}?wait=20&lease=5")) for n in "12")
+    first, second = (heads.parse(ask(f"GET /api/popTask/results:{n}?wait=20&lease=5")) for n in "12")
     assert (first.name, second.name) == (b"results:1", b"results:2")
     assert first.options == {"wait": 20.0, "lease": 5.0}
     for shared in ("options", "query", "verb", "method", "fields", "logged"):
         assert getattr(first, shared) is getattr(second, shared), shared
-    acks = [heads.understand(ask(f"POST /api/ackTask/{q}/{lease}")) for q in "ab" for lease in ("1-2", "3-4")]
+    acks = [heads.parse(ask(f"POST /api/ackTask/{q}/{lease}")) for q in "ab" for lease in ("1-2", "3-4")]
     assert [ack.segments for ack in acks] == [[b"a", b"1-2"], [b"a", b"3-4"], [b"b", b"1-2"], [b"b", b"3-4"]]
     assert len({id(ack.options) for ack in acks}) == len({id(ack.verb) for ack in acks}) == 1
 

@@ -178,7 +178,7 @@ def test_an_answer_that_is_none_is_500(
     assert status == b"HTTP/1.1 500 Internal Server Error"
     assert json.loads(body)["code"] == "internal_error"
     assert len(logged_errors.flush()) == 1
-    assert len(world.verbs.lost_) == (1 if getattr(odd, "taken", ()) else 0)
+    assert len(world.verbs.lost_) == (1 if getattr(odd, "deliveries", ()) else 0)
     # The connection lives on.
     world.server.heads._find = world.verbs.find
     transport.protocol.dataReceived(PUSH)

@@ -31,10 +31,10 @@ def test_heads_are_understood_once_and_forgotten(world: World) -> None:
     transport = world.connect()
     for _ in range(3):
         transport.protocol.dataReceived(POP)
-    assert list(world.server.heads.known) == [POP]
+    assert list(world.server.heads.remembered) == [POP]
     for i in range(2000):
         transport.protocol.dataReceived(ask("GET /api/popTask/q", f"X-Number: {i}"))
-    assert len(world.server.heads.known) <= 512
+    assert len(world.server.heads.remembered) <= 512
     assert len(answers(bytes(transport.out))) == 2003
 
 

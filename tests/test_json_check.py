@@ -129,13 +129,13 @@ INVALID = {
     "nul in a string": (b'["\x00"]', 2, "a control character (0x00)"),
     "unit separator in a key": (b'{"\x1f":1}', 2, "a control character (0x1f)"),
     "tab in a string after a lone surrogate": (b'"\\ud800\t"', 7, "a control character (0x09)"),
-    "unknown escape": (rb'"\x41"', 1, "an escape"),
-    "escaped single quote": (rb'["\'"]', 2, "an escape"),
-    "escape cut short": (rb'"\u12"', 1, "an escape"),
-    "escape of letters": (rb'"\u00g0"', 1, "an escape"),
-    "capital U": (rb'"\U0041"', 1, "an escape"),
-    "surrogate cut short": (rb'"\uD8zz"', 1, "an escape"),
-    "bad second half of a pair": (rb'"\ud83d\ude0"', 7, "an escape"),
+    "unknown escape": (rb'"\x41"', 1, "an invalid escape"),
+    "escaped single quote": (rb'["\'"]', 2, "an invalid escape"),
+    "escape cut short": (rb'"\u12"', 1, "an invalid escape"),
+    "escape of letters": (rb'"\u00g0"', 1, "an invalid escape"),
+    "capital U": (rb'"\U0041"', 1, "an invalid escape"),
+    "surrogate cut short": (rb'"\uD8zz"', 1, "an invalid escape"),
+    "bad second half of a pair": (rb'"\ud83d\ude0"', 7, "an invalid escape"),
     "trailing comma": (b"[1,]", 3, 'unexpected "]"'),
     "leading comma": (b"[,1]", 1, 'unexpected ","'),
     "two commas": (b"[1,,2]", 3, 'unexpected ","'),
@@ -204,7 +204,7 @@ def test_refuses_what_is_too_deep(body: bytes, position: int) -> None:
     with pytest.raises(BadJson) as caught:
         check_json(body)
     assert (caught.value.position, caught.value.code) == (position, "too_deep")
-    assert str(caught.value) == f"The body is nested more than {MAX_DEPTH} deep, at byte {position}."
+    assert str(caught.value) == f"The body is nested more than {MAX_DEPTH} levels deep, at byte {position}."
 
 
 def test_is_an_error_of_the_domain() -> None:
@@ -368,13 +368,13 @@ def test_marks_are_the_same_in_whatever_pieces(parts: list[bytes], size: int) ->
     body = b"".join(parts)
     whole = json_check.mark(body)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_check, "MARKS_A_TURN", size)
+        patch.setattr(json_check, "MARKS_PER_TURN", size)
         assert json_check.mark(body) == whole
     assert json_check.unmark(whole) == body
 
 
 def test_escapes_are_replaced_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_check, "MARKS_A_TURN", 100)
+    monkeypatch.setattr(json_check, "MARKS_PER_TURN", 100)
     body = b'["\\ud800' + b"\\\\" * 1000 + b'"]'
     # Once to replace them, and once to look for bad ones.
     assert len(list(json_check.checking(body))) > 40

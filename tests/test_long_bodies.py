@@ -27,11 +27,11 @@ def full(piece: bytes, before: bytes = b"[", after: bytes = b"]", between: bytes
 
 
 def failed(body: bytes) -> Steps[Any]:
-    return options.failing((yield from options.members(body, "error", "delay", "retry")))
+    return options.fail_options((yield from options.members(body, "error", "delay", "retry")))
 
 
 def extended(body: bytes) -> Steps[Any]:
-    return options.progress((yield from options.members(body, "progress", "message")))
+    return options.extend_options((yield from options.members(body, "progress", "message")))
 
 
 def listed(body: bytes) -> Steps[Any]:
@@ -51,7 +51,7 @@ READ: dict[str, Callable[[bytes], Steps[Any]]] = {
     "push": checking,
     "list": listed,
     "lines": lines,
-    "settle": options.settling,
+    "settle": options.settle_entries,
     "fail": failed,
     "extend": extended,
     "release": lambda body: options.no_members(body, "No body."),
@@ -172,7 +172,7 @@ def test_a_batch_is_not_built_past_its_limit(monkeypatch: pytest.MonkeyPatch) ->
         at_once(listed(full(b"1.0")))
     assert made <= 1002
     with pytest.raises(RegistryError, match="At most 1000"):
-        at_once(options.settling(full(b"1.0", b'{"acks":[', b"]}")))
+        at_once(options.settle_entries(full(b"1.0", b'{"acks":[', b"]}")))
     assert made <= 2 * 1005
 
 
@@ -241,7 +241,7 @@ def test_payloads_are_cut_as_the_bytes_that_came(padding: int) -> None:
 
 def test_results_are_cut_as_the_bytes_that_came() -> None:
     entries = b",".join(b'{"lease":"a-%d","result": %b }' % (n, raw) for n, raw in enumerate(PAYLOADS))
-    acks, fails = at_once(options.settling(b'{"acks":[' + entries + b',"b-1"],"fails":[]}'))
+    acks, fails = at_once(options.settle_entries(b'{"acks":[' + entries + b',"b-1"],"fails":[]}'))
     assert [part and part.whole() for _, part in acks] == [*PAYLOADS, None]
     assert [lease for lease, _ in acks] == [*(b"a-%d" % n for n in range(len(PAYLOADS))), b"b-1"]
     assert fails == []
@@ -258,7 +258,9 @@ def test_a_long_trace_keeps_its_end_and_says_so(unit: str, lead: str) -> None:
 
     text = f'"{lead}{unit * (120_000 // len(unit))}"'
     whole = json.loads(text)
-    failed = options.failing(at_once(options.members(b'{"error":{"trace":%b}}' % text.encode(), "error")))
+    failed = options.fail_options(
+        at_once(options.members(b'{"error":{"trace":%b}}' % text.encode(), "error"))
+    )
     assert failed.error == Error(trace=options.shortened(whole, -8000), truncated=True)
-    told = options.progress(at_once(options.members(b'{"message":%b}' % text.encode(), "message")))
+    told = options.extend_options(at_once(options.members(b'{"message":%b}' % text.encode(), "message")))
     assert told.message == options.shortened(whole, 1000)

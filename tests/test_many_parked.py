@@ -34,8 +34,8 @@ class Looked(Memory):
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(sweeper, "NAMES_A_CHECK", A_PIECE)
-    monkeypatch.setattr(wait_lists, "WAKES_A_TURN", A_PIECE)
+    monkeypatch.setattr(sweeper, "NAMES_PER_CHECK", A_PIECE)
+    monkeypatch.setattr(wait_lists, "WAKES_PER_TURN", A_PIECE)
     return World()
 
 
@@ -120,7 +120,7 @@ def test_all_are_asked_again_some_in_each_turn(world: World) -> None:
 
 
 def test_the_places_of_a_process_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wait_lists, "MOST_PARKED", 10)
+    monkeypatch.setattr(wait_lists, "MAX_PARKED", 10)
     polls = [world.pop(b"%d" % at) for at in range(8)]
     world.turn()
     many = world.queues.polls.pop_many([b"a", b"b", b"c"], 10, 0, PopOptions())

@@ -182,7 +182,7 @@ async def test_a_next_tick_that_is_too_late_is_told_right_and_mended(world: Worl
 async def test_a_clock_that_went_back_is_noticed_for_all_schedules_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.queue.schedules.ALIGNED_A_CHORE", 2)
+    monkeypatch.setattr("registry.queue.schedules.ALIGNED_PER_CHORE", 2)
     names = [b"n%d" % n for n in range(5)]
     now = world.bench.now()
     right = [(await world.one.put(name, NIGHTLY))["next_ms"] for name in names]

@@ -43,7 +43,7 @@ from registry.queue.promise import after
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
 
-PAGE, MOST_A_PAGE = 100, 1000
+PAGE, MAX_PER_PAGE = 100, 1000
 
 
 def _yes_no(name: str, value: str) -> bool:
@@ -62,7 +62,7 @@ _WHICH: Options = {
 
 QUEUES_OPTIONS: Options = {
     "cursor": text(1, 800),
-    "limit": whole(1, MOST_A_PAGE),
+    "limit": whole(1, MAX_PER_PAGE),
     "search": text(0, 255),
     "sort": one_of("name", "oldest", *COUNTED),
     "family": one_of(":"),
@@ -70,7 +70,7 @@ QUEUES_OPTIONS: Options = {
 TASKS_OPTIONS: Options = {
     "state": one_of(*COUNTED),
     "cursor": text(1, 400),
-    "limit": whole(1, MOST_A_PAGE),
+    "limit": whole(1, MAX_PER_PAGE),
     "search": text(0, 255),
 }
 TASK_OPTIONS: Options = {"wait": options.wait_length}
@@ -83,12 +83,12 @@ RETRY_OPTIONS: Options = {
 DELETE_OPTIONS: Options = {"state": one_of("ready", "delayed", "dead", "done"), **_WHICH}
 PAUSE_OPTIONS: Options = {"seconds": seconds(0, options.YEAR)}
 MOVE_OPTIONS: Options = {"to": text(1, 255), "state": one_of("ready", "delayed", "dead")}
-SCHEDULES_OPTIONS: Options = {"cursor": text(1, 800), "limit": whole(1, MOST_A_PAGE)}
+SCHEDULES_OPTIONS: Options = {"cursor": text(1, 800), "limit": whole(1, MAX_PER_PAGE)}
 
 
-def _which(said: dict[str, Any]) -> Which:
-    before = said.get("before")
-    return Which(said.get("reason"), said.get("error"), None if before is None else before * 1000)
+def _which(given: dict[str, Any]) -> Which:
+    before = given.get("before")
+    return Which(given.get("reason"), given.get("error"), None if before is None else before * 1000)
 
 
 def _bulk_answer(count: int, skipped: int) -> Answer:
@@ -101,15 +101,15 @@ class Admin:
     def __init__(
         self,
         queues: Queues,
-        looking: Inspector,
-        steering: Operations,
+        inspector: Inspector,
+        operations: Operations,
         schedules: Schedules,
         completions: Completions,
         max_wait: float,
     ) -> None:
         self._queues = queues
-        self._inspector = looking
-        self._operations = steering
+        self._inspector = inspector
+        self._operations = operations
         self._schedules = schedules
         self._completions = completions
         self._max_wait = max_wait

@@ -34,7 +34,7 @@ class WrongMethod(errors.RegistryError):
     def __init__(self, allowed: Iterable[bytes]) -> None:
         # HEAD is left out: clients need not be told of it.
         self.allowed = ", ".join(sorted(method.decode() for method in allowed if method != b"HEAD"))
-        super().__init__(f"This path takes {self.allowed}.")
+        super().__init__(f"This path allows only {self.allowed}.")
 
 
 STATUS: tuple[tuple[type[errors.RegistryError], int], ...] = (
@@ -54,22 +54,22 @@ STATUS: tuple[tuple[type[errors.RegistryError], int], ...] = (
 class Answer:
     """A response: ``status``, the body's bytes, headers beside the common ones.
 
-    ``taken``: the tasks that this answer hands over, leased or not; the writer of the answer confirms them or puts them back.
+    ``deliveries``: the tasks that this answer hands over, leased or not; the writer of the answer confirms them or puts them back.
     """
 
-    __slots__ = ("body", "headers", "status", "taken")
+    __slots__ = ("body", "deliveries", "headers", "status")
 
     def __init__(
         self,
         status: int,
         body: bytes,
         headers: tuple[tuple[bytes, bytes], ...] = (),
-        taken: tuple[Delivery, ...] = (),
+        deliveries: tuple[Delivery, ...] = (),
     ) -> None:
         self.status = status
         self.body = body
         self.headers = headers
-        self.taken = taken
+        self.deliveries = deliveries
 
 
 def json_answer(status: int, value: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
@@ -155,7 +155,7 @@ def failure_answer(failure: Failure) -> Answer:
     return error_answer(
         500,
         "internal_error",
-        f"Something went wrong here; the log tells more under incident {incident}.",
+        f"Internal error. See incident {incident} in the log.",
         incident=incident,
     )
 
@@ -174,7 +174,7 @@ def name_from(raw: bytes) -> bytes:
         return raw
     if re.search(rb"%(?![0-9A-Fa-f]{2})", raw):
         raise errors.BadName(
-            "A queue's name in the path has a % that is not followed by two hexadecimal digits."
+            "The queue name in the path contains a % that is not followed by two hexadecimal digits."
         )
     return unquote_to_bytes(raw)
 
@@ -193,7 +193,7 @@ def option_pairs(query: bytes) -> list[tuple[str, str]]:
             raw.decode()
             text = unquote_to_bytes(value.replace(b"+", b" ")).decode()
         except UnicodeDecodeError:
-            raise errors.BadOption(f"The option {key[:80]!r} is not UTF-8.") from None
+            raise errors.BadOption(f"The option {key[:80]!r} is not valid UTF-8.") from None
         if key in seen:
             raise errors.BadOption(f"The option {key[:80]!r} is given twice.")
         seen.add(key)
@@ -210,7 +210,7 @@ def options(query: bytes, known: Mapping[str, Callable[[str, str], Any]]) -> dic
         read = known.get(key)
         if read is None:
             takes = ", ".join(sorted(known)) or "none"
-            raise errors.BadOption(f"There is no option {key[:80]!r} here; this request takes: {takes}.")
+            raise errors.BadOption(f"Unknown option {key[:80]!r}; this request accepts: {takes}.")
         values[key] = read(key, text)
     return values
 
@@ -227,7 +227,7 @@ def seconds(low: float, high: float) -> Callable[[str, str], float]:
         ms = duration_ms(text)
         if ms is None or not low * 1000 <= ms <= high * 1000:
             raise errors.BadOption(
-                f"The option {name!r} is a number of seconds from {low:.15g} to {high:.15g}, not {text[:40]!r}."
+                f"The option {name!r} must be a number of seconds from {low:.15g} to {high:.15g}, not {text[:40]!r}."
             )
         return ms / 1000
 
@@ -240,7 +240,7 @@ def whole(low: int, high: int) -> Callable[[str, str], int]:
     def read(name: str, text: str) -> int:
         if not text.isascii() or not text.isdigit() or len(text) > 12 or not low <= int(text) <= high:
             raise errors.BadOption(
-                f"The option {name!r} is a whole number from {low} to {high}, not {text[:40]!r}."
+                f"The option {name!r} must be a whole number from {low} to {high}, not {text[:40]!r}."
             )
         return int(text)
 
@@ -252,7 +252,9 @@ def one_of(*words: str) -> Callable[[str, str], str]:
 
     def read(name: str, text: str) -> str:
         if text not in words:
-            raise errors.BadOption(f"The option {name!r} is one of {', '.join(words)}, not {text[:40]!r}.")
+            raise errors.BadOption(
+                f"The option {name!r} must be one of {', '.join(words)}, not {text[:40]!r}."
+            )
         return text
 
     return read
@@ -264,7 +266,7 @@ def text(low: int, high: int) -> Callable[[str, str], str]:
     def read(name: str, value: str) -> str:
         if not low <= len(value.encode()) <= high or any(ord(c) < 32 or ord(c) == 127 for c in value):
             raise errors.BadOption(
-                f"The option {name!r} is text of {low} to {high} bytes without control characters."
+                f"The option {name!r} must be text of {low} to {high} bytes without control characters."
             )
         return value
 
@@ -286,6 +288,6 @@ def moment(name: str, value: str) -> float:
         at = datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise errors.BadOption(
-            f"The option {name!r} is a time like 2026-01-31T12:00:00Z, not {value[:40]!r}."
+            f"The option {name!r} must be a time like 2026-01-31T12:00:00Z, not {value[:40]!r}."
         ) from None
     return -((_EPOCH - at) // _MS) / 1000

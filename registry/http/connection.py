@@ -31,10 +31,10 @@ from registry.http.access import CUT_OFF
 from registry.http.body import Chunks, Counted
 from registry.http.codec import Answer, failure_answer
 from registry.http.limits import (
-    MAX_A_TURN,
     MAX_PIPELINED,
+    MAX_REQUESTS_PER_TURN,
     MAX_UNSENT_BYTES,
-    SECONDS_A_TURN,
+    SECONDS_PER_TURN,
     too_many_answers,
     too_many_bodies,
 )
@@ -109,16 +109,16 @@ class Connection:
         self._resume_reading()
 
     def _resume_reading(self) -> None:
-        poller = self._server.poller
-        if self.is_plain and poller is not None:
-            self.fd = poller.add(self)
+        epoll_reader = self._server.epoll_reader
+        if self.is_plain and epoll_reader is not None:
+            self.fd = epoll_reader.add(self)
         else:
             self.transport.resumeProducing()
 
     def _stop_reading(self) -> None:
         if self.fd >= 0:
-            assert self._server.poller is not None
-            self._server.poller.remove(self.fd, self)
+            assert self._server.epoll_reader is not None
+            self._server.epoll_reader.remove(self.fd, self)
             self.fd = -1
         else:
             self.transport.pauseProducing()
@@ -136,7 +136,7 @@ class Connection:
             self._log(CUT_OFF, 0)
         if call is not None:
             call.cancel()
-        if answer is not None and answer.taken:
+        if answer is not None and answer.deliveries:
             self._server.lost(answer)
 
     def _forget(self) -> None:
@@ -213,10 +213,10 @@ class Connection:
     def _pause(self) -> None:
         self._paused = True
         self._stop_reading()
-        poller = self._server.poller
-        if self._call is not None and poller is not None:
+        epoll_reader = self._server.epoll_reader
+        if self._call is not None and epoll_reader is not None:
             # A poll may wait for long, and must not get a task after its client has left.
-            self.fd = poller.watch_end(beneath_tls(self.transport), self)
+            self.fd = epoll_reader.watch_end(beneath_tls(self.transport), self)
 
     def _unpause(self) -> None:
         self._paused = False
@@ -227,7 +227,7 @@ class Connection:
     def _serve(self, data: bytes, at: int = 0) -> None:
         """Process the requests in ``data``, from offset ``at`` on; bytes after a request wait until it is answered."""
         server = self._server
-        remembered = server.heads.known
+        remembered = server.heads.remembered
         self._serving = True
         count, began = 0, 0.0
         while True:
@@ -238,7 +238,7 @@ class Connection:
             head = remembered.get(data[at:end])
             if head is None:
                 try:
-                    head = server.heads.understand(data[at:end])
+                    head = server.heads.parse(data[at:end])
                 except Refusal as refusal:
                     self._refuse(refusal, data[at:end])
                     break
@@ -263,7 +263,7 @@ class Connection:
             count += 1
             if count == 1:
                 began = self._began
-            elif count >= MAX_A_TURN or monotonic() - began > SECONDS_A_TURN:
+            elif count >= MAX_REQUESTS_PER_TURN or monotonic() - began > SECONDS_PER_TURN:
                 server.postpone(self)
                 break
             data, at = self._take_buffer()
@@ -391,7 +391,7 @@ class Connection:
         self._forget()
         self._began = monotonic()
         line = head.partition(b"\r\n")[0][:200]
-        data = server.refused(self, refusal, parsed, line)
+        data = server.encode_refusal(self, refusal, parsed, line)
         self.state = LINGERING
         self._skipped = 0
         self.due = server.now + server.limits.linger_seconds
@@ -404,18 +404,18 @@ class Connection:
         """Queue the answer for the kernel, and send it now unless the server is corked."""
         server = self._server
         if self.state != BUSY:
-            if answer.taken:
+            if answer.deliveries:
                 server.lost(answer)
             return
         self._call = None
         head = self._head
         assert head is not None
         try:
-            data = server.encoded(answer, head)
+            data = server.encode_answer(answer, head)
         except Exception:
             # The verb returned something that is not an answer.
             self._fail(Failure())
-            if getattr(answer, "taken", ()):
+            if getattr(answer, "deliveries", ()):
                 server.lost(answer)
             return
         self._answer = answer
@@ -430,7 +430,7 @@ class Connection:
         self._log(answer.status, len(answer.body))
         if count == len(data):
             self._answer = None
-            if answer.taken:
+            if answer.deliveries:
                 server.delivered(answer)
             self._next()
             return
@@ -470,7 +470,7 @@ class Connection:
             return
         self._answer = None
         beneath_tls(self.transport).unregisterProducer()
-        if answer.taken:
+        if answer.deliveries:
             self._server.delivered(answer)
         self._next()
 

@@ -27,9 +27,9 @@ from registry.http.turns import Steps, at_once
 MAX_DEPTH = 500
 # Bytes examined at a time: cutting the strings out of them briefly takes many times their size.
 PIECE = 16 * 1024
-PIECES_A_TURN = 32
+PIECES_PER_TURN = 32
 UTF8_PIECE = 64 * 1024
-MARKS_A_TURN = 1024 * 1024
+MARKS_PER_TURN = 1024 * 1024
 # How many bytes of a string are examined where no string should be.
 LOOK_AHEAD = 64 * 1024
 # How many brackets are counted in one step.
@@ -166,7 +166,7 @@ def _checking_utf8(body: bytes) -> Steps[None]:
             wrong = at + error.start
             raise BadJson(wrong, f"invalid UTF-8 (0x{body[wrong]:02x})") from None
         pieces += 1
-        if not pieces % PIECES_A_TURN:
+        if not pieces % PIECES_PER_TURN:
             yield
 
 
@@ -180,9 +180,9 @@ def mark(body: bytes) -> bytes:
 
 def _marking(body: bytes) -> Steps[bytes]:
     marked = yield from _replacing(body, len(body), _MARKS)
-    for at in range(0, len(marked), MARKS_A_TURN):
+    for at in range(0, len(marked), MARKS_PER_TURN):
         yield
-        end = at + MARKS_A_TURN
+        end = at + MARKS_PER_TURN
         bad = _BAD_MARK.search(marked, at, end + 5)
         if bad is not None and (bad.start() < end or end + 5 >= len(marked)):
             # It is not a valid escape: restore it, so that the fast parser reports it.
@@ -194,7 +194,7 @@ def _replacing(body: bytes, stop: int, pairs: Sequence[tuple[bytes, bytes]]) -> 
     """Replace escapes up to ``stop`` by others of the same length; one piece per step, because there may be millions."""
     pieces, at = [], 0
     while at < stop:
-        end = min(at + MARKS_A_TURN, stop)
+        end = min(at + MARKS_PER_TURN, stop)
         # An escape that is split between two pieces is left to the next one.
         for begun in (b"\\", b"\\u") if end < stop else ():
             if _ends_with(body, at, end, begun):
@@ -254,7 +254,7 @@ def _checking_depth(body: bytes, most: int) -> Steps[None]:
         inside = (inside + len(parts) - 1) & 1
         at = end
         pieces += 1
-        if not pieces % PIECES_A_TURN:
+        if not pieces % PIECES_PER_TURN:
             yield
 
 
@@ -279,7 +279,7 @@ def _first_too_deep(piece: bytes, start: int, level: int, inside: bool, most: in
             if level > most:
                 position = start + found.start()
                 break
-    return BadJson(position, f"nested more than {most} deep", "too_deep")
+    return BadJson(position, f"nested more than {most} levels deep", "too_deep")
 
 
 def _locating(body: bytes, marked: bytes, fault: str) -> Steps[BadJson]:
@@ -320,7 +320,7 @@ def _in_string(body: bytes, pos: int) -> BadJson:
     if body[pos:] == b"\\":
         pos += 1
     elif body[pos : pos + 1] == b"\\":
-        return BadJson(pos, "an escape that does not exist in a string")
+        return BadJson(pos, "an invalid escape in a string")
     if pos < len(body) and body[pos] < 0x20:
         return BadJson(pos, f"a control character (0x{body[pos]:02x}) in a string")
     return BadJson(pos, "unexpected end")

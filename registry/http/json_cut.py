@@ -20,7 +20,7 @@ from registry.http.json_check import mark, not_in_escape, unmark
 # The longest value that is built, bytes; only texts may be longer.
 MAX_BUILT = 16 * 1024
 # The most bytes of one character: a surrogate pair as two escapes.
-MOST_A_CHARACTER = 12
+MAX_CHARACTER_BYTES = 12
 
 _UNKNOWN = "unknown field `"
 
@@ -70,7 +70,7 @@ class Part:
         except msgspec.ValidationError as error:
             at = str(error).find(_UNKNOWN)
             if at < 0:
-                raise BadBody("The body of this request is a JSON object.") from None
+                raise BadBody("The body of this request must be a JSON object.") from None
             unknown = str(error)[at + len(_UNKNOWN) :].rpartition("`")[0]
         except UnicodeDecodeError as error:
             # A name that contains marks is not in ``names``.
@@ -78,7 +78,7 @@ class Part:
         else:
             parts = zip(names, msgspec.structs.astuple(found), strict=True)
             return {name: Part(raw, self._marked) for name, raw in parts if raw is not None}
-        raise BadOption(f"There is no field {unknown[:80]!r} here; this request takes: {', '.join(names)}.")
+        raise BadOption(f"Unknown field {unknown[:80]!r}; this request accepts: {', '.join(names)}.")
 
     def elements(self, most: int) -> list[Part]:
         """The first elements of an array, at most ``most`` + 1 of them."""
@@ -92,12 +92,12 @@ class Part:
     def value(self, name: str) -> Any:
         """The value as a Python object, floats as `ExactFloat`. Raises `BadOption`, naming the field ``name``, if it is too long."""
         if len(self) > MAX_BUILT:
-            raise BadOption(f"The field {name!r} is over the limit of {MAX_BUILT} bytes.")
+            raise BadOption(f"The field {name!r} is larger than the limit of {MAX_BUILT} bytes.")
         return load(self.whole())
 
     def text(self, most: int, from_end: bool = False) -> tuple[str, bool]:
         """The first ``most`` characters of a text, or with ``from_end`` the last, and whether there are more."""
-        bound = MOST_A_CHARACTER * (most + 2)
+        bound = MAX_CHARACTER_BYTES * (most + 2)
         if len(self) <= bound:
             raw = self.whole()
         elif from_end:

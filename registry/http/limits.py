@@ -15,8 +15,8 @@ MAX_HEADERS = 500
 # Bytes that may wait behind the current request; above that, reading stops.
 MAX_PIPELINED = 65_536
 # A connection yields to the others after this many requests or seconds.
-MAX_A_TURN = 8
-SECONDS_A_TURN = 0.01
+MAX_REQUESTS_PER_TURN = 8
+SECONDS_PER_TURN = 0.01
 # Bytes of answers not yet sent to their clients, over all connections.
 MAX_UNSENT_BYTES = 256 << 20
 

@@ -34,15 +34,15 @@ PLAIN_PUSH = PushOptions()
 YEAR = 366 * 86_400
 WEEK = 7 * 86_400
 RESULT_FOR_PREFER = 60
-MOST_AT_ONCE = 1000
+MAX_PER_BATCH = 1000
 # Every program that reads JSON can hold whole numbers up to this.
 EXACT = 2**53
 
-MOST_OF_LEASE = 160
-_LEASE = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MOST_OF_LEASE)
-_QUOTED_LEASE = re.compile(rb'"([A-Za-z0-9_-]{1,%d})"' % MOST_OF_LEASE)
+MAX_LEASE_ID = 160
+_LEASE = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MAX_LEASE_ID)
+_QUOTED_LEASE = re.compile(rb'"([A-Za-z0-9_-]{1,%d})"' % MAX_LEASE_ID)
 # Bytes of a request's entries that are parsed in one turn.
-BYTES_A_TURN = 256 * 1024
+BYTES_PER_TURN = 256 * 1024
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _TRACE = re.compile(rb"[\x20-\x7e]{1,512}")
 _PREFER_WAIT = re.compile(rf"(?:^|[,;\s])wait\s*=\s*\"?({NUMBER})\"?(?=$|[,;\s])", re.IGNORECASE | re.ASCII)
@@ -59,7 +59,7 @@ def wait_length(name: str, value: str) -> float:
     """A reader of how long to wait, in seconds. More than a year is read as a year; the caller caps the wait."""
     ms = duration_ms(value)
     if ms is None:
-        raise BadOption(f"The option {name!r} is a number of seconds, 0 or more, not {value[:40]!r}.")
+        raise BadOption(f"The option {name!r} must be a number of seconds, 0 or more, not {value[:40]!r}.")
     return min(ms / 1000, YEAR)
 
 
@@ -131,32 +131,32 @@ def prefer_wait(header: Header) -> float | None:
     return min((milliseconds(found[1]) or 0) / 1000, YEAR) if found else None
 
 
-def push_options(said: Mapping[str, Any], header: Header, query: bytes, body: bytes) -> PushOptions | None:
-    """The options of a push, None for a plain one. ``said``: the parsed options of the query. Raises `BadOption`."""
+def push_options(given: Mapping[str, Any], header: Header, query: bytes, body: bytes) -> PushOptions | None:
+    """The options of a push, None for a plain one. ``given``: the parsed options of the query. Raises `BadOption`."""
     trace = header(b"traceparent")
-    if not said and trace is None and header(b"prefer") is None and header(b"idempotency-key") is None:
+    if not given and trace is None and header(b"prefer") is None and header(b"idempotency-key") is None:
         return None
-    if "delay" in said and "at" in said:
+    if "delay" in given and "at" in given:
         raise BadOption("The options 'delay' and 'at' exclude each other.")
-    if "ttl" in said and said["ttl"] <= said.get("delay", 0.0):
+    if "ttl" in given and given["ttl"] <= given.get("delay", 0.0):
         raise BadOption(
             "The option 'ttl' is not longer than 'delay': the task would expire before it is due."
         )
     awaited = prefer_wait(header) is not None
-    keep_result = ms(said.get("result", 0.0))
+    keep_result = ms(given.get("result", 0.0))
     if awaited:
         keep_result = max(keep_result, RESULT_FOR_PREFER * 1000)
     key = idempotency_key(header)
     found = PushOptions(
-        delay=ms(said.get("delay", 0.0)) or None,
-        due_at=ms(said["at"]) if "at" in said else None,
-        priority=said.get("priority", 0),
-        ttl=ms(said["ttl"]) if "ttl" in said else None,
-        lease_length=ms(said["lease"]) if "lease" in said else None,
+        delay=ms(given.get("delay", 0.0)) or None,
+        due_at=ms(given["at"]) if "at" in given else None,
+        priority=given.get("priority", 0),
+        ttl=ms(given["ttl"]) if "ttl" in given else None,
+        lease_length=ms(given["lease"]) if "lease" in given else None,
         keep_result=keep_result or None,
-        backoff=ms(said["backoff"]) if "backoff" in said else None,
-        attempts=said.get("attempts"),
-        key=said.get("key"),
+        backoff=ms(given["backoff"]) if "backoff" in given else None,
+        attempts=given.get("attempts"),
+        key=given.get("key"),
         traceparent=trace.decode() if trace is not None and _TRACE.fullmatch(trace) else None,
         awaited=awaited,
         idempotency_key=key,
@@ -176,10 +176,10 @@ def payloads(header: Header, body: bytes) -> Steps[list[Payload]]:
         if array.kind != b"[":
             raise BadBody("The body of a batch is a JSON array of tasks, or application/x-ndjson.")
         yield
-        found = [part.payload() for part in array.elements(MOST_AT_ONCE)]
-    if not 1 <= len(found) <= MOST_AT_ONCE:
-        has = f"at least {MOST_AT_ONCE + 1}" if found else "none"
-        raise BadBody(f"A batch has 1 to {MOST_AT_ONCE} tasks; this one has {has}.")
+        found = [part.payload() for part in array.elements(MAX_PER_BATCH)]
+    if not 1 <= len(found) <= MAX_PER_BATCH:
+        has = f"at least {MAX_PER_BATCH + 1}" if found else "none"
+        raise BadBody(f"A batch has 1 to {MAX_PER_BATCH} tasks; this one has {has}.")
     return found
 
 
@@ -190,10 +190,10 @@ _LINE = re.compile(rb"[ \t\r\n]*+([^\n]++)")
 def _lines(body: bytes) -> Steps[list[Payload]]:
     found: list[Payload] = []
     at = read = 0
-    while len(found) <= MOST_AT_ONCE and (match := _LINE.match(body, at)):
+    while len(found) <= MAX_PER_BATCH and (match := _LINE.match(body, at)):
         line = match[1].rstrip(b" \t\r")
         try:
-            if len(line) > BYTES_A_TURN:
+            if len(line) > BYTES_PER_TURN:
                 yield from checking(line)
             else:
                 check_json(line)
@@ -202,7 +202,7 @@ def _lines(body: bytes) -> Steps[list[Payload]]:
         found.append(line)
         read += match.end() - at
         at = match.end()
-        if read > BYTES_A_TURN:
+        if read > BYTES_PER_TURN:
             read = 0
             yield
     return found
@@ -214,7 +214,7 @@ def members(body: bytes, *names: str) -> Steps[dict[str, Part]]:
         return {}
     whole = Part.of(body, (yield from checking(body)))
     if whole.kind != b"{":
-        raise BadBody("The body of this request is a JSON object.")
+        raise BadBody("The body of this request must be a JSON object.")
     yield
     return whole.members(*names)
 
@@ -247,16 +247,16 @@ def shortened(text: str, most: int) -> str:
     return cut_bytes(near.encode("utf-8", "replace"), most).decode()
 
 
-def failing(said: dict[str, Part]) -> FailOptions:
+def fail_options(given: dict[str, Part]) -> FailOptions:
     """``error``, ``delay`` and ``retry`` of a fail, checked. A field of the error that is too long is cut and sets ``truncated``."""
-    delay = said["delay"].value("delay") if "delay" in said else None
+    delay = given["delay"].value("delay") if "delay" in given else None
     delay_ms = milliseconds(delay) if isinstance(delay, int | float) else None
     if delay is not None and (delay_ms is None or delay_ms > YEAR * 1000):
         raise BadOption(f"The field 'delay' is a number of seconds from 0 to {YEAR}.")
-    retry = said["retry"].value("retry") if "retry" in said else None
+    retry = given["retry"].value("retry") if "retry" in given else None
     if retry is not None and not isinstance(retry, bool):
         raise BadOption("The field 'retry' is true or false.")
-    error = _error(said["error"]) if "error" in said else None
+    error = _error(given["error"]) if "error" in given else None
     return FailOptions(error=error, delay=delay_ms, no_retry=retry is False)
 
 
@@ -287,14 +287,14 @@ def _text(part: Part, most: int) -> tuple[str, bool]:
     return cut, more or len(cut) < len(text)
 
 
-def progress(said: dict[str, Part]) -> ExtendOptions:
+def extend_options(given: dict[str, Part]) -> ExtendOptions:
     """The progress and the message of an extend; a message that is too long is cut."""
-    done = said["progress"].value("progress") if "progress" in said else None
+    done = given["progress"].value("progress") if "progress" in given else None
     if done is not None and (
         isinstance(done, bool) or not isinstance(done, int | float) or not -1e15 < done < 1e15
     ):
         raise BadOption("The field 'progress' is a number.")
-    message = said.get("message")
+    message = given.get("message")
     if message is None or _absent(message):
         text = None
     elif message.kind != b'"':
@@ -309,7 +309,7 @@ Acked = tuple[bytes, Part | None]
 Failed = tuple[bytes, FailOptions]
 
 
-def settling(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
+def settle_entries(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
     """The acks and the fails of a body. Raises `BadOption` and `BadBody`."""
     fields = yield from members(body, "acks", "fails")
     if any(part.kind != b"[" for part in fields.values()):
@@ -317,14 +317,14 @@ def settling(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
     entries: dict[str, list[Part]] = {"acks": [], "fails": []}
     for name, part in fields.items():
         yield
-        entries[name] = part.elements(MOST_AT_ONCE)
-    if sum(map(len, entries.values())) > MOST_AT_ONCE:
-        raise BadBody(f"At most {MOST_AT_ONCE} leases can be settled at once.")
+        entries[name] = part.elements(MAX_PER_BATCH)
+    if sum(map(len, entries.values())) > MAX_PER_BATCH:
+        raise BadBody(f"At most {MAX_PER_BATCH} leases can be settled at once.")
     acks, fails, read = [], [], 0
     for name, parts in entries.items():
         for part in parts:
             read += len(part)
-            if read > BYTES_A_TURN:
+            if read > BYTES_PER_TURN:
                 read = 0
                 yield
             if name == "acks":
@@ -346,7 +346,7 @@ def _ack_of(part: Part) -> Acked:
 def _fail_of(part: Part) -> Failed:
     wrong = 'An element of "fails" is an object with lease, error, delay and retry.'
     fields = _entry(part, wrong, "error", "delay", "retry")
-    return _lease_of(fields["lease"], "A lease in 'fails'"), failing(fields)
+    return _lease_of(fields["lease"], "A lease in 'fails'"), fail_options(fields)
 
 
 def _entry(part: Part, wrong: str, *names: str) -> dict[str, Part]:
@@ -361,10 +361,10 @@ def _entry(part: Part, wrong: str, *names: str) -> dict[str, Part]:
 
 def _lease_of(part: Part, what: str) -> bytes:
     # Fast path: a batch has hundreds of leases, and nearly all come unchanged from a pop.
-    plain = _QUOTED_LEASE.fullmatch(part.payload()) if len(part) <= MOST_OF_LEASE + 2 else None
+    plain = _QUOTED_LEASE.fullmatch(part.payload()) if len(part) <= MAX_LEASE_ID + 2 else None
     if plain is not None:
         return bytes(plain[1])
-    return lease_id(_text(part, MOST_OF_LEASE + 1)[0].encode(), what)
+    return lease_id(_text(part, MAX_LEASE_ID + 1)[0].encode(), what)
 
 
 def is_json(body: bytes) -> bool:

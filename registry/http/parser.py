@@ -268,13 +268,13 @@ class Heads:
         host_allowed: Callable[[bytes], bool],
         limit_of: Callable[[bytes], int],
     ) -> None:
-        self.known: dict[bytes, Head] = {}
+        self.remembered: dict[bytes, Head] = {}
         self._blocks: dict[bytes, Fields] = {}
         self._find = find
         self._host_allowed = host_allowed
         self._limit_of = limit_of
 
-    def understand(self, data: bytes) -> Head:
+    def parse(self, data: bytes) -> Head:
         """Parse a head; ``data`` includes its last empty line. Raises `Refusal`."""
         line, _, block = data.partition(b"\r\n")
         if len(line) > MAX_LINE:
@@ -305,7 +305,7 @@ class Heads:
             raise
         head.verb, head.parks, remembers = self._find(head)
         if remembers and authority is None and len(data) <= MAX_REMEMBERED_SIZE:
-            remember(self.known, data, head)
+            remember(self.remembered, data, head)
         return head
 
     def _block(self, block: bytes) -> Fields:

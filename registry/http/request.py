@@ -48,7 +48,7 @@ class Request:
 class Route(NamedTuple):
     """One row of the table. ``path``: segments in ``<…>`` vary; one called ``<name>`` is a name.
 
-    ``options``: the readers of its query. ``takes``: a GET takes a task away. ``parks``: the request may wait for long, and is
+    ``options``: the readers of its query. ``takes_task``: a GET takes a task away. ``parks``: the request may wait for long, and is
     cancelled when its client leaves.
     """
 
@@ -56,7 +56,7 @@ class Route(NamedTuple):
     path: str
     verb: str
     options: Options = NO_OPTIONS
-    takes: bool = False
+    takes_task: bool = False
     parks: bool = False
 
 
@@ -90,7 +90,7 @@ class Table:
         for method in route.methods:
             methods[method] = route
         # HEAD is answered like GET without the body, but not where GET takes a task.
-        if b"GET" in route.methods and not route.takes:
+        if b"GET" in route.methods and not route.takes_task:
             methods.setdefault(b"HEAD", route)
 
     def find(self, method: bytes, path: bytes) -> Match:

@@ -112,11 +112,11 @@ class Api:
     def push_many(self, request: Request) -> Any:
         return self._tasks.push_many(request)
 
-    @route("GET|POST", "/api/popTask/<name>", options=options.POP_OPTIONS, takes=True, parks=True)
+    @route("GET|POST", "/api/popTask/<name>", options=options.POP_OPTIONS, takes_task=True, parks=True)
     def pop(self, request: Request) -> Any:
         return self._tasks.pop(request)
 
-    @route("GET|POST", "/api/popTasks/<names>", options=options.POP_MANY_OPTIONS, takes=True, parks=True)
+    @route("GET|POST", "/api/popTasks/<names>", options=options.POP_MANY_OPTIONS, takes_task=True, parks=True)
     def pop_many(self, request: Request) -> Any:
         return self._tasks.pop_many(request)
 
@@ -310,7 +310,7 @@ class Api:
         if answer.status == 202 and self._stopping():
             headers.setRawHeaders(b"Connection", [b"close"])
             headers.setRawHeaders(b"Retry-After", [b"%d" % retry_after_seconds()])
-        if not answer.taken:
+        if not answer.deliveries:
             return answer.body
         finished: Deferred[None] = request.notifyFinish()
         finished.addCallbacks(lambda _: self._tasks.delivered(answer), lambda _: self._tasks.lost(answer))

@@ -19,14 +19,14 @@ from registry.queue.names import is_foreign, pushed_at_ms
 from registry.queue.pages import SHOWN_BYTES, TaskView
 
 # The most bytes of rows in a page; some room is left for what surrounds them.
-MOST_BYTES = (8 << 20) - 1024
+MAX_PAGE_BYTES = (8 << 20) - 1024
 # Later than any time; for queues that have no oldest task.
 NEVER_MS = 10**15
 COUNTED = ("ready", "delayed", "leased", "dead", "done")
 
 
 class Page:
-    """The rows of a list, encoded when they are added: at most ``limit`` rows and `MOST_BYTES` bytes."""
+    """The rows of a list, encoded when they are added: at most ``limit`` rows and `MAX_PAGE_BYTES` bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -38,7 +38,7 @@ class Page:
         """Add a row if there is room, and return whether there was. A page has at least one row."""
         encoded = dumps(row)
         self._size += len(encoded) + 1
-        if self._rows and (len(self._rows) == self._limit or self._size > MOST_BYTES):
+        if self._rows and (len(self._rows) == self._limit or self._size > MAX_PAGE_BYTES):
             self.ended_early = True
             return False
         self._rows.append(encoded)

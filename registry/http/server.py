@@ -21,7 +21,7 @@ from registry.http.access import Access
 from registry.http.codec import COMMON, Answer, retry_after_seconds
 from registry.http.connection import BUSY, GOODBYE, Connection
 from registry.http.epoll import EpollReader
-from registry.http.limits import SECONDS_A_TURN, Limits
+from registry.http.limits import SECONDS_PER_TURN, Limits
 from registry.http.parser import Head, Heads
 from registry.http.validation import Refusal
 from registry.log import escape
@@ -69,7 +69,7 @@ class Server(Factory):  # type: ignore[misc]
         first = int.from_bytes(os.urandom(3), "big")
         self.ids = map((os.urandom(4).hex().encode() + b"%08x").__mod__, itertools.count(first))
         self.later = reactor.callLater
-        self.poller = EpollReader(reactor) if EpollReader.possible(reactor) else None
+        self.epoll_reader = EpollReader(reactor) if EpollReader.possible(reactor) else None
         self._tick_call: Any = None
         self._postponed: deque[Connection] = deque()
         self._turn_call: Any = None
@@ -146,7 +146,7 @@ class Server(Factory):  # type: ignore[misc]
         self.starts[status] = start
         return start
 
-    def encoded(self, answer: Answer, head: Head) -> bytes:
+    def encode_answer(self, answer: Answer, head: Head) -> bytes:
         """The bytes of an answer to the request with this head."""
         body, more = answer.body, b""
         for pair in answer.headers:
@@ -165,7 +165,9 @@ class Server(Factory):  # type: ignore[misc]
             b"" if head.bodiless else body,
         )
 
-    def refused(self, connection: Connection, refusal: Refusal, head: Head | None, line: bytes) -> bytes:
+    def encode_refusal(
+        self, connection: Connection, refusal: Refusal, head: Head | None, line: bytes
+    ) -> bytes:
         """The bytes of a refusal. Also writes its access line."""
         body = refusal.body()
         bodiless = line.startswith(b"HEAD ") or (head is not None and head.bodiless)
@@ -194,7 +196,7 @@ class Server(Factory):  # type: ignore[misc]
 
     def _turn(self) -> None:
         self._turn_call = None
-        until = monotonic() + SECONDS_A_TURN
+        until = monotonic() + SECONDS_PER_TURN
         for _ in range(len(self._postponed)):
             connection = self._postponed.popleft()
             try:

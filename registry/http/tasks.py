@@ -30,7 +30,8 @@ from registry.http.json_cut import Part, Payload
 from registry.http.options import (
     Acked,
     Failed,
-    failing,
+    extend_options,
+    fail_options,
     fingerprint,
     idempotency_key,
     lease_id,
@@ -39,9 +40,8 @@ from registry.http.options import (
     no_members,
     payloads,
     prefer_wait,
-    progress,
     push_options,
-    settling,
+    settle_entries,
 )
 from registry.http.request import Request
 from registry.http.turns import Steps, at_once, in_turns
@@ -73,11 +73,13 @@ T = TypeVar("T")
 class Tasks:
     """The requests of producers and workers. Every verb takes a `Request`."""
 
-    def __init__(self, queues: Queues, looking: Inspector, completions: Completions, config: Config) -> None:
+    def __init__(
+        self, queues: Queues, inspector: Inspector, completions: Completions, config: Config
+    ) -> None:
         self._queues = queues
         self._polls = queues.polls
         self._leases = Leases(queues)
-        self._inspector = looking
+        self._inspector = inspector
         self._completions = completions
         self._singleflight = Singleflight()
         self._max_task = config.max_task_bytes
@@ -166,7 +168,7 @@ class Tasks:
 
     def _push_many(self, request: Request, found: list[Payload]) -> Deferred[Answer]:
         if max(map(len, found)) > self._max_task:
-            raise TooLarge(f"A task of the batch is over the limit of {self._max_task} bytes.")
+            raise TooLarge(f"A task in the batch is larger than the limit of {self._max_task} bytes.")
         options = push_options(request.options, request.header, request.query, request.body)
         if options is not None and options.awaited:
             # Nobody waits for the end of a batch.
@@ -203,12 +205,12 @@ class Tasks:
                 name, wait, length, PopOptions(leased=leased, worker=given.get("worker"))
             )
         else:
-            print_ = fingerprint(request.query, request.body, but=ITS_OWN)
+            digest = fingerprint(request.query, request.body, but=ITS_OWN)
             options = PopOptions(
-                leased=leased, worker=given.get("worker"), idempotency_key=key, fingerprint=print_
+                leased=leased, worker=given.get("worker"), idempotency_key=key, fingerprint=digest
             )
             popped = self._singleflight.join(
-                (b"pop", name, key, print_, wait), lambda: self._polls.pop(name, wait, length, options)
+                (b"pop", name, key, digest, wait), lambda: self._polls.pop(name, wait, length, options)
             )
         d = popped.addCallback(_popped).addErrback(_replaced, NOTHING)
         return d if acked is None else self._with_ack(d, acked)
@@ -230,7 +232,7 @@ class Tasks:
                 self.lost(answer)
                 return status
             headers = (*answer.headers, (b"Registry-Ack", status.encode()))
-            return Answer(answer.status, answer.body, headers, answer.taken)
+            return Answer(answer.status, answer.body, headers, answer.deliveries)
 
         def not_acked(failure: Failure) -> Failure:
             # The poll's answer is of no more use, and the request may be tried again.
@@ -253,21 +255,21 @@ class Tasks:
             start = self._turn % len(names)
         length = ms(given.get("lease", 0.0))
 
-        def pop(key: str | None = None, print_: str | None = None) -> Deferred[list[Delivery]]:
+        def pop(key: str | None = None, digest: str | None = None) -> Deferred[list[Delivery]]:
             options = PopOptions(
                 count=given.get("count", 1),
                 start=start,
                 worker=given.get("worker"),
                 idempotency_key=key,
-                fingerprint=print_,
+                fingerprint=digest,
             )
             return self._polls.pop_many(names, wait, length, options)
 
         key = idempotency_key(request.header)
         if key is None:
             return pop().addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
-        print_ = fingerprint(request.query, raw, request.body, but=ITS_OWN)
-        popped = self._singleflight.join((b"pops", raw, key, print_, wait), lambda: pop(key, print_))
+        digest = fingerprint(request.query, raw, request.body, but=ITS_OWN)
+        popped = self._singleflight.join((b"pops", raw, key, digest, wait), lambda: pop(key, digest))
         return popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
 
     # Working
@@ -294,7 +296,7 @@ class Tasks:
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
 
         def read(fields: dict[str, Part]) -> Deferred[Answer]:
-            d = self._leases.fail(name, lease, failing(fields))
+            d = self._leases.fail(name, lease, fail_options(fields))
             return d.addCallback(lambda state: json_answer(200, {"success": True, "state": state}))
 
         return self._read(members(body, "error", "delay", "retry"), body, read)
@@ -308,7 +310,7 @@ class Tasks:
             d = self._leases.release(name, lease, ms(delay))
             return d.addCallback(lambda _: Answer(200, SUCCESS))
 
-        sentence = "The delay of a release is an option in the query, ?delay=SECONDS; it has no body."
+        sentence = "A release takes no body; give the delay in the query, as ?delay=SECONDS."
         return self._read(no_members(body, sentence), body, read)
 
     def extend(self, request: Request) -> Deferred[Answer]:
@@ -317,7 +319,7 @@ class Tasks:
         length = request.options.get("lease", 0.0)
 
         def read(fields: dict[str, Part]) -> Deferred[Answer]:
-            d = self._leases.extend(name, lease, ms(length), progress(fields))
+            d = self._leases.extend(name, lease, ms(length), extend_options(fields))
             return d.addCallback(
                 lambda state: json_answer(200, {"expires_in": _seconds(state[0]), "cancel": state[1]})
             )
@@ -348,7 +350,7 @@ class Tasks:
 
             return self._leases.settle(name, kept, fails).addCallback(settled)
 
-        return self._read(settling(body), body, read)
+        return self._read(settle_entries(body), body, read)
 
     def _kept(self, result: Part | None) -> bytes:
         if result is None:
@@ -360,15 +362,15 @@ class Tasks:
 
     def delivered(self, answer: Answer) -> None:
         """The answer is in the kernel: confirm the tasks that it handed over without a lease."""
-        for taken in answer.taken:
-            if not taken.leased:
-                self._queues.handover.confirm(taken)
+        for delivery in answer.deliveries:
+            if not delivery.leased:
+                self._queues.handover.confirm(delivery)
 
     def lost(self, answer: Answer) -> None:
         """The answer was not sent: put back the tasks that it handed over."""
         # In the order they were taken, which the script keeps for tasks of the same moment.
-        for taken in answer.taken:
-            self._queues.handover.put_back(taken)
+        for delivery in answer.deliveries:
+            self._queues.handover.put_back(delivery)
 
 
 def _location(name: bytes, task_id: bytes) -> tuple[bytes, bytes]:
@@ -382,27 +384,27 @@ def _pushed(pushed: Pushed) -> Answer:
     return Answer(200, b'{"success":true,"id":"%b"}' % pushed.id, headers)
 
 
-def _popped(taken: Delivery | None) -> Answer:
-    if taken is None:
+def _popped(delivery: Delivery | None) -> Answer:
+    if delivery is None:
         return NOTHING
     headers: tuple[tuple[bytes, bytes], ...] = (
-        (b"Task-Id", taken.id),
-        (b"Task-Attempt", b"%d" % taken.attempt),
+        (b"Task-Id", delivery.id),
+        (b"Task-Attempt", b"%d" % delivery.attempt),
     )
-    if taken.traceparent:
-        headers += ((b"traceparent", taken.traceparent),)
-    if not taken.leased:
-        return Answer(200, b'{"task":%b}' % taken.payload, headers, (taken,))
-    if taken.replayed:
+    if delivery.traceparent:
+        headers += ((b"traceparent", delivery.traceparent),)
+    if not delivery.leased:
+        return Answer(200, b'{"task":%b}' % delivery.payload, headers, (delivery,))
+    if delivery.replayed:
         headers += ((b"Idempotency-Replayed", b"true"),)
     body = b'{"task":%b,"id":"%b","lease":"%b","expires_in":%b,"attempt":%d}' % (
-        taken.payload,
-        taken.id,
-        taken.lease,
-        _seconds_text(taken.lease_ms),
-        taken.attempt,
+        delivery.payload,
+        delivery.id,
+        delivery.lease,
+        _seconds_text(delivery.lease_ms),
+        delivery.attempt,
     )
-    return Answer(200, body, headers, (taken,))
+    return Answer(200, body, headers, (delivery,))
 
 
 def _popped_many(given: list[Delivery]) -> Answer:

@@ -25,7 +25,7 @@ log = Logger()
 
 MAX_ENTRIES = 128
 # Put-backs keep their order only within one call, so more of them may share it. For popmany the limit counts queues.
-MOST_ENTRIES = {"putback": 2048, "popmany": 200}
+MAX_ENTRIES_OF = {"putback": 2048, "popmany": 200}
 WEIGHED = frozenset({"popmany"})
 MAX_BYTES = 1 << 20
 # Entries of more bytes wait in a list of their own: a small entry waits only for the calls in flight, not for all large ones.
@@ -44,7 +44,7 @@ HELD_BYTES = 1024
 class Entry(Protocol):
     """One request in a call. ``size``: its bytes. ``reply``: the receiver of its reply (``callback`` and ``errback``).
 
-    ``came``: when it was added. ``until``: when it expires; set only once it is held.
+    ``added_at``: when it was added. ``until``: when it expires; set only once it is held.
     ``weight``: how much it counts towards the limit of entries in a call.
     """
 
@@ -52,7 +52,7 @@ class Entry(Protocol):
 
     size: int
     reply: Any
-    came: float
+    added_at: float
     until: float
 
 
@@ -104,7 +104,7 @@ class Batching:
         ``large``: it belongs to a request with an entry larger than ``LARGE``, and must not overtake that entry.
         """
         if self._bytes > MAX_WAITING_BYTES:
-            raise Overloaded("Too much is waiting for Redis already; try again in a moment.")
+            raise Overloaded("Too many requests are waiting for Redis; try again in a moment.")
         if entry.reply is None:
             entry.reply = Deferred()
         if large or entry.size > LARGE:
@@ -120,7 +120,7 @@ class Batching:
             self._scheduled = True
             self._turn_began = self._now()
             self._later(0, self._turn_over)
-        entry.came = self._turn_began
+        entry.added_at = self._turn_began
         return entry.reply
 
     def _turn_over(self) -> None:
@@ -146,7 +146,7 @@ class Batching:
         while self._turns and self._in_flight < MAX_IN_FLIGHT:
             verb = self._turns.popleft()
             waiting = self._waiting[verb]
-            most = MOST_ENTRIES.get(verb, MAX_ENTRIES)
+            most = MAX_ENTRIES_OF.get(verb, MAX_ENTRIES)
             if (
                 len(waiting) <= most
                 and verb not in WEIGHED
@@ -178,14 +178,14 @@ class Batching:
         if self._turns and not self._scheduled:
             self.flush()
         if len(replies) != len(group):
-            self._tell_all(group, RedisUnavailable("Redis answered in an unexpected way.", outcome="unknown"))
+            self._fail_all(group, RedisUnavailable("Redis sent an unexpected reply.", outcome="unknown"))
             return
         with self.corked():
             for entry, reply in zip(group, replies, strict=True):
                 try:
                     entry.reply.callback(reply)
                 except Exception:  # an error of one request must not affect the others
-                    log.failure("a reply could not be taken")
+                    log.failure("a reply could not be delivered")
             # Pollers woken by these replies ask now, not in the next turn.
             if self._turns:
                 self.flush()
@@ -201,7 +201,7 @@ class Batching:
     def _failed(self, failure: Failure, group: list[Any], verb: str) -> None:
         self._in_flight -= 1
         if not self._refused_for_a_while(failure.value, group, verb):
-            self._tell_all(group, failure.value)
+            self._fail_all(group, failure.value)
         if self._turns and not self._scheduled:
             self.flush()
 
@@ -233,13 +233,13 @@ class Batching:
                 too_many.append(entry)
             for entry in reversed(newcomers):
                 # Count from when it was added: it may have waited behind unanswered calls already.
-                entry.until = entry.came + self._hold_seconds
+                entry.until = entry.added_at + self._hold_seconds
                 waiting.append(entry)
         self._held = [verb for verb in self._held if self._waiting[verb]]
         self._await_expiry()
         if too_many:
-            self._tell_all(
-                too_many, Overloaded("Too much is waiting for Redis already; try again in a moment.")
+            self._fail_all(
+                too_many, Overloaded("Too many requests are waiting for Redis; try again in a moment.")
             )
 
     def _release(self) -> None:
@@ -259,7 +259,7 @@ class Batching:
             return False
         waiting = self._waiting[verb]
         for entry in group:
-            entry.until = entry.came + self._hold_seconds
+            entry.until = entry.added_at + self._hold_seconds
             self._bytes += entry.size
         # Insert it behind the groups that were sent before it, and in front of entries that were not sent yet.
         before = self._refused.get(verb, 0)
@@ -303,14 +303,14 @@ class Batching:
         self._await_expiry()
         if expired:
             with self.corked():
-                self._tell_all(expired, self._away() or RedisUnavailable("no connection to Redis"))
+                self._fail_all(expired, self._away() or RedisUnavailable("no connection to Redis"))
 
-    def _tell_all(self, group: list[Any], error: BaseException | None) -> None:
+    def _fail_all(self, group: list[Any], error: BaseException | None) -> None:
         for entry in group:
             try:
                 entry.reply.errback(Failure(error))
             except Exception:
-                log.failure("a failure could not be taken")
+                log.failure("a failure could not be delivered")
 
 
 def _take(waiting: deque[Any], most: int) -> tuple[list[Any], int]:

@@ -50,14 +50,14 @@ class Handover:
         """Whether confirms wait to be sent."""
         return bool(self._confirming)
 
-    def confirm(self, taken: Delivery) -> None:
+    def confirm(self, delivery: Delivery) -> None:
         """The answer with this task has been written: the task is done."""
         if not self._confirming:
             self._queues.later(CONFIRM_SECONDS, self._send_confirms)
-        leases = self._confirming.get(taken.name)
+        leases = self._confirming.get(delivery.name)
         if leases is None:
-            leases = self._confirming[taken.name] = []
-        leases.append(taken.lease)
+            leases = self._confirming[delivery.name] = []
+        leases.append(delivery.lease)
 
     def _send_confirms(self) -> None:
         confirming, self._confirming = self._confirming, {}
@@ -66,17 +66,17 @@ class Handover:
                 together = b" ".join(leases[at : at + MAX_CONFIRMED])
                 self._settle("confirm", self._queues.store.of_lease(name, together))
 
-    def put_back(self, taken: Delivery) -> None:
+    def put_back(self, delivery: Delivery) -> None:
         """The client disconnected before it had this task: return it to the head of its queue without counting the attempt."""
-        queues, name = self._queues, taken.name
-        taken.holders -= 1
-        if taken.holders <= 0:
-            entry = queues.store.of_lease(name, taken.lease, taken.answer)
+        queues, name = self._queues, delivery.name
+        delivery.holders -= 1
+        if delivery.holders <= 0:
+            entry = queues.store.of_lease(name, delivery.lease, delivery.answer)
             self._settle("putback", entry, lambda: queues.wait_lists.wake(name))
 
-    def bury(self, taken: Delivery, reason: bytes) -> None:
+    def bury(self, delivery: Delivery, reason: bytes) -> None:
         """This task cannot be given to any worker: make it dead, with ``reason``."""
-        self._settle("bury", self._queues.store.of_lease(taken.name, taken.lease, reason))
+        self._settle("bury", self._queues.store.of_lease(delivery.name, delivery.lease, reason))
 
     def _settle(self, verb: str, entry: Entry, then: Callable[[], None] | None = None) -> None:
         entry.reply = PendingSettle(self, verb, entry, then)

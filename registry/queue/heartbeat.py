@@ -15,9 +15,9 @@ from registry.redis.store import Store
 
 LIFE_MS = 6000
 # A beat contains at most this many queues with parked pollers.
-MOST_NAMES = 5000
+MAX_NAMES = 5000
 # A beat contains at most this many of the queues that were polled last.
-MOST_POLLED = 300
+MAX_POLLED = 300
 
 
 class Heartbeat:
@@ -41,9 +41,9 @@ class Heartbeat:
                 yield name, len(wait_list)
 
     def _last_polls(self) -> dict[bytes, int]:
-        """When each queue was last polled here, in Redis's time, ms; only the latest `MOST_POLLED`."""
+        """When each queue was last polled here, in Redis's time, ms; only the latest `MAX_POLLED`."""
         now, now_ms = self._now(), self._store.now_ms()
-        latest = islice(reversed(self._last.items()), MOST_POLLED)
+        latest = islice(reversed(self._last.items()), MAX_POLLED)
         return {name: now_ms - int((now - at) * 1000) for name, at in latest}
 
     @inlineCallbacks
@@ -52,7 +52,7 @@ class Heartbeat:
         polled = self._last_polls()
         if not polled:
             return
-        beat = [list(islice(self._mine(), MOST_NAMES)), list(polled.items())]
+        beat = [list(islice(self._mine(), MAX_NAMES)), list(polled.items())]
         yield self._store.beat(msgpack.encode(beat), LIFE_MS)
 
     @inlineCallbacks
@@ -77,7 +77,7 @@ class Heartbeat:
         for _, polled in (yield self._others()):
             found = [at for other, at in polled if other == name]
             ages += [now_ms - at for at in found]
-            if not found and len(polled) >= MOST_POLLED:
+            if not found and len(polled) >= MAX_POLLED:
                 # That daemon polled it before all queues in its beat, or never.
                 lower_bounds.append(now_ms - polled[-1][1])
         return max(0, min(ages + lower_bounds)) if ages else None

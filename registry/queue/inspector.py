@@ -15,7 +15,7 @@ from registry.queue.pages import TaskView, Walk, view_of
 from registry.queue.queues import Queues
 from registry.redis.lookups import Counts, Why
 
-COUNTS_A_CALL = 100
+COUNTS_PER_CALL = 100
 # The position of a task is searched in at most this many elements.
 FAR_ENOUGH = 1000
 
@@ -57,8 +57,8 @@ class Inspector:
         self, names: Sequence[bytes], each: Callable[[QueueView], None], held: Collection[bytes]
     ) -> Any:
         """Call ``each`` with the `QueueView` of each name, in order; fires when done. Only names in ``held`` are read from Redis."""
-        for at in range(0, len(names), COUNTS_A_CALL):
-            piece = names[at : at + COUNTS_A_CALL]
+        for at in range(0, len(names), COUNTS_PER_CALL):
+            piece = names[at : at + COUNTS_PER_CALL]
             held_names = [name for name in piece if name in held]
             if held_names:
                 counted = yield self._counts(held_names)

@@ -19,11 +19,11 @@ from registry.queue.promise import Gathering, after
 from registry.queue.queues import Queues
 from registry.redis.faults import error_from_reply
 
-MOVES_A_CALL = 200
+MOVES_PER_CALL = 200
 # A move stops after this many ready tasks that it must skip because their keys are taken: each call skips them again.
-MOST_MET_AGAIN = 10_000
+MAX_SKIPPED = 10_000
 # A bulk operation collects this many ids before it processes them.
-IDS_A_STEP = 100
+IDS_PER_STEP = 100
 NO_LIMIT = 1 << 53
 # A bulk retry skips tasks with these reasons unless it names the reason: a cancelled task should not run by accident.
 NOT_JSON = "not_json"
@@ -78,9 +78,9 @@ ALL = Which()
 class Operations:
     """Cancel, retry, run, move, purge, and the rules of a queue."""
 
-    def __init__(self, queues: Queues, looking: Inspector) -> None:
+    def __init__(self, queues: Queues, inspector: Inspector) -> None:
         self._queues = queues
-        self._inspector = looking
+        self._inspector = inspector
         self._store = queues.store
 
     def _one(self, verb: str, name: bytes, *args: bytes) -> Deferred[list[Any]]:
@@ -95,7 +95,7 @@ class Operations:
         """
         reply = yield self._one("cancel", name, task_id)
         if reply[0]:
-            raise NotFound("There is no such task here.")
+            raise NotFound("This queue has no such task.")
         return reply[1].decode()
 
     @inlineCallbacks
@@ -103,7 +103,7 @@ class Operations:
         """Make a delayed task ready now. Fails with `NotFound`, or with `Conflict` if it is not delayed."""
         reply = yield self._one("run", name, task_id)
         if reply[0] == Code.NOTHING:
-            raise NotFound("There is no such task here.")
+            raise NotFound("This queue has no such task.")
         if reply[0]:
             raise Conflict("not_delayed", f"This task is {STATES[reply[1].decode()]}, not delayed.")
 
@@ -122,7 +122,8 @@ class Operations:
         reply = yield self._one("retry", name, task_id, _DRY if dry_run else _later(spread, 1))
         if reply[0] == Code.NOT_JSON:
             raise Conflict(
-                "not_json", "This element of another program is not JSON, and can never be served."
+                "not_json",
+                "Another program pushed this element, which is not JSON: it can never be delivered.",
             )
         if reply[0] == Code.KEY_TAKEN:
             raise Conflict("key_taken", "Another task with this key is waiting or running.")
@@ -211,17 +212,17 @@ class Operations:
         check_name(name)
         check_name(to)
         if name == to:
-            raise BadOption("The option 'to' names another queue.")
+            raise BadOption("The option 'to' must name a different queue.")
         moved = skipped = 0
         while True:
             # Ready tasks that cannot move stay at the head, so each call sees them again before any others.
-            most = MOVES_A_CALL + (min(skipped, MOST_MET_AGAIN) if state == "ready" else 0)
+            most = MOVES_PER_CALL + (min(skipped, MAX_SKIPPED) if state == "ready" else 0)
             entry = self._store.move(name, to, state, most, skipped)
             reply = yield after(moved, self._queues.ask("move", entry).addCallback(_checked))
             moved += reply[1]
             # For ready tasks, the reply counts all skipped ones again. In other states, the next call starts behind them.
             skipped = reply[2] if state == "ready" else skipped + reply[2]
-            if not reply[3] or (state == "ready" and skipped > MOST_MET_AGAIN):
+            if not reply[3] or (state == "ready" and skipped > MAX_SKIPPED):
                 return moved, skipped
 
     @inlineCallbacks
@@ -230,7 +231,7 @@ class Operations:
         check_name(name)
         count = 0
         while count < limit:
-            entry = self._store.purge(name, state, min(MOVES_A_CALL, limit - count))
+            entry = self._store.purge(name, state, min(MOVES_PER_CALL, limit - count))
             reply = yield after(count, self._queues.ask("purge", entry).addCallback(_checked))
             count += reply[1]
             if not reply[2]:
@@ -284,7 +285,7 @@ def _checked(reply: list[Any]) -> list[Any]:
 def _some(walk: Walk, wanted: Callable[[TaskView], bool], most: int) -> Any:
     """Fires with the ids of the next tasks that are wanted, ``most`` or fewer; an empty list at the end of the walk."""
     ids: list[bytes] = []
-    while len(ids) < min(most, IDS_A_STEP):
+    while len(ids) < min(most, IDS_PER_STEP):
         view = yield walk.head()
         if view is None:
             break
@@ -304,7 +305,7 @@ def _rule(rule: str, value: Any) -> Any:
         return _retention(value)
     if rule not in RULES:
         raise BadOption(
-            f"There is no field {rule[:80]!r} in a policy; it has: {', '.join([*RULES, 'retention'])}."
+            f"A policy has no field {rule[:80]!r}; its fields are: {', '.join([*RULES, 'retention'])}."
         )
     kind: Any
     kind, low, high = RULES[rule]
@@ -316,9 +317,9 @@ def _rule(rule: str, value: Any) -> Any:
         or not low <= value <= high
     ):
         if kind is bool:
-            raise BadOption(f"The field {rule!r} is true or false.")
+            raise BadOption(f"The field {rule!r} must be true or false.")
         what = "a whole number" if kind is int else "a number"
-        raise BadOption(f"The field {rule!r} is {what} from {low:.15g} to {high:.15g}.")
+        raise BadOption(f"The field {rule!r} must be {what} from {low:.15g} to {high:.15g}.")
     # The scripts need a plain number, not one that keeps its own notation (`ExactFloat`).
     return float(value) if isinstance(value, float) else value
 
@@ -326,21 +327,25 @@ def _rule(rule: str, value: Any) -> Any:
 def _duration(field: str, value: Any, low: float, high: float) -> float:
     ms = milliseconds(value) if isinstance(value, int | float) else None
     if ms is None or not low * 1000 <= ms <= high * 1000:
-        raise BadOption(f"The field {field!r} is a number of seconds from {low:.15g} to {high:.15g}.")
+        raise BadOption(f"The field {field!r} must be a number of seconds from {low:.15g} to {high:.15g}.")
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
 def _retention(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadOption("The field 'retention' is an object with done, done_max, dead and dead_max.")
+        raise BadOption("The field 'retention' must be an object with done, done_max, dead and dead_max.")
     retention: dict[str, Any] = {}
     for name, number in value.items():
         if name not in RETENTION:
-            raise BadOption(f"There is no field {name[:80]!r} in retention; it has: {', '.join(RETENTION)}.")
+            raise BadOption(
+                f"The field 'retention' has no member {name[:80]!r}; its members are: {', '.join(RETENTION)}."
+            )
         if not name.endswith("_max"):
             retention[name] = _duration(f"retention.{name}", number, 0, RETENTION[name])
             continue
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= RETENTION[name]:
-            raise BadOption(f"The field 'retention.{name}' is a whole number from 0 to {RETENTION[name]}.")
+            raise BadOption(
+                f"The field 'retention.{name}' must be a whole number from 0 to {RETENTION[name]}."
+            )
         retention[name] = number
     return retention

@@ -24,9 +24,9 @@ from registry.redis.store import Store
 # Lists cut payloads that are longer than this.
 SHOWN_BYTES = 65_536
 # The number of tasks that one call to Redis reads; how much a search reads before it returns a cursor.
-TASKS_A_CALL = 100
+TASKS_PER_CALL = 100
 SEARCH_BYTES, SEARCH_TASKS = 32 << 20, 1000
-LEASES_A_PIECE = 1000
+LEASES_PER_PIECE = 1000
 # If the earliest kept time ends later than this from now, ms, no task can have moved from "kept" to "done" during the walk.
 SURE_MS = 60_000
 
@@ -122,7 +122,7 @@ class _Stream:
 
     @inlineCallbacks
     def _read(self) -> Any:
-        slots = [self._pending.popleft() for _ in range(min(TASKS_A_CALL, len(self._pending)))]
+        slots = [self._pending.popleft() for _ in range(min(TASKS_PER_CALL, len(self._pending)))]
         ids = [slot.id for slot in slots if slot.view is None]
         rows: dict[bytes, Stored] = {}
         looked: set[bytes] = set(ids)
@@ -218,7 +218,7 @@ class _Scored:
         self._highest_first = highest_first
 
     @inlineCallbacks
-    def slots(self, place: str, most: int = TASKS_A_CALL) -> Any:
+    def slots(self, place: str, most: int = TASKS_PER_CALL) -> Any:
         score, _, member = place.partition("~")
         found = yield self._store.scored(
             self._name, self._of, (score, member), most, highest_first=self._highest_first
@@ -235,7 +235,7 @@ class _Leased:
 
     @inlineCallbacks
     def slots(self, place: str) -> Any:
-        found = yield self._store.leases(self._name, place.encode(), LEASES_A_PIECE)
+        found = yield self._store.leases(self._name, place.encode(), LEASES_PER_PIECE)
         return [_Slot(lease.split(b"-")[0], lease.decode(), ends) for lease, ends in found]
 
 
@@ -251,7 +251,7 @@ class _Ready:
         p, head, tail, mark = place.split("~") if place else ("9", "0", "0", "")
         want = self._want
         found = yield self._store.ready_elements(
-            want.name, (p, head, tail, mark), TASKS_A_CALL, max(want.shown, 0), want.search
+            want.name, (p, head, tail, mark), TASKS_PER_CALL, max(want.shown, 0), want.search
         )
         return [self._slot(element) for element in found]
 

@@ -31,7 +31,7 @@ log = Logger()
 # A task popped without a lease is held for at most this long while its answer is written, ms.
 HANDOVER_MS = 30_000
 # The time of the last poll is remembered for at most this many queues.
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 
 
 class OnePoller(Poller):
@@ -88,7 +88,7 @@ class OnePoller(Poller):
 
     def _read(self, reply: list[Any]) -> Delivery | None:
         delivery = Delivery(self.name, self.nonce, self.leased, reply)
-        return delivery if self.polls.is_sound(delivery) else None
+        return delivery if self.polls.is_valid(delivery) else None
 
     def _put_back(self, found: Delivery) -> None:
         self.polls.handover.put_back(found)
@@ -182,7 +182,7 @@ class ManyPoller(Poller):
         self.wake_next = True
         name_of = self.polls.store.name_of
         deliveries = [Delivery(name_of(one[8]), self.nonce, True, one) for one in reply[1:]]
-        return [one for one in deliveries if self.polls.is_sound(one)]
+        return [one for one in deliveries if self.polls.is_valid(one)]
 
     def _put_back(self, found: list[Delivery]) -> None:
         for one in found:
@@ -304,9 +304,7 @@ class Polls:
     def _reason_to_refuse(self) -> RegistryError:
         if self.queues.draining:
             return stopping()
-        return Overloaded(
-            "Too many polls wait here already; try again in a moment, or for fewer queues at once."
-        )
+        return Overloaded("Too many polls are waiting; try again in a moment, or poll fewer queues at once.")
 
     def options_of(self, poller: Poller, options: PopOptions) -> PopOptions:
         """The options of its next question. A key adds the nonce of the answer; a worker adds its new poll to the first one."""
@@ -320,19 +318,19 @@ class Polls:
         """Remember that this queue is polled now, and return the time."""
         self.last_polls[name] = now = self.now()
         self.last_polls.move_to_end(name)
-        if len(self.last_polls) > MOST_REMEMBERED:
+        if len(self.last_polls) > MAX_REMEMBERED:
             self.last_polls.popitem(last=False)
         return now
 
-    def is_sound(self, taken: Delivery) -> bool:
+    def is_valid(self, delivery: Delivery) -> bool:
         """Whether a task can be handed out. An element of another program that is not JSON would block its queue: bury it."""
-        if not is_foreign(taken.id) or self._is_json(taken.payload):
+        if not is_foreign(delivery.id) or self._is_json(delivery.payload):
             return True
         log.warn(
-            "an element that is not JSON was pushed to the list of {name!r} by another program",
-            name=taken.name,
+            "another program pushed an element that is not JSON to the queue {name!r}; it is now dead",
+            name=delivery.name,
         )
-        self.handover.bury(taken, b"not_json")
+        self.handover.bury(delivery, b"not_json")
         return False
 
     def away(self, failure: Failure | None) -> Failure | None:

@@ -32,15 +32,15 @@ log = Logger()
 LATE_MS = 60_000
 MISSED = ("skip", "once")
 # At most this many missed ticks are counted.
-MOST_COUNTED = 1000
-DUE_A_PAGE, MOST_PAGES = 100, 100
+MAX_COUNTED = 1000
+DUE_PER_PAGE, MAX_PAGES = 100, 100
 # Each run of the chore compares the next tick of this many schedules with the clock.
-ALIGNED_A_CHORE = 200
+ALIGNED_PER_CHORE = 200
 # The errors of one schedule are logged at most once in this time, ms.
 SAID_MS = 60_000
 # How often a request tries to change a schedule that others change at the same time.
-MOST_TRIES = 50
-MOST_REMEMBERED = 10_000
+MAX_TRIES = 50
+MAX_REMEMBERED = 10_000
 # The public fields of a schedule, besides its next tick, its last tick and its count of missed ticks.
 SHOWN = ("cron", "timezone", "queue", "task", "options", "missed", "paused")
 
@@ -132,7 +132,7 @@ class Schedules:
         """
         check_name(name)
         given = check(said, self._store.now_ms())
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_TRIES):
             now = self._store.now_ms()
             encoded, due_at = yield self._store.schedule_state(name)
             before = decode_schedule(encoded) if encoded else None
@@ -181,7 +181,7 @@ class Schedules:
     @inlineCallbacks
     def drop(self, name: bytes) -> Any:
         """Delete a schedule, or fail with `NotFound`; the tasks it pushed stay."""
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_TRIES):
             encoded, due_at = yield self._store.schedule_state(name)
             if not encoded:
                 raise NotFound("There is no schedule of this name.")
@@ -205,16 +205,16 @@ class Schedules:
         now = self._store.now_ms()
         yield self._align(now)
         failed = 0
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             # Schedules that could not push stay due, at the front: skip them.
-            due = yield self._store.due_ticks(now, failed, DUE_A_PAGE)
+            due = yield self._store.due_ticks(now, failed, DUE_PER_PAGE)
             for name, at in due:
                 try:
                     yield self._push_due(name, at, now)
                 except Exception as error:
                     failed += 1
                     self._could_not(name, error)
-            if len(due) < DUE_A_PAGE:
+            if len(due) < DUE_PER_PAGE:
                 return
 
     def _could_not(self, name: bytes, error: Exception) -> None:
@@ -222,7 +222,7 @@ class Schedules:
         now = self._store.now_ms()
         if abs(now - self._said.get(name, 0)) < SAID_MS:
             return
-        if len(self._said) >= MOST_COUNTED:
+        if len(self._said) >= MAX_COUNTED:
             self._said.clear()
         self._said[name] = now
         if isinstance(error, RegistryError):
@@ -267,14 +267,14 @@ class Schedules:
 
         Each run of the chore checks a bounded number of schedules; at the start, and when the clock went back, all of them.
         """
-        first, last = self._aligned, self._aligned + ALIGNED_A_CHORE - 1
+        first, last = self._aligned, self._aligned + ALIGNED_PER_CHORE - 1
         if now < self._aligned_at:
             first, last = 0, -1
         page = yield self._store.next_ticks(first, last)
         for name, at in page:
             yield self._align_one(name, at, now)
         self._aligned_at = now
-        self._aligned = last + 1 if len(page) == ALIGNED_A_CHORE else 0
+        self._aligned = last + 1 if len(page) == ALIGNED_PER_CHORE else 0
 
     @inlineCallbacks
     def _align_one(self, name: bytes, at: int, now: int) -> Any:
@@ -286,7 +286,7 @@ class Schedules:
         if encoded is None:
             return
         schedule = decode_schedule(encoded)
-        if len(self._crons) >= MOST_REMEMBERED:
+        if len(self._crons) >= MAX_REMEMBERED:
             self._crons.clear()
         self._crons[name] = schedule.cron, schedule.timezone
         first = self._after(schedule, now)
@@ -305,7 +305,7 @@ class Schedules:
             return found[1]
         first = _next(cron, timezone, now)
         if first is not None:
-            if len(self._next_ticks) >= MOST_REMEMBERED:
+            if len(self._next_ticks) >= MAX_REMEMBERED:
                 self._next_ticks.clear()
             self._next_ticks[cron, timezone] = now, first
         return first
@@ -353,7 +353,7 @@ def _due_from(known: Schedule, at: int, now: int) -> tuple[int, int | None, int 
         return 0, at, next(later, None)
     missed, last = 1, at
     for tick in later:
-        if now - tick <= LATE_MS or missed > MOST_COUNTED:
+        if now - tick <= LATE_MS or missed > MAX_COUNTED:
             break
         missed, last = missed + 1, tick
     following = _next(known.cron, known.timezone, max(last, now - LATE_MS - 1))

@@ -25,10 +25,10 @@ TICK_SECONDS = 1.0
 # Another registry on this Redis whose prefix overlaps is detected within this time.
 NEIGHBOUR_SECONDS = 60.0
 # Limits of one sweep: queues, and moves of each kind per queue. Other clients of Redis then wait a few ms at most.
-QUEUES_A_SWEEP = 100
-MOVES_A_QUEUE = 200
+QUEUES_PER_SWEEP = 100
+MOVES_PER_QUEUE = 200
 # Queue names in one EXISTS; each has two lists.
-NAMES_A_CHECK = 500
+NAMES_PER_CHECK = 500
 
 
 class Sweeper:
@@ -98,11 +98,11 @@ class Sweeper:
 
         def swept(reply: list[int]) -> Deferred[None] | None:
             queues, moves = reply
-            if queues >= QUEUES_A_SWEEP or moves >= MOVES_A_QUEUE:
-                return self._store.sweep(QUEUES_A_SWEEP, MOVES_A_QUEUE).addCallback(swept)
+            if queues >= QUEUES_PER_SWEEP or moves >= MOVES_PER_QUEUE:
+                return self._store.sweep(QUEUES_PER_SWEEP, MOVES_PER_QUEUE).addCallback(swept)
             return None
 
-        return self._store.sweep(QUEUES_A_SWEEP, MOVES_A_QUEUE).addCallback(swept)
+        return self._store.sweep(QUEUES_PER_SWEEP, MOVES_PER_QUEUE).addCallback(swept)
 
     @inlineCallbacks
     def recheck(self) -> Any:
@@ -114,10 +114,10 @@ class Sweeper:
         names = self._queues.wait_lists.names()
         self._looks += 1
         priority = self._looks % 9 + 1
-        pieces = -(-len(names) // NAMES_A_CHECK)
-        for at in range(0, len(names), NAMES_A_CHECK):
-            yield self._check(names[at : at + NAMES_A_CHECK], priority)
-            if at + NAMES_A_CHECK < len(names):
+        pieces = -(-len(names) // NAMES_PER_CHECK)
+        for at in range(0, len(names), NAMES_PER_CHECK):
+            yield self._check(names[at : at + NAMES_PER_CHECK], priority)
+            if at + NAMES_PER_CHECK < len(names):
                 # A pause lets other clients run; the pieces are spread over most of the interval.
                 gap: Deferred[None] = Deferred()
                 self._gap = self._clock.callLater(RECHECK_SECONDS * 0.75 / pieces, gap.callback, None)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 # Places in the wait lists of a process: a poller that waits for several queues has one in each.
-MOST_PARKED = 100_000
+MAX_PARKED = 100_000
 # `wake_all` wakes the pollers of at most this many queues in one turn of the reactor.
-WAKES_A_TURN = 500
+WAKES_PER_TURN = 500
 # The state of an entry that is in a wait list. An entry in the deque with another state has left, and is skipped.
 PARKED: Final = 1
 
@@ -97,7 +97,7 @@ class WaitLists:
 
     def has_room(self, more: int) -> bool:
         """Whether this many more may be parked. Each costs memory, and time in the check that runs about every second."""
-        return self.parked + more <= MOST_PARKED
+        return self.parked + more <= MAX_PARKED
 
     def of(self, name: bytes) -> WaitList:
         """The wait list of this queue; created if there is none."""
@@ -196,10 +196,10 @@ class WaitLists:
         self._wake_from(self.names(), 0)
 
     def _wake_from(self, names: list[bytes], at: int) -> None:
-        for name in names[at : at + WAKES_A_TURN]:
+        for name in names[at : at + WAKES_PER_TURN]:
             self.wake(name, wake_next=True)
-        if at + WAKES_A_TURN < len(names):
-            self.later(0, self._wake_from, names, at + WAKES_A_TURN)
+        if at + WAKES_PER_TURN < len(names):
+            self.later(0, self._wake_from, names, at + WAKES_PER_TURN)
 
     def forget_failures(self) -> None:
         """Redis is back: parked pollers may be answered "nothing" again."""

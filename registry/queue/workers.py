@@ -29,7 +29,7 @@ ANNOUNCED_SECONDS = 1.0
 END_EVERY_MS = 5_000
 WARN_EVERY_MS = 60_000
 # This process remembers, for at most this many names, when it ended a poll without Redis.
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 
 
 class _Poll:
@@ -119,7 +119,7 @@ class Workers:
         now, last = self._now(), self._ended_alone.get(worker)
         if last is not None and now < last + END_EVERY_MS / 1000:
             return False
-        if len(self._ended_alone) >= MOST_REMEMBERED:
+        if len(self._ended_alone) >= MAX_REMEMBERED:
             self._ended_alone.clear()
         self._ended_alone[worker] = now
         return True

@@ -13,10 +13,10 @@ from registry.model import Code
 from registry.redis.commands import Commands
 from registry.redis.faults import error_from_reply
 
-NAMES_A_SCAN = 1000
-LEASES_A_SCAN = 1000
+NAMES_PER_SCAN = 1000
+LEASES_PER_SCAN = 1000
 # How many bytes of payloads one call reads.
-BYTES_A_CALL = 1 << 20
+BYTES_PER_CALL = 1 << 20
 # The sorted sets of a queue. "done" are the done tasks that the queue keeps, "kept" those that a push asked to keep.
 SETS = {"delayed": b"d", "dead": b"x", "done": b"e", "kept": b"f"}
 
@@ -98,7 +98,7 @@ class Lookups(Commands):
         cursor = b"0"
         while True:
             # A piece at a time; a name that is in the index during the whole scan is in one of the pieces.
-            cursor, flat = yield self._ask(b"ZSCAN", self.keys.index, cursor, b"COUNT", NAMES_A_SCAN)
+            cursor, flat = yield self._ask(b"ZSCAN", self.keys.index, cursor, b"COUNT", NAMES_PER_SCAN)
             found.update(name for name in map(self.keys.name_of, flat[::2]) if search in name)
             if cursor == b"0":
                 return found
@@ -125,7 +125,7 @@ class Lookups(Commands):
                 raise error_from_reply(reply)
             return reply[1], reply[2], list(map(Stored._make, reply[3:]))
 
-        return self._read("fields", [name], BYTES_A_CALL, shown, search, *ids).addCallback(found)
+        return self._read("fields", [name], BYTES_PER_CALL, shown, search, *ids).addCallback(found)
 
     def scored(
         self, name: bytes, of: str, place: tuple[str, str], most: int, *, highest_first: bool
@@ -144,7 +144,9 @@ class Lookups(Commands):
         """The first ``most`` leases after ``behind``, in the order in which their tasks were pushed, and when each ends, ms."""
         cursor, found = b"0", dict[bytes, bytes]()
         while True:
-            cursor, flat = yield self._ask(b"ZSCAN", self.keys.leases(name), cursor, b"COUNT", LEASES_A_SCAN)
+            cursor, flat = yield self._ask(
+                b"ZSCAN", self.keys.leases(name), cursor, b"COUNT", LEASES_PER_SCAN
+            )
             pairs = zip(flat[::2], flat[1::2], strict=True)
             found.update((lease, ends) for lease, ends in pairs if lease > behind)
             if len(found) > 2 * most:

@@ -41,13 +41,13 @@ class Entry:
     """One request on its way into a script call.
 
     ``reply`` receives this entry's element of the reply: any object with ``callback`` and ``errback``. Where it is None, a
-    Deferred is made when one is needed. ``came`` and ``until``: set by the code that gathers entries and holds them while Redis
+    Deferred is made when one is needed. ``added_at`` and ``until``: set by the code that gathers entries and holds them while Redis
     is away.
     """
 
-    __slots__ = ("args", "came", "key", "reply", "size", "until")
+    __slots__ = ("added_at", "args", "key", "reply", "size", "until")
 
-    came: float
+    added_at: float
     until: float
     weight = 1  # how many plain entries of its verb it counts as in a call
 

@@ -28,7 +28,7 @@ LEASED = (WORK, KEYED, *BATCHES)
 QUEUES = (PLAIN, LOOSE, *LEASED)
 # Backoffs are short, so that a run can be drained in the time it has.
 POLICY = {"backoff": 0.3, "lease": 1.5, "retention": {"done": 600}}
-MOST_WAITING = 600  # over all queues: a run is not there to fill Redis
+MAX_WAITING = 600  # over all queues: a run is not there to fill Redis
 TRIES = 40
 LAG = 0.25
 
@@ -77,7 +77,7 @@ class Clients:
     async def _rusher(self, client: Client, queue: str) -> None:
         while not (self.draining or self.stopped):
             await asyncio.sleep(0.02)
-            while self._rush and self._waiting < MOST_WAITING:
+            while self._rush and self._waiting < MAX_WAITING:
                 if not await client.push(queue, [self.number()], {}, None, None):
                     await asyncio.sleep(0.05)
 
@@ -104,7 +104,7 @@ class Clients:
     async def _producer(self, client: Client, queue: str) -> None:
         choose = client.choose
         while not (self.draining or self.stopped):
-            await asyncio.sleep(choose.expovariate(1 / 0.03) if self._waiting < MOST_WAITING else 0.2)
+            await asyncio.sleep(choose.expovariate(1 / 0.03) if self._waiting < MAX_WAITING else 0.2)
             options: dict[str, Any] = {}
             key = None
             if queue == KEYED:
@@ -122,7 +122,7 @@ class Clients:
     async def _batch_producer(self, client: Client, queue: str) -> None:
         choose = client.choose
         while not (self.draining or self.stopped):
-            await asyncio.sleep(choose.expovariate(1 / 0.15) if self._waiting < MOST_WAITING else 0.3)
+            await asyncio.sleep(choose.expovariate(1 / 0.15) if self._waiting < MAX_WAITING else 0.3)
             values = [self.number() for _ in range(choose.randrange(1, 9))]
             options: dict[str, Any] = {"delay": 0.5} if choose.random() < 0.1 else {}
             idempotency = str(uuid.UUID(int=choose.getrandbits(128))) if choose.random() < 0.5 else None
