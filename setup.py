@@ -37,7 +37,14 @@ setup(
     ],
     python_requires=">=3.11",
     # By name: find_packages() does not see twisted.plugins, which has no __init__.py and must not have one.
-    packages=["registry", "registry.http", "registry.queue", "registry.redis", "twisted.plugins"],
+    packages=[
+        "registry",
+        "registry.http",
+        "registry.model",
+        "registry.queue",
+        "registry.redis",
+        "twisted.plugins",
+    ],
     # "." makes an editable install put this folder on sys.path, where Twisted looks for plugins;
     # without it setuptools maps the packages one by one, and twistd finds no plugin.
     package_dir={"": "."},

@@ -49,7 +49,7 @@ class Echo:
     def find(self, head: Head) -> Found:
         return Found(self.verb, parks=head.path == b"/park", remembers=head.path == b"/a")
 
-    def verb(self, head: Head, body: bytes) -> Any:
+    def verb(self, head: Head, body: bytes, address: str) -> Any:
         asked = Asked(head, body, Deferred(lambda _: None))
         self.seen.append(asked)
         if head.path in (b"/park", b"/slow"):

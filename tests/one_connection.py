@@ -39,7 +39,7 @@ class Tasks:
         parks = head.path.startswith(b"/api/popTask")
         return Found(self.verb, parks=parks, remembers=head.path.endswith(b"/q"))
 
-    def verb(self, head: Head, body: bytes) -> Any:
+    def verb(self, head: Head, body: bytes, address: str) -> Any:
         word = head.path.split(b"/")[2].decode() if head.path.startswith(b"/api/") else head.path.decode()
         told = {n.decode(): v.decode("latin-1") for n in TOLD_HEADERS if (v := head.get(n)) is not None}
         self.asked.append({"popTask": "pop", "pushTask": "push"}.get(word, word))

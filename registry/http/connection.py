@@ -365,7 +365,7 @@ class Connection:
             if self._server.unsent_bytes > MAX_UNSENT_BYTES:
                 raise too_many_answers()
             assert head.verb is not None
-            called = head.verb(head, body)
+            called = head.verb(head, body, self.address)
             if called.__class__ is not Answer:
                 if head.parks:
                     self._call = called

@@ -102,7 +102,7 @@ def logged_agents(referer: bytes | None, user_agent: bytes | None) -> str:
 
 
 class Found(NamedTuple):
-    """What answers a head: ``verb(head, body)``.
+    """What answers a head: ``verb(head, body, address)``, where ``address`` is the caller's.
 
     ``parks``: the request may wait for long, and is cancelled when its client leaves. ``remembers``: the head is worth
     remembering, because the same bytes will come again.
@@ -114,7 +114,7 @@ class Found(NamedTuple):
 
 
 class Head:
-    """A request without its body; ``verb(head, body)`` answers it. An access line shows ``line``.
+    """A request without its body; ``verb(head, body, address)`` answers it. An access line shows ``line``.
 
     ``name``, ``segments``, ``options``: what `registry.http.routes` found in path and query. Ten thousand polls may wait,
     each with its own head, so a head keeps no copy of what many can share.

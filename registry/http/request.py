@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from registry.errors import NotFound
+from registry.http.auth import Caller
 from registry.http.codec import WrongMethod, name_from, options
 from registry.queue.names import check_name
 
@@ -32,10 +33,16 @@ class Request:
     them, because other requests may share them. ``header(name)`` takes a name in lower case and returns a value, or None.
     """
 
-    __slots__ = ("body", "header", "name", "options", "query", "segments")
+    __slots__ = ("_address", "body", "header", "name", "options", "query", "segments")
 
     def __init__(
-        self, head: HeadLike, name: bytes, segments: list[bytes], options: dict[str, Any], body: bytes
+        self,
+        head: HeadLike,
+        name: bytes,
+        segments: list[bytes],
+        options: dict[str, Any],
+        body: bytes,
+        address: str,
     ) -> None:
         self.query = head.query
         self.header = head.get
@@ -43,11 +50,18 @@ class Request:
         self.segments = segments
         self.options = options
         self.body = body
+        self._address = address
+
+    @property
+    def caller(self) -> Caller:
+        """Who sent it."""
+        return Caller("", self._address)
 
 
 class Route(NamedTuple):
     """One row of the table. ``path``: segments in ``<…>`` vary; one called ``<name>`` is a name.
 
+    ``right``: what its caller needs, one of `registry.http.auth.RIGHTS`; for "push" and "pop" in the queues that the path names.
     ``options``: the readers of its query. ``takes_task``: a GET takes a task away. ``parks``: the request may wait for long, and is
     cancelled when its client leaves.
     """
@@ -55,6 +69,7 @@ class Route(NamedTuple):
     methods: frozenset[bytes]
     path: str
     verb: str
+    right: str
     options: Options = NO_OPTIONS
     takes_task: bool = False
     parks: bool = False

@@ -57,11 +57,11 @@ app.url_map.converters["default"] = AnyPath
 ROUTES: list[Route] = []
 
 
-def route(methods: str, path: str, **more: Any) -> Callable[[Endpoint], Endpoint]:
+def route(methods: str, path: str, *, right: str, **more: Any) -> Callable[[Endpoint], Endpoint]:
     """Declare an endpoint: ``methods`` with | between them, ``path`` with varying segments in <…>; see `Route`."""
 
     def declare(endpoint: Endpoint) -> Endpoint:
-        row = Route(frozenset(methods.encode().split(b"|")), path, endpoint.__name__, **more)
+        row = Route(frozenset(methods.encode().split(b"|")), path, endpoint.__name__, right, **more)
         ROUTES.append(row)
 
         def serve(api: Api, request: IRequest, **_: str) -> Any:
@@ -104,127 +104,141 @@ class Api:
 
     # Producers and workers
 
-    @route("PUT|POST", "/api/pushTask/<name>", options=options.PUSH_OPTIONS)
+    @route("PUT|POST", "/api/pushTask/<name>", right="push", options=options.PUSH_OPTIONS)
     def push(self, request: Request) -> Any:
         return self._tasks.push(request)
 
-    @route("PUT|POST", "/api/pushTasks/<name>", options=options.PUSH_MANY_OPTIONS)
+    @route("PUT|POST", "/api/pushTasks/<name>", right="push", options=options.PUSH_MANY_OPTIONS)
     def push_many(self, request: Request) -> Any:
         return self._tasks.push_many(request)
 
-    @route("GET|POST", "/api/popTask/<name>", options=options.POP_OPTIONS, takes_task=True, parks=True)
+    @route(
+        "GET|POST",
+        "/api/popTask/<name>",
+        right="pop",
+        options=options.POP_OPTIONS,
+        takes_task=True,
+        parks=True,
+    )
     def pop(self, request: Request) -> Any:
         return self._tasks.pop(request)
 
-    @route("GET|POST", "/api/popTasks/<names>", options=options.POP_MANY_OPTIONS, takes_task=True, parks=True)
+    @route(
+        "GET|POST",
+        "/api/popTasks/<names>",
+        right="pop",
+        options=options.POP_MANY_OPTIONS,
+        takes_task=True,
+        parks=True,
+    )
     def pop_many(self, request: Request) -> Any:
         return self._tasks.pop_many(request)
 
-    @route("POST", "/api/ackTask/<name>/<lease>")
+    @route("POST", "/api/ackTask/<name>/<lease>", right="pop")
     def ack(self, request: Request) -> Any:
         return self._tasks.ack(request)
 
-    @route("POST", "/api/failTask/<name>/<lease>")
+    @route("POST", "/api/failTask/<name>/<lease>", right="pop")
     def fail(self, request: Request) -> Any:
         return self._tasks.fail(request)
 
-    @route("POST", "/api/releaseTask/<name>/<lease>", options=options.RELEASE_OPTIONS)
+    @route("POST", "/api/releaseTask/<name>/<lease>", right="pop", options=options.RELEASE_OPTIONS)
     def release(self, request: Request) -> Any:
         return self._tasks.release(request)
 
-    @route("POST", "/api/extendTask/<name>/<lease>", options=options.EXTEND_OPTIONS)
+    @route("POST", "/api/extendTask/<name>/<lease>", right="pop", options=options.EXTEND_OPTIONS)
     def extend(self, request: Request) -> Any:
         return self._tasks.extend(request)
 
-    @route("POST", "/api/ackTasks/<name>")
+    @route("POST", "/api/ackTasks/<name>", right="pop")
     def settle(self, request: Request) -> Any:
         return self._tasks.settle(request)
 
     # Queues
 
-    @route("GET", "/api/queues", options=admin.QUEUES_OPTIONS)
+    @route("GET", "/api/queues", right="view", options=admin.QUEUES_OPTIONS)
     def queues(self, request: Request) -> Any:
         return self._admin.queues(request)
 
-    @route("GET", "/api/queues/<name>")
+    @route("GET", "/api/queues/<name>", right="view")
     def queue(self, request: Request) -> Any:
         return self._admin.queue(request)
 
-    @route("PATCH", "/api/queues/<name>")
+    @route("PATCH", "/api/queues/<name>", right="operate")
     def patch(self, request: Request) -> Any:
         return self._admin.patch(request)
 
-    @route("DELETE", "/api/queues/<name>")
+    @route("DELETE", "/api/queues/<name>", right="operate")
     def purge(self, request: Request) -> Any:
         return self._admin.purge(request)
 
-    @route("POST", "/api/queues/<name>/pause", options=admin.PAUSE_OPTIONS)
+    @route("POST", "/api/queues/<name>/pause", right="operate", options=admin.PAUSE_OPTIONS)
     def pause(self, request: Request) -> Any:
         return self._admin.pause(request)
 
-    @route("POST", "/api/queues/<name>/retry", options=admin.RETRY_OPTIONS)
+    @route("POST", "/api/queues/<name>/retry", right="operate", options=admin.RETRY_OPTIONS)
     def retry(self, request: Request) -> Any:
         return self._admin.retry(request)
 
-    @route("POST", "/api/queues/<name>/move", options=admin.MOVE_OPTIONS)
+    @route("POST", "/api/queues/<name>/move", right="operate", options=admin.MOVE_OPTIONS)
     def move(self, request: Request) -> Any:
         return self._admin.move(request)
 
     # Tasks
 
-    @route("GET", "/api/queues/<name>/tasks", options=admin.TASKS_OPTIONS)
+    @route("GET", "/api/queues/<name>/tasks", right="view", options=admin.TASKS_OPTIONS)
     def tasks(self, request: Request) -> Any:
         return self._admin.tasks(request)
 
-    @route("DELETE", "/api/queues/<name>/tasks", options=admin.DELETE_OPTIONS)
+    @route("DELETE", "/api/queues/<name>/tasks", right="operate", options=admin.DELETE_OPTIONS)
     def delete(self, request: Request) -> Any:
         return self._admin.delete(request)
 
-    @route("GET", "/api/queues/<name>/tasks/<id>", options=admin.TASK_OPTIONS, parks=True)
+    @route("GET", "/api/queues/<name>/tasks/<id>", right="view", options=admin.TASK_OPTIONS, parks=True)
     def task(self, request: Request) -> Any:
         return self._admin.task(request)
 
-    @route("DELETE", "/api/queues/<name>/tasks/<id>")
+    @route("DELETE", "/api/queues/<name>/tasks/<id>", right="operate")
     def cancel(self, request: Request) -> Any:
         return self._admin.cancel(request)
 
-    @route("GET", "/api/queues/<name>/tasks/<id>/why")
+    @route("GET", "/api/queues/<name>/tasks/<id>/why", right="view")
     def why(self, request: Request) -> Any:
         return self._admin.why(request)
 
-    @route("POST", "/api/queues/<name>/tasks/<id>/run")
+    @route("POST", "/api/queues/<name>/tasks/<id>/run", right="operate")
     def run(self, request: Request) -> Any:
         return self._admin.run(request)
 
     # Schedules
 
-    @route("GET", "/api/schedules", options=admin.SCHEDULES_OPTIONS)
+    @route("GET", "/api/schedules", right="view", options=admin.SCHEDULES_OPTIONS)
     def schedules(self, request: Request) -> Any:
         return self._admin.schedules(request)
 
-    @route("GET", "/api/schedules/<name>")
+    @route("GET", "/api/schedules/<name>", right="view")
     def schedule(self, request: Request) -> Any:
         return self._admin.schedule(request)
 
-    @route("PUT", "/api/schedules/<name>")
+    @route("PUT", "/api/schedules/<name>", right="operate")
     def put_schedule(self, request: Request) -> Any:
         return self._admin.put_schedule(request)
 
-    @route("DELETE", "/api/schedules/<name>")
+    @route("DELETE", "/api/schedules/<name>", right="operate")
     def drop_schedule(self, request: Request) -> Any:
         return self._admin.drop_schedule(request)
 
-    @route("POST", "/api/schedules/<name>/run")
+    @route("POST", "/api/schedules/<name>/run", right="operate")
     def run_schedule(self, request: Request) -> Any:
         return self._admin.run_schedule(request)
 
     # The process
 
-    @route("GET", "/healthz")
+    @route("GET", "/healthz", right="open")
     def healthz(self, request: Request) -> Answer:
         return json_answer(200, {"status": "ok", "version": __version__})
 
-    @route("GET", "/readyz")
+    @route("GET", "/readyz", right="open")
     @inlineCallbacks
     def readyz(self, request: Request) -> Any:
         if self._stopping():
@@ -255,7 +269,7 @@ class Api:
             head.query, head.options = self._query(match, head.query)
         except Exception:
             answer = failure_answer(Failure())
-            return Found(lambda head, body: answer)
+            return Found(lambda head, body, address: answer)
         route, segments = match
         # A queue that was made for one request (its name has a colon) does not come again.
         again = len(segments) == 1 and b":" not in segments[0]
@@ -287,7 +301,7 @@ class Api:
         return answer.addCallback(lambda found: self._write(request, found))
 
     def _run(self, match: Match, head: WebHead, body: bytes) -> Any:
-        parsed = Request(head, match.name(), match.segments, match.options(head.query), body)
+        parsed = Request(head, match.name(), match.segments, match.options(head.query), body, head.address)
         answer = getattr(self, match.route.verb)(parsed)
         return as_deferred(answer) if isinstance(answer, Promise) else answer
 
@@ -319,14 +333,16 @@ class Api:
         return NOT_DONE_YET
 
 
-def _answering(endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes], Any]:
-    return lambda head, body: endpoint(Request(head, head.name, head.segments, head.options, body))
+def _answering(endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes, str], Any]:
+    return lambda head, body, address: endpoint(
+        Request(head, head.name, head.segments, head.options, body, address)
+    )
 
 
 class WebHead:
     """The head of a request of twisted.web."""
 
-    __slots__ = ("get", "method", "path", "query")
+    __slots__ = ("address", "get", "method", "path", "query")
 
     def __init__(self, request: Any) -> None:
         self.method: bytes = request.method
@@ -335,6 +351,7 @@ class WebHead:
             target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
         self.path, _, self.query = target.partition(b"?")
         self.get: Callable[[bytes], bytes | None] = request.getHeader
+        self.address: str = getattr(request.getClientAddress(), "host", None) or "-"
 
 
 def _answer_to(failure: Failure) -> Any:
@@ -342,6 +359,6 @@ def _answer_to(failure: Failure) -> Any:
     return failure if failure.check(CancelledError) else failure_answer(failure)
 
 
-def _options(head: Head, body: bytes) -> Answer:
+def _options(head: Head, body: bytes, address: str) -> Answer:
     """The methods that the whole server takes; some proxies use this to check that it is up."""
     return Answer(200, b"", ((b"Allow", ALLOW),))

@@ -16,7 +16,7 @@
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
 --
 -- Records, in msgpack. Of each field: the name it has here ("-" where that is its long name), its long name, and what
--- it means. registry/model.py has the same records with the same fields in the same order. A field that is not there
+-- it means. registry/model has the same records with the same fields in the same order. A field that is not there
 -- has its default: nil, false or 0. Moments and lengths of time are whole ms where nothing else is said.
 --
 -- Error: how an attempt failed, in the words of its worker.
