@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from registry import values
 from registry.env_file import read_env_file, remarks
 from registry.errors import RegistryError
+from registry.model.tokens import default_data_dir
 
 
 class ConfigError(RegistryError):
@@ -313,7 +313,7 @@ def load(
             fields[one.field] = _parse(one, *found)
     if "redis_url_file" in fields:
         fields["redis_url"] = _read_redis_url(fields["redis_url_file"])
-    fields.setdefault("data_dir", _default_data_dir(environ))
+    fields.setdefault("data_dir", default_data_dir(environ))
     config = Config(**fields)
     return dataclasses.replace(config, max_wait=max(config.max_wait, config.queue_timeout))
 
@@ -408,14 +408,3 @@ def _without_secrets(url: str) -> str:
 
 def _quoted(text: str) -> str:
     return json.dumps(text if len(text) <= 200 else text[:200] + "...")
-
-
-def _default_data_dir(environ: Mapping[str, str]) -> str:
-    state = environ.get("STATE_DIRECTORY", "").split(":")[0]  # systemd separates several by colons
-    if state:
-        return state
-    data_home = environ.get("XDG_DATA_HOME", "")
-    if os.path.isabs(data_home):  # the XDG specification says to ignore a relative path
-        return os.path.join(data_home, "registry")
-    home = environ.get("HOME") or os.path.expanduser("~")
-    return os.path.join(home, ".local", "share", "registry")
