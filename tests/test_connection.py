@@ -403,7 +403,7 @@ async def test_a_connection_stays_open_as_its_client_asks(
 async def test_a_foreign_host_is_quoted(server: Server) -> None:
     _, _, body = split(await server.talk(ask(host="Host: Workers.Example:3000")))
     assert json.loads(body)["error"] == (
-        "The name 'workers.example' is not one of the daemon's own; see ALLOWED_HOSTS."
+        "The host name 'workers.example' is not allowed; see the setting ALLOWED_HOSTS."
     )
 
 

@@ -66,7 +66,7 @@ def test_bodies_under_way_have_one_budget() -> None:
     assert status == b"HTTP/1.1 503 Service Unavailable" and headers[b"connection"] == b"close"
     assert headers[b"retry-after"].isdigit()
     assert json.loads(body) == {
-        "error": "Too many large bodies are on their way; try again.",
+        "error": "Too many large request bodies are being received; try again in a moment.",
         "code": "overloaded",
         "outcome": "not_applied",
     }

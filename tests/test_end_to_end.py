@@ -98,7 +98,7 @@ def test_200_parked_pollers_do_not_make_a_push_wait(served: Daemon, redis_server
     assert polls[1].waits()
     assert redis_server.command("CLIENT", "LIST").count(b"\n") <= 10
     pushed(served, *range(2, 201))
-    # Which of two requests sent at the same time is read first is the kernel's word: their order is proven on a clock.
+    # TaskFilter of two requests sent at the same time is read first is the kernel's word: their order is proven on a clock.
     assert sorted(poll.answer().task for poll in polls[1:]) == list(range(2, 201))
     nothing_is_left(redis_server)
 

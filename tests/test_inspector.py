@@ -360,7 +360,7 @@ def test_why_tells_that_nobody_polls_and_since_when(served: Daemon, q: str) -> N
     time.sleep(0.3)
     [reason] = [r for r in why(served, q, task_id)["reasons"] if r["code"] == "nobody_polls"]
     assert 0.2 < reason["seconds"] < 5
-    assert reason["text"] == "Nobody is known to have polled this queue since the registry started."
+    assert reason["text"] == "No worker is known to have polled this queue since the registry started."
     waiting = poll(served, q)
     assert codes(served, q, task_id) == ["delayed"]
     waiting.hang_up()
@@ -371,7 +371,7 @@ def test_why_tells_that_nobody_polls_and_since_when(served: Daemon, q: str) -> N
         [reason] = [r for r in why(served, q, task_id)["reasons"] if r["code"] == "nobody_polls"]
         assert reason["seconds"] < 1
     [reason] = [r for r in why(served, q, task_id)["reasons"] if r["code"] == "nobody_polls"]
-    assert re.fullmatch(r"Nobody has polled this queue for \d+ s\.", reason["text"])
+    assert re.fullmatch(r"No worker has polled this queue for \d+ s\.", reason["text"])
 
 
 def test_why_of_every_state(served: Daemon, q: str) -> None:

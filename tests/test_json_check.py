@@ -1,4 +1,4 @@
-"""Which bodies are JSON: a table in the manner of JSONTestSuite, then the two roads against each other."""
+"""TaskFilter bodies are JSON: a table in the manner of JSONTestSuite, then the two roads against each other."""
 
 from __future__ import annotations
 

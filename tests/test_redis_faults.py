@@ -27,7 +27,7 @@ BARE = (
     "errno",
     "[",
 )
-OURS = "whoever runs the registry"
+OURS = "operator of the registry"
 
 
 def told(daemon: Daemon) -> set[str]:
@@ -92,11 +92,11 @@ def test_producers_are_told_whose_fault_it_is(
         ("ERR invalid password", "password"),
         ("ERR Client sent AUTH, but no password is set", "password"),
         ("NOAUTH Authentication required.", "password"),
-        ("NOPERM this user has no permissions to run the 'ping' command", "right"),
-        ("DENIED Redis is running in protected mode because", "where the registry runs"),
+        ("NOPERM this user has no permissions to run the 'ping' command", "permission"),
+        ("DENIED Redis is running in protected mode because", "the registry's host"),
         ("[('SSL routines', '', 'certificate verify failed')]", "TLS"),
         ("ERR DB index is out of range", "database"),
-        ("this is not the Redis protocol: b'HTTP/1.1'", "no Redis"),
+        ("this is not the Redis protocol: b'HTTP/1.1'", "not Redis"),
         ("cannot connect: DNS lookup failed: the look-up of redis.lan did not end within 3 s.", "host name"),
         ("cannot connect: [Errno 2] No such file or directory: '/etc/ca.pem'", "file"),
         ("ERR unknown command 'AUTH'", "cannot use its Redis"),
@@ -127,7 +127,9 @@ def test_what_passes_by_itself(text: str) -> None:
 
 def test_what_redis_refuses_is_told_with_its_meaning() -> None:
     assert (
-        "NOPERM" in refused("NOPERM") and "lacks a right" in refused("NOPERM") and OURS in refused("NOPERM")
+        "NOPERM" in refused("NOPERM")
+        and "lacks a permission" in refused("NOPERM")
+        and OURS in refused("NOPERM")
     )
     assert OURS in refused("CROSSSLOT") and OURS not in refused("LOADING")
 

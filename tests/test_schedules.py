@@ -228,7 +228,7 @@ def test_a_queue_that_refuses_does_not_stop_the_other_schedules(
         ({"options": {"key": "\ud800"}}, "'key'"),
         ({"every": 5}, "'every'"),
         ({"paused": 1}, "'paused'"),
-        ({"cron": "0 0 31 2 *"}, "'cron' never comes"),
+        ({"cron": "0 0 31 2 *"}, "'cron' never matches"),
         ({"queue": 5}, "'queue'"),
     ],
 )

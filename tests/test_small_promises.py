@@ -281,7 +281,7 @@ def test_rules_are_written_once_however_long_the_clearing_takes(monkeypatch: pyt
         calls.append(msgpack.decode(packed))
         return succeed(replies[len(calls) - 1])
 
-    monkeypatch.setattr(Operations, "_one", one)
+    monkeypatch.setattr(Operations, "_run_one", one)
     Operations.__new__(Operations).set_policy(b"q", {"retention": {"done_max": 2}})
     assert calls == [{"set": {"retention": {"done_max": 2}}, "reset": []}, {"t": True}, {"t": True}]
 

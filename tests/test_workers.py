@@ -1,6 +1,8 @@
-"""Which of a worker's polls ends, when they are told of to several daemons."""
+"""TaskFilter of a worker's polls ends, when they are told of to several daemons."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
@@ -30,7 +32,7 @@ class Told:
         return succeed(True)
 
     def poll(self, at: int, name: str) -> str:
-        self.daemons[at].polls("w", lambda: self.ended.append(name))
+        self.daemons[at].begin_poll("w", lambda: self.ended.append(name))
         return self.daemons[at].serial
 
     def announce(self, mark: str) -> None:
@@ -63,7 +65,7 @@ def test_a_newer_poll_here_ends_the_older_one_at_once() -> None:
 
 def test_the_notice_of_an_older_poll_says_nothing_of_a_newer_one() -> None:
     told = Told()
-    over = told.daemons[0].polls("w", lambda: told.ended.append("first"))
+    over = told.daemons[0].begin_poll("w", lambda: told.ended.append("first"))
     first = told.daemons[0].serial
     over()
     second = told.poll(0, "second")
@@ -96,7 +98,7 @@ def test_a_name_ends_one_poll_in_five_seconds_the_oldest_first(daemons: tuple[in
 
 def test_after_five_seconds_the_oldest_that_is_open_ends() -> None:
     told = Told()
-    over = {name: told.daemons[0].polls("w", lambda name=name: told.ended.append(name)) for name in "abc"}  # type: ignore[misc]
+    over = {name: told.daemons[0].begin_poll("w", partial(told.ended.append, name)) for name in "abc"}
     over["a"]()
     told.time = 5.0
     told.poll(0, "d")
@@ -106,14 +108,14 @@ def test_after_five_seconds_the_oldest_that_is_open_ends() -> None:
 def test_while_redis_is_away_a_name_still_ends_one_poll_in_five_seconds() -> None:
     told = Told()
     told.away = True
-    over = [told.daemons[0].polls("w", lambda n=n: told.ended.append(str(n))) for n in range(3)]  # type: ignore[misc]
+    over = [told.daemons[0].begin_poll("w", partial(told.ended.append, str(n))) for n in range(3)]
     assert told.ended == ["0"]
     over.pop(0)()
     told.time = 4.9
-    over.append(told.daemons[0].polls("w", lambda: told.ended.append("3")))
+    over.append(told.daemons[0].begin_poll("w", lambda: told.ended.append("3")))
     assert told.ended == ["0"]
     told.time = 5
-    over.append(told.daemons[0].polls("w", lambda: told.ended.append("4")))
+    over.append(told.daemons[0].begin_poll("w", lambda: told.ended.append("4")))
     assert told.ended == ["0", "1"]
     for one in over:
         one()

@@ -37,7 +37,7 @@ from registry.http.rows import (
 from registry.http.turns import at_once
 from registry.queue.completions import Completions
 from registry.queue.inspector import Inspector
-from registry.queue.operations import NO_LIMIT, Operations, Which
+from registry.queue.operations import NO_LIMIT, Operations, TaskFilter
 from registry.queue.pages import SHOWN_BYTES
 from registry.queue.promise import after
 from registry.queue.queues import Queues
@@ -51,7 +51,7 @@ def _yes_no(name: str, value: str) -> bool:
 
 
 # Which tasks a bulk operation applies to.
-_WHICH: Options = {
+_FILTER_OPTIONS: Options = {
     "reason": text(1, 100),
     "error": text(1, 255),
     "before": moment,
@@ -78,17 +78,17 @@ RETRY_OPTIONS: Options = {
     "state": one_of("dead"),
     "id": text(1, 100),
     "spread": seconds(0, 86_400),
-    **_WHICH,
+    **_FILTER_OPTIONS,
 }
-DELETE_OPTIONS: Options = {"state": one_of("ready", "delayed", "dead", "done"), **_WHICH}
+DELETE_OPTIONS: Options = {"state": one_of("ready", "delayed", "dead", "done"), **_FILTER_OPTIONS}
 PAUSE_OPTIONS: Options = {"seconds": seconds(0, options.YEAR)}
 MOVE_OPTIONS: Options = {"to": text(1, 255), "state": one_of("ready", "delayed", "dead")}
 SCHEDULES_OPTIONS: Options = {"cursor": text(1, 800), "limit": whole(1, MAX_PER_PAGE)}
 
 
-def _which(given: dict[str, Any]) -> Which:
+def _task_filter(given: dict[str, Any]) -> TaskFilter:
     before = given.get("before")
-    return Which(given.get("reason"), given.get("error"), None if before is None else before * 1000)
+    return TaskFilter(given.get("reason"), given.get("error"), None if before is None else before * 1000)
 
 
 def _bulk_answer(count: int, skipped: int) -> Answer:
@@ -153,7 +153,9 @@ class Admin:
         cursor = None
         if len(rows) > limit:
             (value, last), _ = rows[limit - 1]
-            cursor = options.quoted(last) if sort == "name" else f"{value}~{options.quoted(last)}"
+            cursor = (
+                options.encode_cursor(last) if sort == "name" else f"{value}~{options.encode_cursor(last)}"
+            )
         return json_answer(200, {"queues": [row for _, row in rows[:limit]], "cursor": cursor})
 
     @inlineCallbacks
@@ -167,11 +169,11 @@ class Admin:
     def patch(self, request: Request) -> Any:
         """Change the rules of a queue."""
         if len(request.body) > MAX_BUILT:
-            raise BadBody(f"The rules of a queue are over the limit of {MAX_BUILT} bytes.")
+            raise BadBody(f"The policy is larger than the limit of {MAX_BUILT} bytes.")
         check_json(request.body)
         changes = load(request.body)
         if not isinstance(changes, dict):
-            raise BadBody("The body is a JSON object of the rules to change.")
+            raise BadBody("The body must be a JSON object with the rules to change.")
         yield self._operations.set_policy(request.name, changes)
         return (yield after(True, self.queue(request)))
 
@@ -185,12 +187,12 @@ class Admin:
     def retry(self, request: Request) -> Any:
         """Make dead tasks ready again."""
         name, given = request.name, request.options
-        which, dry_run, spread = _which(given), given.get("dry_run", False), given.get("spread", 0)
+        matching, dry_run, spread = _task_filter(given), given.get("dry_run", False), given.get("spread", 0)
         if "id" in given:
-            done = yield self._operations.retry_one(name, given["id"].encode(), which, spread, dry_run)
+            done = yield self._operations.retry_one(name, given["id"].encode(), matching, spread, dry_run)
             return _bulk_answer(int(done), int(not done))
         count, skipped = yield self._operations.retry_all(
-            name, which, given.get("limit", NO_LIMIT), spread, dry_run
+            name, matching, given.get("limit", NO_LIMIT), spread, dry_run
         )
         return _bulk_answer(count, skipped)
 
@@ -199,11 +201,15 @@ class Admin:
         """Delete tasks of one state."""
         name, given = request.name, request.options
         if "state" not in given:
-            raise BadOption("The option 'state' is missing: ready, delayed, dead or done.")
+            raise BadOption("The option 'state' is missing: give ready, delayed, dead or done.")
         if "reason" in given and given["state"] != "dead":
-            raise BadOption("The option 'reason' is for the dead: other tasks have none.")
+            raise BadOption("The option 'reason' is only for state=dead: other tasks have no reason.")
         count, skipped = yield self._operations.delete(
-            name, given["state"], _which(given), given.get("limit", NO_LIMIT), given.get("dry_run", False)
+            name,
+            given["state"],
+            _task_filter(given),
+            given.get("limit", NO_LIMIT),
+            given.get("dry_run", False),
         )
         return _bulk_answer(count, skipped)
 
@@ -218,7 +224,7 @@ class Admin:
         """Move tasks of one state to another queue."""
         name, given = request.name, request.options
         if "to" not in given:
-            raise BadOption("The option 'to' is missing: the queue that the tasks move to.")
+            raise BadOption("The option 'to' is missing: name the queue to move the tasks to.")
         moved, skipped = yield self._operations.move(name, given["to"].encode(), given.get("state", "ready"))
         return _bulk_answer(moved, skipped)
 
@@ -237,7 +243,7 @@ class Admin:
         page = Page(given.get("limit", PAGE))
         while not page.is_full:
             view = yield walk.head()
-            if view is None or not page.takes(shortened(task_row(view), view)):
+            if view is None or not page.add(shortened(task_row(view), view)):
                 break
             walk.take()
         return page.answer(b"tasks", walk.cursor)
@@ -297,7 +303,7 @@ class Admin:
         """The schedules by name, a page at a time."""
         given = request.options
         limit = given.get("limit", PAGE)
-        names = yield self._schedules.names(options.unquoted(given.get("cursor", "")), limit + 1)
+        names = yield self._schedules.names(options.decode_cursor(given.get("cursor", "")), limit + 1)
         page, last = Page(limit), b""
         for name in names:
             try:
@@ -305,10 +311,10 @@ class Admin:
             except NotFound:
                 # It was dropped meanwhile.
                 continue
-            if not page.takes(schedule_row(name.decode(), record, SHOWN_BYTES)):
+            if not page.add(schedule_row(name.decode(), record, SHOWN_BYTES)):
                 break
             last = name
-        return page.answer(b"schedules", options.quoted(last) if page.ended_early else None)
+        return page.answer(b"schedules", options.encode_cursor(last) if page.ended_early else None)
 
     @inlineCallbacks
     def schedule(self, request: Request) -> Any:
@@ -335,7 +341,9 @@ class Admin:
     @inlineCallbacks
     def run_schedule(self, request: Request) -> Any:
         """Push the task of a schedule now."""
-        at_once(options.no_members(request.body, "A run pushes the task of the schedule; it has no body."))
+        at_once(
+            options.no_members(request.body, "This request takes no body: it pushes the schedule's own task.")
+        )
         pushed = yield self._schedules.run(request.name)
         duplicate = {"duplicate": True} if pushed.duplicate else {}
         return json_answer(200, {"success": True, "id": pushed.id, **duplicate})

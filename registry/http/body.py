@@ -68,7 +68,7 @@ class Chunks:
             if self._left > 0:
                 # The chunk's own line end.
                 if data[at] != b"\r\n"[2 - self._left]:
-                    raise bad_request("A chunk of the body is longer than its size says.")
+                    raise bad_request("A chunk of the body is longer than its stated size.")
                 self._left -= 1
                 at += 1
                 if self._left == 0:
@@ -93,7 +93,7 @@ class Chunks:
                 continue
             found = _CHUNK_SIZE.fullmatch(line)
             if found is None:
-                raise bad_request("A chunk of the body has no sensible size.")
+                raise bad_request("A chunk of the body has an invalid size.")
             self._extensions += len(line) - len(found[1]) - 2
             if self._extensions > MAX_HEADERS_SIZE:
                 raise bad_request("The chunks of the body have too many extensions.")

@@ -201,15 +201,15 @@ def option_pairs(query: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-def options(query: bytes, known: Mapping[str, Callable[[str, str], Any]]) -> dict[str, Any]:
+def options(query: bytes, readers: Mapping[str, Callable[[str, str], Any]]) -> dict[str, Any]:
     """The options of a query, each parsed by its reader ``(name, text) -> value``. An unknown one raises `BadOption`."""
     if not query:
         return {}
     values: dict[str, Any] = {}
     for key, text in option_pairs(query):
-        read = known.get(key)
+        read = readers.get(key)
         if read is None:
-            takes = ", ".join(sorted(known)) or "none"
+            takes = ", ".join(sorted(readers)) or "none"
             raise errors.BadOption(f"Unknown option {key[:80]!r}; this request accepts: {takes}.")
         values[key] = read(key, text)
     return values

@@ -38,15 +38,15 @@ class Limits:
 
 
 def line_too_long() -> Refusal:
-    return Refusal(414, "target_too_long", f"The request line is over {MAX_LINE} bytes.")
+    return Refusal(414, "target_too_long", f"The request line is longer than {MAX_LINE} bytes.")
 
 
 def headers_too_large() -> Refusal:
-    return Refusal(431, "headers_too_large", f"The headers are over {MAX_HEADERS_SIZE} bytes.")
+    return Refusal(431, "headers_too_large", f"The headers are larger than {MAX_HEADERS_SIZE} bytes.")
 
 
 def header_too_long() -> Refusal:
-    return Refusal(431, "headers_too_large", f"A header is over {MAX_LINE} bytes.")
+    return Refusal(431, "headers_too_large", f"A header is longer than {MAX_LINE} bytes.")
 
 
 def too_many_headers() -> Refusal:
@@ -54,18 +54,18 @@ def too_many_headers() -> Refusal:
 
 
 def too_large(limit: int) -> Refusal:
-    return Refusal(413, "body_too_large", f"The body is over the limit of {limit} bytes.")
+    return Refusal(413, "body_too_large", f"The body is larger than the limit of {limit} bytes.")
 
 
 def too_many_answers() -> Overloaded:
-    return Overloaded("Too many answers wait for their clients to read them; try again.")
+    return Overloaded("Too many answers are waiting for their clients to read them; try again in a moment.")
 
 
 def too_many_bodies() -> Refusal:
     return Refusal(
         503,
         "overloaded",
-        "Too many large bodies are on their way; try again.",
+        "Too many large request bodies are being received; try again in a moment.",
         [(b"Retry-After", b"%d" % random.randint(1, 5))],
         outcome="not_applied",
     )

@@ -36,7 +36,7 @@ WEEK = 7 * 86_400
 RESULT_FOR_PREFER = 60
 MAX_PER_BATCH = 1000
 # Every program that reads JSON can hold whole numbers up to this.
-EXACT = 2**53
+MAX_EXACT_INT = 2**53
 
 MAX_LEASE_ID = 160
 _LEASE = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MAX_LEASE_ID)
@@ -106,15 +106,15 @@ def idempotency_key(header: Header) -> str | None:
     if len(key) > 1 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if not _KEY.fullmatch(key):
-        raise BadOption("The header Idempotency-Key is 1 to 255 printable ASCII characters.")
+        raise BadOption("The header Idempotency-Key must be 1 to 255 printable ASCII characters.")
     return key
 
 
-def fingerprint(query: bytes, *more: bytes, but: Collection[str] = ()) -> str:
-    """A hash that is equal for equal requests: of the options in any order, without those in ``but``, and of ``more``."""
+def fingerprint(query: bytes, *more: bytes, ignoring: Collection[str] = ()) -> str:
+    """A hash that is equal for equal requests: of the options in any order, without those in ``ignoring``, and of ``more``."""
     digest = hashlib.sha256()
     for name, value in sorted(option_pairs(query)):
-        if name not in but:
+        if name not in ignoring:
             digest.update(b"%b=%b\n" % (name.encode(), value.encode()))
     for part in more:
         digest.update(b"%d:" % len(part))
@@ -137,10 +137,10 @@ def push_options(given: Mapping[str, Any], header: Header, query: bytes, body: b
     if not given and trace is None and header(b"prefer") is None and header(b"idempotency-key") is None:
         return None
     if "delay" in given and "at" in given:
-        raise BadOption("The options 'delay' and 'at' exclude each other.")
+        raise BadOption("The options 'delay' and 'at' cannot be combined.")
     if "ttl" in given and given["ttl"] <= given.get("delay", 0.0):
         raise BadOption(
-            "The option 'ttl' is not longer than 'delay': the task would expire before it is due."
+            "The option 'ttl' must be longer than 'delay': otherwise the task would expire before it is due."
         )
     awaited = prefer_wait(header) is not None
     keep_result = ms(given.get("result", 0.0))
@@ -174,12 +174,14 @@ def payloads(header: Header, body: bytes) -> Steps[list[Payload]]:
         # The array around the tasks adds a level that is not a task's own.
         array = Part.of(body, (yield from checking(body, MAX_DEPTH + 1)))
         if array.kind != b"[":
-            raise BadBody("The body of a batch is a JSON array of tasks, or application/x-ndjson.")
+            raise BadBody(
+                "The body of a batch must be a JSON array of tasks, or one per line as application/x-ndjson."
+            )
         yield
         found = [part.payload() for part in array.elements(MAX_PER_BATCH)]
     if not 1 <= len(found) <= MAX_PER_BATCH:
         has = f"at least {MAX_PER_BATCH + 1}" if found else "none"
-        raise BadBody(f"A batch has 1 to {MAX_PER_BATCH} tasks; this one has {has}.")
+        raise BadBody(f"A batch must have 1 to {MAX_PER_BATCH} tasks; this one has {has}.")
     return found
 
 
@@ -230,7 +232,7 @@ def no_members(body: bytes, sentence: str) -> Steps[None]:
 def lease_id(raw: bytes, what: str = "The last part of the path") -> bytes:
     """Check the form of a lease id; raise `BadOption` if it cannot be one. ``what`` says where it stands in the request."""
     if not _LEASE.fullmatch(raw):
-        raise BadOption(f"{what} is no lease id: that is the text which a pop gave as lease.")
+        raise BadOption(f"{what} is not a lease id: use the lease that the pop returned.")
     return raw
 
 
@@ -252,10 +254,10 @@ def fail_options(given: dict[str, Part]) -> FailOptions:
     delay = given["delay"].value("delay") if "delay" in given else None
     delay_ms = milliseconds(delay) if isinstance(delay, int | float) else None
     if delay is not None and (delay_ms is None or delay_ms > YEAR * 1000):
-        raise BadOption(f"The field 'delay' is a number of seconds from 0 to {YEAR}.")
+        raise BadOption(f"The field 'delay' must be a number of seconds from 0 to {YEAR}.")
     retry = given["retry"].value("retry") if "retry" in given else None
     if retry is not None and not isinstance(retry, bool):
-        raise BadOption("The field 'retry' is true or false.")
+        raise BadOption("The field 'retry' must be true or false.")
     error = _error(given["error"]) if "error" in given else None
     return FailOptions(error=error, delay=delay_ms, no_retry=retry is False)
 
@@ -267,7 +269,9 @@ def _error(part: Part) -> Error | None:
         fields = {"message": part} if part.kind == b'"' else part.members(*ERROR_FIELDS)
         texts = [(k, _text(field, ERROR_FIELDS[k])) for k, field in fields.items() if not _absent(field)]
     except (BadOption, BadBody):
-        raise BadOption("The field 'error' is an object with the texts type, message and trace.") from None
+        raise BadOption(
+            "The field 'error' must be an object with the strings type, message and trace."
+        ) from None
     error = Error(
         **{name: text for name, (text, _) in texts if text}, truncated=any(is_cut for _, (_, is_cut) in texts)
     )
@@ -281,7 +285,7 @@ def _absent(part: Part) -> bool:
 def _text(part: Part, most: int) -> tuple[str, bool]:
     """A text cut like by `shortened`, and whether it was cut."""
     if part.kind != b'"':
-        raise BadOption("A text was expected.")
+        raise BadOption("A string was expected.")
     text, more = part.text(abs(most), from_end=most < 0)
     cut = shortened(text, most)
     return cut, more or len(cut) < len(text)
@@ -293,12 +297,12 @@ def extend_options(given: dict[str, Part]) -> ExtendOptions:
     if done is not None and (
         isinstance(done, bool) or not isinstance(done, int | float) or not -1e15 < done < 1e15
     ):
-        raise BadOption("The field 'progress' is a number.")
+        raise BadOption("The field 'progress' must be a number.")
     message = given.get("message")
     if message is None or _absent(message):
         text = None
     elif message.kind != b'"':
-        raise BadOption("The field 'message' is text.")
+        raise BadOption("The field 'message' must be a string.")
     else:
         text = _text(message, PROGRESS_BYTES)[0]
     return ExtendOptions(progress=None if done is None else float(done), message=text)
@@ -313,7 +317,7 @@ def settle_entries(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
     """The acks and the fails of a body. Raises `BadOption` and `BadBody`."""
     fields = yield from members(body, "acks", "fails")
     if any(part.kind != b"[" for part in fields.values()):
-        raise BadOption("The fields 'acks' and 'fails' are arrays.")
+        raise BadOption("The fields 'acks' and 'fails' must be arrays.")
     entries: dict[str, list[Part]] = {"acks": [], "fails": []}
     for name, part in fields.items():
         yield
@@ -337,14 +341,16 @@ def settle_entries(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
 def _ack_of(part: Part) -> Acked:
     if part.kind == b'"':
         return _lease_of(part, "An element of 'acks'"), None
-    fields = _entry(part, 'An element of "acks" is a lease, or an object with lease and result.', "result")
+    fields = _entry(
+        part, 'An element of "acks" must be a lease or an object with lease and result.', "result"
+    )
     result = fields.get("result")
     lease = _lease_of(fields["lease"], "A lease in 'acks'")
     return lease, None if result is None or _absent(result) else result
 
 
 def _fail_of(part: Part) -> Failed:
-    wrong = 'An element of "fails" is an object with lease, error, delay and retry.'
+    wrong = 'An element of "fails" must be an object with lease, error, delay and retry.'
     fields = _entry(part, wrong, "error", "delay", "retry")
     return _lease_of(fields["lease"], "A lease in 'fails'"), fail_options(fields)
 
@@ -376,13 +382,13 @@ def is_json(body: bytes) -> bool:
     return True
 
 
-def quoted(name: bytes) -> str:
+def encode_cursor(name: bytes) -> str:
     """A name as a cursor, in which every byte survives a query."""
     return quote_from_bytes(name, safe="")
 
 
-def unquoted(cursor: str) -> bytes:
-    """The name in a cursor that `quoted` made."""
+def decode_cursor(cursor: str) -> bytes:
+    """The name in a cursor that `encode_cursor` made."""
     return unquote_to_bytes(cursor)
 
 
@@ -400,23 +406,23 @@ def schedule(body: bytes) -> dict[str, Any]:
 def schedule_options(given: Any) -> tuple[dict[str, str | int | float], PushOptions]:
     """The push options of a schedule, twice: as they are stored and shown, and parsed. Raises `BadOption`."""
     if not isinstance(given, dict):
-        raise BadOption("The field 'options' is an object.")
+        raise BadOption("The field 'options' must be an object.")
     if "at" in given:
-        raise BadOption("The option 'at' makes no sense on a schedule.")
+        raise BadOption("The option 'at' cannot be used in a schedule.")
     kept: dict[str, str | int | float] = {}
     texts = {}
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise BadOption(f"The option {name[:80]!r} is a text or a number.")
+            raise BadOption(f"The option {name[:80]!r} must be a string or a number.")
         texts[name] = value.text if isinstance(value, ExactFloat) else str(value)
         # A number that few programs can hold is kept as it was written.
         plain = float(value) if isinstance(value, float) else value
-        kept[name] = plain if isinstance(plain, str) or abs(plain) <= EXACT else texts[name]
+        kept[name] = plain if isinstance(plain, str) or abs(plain) <= MAX_EXACT_INT else texts[name]
         try:
             f"{name}{texts[name]}".encode()
         except UnicodeEncodeError:
             raise BadOption(
-                f"The option {name[:80]!r} holds half of a character (a lone surrogate)."
+                f"The option {name[:80]!r} contains a lone surrogate (half of a character)."
             ) from None
     parsed = options(urlencode(texts).encode(), PUSH_OPTIONS)
     return kept, push_options(parsed, lambda _: None, b"", b"") or PLAIN_PUSH

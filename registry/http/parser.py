@@ -56,6 +56,7 @@ class Fields:
     """
 
     __slots__ = (
+        "accepted",
         "all",
         "chunked",
         "close",
@@ -65,7 +66,6 @@ class Fields:
         "length",
         "logged",
         "request_id",
-        "sound",
     )
 
     def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
@@ -73,16 +73,16 @@ class Fields:
         for name, value in pairs:
             values.setdefault(name.lower(), []).append(value.strip(b" \t"))
         self.all = values
-        self.sound = False  # checked before, and accepted with every method and path
+        self.accepted = False  # checked before, and accepted with every method and path
         last = {name: found[-1] for name, found in values.items()}
         self.get = last.get
         length = last.get(b"content-length")
         if length is not None and not _LENGTH.fullmatch(length):
-            raise bad_request("The Content-Length is not a sensible number.")
+            raise bad_request("The Content-Length is not a valid number.")
         self.length = int(length or 0)
         codings = values.get(b"transfer-encoding", ())
         if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
-            raise bad_request("The only Transfer-Encoding read here is chunked.")
+            raise bad_request("The only supported Transfer-Encoding is chunked.")
         self.chunked = bool(codings)
         tokens = {token.strip() for token in b",".join(values.get(b"connection", ())).lower().split(b",")}
         self.close = b"close" in tokens
@@ -143,7 +143,7 @@ class Head:
         "verb",
     )
 
-    def __init__(self, method: bytes, path: bytes, query: bytes, fields: Fields, old: bool) -> None:
+    def __init__(self, method: bytes, path: bytes, query: bytes, fields: Fields, is_http_10: bool) -> None:
         self.method = _METHODS[method]
         self.path = path
         self.query = query
@@ -151,11 +151,11 @@ class Head:
         self.get = fields.get
         self.length = fields.length
         self.chunked = fields.chunked
-        self.expects = fields.expects and not old
+        self.expects = fields.expects and not is_http_10
         self.logged = fields.logged
         self.request_id = fields.request_id
         self.bodiless = method == b"HEAD"
-        self.close = fields.close or (old and not fields.keep_alive)
+        self.close = fields.close or (is_http_10 and not fields.keep_alive)
         self.keep_alive = fields.keep_alive and not self.close
         self.line = ""
         self.limit = 0
@@ -283,20 +283,20 @@ class Heads:
         authority = None
         if plain is not None:
             method, target, path, query = plain.groups()
-            old = False
+            is_http_10 = False
         else:
             line, authority = check_request_line(line)
             method, target, version = line.split(b" ")
             path, _, query = target.partition(b"?")
-            old = version == b"HTTP/1.0"
+            is_http_10 = version == b"HTTP/1.0"
         fields = self._blocks.get(block) or self._block(block)
-        head = Head(method, path, query or b"", fields, old)
+        head = Head(method, path, query or b"", fields, is_http_10)
         if len(target) > VALUE_LIMIT:
             line = line.replace(target, target[:VALUE_LIMIT] + b"...")
         # A plain line needs no escaping.
         head.line = line.decode() if plain is not None else escape(line)
         try:
-            self._judge(head, target, authority, b"HTTP/1.0" if old else b"HTTP/1.1")
+            self._validate(head, target, authority, b"HTTP/1.0" if is_http_10 else b"HTTP/1.1")
             head.limit = self._limit_of(path)
             if head.length > head.limit:
                 raise too_large(head.limit)
@@ -322,9 +322,9 @@ class Heads:
             remember(self._blocks, block, fields)
         return fields
 
-    def _judge(self, head: Head, target: bytes, authority: bytes | None, version: bytes) -> None:
+    def _validate(self, head: Head, target: bytes, authority: bytes | None, version: bytes) -> None:
         fields = head.fields
-        if fields.sound and authority is None and version == b"HTTP/1.1":
+        if fields.accepted and authority is None and version == b"HTTP/1.1":
             return
         hosts = fields.values(b"host")
         host = check_host(hosts, version)
@@ -333,10 +333,10 @@ class Heads:
             hosts = [authority]
             host = check_host(hosts, version)
         if fields.chunked and version != b"HTTP/1.1":
-            raise bad_request("HTTP/1.0 knows no Transfer-Encoding.")
+            raise bad_request("HTTP/1.0 does not allow Transfer-Encoding.")
         if host is not None and not self._host_allowed(host):
             # It is a valid host name, so nothing in it needs escaping.
-            sentence = f"The name {host.decode()!r} is not one of the daemon's own; see ALLOWED_HOSTS."
+            sentence = f"The host name {host.decode()!r} is not allowed; see the setting ALLOWED_HOSTS."
             raise Refusal(421, "foreign_host", sentence)
         agents = fields.values(b"user-agent")
         pages = fields.values(b"sec-fetch-site"), fields.values(b"origin"), hosts, agents
@@ -345,11 +345,11 @@ class Heads:
         check_key(fields.values(b"idempotency-key"))
         # A request that may come from another site's page is checked for each method and path.
         maybe_page = pages[0] or pages[1] or any(map(like_a_browser, agents))
-        fields.sound = authority is None and version == b"HTTP/1.1" and not maybe_page
+        fields.accepted = authority is None and version == b"HTTP/1.1" and not maybe_page
 
 
-def remember(known: dict[Any, Any], key: Any, value: Any) -> None:
+def remember(table: dict[Any, Any], key: Any, value: Any) -> None:
     """Remember a parsed value. A full table is emptied: frequent entries soon return."""
-    if len(known) >= MAX_REMEMBERED:
-        known.clear()
-    known[key] = value
+    if len(table) >= MAX_REMEMBERED:
+        table.clear()
+    table[key] = value

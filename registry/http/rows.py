@@ -34,7 +34,7 @@ class Page:
         self._size = 0
         self.ended_early = False
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def add(self, row: dict[str, Any]) -> bool:
         """Add a row if there is room, and return whether there was. A page has at least one row."""
         encoded = dumps(row)
         self._size += len(encoded) + 1
@@ -54,7 +54,7 @@ class Page:
         return Answer(200, b"".join((head, b",".join(self._rows), tail)))
 
 
-def at(moment_ms: float | None) -> str | None:
+def rfc3339(moment_ms: float | None) -> str | None:
     """A time of day as RFC 3339 in UTC, with ms."""
     if moment_ms is None:
         return None
@@ -79,7 +79,7 @@ def queue_row(view: QueueView, now_ms: int, pollers: dict[bytes, int]) -> dict[s
 def _rules(policy: Policy) -> dict[str, Any]:
     rules: dict[str, Any] = to_builtins(policy)
     until = policy.paused_until
-    return rules if until is None else {**rules, "paused_until": at(until)}
+    return rules if until is None else {**rules, "paused_until": rfc3339(until)}
 
 
 def fold(families: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
@@ -110,11 +110,11 @@ def sort_value(sort: str, row: dict[str, Any], now_ms: int) -> int:
 def place_of(sort: str, cursor: str) -> tuple[int, bytes]:
     """The sort key and name of the row after which a page begins, from the previous page's cursor. Raises `BadOption`."""
     if sort == "name":
-        return 0, options.unquoted(cursor)
+        return 0, options.decode_cursor(cursor)
     found = re.fullmatch(r"(-?\d{1,17})~(.+)", cursor)
     if found is None:
-        raise BadOption("The option 'cursor' is what the page before gave as cursor.")
-    return int(found[1]), options.unquoted(found[2])
+        raise BadOption("The option 'cursor' must be the cursor of the previous page.")
+    return int(found[1]), options.decode_cursor(found[2])
 
 
 def shortened(row: dict[str, Any], view: TaskView) -> dict[str, Any]:
@@ -147,15 +147,15 @@ def task_row(view: TaskView) -> dict[str, Any]:
         "state": view.state,
         "attempt": task.attempt,
         "priority": task.priority,
-        "pushed_at": at(pushed_at_ms(view.id)) if view.id else None,
+        "pushed_at": rfc3339(pushed_at_ms(view.id)) if view.id else None,
         # A payload that another program pushed may not be JSON and would break the whole answer: it is shown as text.
         "task": Raw(view.payload) if len(view.payload) == view.length and _is_json(view) else view.payload,
         "history": [
             {
                 "attempt": attempt.number,
                 "worker": attempt.worker,
-                "leased_at": at(attempt.leased_at),
-                "ended_at": at(attempt.ended_at),
+                "leased_at": rfc3339(attempt.leased_at),
+                "ended_at": rfc3339(attempt.ended_at),
                 "reason": attempt.reason,
                 "error": to_builtins(attempt.error),
                 **({} if attempt.result is None else {"result": attempt.result}),
@@ -170,12 +170,16 @@ def task_row(view: TaskView) -> dict[str, Any]:
             row[name] = value
     for name in ("due_at", "expires_at", "ended_at"):
         if (value := getattr(task, name)) is not None:
-            row[name] = at(value)
+            row[name] = rfc3339(value)
     if task.cancelled:
         row["cancelled"] = True
     lease = task.lease
     if view.state == "leased" and lease is not None:
-        row.update(worker=lease.worker, leased_at=at(lease.granted_at), lease_ends_at=at(view.lease_ends_ms))
+        row.update(
+            worker=lease.worker,
+            leased_at=rfc3339(lease.granted_at),
+            lease_ends_at=rfc3339(view.lease_ends_ms),
+        )
     return row
 
 
@@ -183,11 +187,11 @@ def _is_json(view: TaskView) -> bool:
     return (view.id is not None and not is_foreign(view.id)) or options.is_json(view.payload)
 
 
-def schedule_row(name: str, known: dict[str, Any], shown: int | None = None) -> dict[str, Any]:
+def schedule_row(name: str, schedule: dict[str, Any], shown: int | None = None) -> dict[str, Any]:
     """A schedule as the API shows it; in a list, a task longer than ``shown`` bytes is cut."""
-    row = {"name": name, **known, "task": Raw(known["task"])}
-    row["next_at"], row["last_at"] = at(row.pop("next_ms")), at(row.pop("last_ms"))
-    if shown is not None and len(known["task"]) > shown:
+    row = {"name": name, **schedule, "task": Raw(schedule["task"])}
+    row["next_at"], row["last_at"] = rfc3339(row.pop("next_ms")), rfc3339(row.pop("last_ms"))
+    if shown is not None and len(schedule["task"]) > shown:
         row.update(task=_beginning(row["task"]), truncated=True)
     return row
 
@@ -208,45 +212,50 @@ def reasons_of(
     rules, task = queue.policy, view.task
     reasons: list[dict[str, Any]] = []
 
-    def say(code: str, sentence: str, **numbers: Any) -> None:
+    def add(code: str, sentence: str, **numbers: Any) -> None:
         reasons.append({"code": code, "text": sentence, **numbers})
 
     if view.state == "leased":
         holder = task.lease.worker if task.lease else None
-        say("leased", f"It is being worked on{' by ' + holder if holder else ''}.", worker=holder)
+        add("leased", f"It is being worked on{' by ' + holder if holder else ''}.", worker=holder)
         return reasons
     if view.state == "dead":
-        say("dead", f"It is dead: {task.reason or 'failed'}.", reason=task.reason)
+        add("dead", f"It is dead: {task.reason or 'failed'}.", reason=task.reason)
         return reasons
     if view.state == "done":
-        say("done", "It is done.")
+        add("done", "It is done.")
         return reasons
     if "paused" in gates:
-        until = at(rules.paused_until)
-        say("paused", f"The queue is paused{' until ' + until if until else ''}.")
+        until = rfc3339(rules.paused_until)
+        add("paused", f"The queue is paused{' until ' + until if until else ''}.")
     if view.state == "delayed":
         left = max(0.0, ((task.due_at or now_ms) - now_ms) / 1000)
-        say("delayed", f"It is due in {left:.0f} s.", seconds=left, due_at=at(task.due_at))
+        add("delayed", f"It is due in {left:.0f} s.", seconds=left, due_at=rfc3339(task.due_at))
     limit = rules.concurrency
     if "concurrency_limited" in gates and limit:
-        say("concurrency_limited", f"The queue is at its limit: {queue.leased} of {limit} run.", limit=limit)
+        add(
+            "concurrency_limited",
+            f"The queue has reached its concurrency limit: {queue.leased} of {limit} tasks are running.",
+            limit=limit,
+        )
     if "rate_limited" in gates and rules.rate:
-        say("rate_limited", f"The queue starts at most {rules.rate:g} tasks a second.", rate=rules.rate)
+        add("rate_limited", f"The queue starts at most {rules.rate:g} tasks a second.", rate=rules.rate)
     if not pollers:
         if silent_ms is not None:
             quiet = silent_ms / 1000
-            sentence = f"Nobody has polled this queue for {quiet:.0f} s."
+            sentence = f"No worker has polled this queue for {quiet:.0f} s."
         else:
             # As far as this process knows, at least since the push.
             pushed = pushed_at_ms(view.id) if view.id else None
             quiet = max(0.0, (now_ms - (pushed or now_ms)) / 1000)
-            sentence = "Nobody is known to have polled this queue since the registry started."
-        say("nobody_polls", sentence, seconds=round(quiet, 3))
+            sentence = "No worker is known to have polled this queue since the registry started."
+        add("nobody_polls", sentence, seconds=round(quiet, 3))
     if view.state == "ready":
         if position == 0:
-            say("next", "It is the next of its queue.")
+            add("next", "It is next in its queue.")
         elif position is not None:
-            say("position", f"{position} tasks go before it.", position=position)
+            ahead = "1 task is" if position == 1 else f"{position} tasks are"
+            add("position", f"{ahead} ahead of it.", position=position)
         else:
-            say("position", f"More than {FAR_ENOUGH} tasks go before it.", position=None)
+            add("position", f"More than {FAR_ENOUGH} tasks are ahead of it.", position=None)
     return reasons

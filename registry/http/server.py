@@ -135,7 +135,7 @@ class Server(Factory):  # type: ignore[misc]
         if connection.transport is not None:
             connection.transport.abortConnection()
 
-    def start(self, status: int) -> bytes:
+    def status_start(self, status: int) -> bytes:
         """The beginning of an answer with this status, up to the value of X-Request-Id."""
         start = b"HTTP/1.1 %d %b\r\n%bServer: registry\r\nDate: %b\r\nX-Request-Id: " % (
             status,
@@ -158,7 +158,7 @@ class Server(Factory):  # type: ignore[misc]
         elif head.keep_alive:
             more += self.keep_alive
         return b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
-            self.starts.get(answer.status) or self.start(answer.status),
+            self.starts.get(answer.status) or self.status_start(answer.status),
             head.request_id or next(self.ids),
             len(body),
             more,
@@ -179,7 +179,7 @@ class Server(Factory):  # type: ignore[misc]
                 connection.address, shown, refusal.status, 0 if bodiless else len(body), logged, monotonic()
             )
         return b"%b%b\r\nContent-Length: %d\r\n%bConnection: close\r\n\r\n%b" % (
-            self.starts.get(refusal.status) or self.start(refusal.status),
+            self.starts.get(refusal.status) or self.status_start(refusal.status),
             (head and head.request_id) or next(self.ids),
             len(body),
             more,

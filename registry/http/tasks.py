@@ -205,7 +205,7 @@ class Tasks:
                 name, wait, length, PopOptions(leased=leased, worker=given.get("worker"))
             )
         else:
-            digest = fingerprint(request.query, request.body, but=ITS_OWN)
+            digest = fingerprint(request.query, request.body, ignoring=ITS_OWN)
             options = PopOptions(
                 leased=leased, worker=given.get("worker"), idempotency_key=key, fingerprint=digest
             )
@@ -268,7 +268,7 @@ class Tasks:
         key = idempotency_key(request.header)
         if key is None:
             return pop().addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
-        digest = fingerprint(request.query, raw, request.body, but=ITS_OWN)
+        digest = fingerprint(request.query, raw, request.body, ignoring=ITS_OWN)
         popped = self._singleflight.join((b"pops", raw, key, digest, wait), lambda: pop(key, digest))
         return popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
 

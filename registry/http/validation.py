@@ -77,13 +77,13 @@ def check_request_line(line: bytes) -> tuple[bytes, bytes | None]:
     method, target, version = parts
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
         if _VERSION.fullmatch(version):
-            raise Refusal(505, "http_version", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+            raise Refusal(505, "http_version", "Only HTTP/1.1 and HTTP/1.0 are supported.")
         raise bad_request("The request line does not end in an HTTP version.")
     if method not in METHODS:
         if method in (b"TRACE", b"CONNECT"):
-            sentence = f"The method {method.decode()} is not allowed here."
+            sentence = f"The method {method.decode()} is not allowed."
             raise Refusal(405, "method_not_allowed", sentence, [(b"Allow", ALLOW)])
-        sentence = "The method is not known here; methods are written in capitals."
+        sentence = "The method is unknown; methods are case-sensitive, in capitals."
         raise Refusal(501, "not_implemented", sentence, [(b"Allow", ALLOW)])
     authority = None
     if not target.startswith(b"/"):
@@ -98,7 +98,7 @@ def check_request_line(line: bytes) -> tuple[bytes, bytes | None]:
             raise bad_request("The request target is neither a path nor an http URL.")
     for byte in target:
         if byte <= 0x20 or byte == 0x7F:
-            raise bad_request("The request target holds a control character.")
+            raise bad_request("The request target contains a control character.")
     if not target.isascii():
         target = _NOT_ASCII.sub(lambda found: b"%%%02X" % found.group()[0], target)
     if b"%" in target:
@@ -119,14 +119,14 @@ def check_host(values: Sequence[bytes], version: bytes) -> bytes | None:
         return None
     found = _HOST.fullmatch(values[0])
     if found is None or len(found["name"]) > 253 or int(found["port"] or 0) > 65535:
-        raise Refusal(400, "bad_host", "The Host header is not a host name.")
+        raise Refusal(400, "bad_host", "The Host header is not a valid host name.")
     return found["name"].strip(b"[]").rstrip(b".").lower()
 
 
 def check_encoding(values: Sequence[bytes]) -> None:
     for value in values:
         if value.lower() not in (b"", b"identity"):
-            sentence = "Compressed bodies are not read here; send the body without a Content-Encoding."
+            sentence = "Compressed bodies are not supported; send the body without a Content-Encoding."
             raise Refusal(415, "unsupported_encoding", sentence, [(b"Accept-Encoding", b"identity")])
 
 
@@ -169,13 +169,13 @@ def check_site(
         raise Refusal(
             403,
             "foreign_origin",
-            "By its User-Agent this is a browser, and it does not say which site's page wants this task. "
-            "A program that is none sends the header Sec-Fetch-Site: none, or another User-Agent.",
+            "The User-Agent is a browser's, and no header says which site's page sent the request. "
+            "If this is not a browser, send the header Sec-Fetch-Site: none, or another User-Agent.",
         )
     else:
         return
     if foreign:
-        raise Refusal(403, "foreign_origin", "A page of another site may not change anything here.")
+        raise Refusal(403, "foreign_origin", "Pages of other sites may not change anything.")
 
 
 def _authority(origin: bytes) -> bytes:

@@ -229,14 +229,14 @@ _policy = msgpack.Decoder(Policy).decode
 decode_schedule = msgpack.Decoder(Schedule).decode
 
 
-def decode_task(packed: bytes | None) -> Task:
+def decode_task(encoded: bytes | None) -> Task:
     """Decode a task as the scripts store it; None and an empty table mean a plain task."""
-    return _task(packed) if packed and packed != _EMPTY else PLAIN
+    return _task(encoded) if encoded and encoded != _EMPTY else PLAIN
 
 
-def decode_policy(packed: bytes | None) -> Policy:
+def decode_policy(encoded: bytes | None) -> Policy:
     """Decode the rules of a queue as the scripts store them; None and an empty table mean no rules."""
-    return _policy(packed) if packed and packed != _EMPTY else NO_RULES
+    return _policy(encoded) if encoded and encoded != _EMPTY else NO_RULES
 
 
 def text_of(raw: Raw) -> bytes:

@@ -30,7 +30,7 @@ WEIGHED = frozenset({"popmany"})
 MAX_BYTES = 1 << 20
 # Entries of more bytes wait in a list of their own: a small entry waits only for the calls in flight, not for all large ones.
 LARGE = 64 * 1024
-_LARGE_LINE = " (large)"
+_LARGE_SUFFIX = " (large)"
 MAX_IN_FLIGHT = 2
 MAX_WAITING_BYTES = 64 << 20
 # Not held while Redis is away: pollers park, `Handover` keeps what settles a hand-over, and reads fail at once.
@@ -108,7 +108,7 @@ class Batching:
         if entry.reply is None:
             entry.reply = Deferred()
         if large or entry.size > LARGE:
-            verb += _LARGE_LINE
+            verb += _LARGE_SUFFIX
         waiting = self._waiting.get(verb)
         if waiting is None:
             waiting = self._waiting[verb] = deque()
@@ -156,13 +156,13 @@ class Batching:
                 size = sum([entry.size for entry in group])
                 waiting.clear()
             else:
-                group, size = _take(waiting, most)
+                group, size = _next_group(waiting, most)
                 if waiting:
                     self._turns.append(verb)
             self._bytes -= size
             self._in_flight += 1
             try:
-                sent = self._send(verb.removesuffix(_LARGE_LINE), group)
+                sent = self._send(verb.removesuffix(_LARGE_SUFFIX), group)
             except Exception:  # it must not count as in flight for ever
                 sent = fail()
             sent.addCallbacks(
@@ -200,7 +200,7 @@ class Batching:
 
     def _failed(self, failure: Failure, group: list[Any], verb: str) -> None:
         self._in_flight -= 1
-        if not self._refused_for_a_while(failure.value, group, verb):
+        if not self._hold_refused(failure.value, group, verb):
             self._fail_all(group, failure.value)
         if self._turns and not self._scheduled:
             self.flush()
@@ -251,7 +251,7 @@ class Batching:
             self._expiry.cancel()
             self._expiry = None
 
-    def _refused_for_a_while(self, error: BaseException | None, group: list[Any], verb: str) -> bool:
+    def _hold_refused(self, error: BaseException | None, group: list[Any], verb: str) -> bool:
         """Hold a group that Redis refused while going away, or that found no connection. Returns whether it is held."""
         if not self._hold_seconds or verb in NOT_HELD or not isinstance(error, RedisUnavailable):
             return False
@@ -313,7 +313,7 @@ class Batching:
                 log.failure("a failure could not be delivered")
 
 
-def _take(waiting: deque[Any], most: int) -> tuple[list[Any], int]:
+def _next_group(waiting: deque[Any], most: int) -> tuple[list[Any], int]:
     """Remove the first entries within the limits; returns them and their size. An entry above a limit goes alone."""
     group = [waiting.popleft()]
     size, weight = group[0].size, group[0].weight

@@ -82,13 +82,13 @@ class Completions:
         """Notices may have been lost: read the state of every task that has a waiter."""
         waited_for = {(one.queue, task_id) for task_id, waiters in self._waiters.items() for one in waiters}
         for name, task_id in waited_for:
-            self.watch(name, task_id).addCallbacks(partial(self._looked, name, task_id), self._not_looked)
+            self.watch(name, task_id).addCallbacks(partial(self._on_state, name, task_id), self._on_failure)
 
-    def _looked(self, name: bytes, task_id: bytes, state: str | None) -> None:
+    def _on_state(self, name: bytes, task_id: bytes, state: str | None) -> None:
         if state in ("done", "dead"):
             self.ended(name, task_id)
 
-    def _not_looked(self, failure: Failure) -> None:
+    def _on_failure(self, failure: Failure) -> None:
         if not failure.check(Unavailable):
             log.failure("the state of a task could not be read", failure)
 

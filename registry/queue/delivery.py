@@ -10,10 +10,10 @@ class Pushed:
 
     __slots__ = ("duplicate", "id", "replayed")
 
-    def __init__(self, task_id: bytes, how: int = 0) -> None:
+    def __init__(self, task_id: bytes, outcome: int = 0) -> None:
         self.id = task_id
-        self.duplicate = how in (1, 3)
-        self.replayed = how in (2, 3)
+        self.duplicate = outcome in (1, 3)
+        self.replayed = outcome in (2, 3)
 
 
 class Delivery:

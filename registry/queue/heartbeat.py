@@ -35,7 +35,7 @@ class Heartbeat:
         self._last = last_polls
         self._now = now
 
-    def _mine(self) -> Iterator[tuple[bytes, int]]:
+    def _parked_here(self) -> Iterator[tuple[bytes, int]]:
         for name, wait_list in self._wait_lists.lists.items():
             if wait_list.parked:
                 yield name, len(wait_list)
@@ -52,18 +52,18 @@ class Heartbeat:
         polled = self._last_polls()
         if not polled:
             return
-        beat = [list(islice(self._mine(), MAX_NAMES)), list(polled.items())]
+        beat = [list(islice(self._parked_here(), MAX_NAMES)), list(polled.items())]
         yield self._store.beat(msgpack.encode(beat), LIFE_MS)
 
     @inlineCallbacks
-    def _others(self) -> Any:
+    def _other_beats(self) -> Any:
         return [msgpack.decode(beat) for beat in (yield self._store.other_beats())]
 
     @inlineCallbacks
     def pollers(self) -> Any:
         """Fires with the number of parked pollers by queue, over all daemons; the numbers of this one are current."""
-        total = dict(self._mine())
-        for parked, _ in (yield self._others()):
+        total = dict(self._parked_here())
+        for parked, _ in (yield self._other_beats()):
             for name, count in parked:
                 total[name] = total.get(name, 0) + count
         return total
@@ -74,7 +74,7 @@ class Heartbeat:
         now_ms, polled_here = self._store.now_ms(), self._last.get(name)
         ages = [] if polled_here is None else [int((self._now() - polled_here) * 1000)]
         lower_bounds = []
-        for _, polled in (yield self._others()):
+        for _, polled in (yield self._other_beats()):
             found = [at for other, at in polled if other == name]
             ages += [now_ms - at for at in found]
             if not found and len(polled) >= MAX_POLLED:

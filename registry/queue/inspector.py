@@ -89,7 +89,9 @@ class Inspector:
         check_name(name)
         payload, meta = yield self._store.task(name, task_id)
         if payload is None:
-            raise NotFound("There is no such task here: it never was, or it was done and has been forgotten.")
+            raise NotFound(
+                "This queue has no such task: it never existed, or it was done and is no longer kept."
+            )
         view = view_of(name, task_id, payload, meta)
         if view.state == "leased":
             lease = view.task.lease.id if view.task.lease else ""

@@ -31,13 +31,13 @@ class Leases:
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
 
-    def _say(self, verb: str, name: bytes, lease: bytes, *more: bytes) -> Deferred[list[Any]]:
+    def _ask(self, verb: str, name: bytes, lease: bytes, *more: bytes) -> Deferred[list[Any]]:
         check_name(name)
         return self._queues.ask(verb, self._queues.store.of_lease(name, lease, *more))
 
     def ack(self, name: bytes, lease: bytes, result: bytes = b"") -> Deferred[str]:
         """The task succeeded. ``result`` is JSON, empty or `TOO_LARGE`. Fires with ``done``, or ``late`` if the lease had expired."""
-        return self._say("ack", name, lease, result).addCallback(status)
+        return self._ask("ack", name, lease, result).addCallback(status)
 
     def ack_for(self, receiver: Receiver, name: bytes, lease: bytes, result: bytes = b"") -> None:
         """Like `ack`, but ``receiver`` receives the raw reply, which `status` reads."""
@@ -53,7 +53,7 @@ class Leases:
         options: FailOptions,
     ) -> Deferred[str]:
         """The attempt failed. Fires with the new state of the task: ``ready``, ``delayed`` or ``dead``."""
-        return self._say("fail", name, lease, msgpack.encode(options)).addCallback(status)
+        return self._ask("fail", name, lease, msgpack.encode(options)).addCallback(status)
 
     def settle(
         self,
@@ -83,7 +83,7 @@ class Leases:
 
     def release(self, name: bytes, lease: bytes, delay_ms: int = 0) -> Deferred[None]:
         """Return the task to its queue without counting the attempt, after ``delay_ms``."""
-        d = self._say("release", name, lease, b"%d" % delay_ms).addCallback(_held)
+        d = self._ask("release", name, lease, b"%d" % delay_ms).addCallback(_checked)
         return d.addCallback(lambda _: None)
 
     def extend(
@@ -95,20 +95,20 @@ class Leases:
     ) -> Deferred[tuple[int, bool]]:
         """Extend the lease. Fires with its length from now in ms, and whether the task was cancelled."""
         encoded = encode_options(options)
-        d = self._say("extend", name, lease, b"%d" % length_ms, encoded).addCallback(_held)
+        d = self._ask("extend", name, lease, b"%d" % length_ms, encoded).addCallback(_checked)
         return d.addCallback(lambda reply: (int(reply[1]), bool(reply[2])))
 
 
 def status(reply: list[Any]) -> str:
     """The status of an acked or failed task, from the reply of the script. A lost lease raises `Conflict`."""
-    return str(_held(reply)[1], "ascii")
+    return str(_checked(reply)[1], "ascii")
 
 
 def _status_or_lost(reply: list[Any]) -> str:
     return LEASE_LOST if reply[0] == Code.NOTHING else status(reply)
 
 
-def _held(reply: list[Any]) -> list[Any]:
+def _checked(reply: list[Any]) -> list[Any]:
     if reply[0] == Code.NOTHING:
         raise Conflict(LEASE_LOST, "This lease is no longer held: stop the work and forget the task.")
     if reply[0]:

@@ -24,13 +24,13 @@ def check_name(name: bytes) -> bytes:
     if _PLAIN.fullmatch(name):
         return name
     if not 1 <= len(name) <= MAX_NAME_BYTES:
-        raise BadName(f"A queue's name has 1 to {MAX_NAME_BYTES} bytes; this one has {len(name)}.")
+        raise BadName(f"A queue name must have 1 to {MAX_NAME_BYTES} bytes; this one has {len(name)}.")
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise BadName(f"A queue's name is UTF-8; byte {e.start} of this one is not.") from None
+        raise BadName(f"A queue name must be UTF-8; this one is invalid at byte {e.start}.") from None
     if _FORBIDDEN.search(text):
-        raise BadName("A queue's name holds no control character and none of / { }.")
+        raise BadName("A queue name cannot contain control characters or any of / { }.")
     if text in (".", ".."):
         raise BadName('A queue cannot be named "." or "..".')
     return name

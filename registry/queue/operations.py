@@ -27,7 +27,7 @@ IDS_PER_STEP = 100
 NO_LIMIT = 1 << 53
 # A bulk retry skips tasks with these reasons unless it names the reason: a cancelled task should not run by accident.
 NOT_JSON = "not_json"
-LEFT_ALONE = ("cancelled", "expired", NOT_JSON)
+NOT_RETRIED = ("cancelled", "expired", NOT_JSON)
 
 _DRY = b"1"
 # These codes are errors for every verb. The meaning of the others depends on the verb.
@@ -50,14 +50,14 @@ RETENTION = {"done": 30 * 86_400, "done_max": 1_000_000, "dead": 366 * 86_400, "
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
+class TaskFilter:
     """A filter for bulk operations; None matches any. ``before_ms``: the task ended, or was pushed if it has not, before this."""
 
     reason: str | None = None
     error: str | None = None
     before_ms: float | None = None
 
-    def has(self, view: TaskView) -> bool:
+    def matches(self, view: TaskView) -> bool:
         """Whether a task matches."""
         task = view.task
         if self.reason is not None and task.reason != self.reason:
@@ -72,7 +72,7 @@ class Which:
         return at is not None and at < self.before_ms
 
 
-ALL = Which()
+ALL = TaskFilter()
 
 
 class Operations:
@@ -83,7 +83,7 @@ class Operations:
         self._inspector = inspector
         self._store = queues.store
 
-    def _one(self, verb: str, name: bytes, *args: bytes) -> Deferred[list[Any]]:
+    def _run_one(self, verb: str, name: bytes, *args: bytes) -> Deferred[list[Any]]:
         check_name(name)
         return self._queues.ask(verb, self._store.of_lease(name, *args)).addCallback(_checked)
 
@@ -93,7 +93,7 @@ class Operations:
 
         Fails with `NotFound`.
         """
-        reply = yield self._one("cancel", name, task_id)
+        reply = yield self._run_one("cancel", name, task_id)
         if reply[0]:
             raise NotFound("This queue has no such task.")
         return reply[1].decode()
@@ -101,7 +101,7 @@ class Operations:
     @inlineCallbacks
     def run(self, name: bytes, task_id: bytes) -> Any:
         """Make a delayed task ready now. Fails with `NotFound`, or with `Conflict` if it is not delayed."""
-        reply = yield self._one("run", name, task_id)
+        reply = yield self._run_one("run", name, task_id)
         if reply[0] == Code.NOTHING:
             raise NotFound("This queue has no such task.")
         if reply[0]:
@@ -109,17 +109,22 @@ class Operations:
 
     @inlineCallbacks
     def retry_one(
-        self, name: bytes, task_id: bytes, which: Which = ALL, spread: float = 0, dry_run: bool = False
+        self,
+        name: bytes,
+        task_id: bytes,
+        matching: TaskFilter = ALL,
+        spread: float = 0,
+        dry_run: bool = False,
     ) -> Any:
-        """Make a dead task ready again. Fires with True, or with False, and no change, if it does not match ``which``.
+        """Make a dead task ready again. Fires with True, or with False, and no change, if it does not match ``matching``.
 
         Fails with `NotFound`, or with `Conflict` if it is not dead, not JSON, or its key is taken.
         """
-        if which != ALL:
+        if matching != ALL:
             view = yield self._inspector.task(name, task_id)
-            if view.state == "dead" and not which.has(view):
+            if view.state == "dead" and not matching.matches(view):
                 return False
-        reply = yield self._one("retry", name, task_id, _DRY if dry_run else _later(spread, 1))
+        reply = yield self._run_one("retry", name, task_id, _DRY if dry_run else _later(spread, 1))
         if reply[0] == Code.NOT_JSON:
             raise Conflict(
                 "not_json",
@@ -134,7 +139,12 @@ class Operations:
 
     @inlineCallbacks
     def retry_all(
-        self, name: bytes, which: Which = ALL, limit: int = NO_LIMIT, spread: float = 0, dry_run: bool = False
+        self,
+        name: bytes,
+        matching: TaskFilter = ALL,
+        limit: int = NO_LIMIT,
+        spread: float = 0,
+        dry_run: bool = False,
     ) -> Any:
         """Make the dead tasks of a queue ready again, oldest first. Fires with (retried, skipped). ``dry_run`` only counts.
 
@@ -150,12 +160,14 @@ class Operations:
             # Skip tasks that died after the start: if workers fail at once, this request would never end.
             if (view.task.ended_at or 0) > began:
                 return False
-            return which.has(view) and (which.reason is not None or view.task.reason not in LEFT_ALONE)
+            return matching.matches(view) and (
+                matching.reason is not None or view.task.reason not in NOT_RETRIED
+            )
 
         walk = Walk(self._store, name, "dead", shown=-1, oldest_first=True)
-        while ids := (yield after(count, _some(walk, wanted, limit - count))):
+        while ids := (yield after(count, _next_ids(walk, wanted, limit - count))):
             modes = [_DRY if dry_run else _later(spread, count + n) for n in range(1, len(ids) + 1)]
-            replies = yield after(count, self._each("retry", name, list(zip(ids, modes, strict=True))))
+            replies = yield after(count, self._run_each("retry", name, list(zip(ids, modes, strict=True))))
             for code, *more in map(_checked, replies):
                 is_skipped = code in (Code.KEY_TAKEN, Code.NOT_JSON) or (
                     dry_run and code == Code.OK and more[0] in keys
@@ -168,7 +180,12 @@ class Operations:
 
     @inlineCallbacks
     def delete(
-        self, name: bytes, state: str, which: Which = ALL, limit: int = NO_LIMIT, dry_run: bool = False
+        self,
+        name: bytes,
+        state: str,
+        matching: TaskFilter = ALL,
+        limit: int = NO_LIMIT,
+        dry_run: bool = False,
     ) -> Any:
         """Delete the tasks of a state, oldest first. Fires with (deleted, skipped). ``dry_run`` only counts.
 
@@ -176,7 +193,7 @@ class Operations:
         all tasks of the state are.
         """
         check_name(name)
-        if which == ALL and state in ("ready", "delayed"):
+        if matching == ALL and state in ("ready", "delayed"):
             if not dry_run:
                 return (yield self.purge(name, state, limit)), 0
             view = yield self._inspector.queue(name)
@@ -186,18 +203,18 @@ class Operations:
         # Kept tasks come first, because they move to the other list when their time ends.
         for kept in (True, False) if state == "done" else (False,):
             walk = Walk(self._store, name, state, shown=-1, oldest_first=True, kept=kept)
-            while ids := (yield after(count, _some(walk, which.has, limit - count))):
+            while ids := (yield after(count, _next_ids(walk, matching.matches, limit - count))):
                 if dry_run:
                     count += len(ids)
                     continue
                 entries = [(task_id, letter) for task_id in ids]
-                for code, *_ in map(_checked, (yield after(count, self._each("delete", name, entries)))):
+                for code, *_ in map(_checked, (yield after(count, self._run_each("delete", name, entries)))):
                     count += code == Code.OK
                     skipped += code != Code.OK
         return count, skipped
 
     @inlineCallbacks
-    def _each(self, verb: str, name: bytes, args: Iterable[tuple[bytes, ...]]) -> Any:
+    def _run_each(self, verb: str, name: bytes, args: Iterable[tuple[bytes, ...]]) -> Any:
         entries = [self._store.of_lease(name, *one) for one in args]
         replies: Deferred[list[Any]] = Deferred()
         gathering = Gathering(len(entries), replies)
@@ -263,7 +280,7 @@ class Operations:
 
     @inlineCallbacks
     def _change(self, name: bytes, change: PolicyChange) -> Any:
-        reply = yield self._one("policy", name, msgpack.encode(change))
+        reply = yield self._run_one("policy", name, msgpack.encode(change))
         only_shorter = change.reset is not None and "retention" in change.reset
         while reply[2] or any(reply[3:]):
             # More tasks are kept than the new rules allow, or dead tasks have a new expiry: each call handles a bounded piece.
@@ -271,7 +288,7 @@ class Operations:
             more = PolicyChange(trim_only=True)
             if any(reply[3:]):
                 more = PolicyChange(trim_only=True, dead_from=reply[3].decode(), only_shorter=only_shorter)
-            reply = yield after(True, self._one("policy", name, msgpack.encode(more)))
+            reply = yield after(True, self._run_one("policy", name, msgpack.encode(more)))
         return decode_policy(reply[1])
 
 
@@ -282,7 +299,7 @@ def _checked(reply: list[Any]) -> list[Any]:
 
 
 @inlineCallbacks
-def _some(walk: Walk, wanted: Callable[[TaskView], bool], most: int) -> Any:
+def _next_ids(walk: Walk, wanted: Callable[[TaskView], bool], most: int) -> Any:
     """Fires with the ids of the next tasks that are wanted, ``most`` or fewer; an empty list at the end of the walk."""
     ids: list[bytes] = []
     while len(ids) < min(most, IDS_PER_STEP):

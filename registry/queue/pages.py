@@ -66,7 +66,7 @@ class _Slot:
 
 
 @dataclass(slots=True)
-class _Want:
+class _Query:
     """What a walk looks for, and how much it has read so far."""
 
     name: bytes
@@ -89,10 +89,10 @@ class _Stream:
     """
 
     store: Store
-    want: _Want
+    query: _Query
     slots: Callable[[str], Any]
     place: str
-    keeps: Callable[[TaskView], bool] = lambda view: True
+    accepts: Callable[[TaskView], bool] = lambda view: True
     ended: bool = False
     _found: deque[tuple[TaskView | None, str]] = field(default_factory=deque)
     _pending: deque[_Slot] = field(default_factory=deque)
@@ -107,7 +107,7 @@ class _Stream:
                     return view
                 self.place = place
                 self._found.popleft()
-            if self.ended or self.want.has_enough:
+            if self.ended or self.query.has_enough:
                 return None
             if not self._pending:
                 self._pending.extend((yield self.slots(self.place)))
@@ -126,17 +126,17 @@ class _Stream:
         ids = [slot.id for slot in slots if slot.view is None]
         rows: dict[bytes, Stored] = {}
         looked: set[bytes] = set(ids)
-        want = self.want
+        query = self.query
         if ids:
-            count, read, found = yield self.store.tasks(want.name, ids, want.shown, want.search)
+            count, read, found = yield self.store.tasks(query.name, ids, query.shown, query.search)
             looked = set(ids[:count])
-            want.bytes += read
+            query.bytes += read
             rows = {row.id: row for row in found}
         for at, slot in enumerate(slots):
             if slot.view is None and slot.id not in looked:
                 self._pending.extendleft(reversed(slots[at:]))
                 return
-            want.tasks += 1
+            query.tasks += 1
             self._found.append((self._view(slot, rows.get(slot.id)), slot.place))
 
     def _view(self, slot: _Slot, row: Stored | None) -> TaskView | None:
@@ -144,16 +144,16 @@ class _Stream:
             return slot.view
         if row is None:
             return None
-        view = view_of(self.want.name, slot.id, row.payload, row.meta)
+        view = view_of(self.query.name, slot.id, row.payload, row.meta)
         view.length = row.length
         if slot.generation is not None:
             if view.state != "ready" or view.task.generation != slot.generation:
                 return None
         else:
-            view.state = self.want.state
+            view.state = self.query.state
             view.lease_ends_ms = slot.lease_ends_ms
-        found = not self.want.search or bool(row.found) or _tells(view, self.want.search)
-        return view if found and self.keeps(view) else None
+        found = not self.query.search or bool(row.found) or _matches(view, self.query.search)
+        return view if found and self.accepts(view) else None
 
 
 class Walk:
@@ -176,14 +176,14 @@ class Walk:
         kept: bool = False,
     ) -> None:
         self._store = store
-        self._want = _Want(name, state, search, shown)
+        self._query = _Query(name, state, search, shown)
         self._merged: _Done | None = None
         if state == "done" and not oldest_first:
-            self._merged = _Done(store, self._want, cursor)
+            self._merged = _Done(store, self._query, cursor)
             return
         if state == "ready":
             _check(_READY, cursor)
-            slots: Callable[[str], Any] = _Ready(store, self._want).slots
+            slots: Callable[[str], Any] = _Ready(store, self._query).slots
         elif state == "leased":
             _check(_LEASED, cursor)
             slots = _Leased(store, name).slots
@@ -191,7 +191,7 @@ class Walk:
             _check(_SCORED, cursor)
             of = "kept" if state == "done" and kept else state
             slots = _Scored(store, name, of, state != "delayed" and not oldest_first).slots
-        self._stream = _Stream(store, self._want, slots, cursor)
+        self._stream = _Stream(store, self._query, slots, cursor)
 
     def head(self) -> Any:
         """Fires with the next task without taking it; None at the end, or when a search has read enough."""
@@ -242,16 +242,16 @@ class _Leased:
 class _Ready:
     """The ready lists, in the order of delivery. A slot already holds the payload, possibly cut, that another program pushed."""
 
-    def __init__(self, store: Store, want: _Want) -> None:
+    def __init__(self, store: Store, query: _Query) -> None:
         self._store = store
-        self._want = want
+        self._query = query
 
     @inlineCallbacks
     def slots(self, place: str) -> Any:
         p, head, tail, mark = place.split("~") if place else ("9", "0", "0", "")
-        want = self._want
+        query = self._query
         found = yield self._store.ready_elements(
-            want.name, (p, head, tail, mark), TASKS_PER_CALL, max(want.shown, 0), want.search
+            query.name, (p, head, tail, mark), TASKS_PER_CALL, max(query.shown, 0), query.search
         )
         return [self._slot(element) for element in found]
 
@@ -259,12 +259,12 @@ class _Ready:
         place = f"{element.priority}~{element.head}~{element.tail}~{element.mark.decode()}"
         if element.id is not None:
             return _Slot(element.id, place, generation=element.generation)
-        want = self._want
-        want.bytes += element.length
-        if want.search and not element.found:
+        query = self._query
+        query.bytes += element.length
+        if query.search and not element.found:
             # Nothing is stored under the empty id, so the walk skips this slot.
             return _Slot(b"", place)
-        view = TaskView(want.name, None, element.payload, PLAIN, "ready", length=element.length)
+        view = TaskView(query.name, None, element.payload, PLAIN, "ready", length=element.length)
         return _Slot(b"", place, view=view)
 
 
@@ -275,7 +275,7 @@ class _Done:
     while it ran. At its end (`_late`) it reads "done" once more and shows those that it has not shown yet.
     """
 
-    def __init__(self, store: Store, want: _Want, cursor: str) -> None:
+    def __init__(self, store: Store, query: _Query, cursor: str) -> None:
         self._store = store
         match = _DONE.fullmatch(cursor) if cursor else None
         if cursor and match is None:
@@ -283,34 +283,34 @@ class _Done:
         self._late = bool(match and match[1] == "l")
         # The earliest end of a kept time when the walk began, ms; "" if there was none.
         self._since: str | None = match[2] if match else None
-        asked_place, kept_place = (
+        kept_place, done_place = (
             (f"{match[3]}~{match[4]}" if match and match[3] else ""),
             (f"{match[5]}~{match[6]}" if match and match[5] else ""),
         )
-        self._asked_line = _Scored(store, want.name, "kept", True).slots
-        self._lowest = _Scored(store, want.name, "kept", False).slots
-        self._asked = _Stream(store, want, self._asked_line, asked_place)
-        self._kept_line = _Scored(store, want.name, "done", True).slots
-        self._kept = _Stream(store, want, self._kept_line, kept_place, self._keeps)
-        self._want = want
-        self._next = self._kept
+        self._kept_slots = _Scored(store, query.name, "kept", True).slots
+        self._earliest_kept = _Scored(store, query.name, "kept", False).slots
+        self._kept = _Stream(store, query, self._kept_slots, kept_place)
+        self._done_slots = _Scored(store, query.name, "done", True).slots
+        self._done = _Stream(store, query, self._done_slots, done_place, self._is_shown)
+        self._query = query
+        self._next = self._done
 
-    def _keeps(self, view: TaskView) -> bool:
+    def _is_shown(self, view: TaskView) -> bool:
         until = view.task.kept_until
         moved = until is not None and bool(self._since) and until >= int(self._since or 0)
         if not self._late:
             return not moved
-        score, _, member = self._asked.place.partition("~")
+        score, _, member = self._kept.place.partition("~")
         return moved and (not score or (until, view.id) < (int(score), member.encode()))
 
     @inlineCallbacks
     def head(self) -> Any:
         if self._since is None:
-            lowest = yield self._lowest("", 1)
+            lowest = yield self._earliest_kept("", 1)
             self._since = lowest[0].place.split("~")[0] if lowest else ""
         if not self._late:
             views = []
-            for stream in (self._asked, self._kept):
+            for stream in (self._kept, self._done):
                 view = yield stream.head()
                 if view is not None:
                     views.append((view.task.ended_at or 0, view, stream))
@@ -322,30 +322,30 @@ class _Done:
             if not self._since or int(self._since) > self._store.now_ms() + SURE_MS:
                 return None
             self._late = True
-            self._kept = _Stream(self._store, self._want, self._kept_line, "", self._keeps)
-        self._next = self._kept
-        return (yield self._kept.head())
+            self._done = _Stream(self._store, self._query, self._done_slots, "", self._is_shown)
+        self._next = self._done
+        return (yield self._done.head())
 
     def take(self) -> None:
         self._next.take()
 
     @property
     def ended(self) -> bool:
-        return self._asked.ended and self._kept.ended if not self._late else self._kept.ended
+        return self._kept.ended and self._done.ended if not self._late else self._done.ended
 
     @property
     def place(self) -> str:
-        asked, kept = self._asked.place, self._kept.place
-        return f"{'l' if self._late else 'a'}~{self._since or ''}~{asked}~{kept}"
+        kept, done = self._kept.place, self._done.place
+        return f"{'l' if self._late else 'a'}~{self._since or ''}~{kept}~{done}"
 
 
-def view_of(name: bytes, task_id: bytes | None, payload: bytes, packed: bytes | None) -> TaskView:
+def view_of(name: bytes, task_id: bytes | None, payload: bytes, encoded: bytes | None) -> TaskView:
     """The view of a task from its stored payload and encoded meta."""
-    task = decode_task(packed)
+    task = decode_task(encoded)
     return TaskView(name, task_id, payload, task, STATES[task.state], length=len(payload))
 
 
-def _tells(view: TaskView, search: bytes) -> bool:
+def _matches(view: TaskView, search: bytes) -> bool:
     """Whether the reason or the error of the task contains the text."""
     error = view.task.error
     texts = [view.task.reason, *(structs.astuple(error) if isinstance(error, Error) else [error])]
@@ -358,4 +358,4 @@ def _check(pattern: re.Pattern[str], cursor: str) -> None:
 
 
 def _bad_cursor() -> BadOption:
-    return BadOption("The option 'cursor' is what the page before gave as cursor.")
+    return BadOption("The option 'cursor' must be the cursor of the previous page.")

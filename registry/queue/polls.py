@@ -113,7 +113,7 @@ class Poller:
     def begin(self, now: float, wait: float) -> None:
         """The request has arrived at ``now``, and waits up to ``wait`` seconds."""
         if self.options is not None and self.options.worker:
-            self.forget_worker = self.polls.workers.polls(self.options.worker, self.replace)
+            self.forget_worker = self.polls.workers.begin_poll(self.options.worker, self.replace)
         if wait > 0:
             self.until = now + wait
             if self._waits_behind_others():

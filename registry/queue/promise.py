@@ -26,15 +26,15 @@ _PENDING = object()
 
 
 class Promise:
-    """Receives one value or failure, and passes ``make(value)`` or the failure on to the functions given to `addCallbacks`.
+    """Receives one value or failure, and passes ``convert(value)`` or the failure on to the functions given to `addCallbacks`.
 
     ``request``: its ``hang_up()`` is called by `cancel`.
     """
 
-    __slots__ = ("_make", "_on_failure", "_on_result", "_result", "request")
+    __slots__ = ("_convert", "_on_failure", "_on_result", "_result", "request")
 
-    def __init__(self, make: Callable[[Any], Any]) -> None:
-        self._make = make
+    def __init__(self, convert: Callable[[Any], Any]) -> None:
+        self._convert = convert
         self._on_result: Callable[[Any], Any] | None = None
         self._on_failure: Callable[[Failure], Any] | None = None
         self._result: Any = _PENDING
@@ -45,7 +45,7 @@ class Promise:
         # The request refers to this promise; the cycle would stay in memory until the garbage collector runs.
         self.request = None
         try:
-            value = self._make(value)
+            value = self._convert(value)
         except Exception:
             self.errback(Failure())
             return
@@ -131,7 +131,7 @@ class Gathering:
         """The receiver of the reply at this place."""
         return _Part(self, at)
 
-    def one(self, at: int, reply: Any) -> None:
+    def replied(self, at: int, reply: Any) -> None:
         """The entry at this place has its reply."""
         self._replies[at] = reply
         self._count("applied")
@@ -157,14 +157,14 @@ class Gathering:
 
 
 class _Part:
-    __slots__ = ("_all", "_at")
+    __slots__ = ("_at", "_gathering")
 
     def __init__(self, gathering: Gathering, at: int) -> None:
-        self._all = gathering
+        self._gathering = gathering
         self._at = at
 
     def callback(self, reply: Any) -> None:
-        self._all.one(self._at, reply)
+        self._gathering.replied(self._at, reply)
 
     def errback(self, failure: Failure) -> None:
-        self._all.failed(failure)
+        self._gathering.failed(failure)

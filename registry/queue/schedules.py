@@ -37,7 +37,7 @@ DUE_PER_PAGE, MAX_PAGES = 100, 100
 # Each run of the chore compares the next tick of this many schedules with the clock.
 ALIGNED_PER_CHORE = 200
 # The errors of one schedule are logged at most once in this time, ms.
-SAID_MS = 60_000
+LOG_EVERY_MS = 60_000
 # How often a request tries to change a schedule that others change at the same time.
 MAX_TRIES = 50
 MAX_REMEMBERED = 10_000
@@ -55,35 +55,35 @@ def ticks(cron: str, timezone: str, after_ms: int) -> Iterator[int]:
             yield at
 
 
-def check(said: dict[str, Any], now_ms: int) -> Schedule:
+def check(fields: dict[str, Any], now_ms: int) -> Schedule:
     """Make a schedule from the fields of a request, or raise `BadOption` naming the field, or `BadName` for its queue."""
     for name in ("cron", "queue"):
-        if not isinstance(said.get(name), str):
-            raise BadOption(f"The field {name!r} is missing, or is no text.")
-    if said.get("task") is None:
+        if not isinstance(fields.get(name), str):
+            raise BadOption(f"The field {name!r} is missing or is not a string.")
+    if fields.get("task") is None:
         raise BadOption("The field 'task' is missing.")
-    timezone = "UTC" if said.get("timezone") is None else said["timezone"]
-    missed = "skip" if said.get("missed") is None else said["missed"]
-    paused = False if said.get("paused") is None else said["paused"]
+    timezone = "UTC" if fields.get("timezone") is None else fields["timezone"]
+    missed = "skip" if fields.get("missed") is None else fields["missed"]
+    paused = False if fields.get("paused") is None else fields["paused"]
     if missed not in MISSED:
-        raise BadOption("The field 'missed' is skip or once.")
+        raise BadOption("The field 'missed' must be skip or once.")
     if not isinstance(paused, bool):
-        raise BadOption("The field 'paused' is true or false.")
+        raise BadOption("The field 'paused' must be true or false.")
     try:
         ZoneInfo(timezone)
     except Exception:
         raise BadOption(
-            f"The field 'timezone' is a name like Europe/Vienna, not {str(timezone)[:60]!r}."
+            f"The field 'timezone' must be a name like Europe/Vienna, not {str(timezone)[:60]!r}."
         ) from None
-    _check_cron(said["cron"], timezone, now_ms)
-    check_name(said["queue"].encode("utf-8", "surrogatepass"))
+    _check_cron(fields["cron"], timezone, now_ms)
+    check_name(fields["queue"].encode("utf-8", "surrogatepass"))
     return Schedule(
-        cron=said["cron"],
+        cron=fields["cron"],
         timezone=timezone,
-        queue=said["queue"],
-        task=said["task"],
-        options=said.get("options") or {},
-        push=said.get("push") or PushOptions(),
+        queue=fields["queue"],
+        task=fields["task"],
+        options=fields.get("options") or {},
+        push=fields.get("push") or PushOptions(),
         missed=missed,
         paused=paused,
     )
@@ -99,9 +99,9 @@ def _check_cron(cron: str, timezone: str, now_ms: int) -> None:
         apart = (f"{minute} {hour} * {month} {weekday}", f"{minute} {hour} {day} * {weekday}")
         if all(_next(one, timezone, now_ms) is not None for one in apart):
             raise BadOption(
-                f"The field 'cron' never comes: no day is all that {cron!r} asks of it (as in 0 0 31 2 *, February 31)."
+                f"The field 'cron' never matches: no date satisfies {cron!r} (such as 0 0 31 2 *, February 31)."
             )
-    raise BadOption("The field 'cron' is an expression of five fields, like */5 * * * *.")
+    raise BadOption("The field 'cron' must be an expression of five fields, like */5 * * * *.")
 
 
 def _next(cron: str, timezone: str, now_ms: int) -> int | None:
@@ -118,20 +118,20 @@ class Schedules:
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
         self._store = queues.store
-        self._said: dict[bytes, int] = {}
+        self._logged_at: dict[bytes, int] = {}
         # (cron, timezone) -> when its next tick was computed, and that tick; name -> its (cron, timezone) when last read.
         self._next_ticks: dict[tuple[str, str], tuple[int, int]] = {}
         self._crons: dict[bytes, tuple[str, str]] = {}
         self._aligned, self._aligned_at = 0, float("inf")
 
     @inlineCallbacks
-    def put(self, name: bytes, said: dict[str, Any]) -> Any:
+    def put(self, name: bytes, fields: dict[str, Any]) -> Any:
         """Store a schedule, replacing one of the same name; a tick of the old one that is due is pushed first.
 
         Fires with the schedule as `get` does.
         """
         check_name(name)
-        given = check(said, self._store.now_ms())
+        given = check(fields, self._store.now_ms())
         for _ in range(MAX_TRIES):
             now = self._store.now_ms()
             encoded, due_at = yield self._store.schedule_state(name)
@@ -145,7 +145,7 @@ class Schedules:
                     raise
                 except RegistryError as error:
                     # The tick stays due, and the new schedule takes it over.
-                    self._could_not(name, error)
+                    self._log_failure(name, error)
             schedule = given
             if before is not None:
                 schedule = replace(given, missed_count=before.missed_count, last=before.last)
@@ -162,14 +162,14 @@ class Schedules:
                 )
             ):
                 return self._shown(schedule, following)
-        raise RedisUnavailable("This schedule is changed by others all the time; try again in a moment.")
+        raise RedisUnavailable("Other requests keep changing this schedule; try again in a moment.")
 
     @inlineCallbacks
     def get(self, name: bytes) -> Any:
         """Fires with one schedule, or fails with `NotFound`."""
         encoded, due_at = yield self._store.schedule_state(name)
         if not encoded:
-            raise NotFound("There is no schedule of this name.")
+            raise NotFound("No schedule has this name.")
         return self._shown(decode_schedule(encoded), due_at)
 
     @inlineCallbacks
@@ -184,17 +184,17 @@ class Schedules:
         for _ in range(MAX_TRIES):
             encoded, due_at = yield self._store.schedule_state(name)
             if not encoded:
-                raise NotFound("There is no schedule of this name.")
+                raise NotFound("No schedule has this name.")
             if (yield self._change(name, decode_schedule(encoded).queue, (encoded, due_at), (b"", None))):
                 return
-        raise RedisUnavailable("This schedule is changed by others all the time; try again in a moment.")
+        raise RedisUnavailable("Other requests keep changing this schedule; try again in a moment.")
 
     @inlineCallbacks
     def run(self, name: bytes) -> Any:
         """Push the task of a schedule now, independently of its ticks. Fires with `Pushed`, or fails with `NotFound`."""
         encoded, _ = yield self._store.schedule_state(name)
         if not encoded:
-            raise NotFound("There is no schedule of this name.")
+            raise NotFound("No schedule has this name.")
         schedule = decode_schedule(encoded)
         pushed: Pushed = yield self._queues.push(schedule.queue.encode(), schedule.task, schedule.push)
         return pushed
@@ -213,18 +213,18 @@ class Schedules:
                     yield self._push_due(name, at, now)
                 except Exception as error:
                     failed += 1
-                    self._could_not(name, error)
+                    self._log_failure(name, error)
             if len(due) < DUE_PER_PAGE:
                 return
 
-    def _could_not(self, name: bytes, error: Exception) -> None:
+    def _log_failure(self, name: bytes, error: Exception) -> None:
         """Log an error of a schedule, at most once a minute each; every run of the chore tries it again."""
         now = self._store.now_ms()
-        if abs(now - self._said.get(name, 0)) < SAID_MS:
+        if abs(now - self._logged_at.get(name, 0)) < LOG_EVERY_MS:
             return
-        if len(self._said) >= MAX_COUNTED:
-            self._said.clear()
-        self._said[name] = now
+        if len(self._logged_at) >= MAX_COUNTED:
+            self._logged_at.clear()
+        self._logged_at[name] = now
         if isinstance(error, RegistryError):
             log.warn("the schedule {name!r} could not push: {why}", name=name, why=str(error))
         else:
@@ -233,7 +233,7 @@ class Schedules:
     @inlineCallbacks
     def _push_due(self, name: bytes, at: int, now: int) -> Any:
         """Push the ticks of a schedule up to now."""
-        encoded = yield self._store.schedule_known(name)
+        encoded = yield self._store.schedule_record(name)
         if encoded is None:
             yield self._change(name, "unknown", (b"", at), (b"", None))
             return
@@ -242,24 +242,24 @@ class Schedules:
             state = yield self._pass(name, state[0], state[1], now)
 
     @inlineCallbacks
-    def _pass(self, name: bytes, packed: bytes, at: int, now: int) -> Any:
+    def _pass(self, name: bytes, encoded: bytes, at: int, now: int) -> Any:
         """Push the tick that is due at ``at``, ms, or skip the missed ticks from there on.
 
         Fires with the encoded schedule after that and its next tick; with None if somebody else changed it first.
         """
-        schedule = decode_schedule(packed)
+        schedule = decode_schedule(encoded)
         missed, tick, following = _due_from(schedule, at, now)
         schedule.missed_count += missed
         push = (b"", b"", b"")
         if tick is not None:
             schedule.last = tick
             push = (self._queues.ids.tail(), schedule.task, encode_options(schedule.push))
-        becomes = (msgpack.encode(schedule), following)
-        if not (yield self._change(name, schedule.queue, (packed, at), becomes, push)):
+        after = (msgpack.encode(schedule), following)
+        if not (yield self._change(name, schedule.queue, (encoded, at), after, push)):
             return None
         if missed:
             log.warn("the schedule {name!r} missed {count} ticks", name=name, count=missed)
-        return becomes
+        return after
 
     @inlineCallbacks
     def _align(self, now: int) -> Any:
@@ -282,7 +282,7 @@ class Schedules:
         first = cron and self._upcoming(*cron, now)
         if at <= now or (first and at <= first):
             return
-        encoded = yield self._store.schedule_known(name)
+        encoded = yield self._store.schedule_record(name)
         if encoded is None:
             return
         schedule = decode_schedule(encoded)
@@ -291,12 +291,15 @@ class Schedules:
         self._crons[name] = schedule.cron, schedule.timezone
         first = self._after(schedule, now)
         if first is not None and at > first:
-            log.warn("the schedule {name!r} waited for a tick too late: the clock was set back", name=name)
+            log.warn(
+                "the next tick of the schedule {name!r} was too late, because the clock was set back; it is corrected",
+                name=name,
+            )
             schedule.last = _last_until(schedule, now)
             yield self._change(name, schedule.queue, (encoded, at), (msgpack.encode(schedule), first))
 
-    def _after(self, known: Schedule, now: int) -> int | None:
-        return self._upcoming(known.cron, known.timezone, now)
+    def _after(self, schedule: Schedule, now: int) -> int | None:
+        return self._upcoming(schedule.cron, schedule.timezone, now)
 
     def _upcoming(self, cron: str, timezone: str, now: int) -> int | None:
         """The first tick after now, ms; None if there is none within fifty years."""
@@ -315,40 +318,40 @@ class Schedules:
         self,
         name: bytes,
         queue: str,
-        was: tuple[bytes, int | None],
-        becomes: tuple[bytes, int | None],
+        before: tuple[bytes, int | None],
+        after: tuple[bytes, int | None],
         push: tuple[bytes, bytes, bytes] = (b"", b"", b""),
     ) -> Any:
-        """Change the schedule, and push its task if given, in one step. Fires with False, and no change, if it was not ``was``."""
-        entry = self._store.schedule(name, queue.encode(), was, becomes, push)
+        """Change the schedule, and push its task if given, in one step. Fires with False, and no change, if it was not ``before``."""
+        entry = self._store.schedule(name, queue.encode(), before, after, push)
         reply = yield self._queues.ask("schedule", entry)
         if reply[0] not in (Code.OK, Code.NOTHING):
             raise error_from_reply(reply)
         return reply[0] == Code.OK
 
-    def _shown(self, known: Schedule, at: int | None) -> dict[str, Any]:
+    def _shown(self, schedule: Schedule, at: int | None) -> dict[str, Any]:
         """The public view of a schedule; times in ms, ``task`` as its bytes."""
-        row = {field: getattr(known, field) for field in SHOWN}
+        row = {field: getattr(schedule, field) for field in SHOWN}
         now = self._store.now_ms()
         if at is not None and at > now:
             # `_align` has not corrected this tick yet.
-            at = min(at, self._after(known, now) or at)
-        row.update(next_ms=at, last_ms=known.last, missed_count=known.missed_count)
+            at = min(at, self._after(schedule, now) or at)
+        row.update(next_ms=at, last_ms=schedule.last, missed_count=schedule.missed_count)
         return row
 
 
-def _last_until(known: Schedule, now: int) -> int | None:
+def _last_until(schedule: Schedule, now: int) -> int | None:
     """The last tick; None if the clock was set back so far behind it that this tick comes again."""
-    last = known.last
+    last = schedule.last
     return None if last is not None and last > now + LATE_MS else last
 
 
-def _due_from(known: Schedule, at: int, now: int) -> tuple[int, int | None, int | None]:
+def _due_from(schedule: Schedule, at: int, now: int) -> tuple[int, int | None, int | None]:
     """For the ticks from ``at`` on: how many were missed, which one to push (or None), and the next tick after these."""
-    if known.last is not None and at <= known.last <= now:
+    if schedule.last is not None and at <= schedule.last <= now:
         # This tick was pushed already, while the clock was ahead for a moment.
-        return 0, None, _next(known.cron, known.timezone, known.last)
-    later = ticks(known.cron, known.timezone, at)
+        return 0, None, _next(schedule.cron, schedule.timezone, schedule.last)
+    later = ticks(schedule.cron, schedule.timezone, at)
     if now - at <= LATE_MS:
         return 0, at, next(later, None)
     missed, last = 1, at
@@ -356,7 +359,7 @@ def _due_from(known: Schedule, at: int, now: int) -> tuple[int, int | None, int 
         if now - tick <= LATE_MS or missed > MAX_COUNTED:
             break
         missed, last = missed + 1, tick
-    following = _next(known.cron, known.timezone, max(last, now - LATE_MS - 1))
-    if known.missed == "once" and (following is None or following > now):
+    following = _next(schedule.cron, schedule.timezone, max(last, now - LATE_MS - 1))
+    if schedule.missed == "once" and (following is None or following > now):
         return missed - 1, last, following
     return missed, None, following

@@ -26,9 +26,9 @@ class Singleflight:
             found = self._open[key] = (shared, members)
             shared.addBoth(self._answered, key, members)
         shared, members = found
-        mine: Deferred[Any] = Deferred(lambda d: self._leave(key, d))
-        members.append(mine)
-        return mine
+        own: Deferred[Any] = Deferred(lambda d: self._leave(key, d))
+        members.append(own)
+        return own
 
     def _answered(self, result: Any, key: Hashable, members: list[Deferred[Any]]) -> None:
         self._open.pop(key, None)
@@ -42,9 +42,9 @@ class Singleflight:
         for member in members:
             member.callback(result)
 
-    def _leave(self, key: Hashable, mine: Deferred[Any]) -> None:
+    def _leave(self, key: Hashable, own: Deferred[Any]) -> None:
         shared, members = self._open[key]
-        members[:] = [member for member in members if member is not mine]
+        members[:] = [member for member in members if member is not own]
         if not members:
             del self._open[key]
             # If a task still arrives, the poll puts it back. A failure has no receiver left.

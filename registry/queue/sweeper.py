@@ -51,7 +51,7 @@ class Sweeper:
         self._queues = queues
         self._clock = clock
         self._calls: list[LoopingCall] = []
-        self._looks = 0
+        self._checks = 0
         self._gap: Any = None
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class Sweeper:
 
         def failed(failure: Any) -> None:
             if not failure.check(Unavailable):
-                log.failure("a chore failed", failure)
+                log.failure("a periodic chore failed", failure)
 
         return d.addErrback(failed)
 
@@ -112,8 +112,8 @@ class Sweeper:
         was lost.
         """
         names = self._queues.wait_lists.names()
-        self._looks += 1
-        priority = self._looks % 9 + 1
+        self._checks += 1
+        priority = self._checks % 9 + 1
         pieces = -(-len(names) // NAMES_PER_CHECK)
         for at in range(0, len(names), NAMES_PER_CHECK):
             yield self._check(names[at : at + NAMES_PER_CHECK], priority)

@@ -52,7 +52,7 @@ class WaitList:
     def __len__(self) -> int:
         return len(self.parked) - self.gone
 
-    def first(self) -> Parked | None:
+    def pop_first(self) -> Parked | None:
         """Remove and return the first parked entry; None if there is none."""
         while self.parked:
             one = self.parked.popleft()
@@ -61,7 +61,7 @@ class WaitList:
             self.gone -= 1
         return None
 
-    def put(self, one: Parked) -> None:
+    def insert(self, one: Parked) -> None:
         """Insert by ticket: a poller whose question found nothing returns to its old place, which is near the front."""
         parked = self.parked
         if not parked or parked[-1].ticket < one.ticket:
@@ -78,7 +78,7 @@ class WaitList:
             self.timer.cancel()
         self.timer = timer
 
-    def forget_one(self) -> None:
+    def count_gone(self) -> None:
         """An entry has left. It stays in the deque until such entries outnumber the others."""
         self.gone += 1
         if self.gone * 2 > len(self.parked):
@@ -114,7 +114,7 @@ class WaitLists:
     def park(self, one: Parked) -> WaitList:
         """Insert an entry into the list of its queue, by its ticket. Returns the list."""
         wait_list = self.of(one.name)
-        wait_list.put(one)
+        wait_list.insert(one)
         self.parked += 1
         return wait_list
 
@@ -122,15 +122,15 @@ class WaitLists:
         """A parked entry has left; its state has already changed."""
         self.parked -= 1
         wait_list = self.lists[one.name]
-        wait_list.forget_one()
+        wait_list.count_gone()
         self.tidy(one.name, wait_list)
 
-    def next(self, name: bytes) -> Parked | None:
+    def pop_next(self, name: bytes) -> Parked | None:
         """Remove and return the next entry of this queue; if nobody is parked, count a pending wake and return None."""
         wait_list = self.lists.get(name)
         if wait_list is None:
             return None
-        one = wait_list.first()
+        one = wait_list.pop_first()
         if one is None:
             # Redis may have answered the questions in flight before the task arrived: one of their pollers must ask again.
             if wait_list.in_flight:
@@ -160,7 +160,7 @@ class WaitLists:
                 # A poller with a question in flight comes before parked ones: it asks again after "nothing", or passes the wake on.
                 wait_list.pending_wakes += 1
                 return
-        one = self.next(name)
+        one = self.pop_next(name)
         if one is not None:
             one.woken(wake_next)
 
@@ -173,13 +173,13 @@ class WaitLists:
         if wait_list is None or wait_list.in_flight:
             # The question in flight may find nothing; then its poller comes before all others.
             return None
-        one = wait_list.first()
+        one = wait_list.pop_first()
         if one is None:
             self.tidy(name, wait_list)
             return None
         if not one.alone:
             # It waits for several queues: it may get a task of another one.
-            wait_list.put(one)
+            wait_list.insert(one)
             return None
         self.parked -= 1
         one.woken(False)

@@ -52,7 +52,9 @@ class Workers:
         self._once = once
         self._now = now
         self._open: dict[str, list[_Poll]] = {}  # the oldest poll of each worker first
-        self._ended_alone: dict[str, float] = {}  # worker -> when a poll of it was ended without Redis
+        self._ended_without_redis: dict[
+            str, float
+        ] = {}  # worker -> when a poll of it was ended without Redis
         self._process = os.urandom(4).hex()
         self._count = 0
 
@@ -61,7 +63,7 @@ class Workers:
         """The mark of the newest poll."""
         return f"{self._process}{self._count}"
 
-    def polls(self, worker: str, end: Callable[[], None]) -> Callable[[], None]:
+    def begin_poll(self, worker: str, end: Callable[[], None]) -> Callable[[], None]:
         """A worker polls: end its older poll, and register this one. Returns a function that unregisters it."""
         self._count += 1
         poll = _Poll(self._count, self._now(), end)
@@ -101,25 +103,27 @@ class Workers:
         def warn(first: bool) -> None:
             if first:
                 log.warn(
-                    "more than one live worker polls as worker={worker!r}: all of them are served, but none of them can end the "
+                    "several live workers poll as worker={worker!r}: all of them get tasks, but none of them can end the "
                     "poll that it left behind when its connection broke: give each worker its own name",
                     worker=worker,
                 )
 
-        def alone(failure: Failure) -> bool:
+        def without_redis(failure: Failure) -> bool:
             failure.trap(Unavailable)
-            return self._first_alone(worker)
+            return self._first_without_redis(worker)
 
-        self._once("replaced", worker, END_EVERY_MS).addErrback(alone).addCallback(may_end).addErrback(
-            lambda failure: failure.trap(Unavailable)
-        ).addErrback(lambda failure: log.failure("an older poll of a worker could not be ended", failure))
+        self._once("replaced", worker, END_EVERY_MS).addErrback(without_redis).addCallback(
+            may_end
+        ).addErrback(lambda failure: failure.trap(Unavailable)).addErrback(
+            lambda failure: log.failure("an older poll of a worker could not be ended", failure)
+        )
 
-    def _first_alone(self, worker: str) -> bool:
+    def _first_without_redis(self, worker: str) -> bool:
         """Like ``once("replaced", ...)``, but within this process, while Redis is away."""
-        now, last = self._now(), self._ended_alone.get(worker)
+        now, last = self._now(), self._ended_without_redis.get(worker)
         if last is not None and now < last + END_EVERY_MS / 1000:
             return False
-        if len(self._ended_alone) >= MAX_REMEMBERED:
-            self._ended_alone.clear()
-        self._ended_alone[worker] = now
+        if len(self._ended_without_redis) >= MAX_REMEMBERED:
+            self._ended_without_redis.clear()
+        self._ended_without_redis[worker] = now
         return True

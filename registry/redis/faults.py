@@ -18,30 +18,30 @@ from registry.model import Code
 IN_THE_WAY = re.compile(
     r"\b(MISCONF|READONLY|LOADING|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|CROSSSLOT|NOAUTH|NOPERM|UNKILLABLE)\b"
 )
-_RUNS = "; that is for whoever runs the registry to put right, and its log says more"
+_RUNS = "; the operator of the registry has to fix this, and its log has the details"
 # The first pattern that matches decides. Faults that pass by themselves do not mention whoever runs the registry.
 _FAULTS = tuple(
     (re.compile(pattern, re.IGNORECASE), text)
     for pattern, text in (
         (r"did not answer", "Redis does not answer"),
-        (r"LOADING", "Redis is starting and still loads its data"),
-        (r"\bBUSY\b", "Redis is kept busy by a script of another program"),
-        (r"max number of clients", "Redis has as many clients as it takes"),
-        (r"READONLY|MASTERDOWN", "the Redis that was found is a replica, which takes no writes"),
+        (r"LOADING", "Redis is starting and is still loading its data"),
+        (r"\bBUSY\b", "Redis is busy running a script of another program"),
+        (r"max number of clients", "Redis has reached its limit of clients"),
+        (r"READONLY|MASTERDOWN", "this Redis is a replica, which accepts no writes"),
         (
             r"WRONGPASS|NOAUTH|invalid password|invalid username|no password is set|without any password",
-            "Redis refuses the password that the registry has for it" + _RUNS,
+            "Redis rejects the password that the registry uses" + _RUNS,
         ),
-        (r"NOPERM|no permissions", "Redis denies the registry's user a right that it needs" + _RUNS),
-        (r"DENIED", "Redis takes no connections from where the registry runs" + _RUNS),
-        (r"SSL|TLS|certificate", "the registry and Redis do not agree on TLS" + _RUNS),
-        (r"DB index|SELECT", "Redis does not have the database that the registry is to use" + _RUNS),
-        (r"not the Redis protocol|out of turn", "what answers in the place of Redis is no Redis" + _RUNS),
-        (r"look-up|DNS", "the host name of Redis cannot be looked up" + _RUNS),
+        (r"NOPERM|no permissions", "the Redis user of the registry lacks a permission that it needs" + _RUNS),
+        (r"DENIED", "Redis accepts no connections from the registry's host" + _RUNS),
+        (r"SSL|TLS|certificate", "the registry cannot set up TLS with Redis" + _RUNS),
+        (r"DB index|SELECT", "Redis does not have the configured database" + _RUNS),
+        (r"not the Redis protocol|out of turn", "the server at the configured address is not Redis" + _RUNS),
+        (r"look-up|DNS", "the host name of Redis cannot be resolved" + _RUNS),
         (r"No such file|PEM", "the registry cannot read a file that it needs to reach Redis" + _RUNS),
         (
             r"keys in this Redis|is not the registry's",
-            "the keys in Redis are not those of this registry" + _RUNS,
+            "the keys in Redis do not belong to this registry" + _RUNS,
         ),
         (r"lost|closed|reset", "the connection to Redis was lost"),
         (r"connect", "Redis cannot be reached"),
@@ -60,12 +60,12 @@ def public(text: str) -> str:
 # The meanings of the words with which Redis refuses a call.
 _WORDS = {
     "MISCONF": "it cannot write to its disk" + _RUNS,
-    "NOPERM": "the registry's user lacks a right" + _RUNS,
+    "NOPERM": "the registry's user lacks a permission" + _RUNS,
     "NOAUTH": "the registry did not give a password" + _RUNS,
-    "NOREPLICAS": "too few of its replicas are there" + _RUNS,
+    "NOREPLICAS": "too few of its replicas are connected" + _RUNS,
     "READONLY": "it is a replica",
-    "LOADING": "it still loads its data",
-    "BUSY": "a script of another program keeps it busy",
+    "LOADING": "it is still loading its data",
+    "BUSY": "it is busy running a script of another program",
     "MASTERDOWN": "it is a replica that has lost its master",
 }
 
@@ -87,9 +87,11 @@ class ScriptError(Exception):
 def error_from_redis(text: str) -> Exception:
     """The domain error for an error of Redis; the refused call was not applied."""
     if "OOM command" in text:
-        return RedisFull("Redis is full and takes no more tasks; pops still work.")
+        return RedisFull("Redis is full and accepts no more tasks; pops still work.")
     if text.startswith("WRONGTYPE"):
-        return Conflict("wrong_type", "A key in Redis holds something else than the registry keeps there.")
+        return Conflict(
+            "wrong_type", "A key in Redis holds another type of value than the registry stores there."
+        )
     found = IN_THE_WAY.search(text)
     if found is None:
         # Not Redis's state, but a fault in our code or in the keys.
@@ -110,20 +112,22 @@ def error_from_reply(reply: list[Any]) -> Exception:
     """The error that a script's code stands for."""
     code = reply[0]
     if code == Code.LEASE_REQUIRED:
-        return Conflict("lease_required", "This queue limits how many run at once: pop with lease=.")
+        return Conflict(
+            "lease_required", "This queue limits how many tasks run at once: pop with lease=SECONDS."
+        )
     if code == Code.KEY_REUSED:
-        return KeyReused("This Idempotency-Key came before with another body or other options.")
+        return KeyReused("This Idempotency-Key was already used with another body or other options.")
     if code == Code.WRONG_TYPE:
-        return Conflict("wrong_type", "The key of this queue's name holds something else than a list.")
+        return Conflict("wrong_type", "The Redis key with this queue's name does not hold a list.")
     if code == Code.QUEUE_FULL:
-        return QueueFull(f"The queue is full: it may hold {reply[1]} tasks.")
+        return QueueFull(f"The queue is full: its max_length is {reply[1]} tasks.")
     if code == Code.EXPIRES_FIRST:
         ttl, delay = (f"{ms / 1000:.15g} s" for ms in reply[1:3])
         return BadOption(
-            f"The option 'ttl', the push's own or the queue's, is {ttl}: it is over before the task is due in {delay}."
+            f"The option 'ttl' of the push or the queue is {ttl}: the task would expire before it is due, in {delay}."
         )
     if code == Code.PARTS_GONE:
-        return RedisUnavailable("Redis no longer had all parts of this batch when the last one had come.")
+        return RedisUnavailable("Redis lost parts of this batch before the last one arrived.")
     if code in (Code.REDIS_FULL, Code.REFUSED):
         return error_from_redis(reply[1].decode("utf-8", "replace"))
     return BadOption(f"The request was refused ({code}).")

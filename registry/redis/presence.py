@@ -14,10 +14,10 @@ class Presence(Commands):
     """The part of the store for the daemons themselves."""
 
     @inlineCallbacks
-    def beat(self, told: bytes, life_ms: int) -> Any:
-        """Write this process's heartbeat, with ``told`` as its content, for ``life_ms``."""
+    def beat(self, content: bytes, life_ms: int) -> Any:
+        """Write this process's heartbeat, with ``content`` as its content, for ``life_ms``."""
         keys = self.keys
-        yield self._ask(b"SET", keys.beat(self.process), told, b"PX", life_ms)
+        yield self._ask(b"SET", keys.beat(self.process), content, b"PX", life_ms)
         yield self._ask(b"ZADD", keys.beats, self.now_ms() + life_ms, self.process)
         yield self._ask(b"ZREMRANGEBYSCORE", keys.beats, b"-inf", self.now_ms() - life_ms)
 

@@ -23,7 +23,7 @@ class ScheduleStore(Commands):
         )
         return record or b"", None if tick is None else int(float(tick))
 
-    def schedule_known(self, name: bytes) -> Deferred[bytes | None]:
+    def schedule_record(self, name: bytes) -> Deferred[bytes | None]:
         """The record of a schedule, None for none."""
         return self._ask(b"HGET", self.keys.schedules, name)
 

@@ -143,16 +143,16 @@ class Store(Lookups, ScheduleStore, Presence):
         self,
         name: bytes,
         queue: bytes,
-        was: tuple[bytes, int | None],
-        becomes: tuple[bytes, int | None],
+        before: tuple[bytes, int | None],
+        after: tuple[bytes, int | None],
         push: tuple[bytes, bytes, bytes] = (b"", b"", b""),
     ) -> Entry:
-        """Change a schedule and push a task for it. ``was``, ``becomes``: its record and its next tick, ms, before and after.
+        """Change a schedule and push a task for it. ``before``, ``after``: its record and its next tick, ms, before and after.
 
         ``push``: the tail of the id, the payload and the options of the task; a tail that is empty for none.
         """
-        times = [b"" if tick is None else b"%d" % tick for tick in (was[1], becomes[1])]
-        args = (name, was[0], times[0], becomes[0], times[1], *push)
+        times = [b"" if tick is None else b"%d" % tick for tick in (before[1], after[1])]
+        args = (name, before[0], times[0], after[0], times[1], *push)
         return Entry(self.keys.bulk_list(queue), b"".join(map(bulk, args)))
 
     def move(self, name: bytes, to: bytes, state: str, most: int, skipped: int) -> Entry:
@@ -196,12 +196,12 @@ class Store(Lookups, ScheduleStore, Presence):
                 self.set_clock(reply[1])
                 if self._monotonic() < deadline - 0.05:
                     return run(send).addCallback(fail_late)
-                raise RedisUnavailable("Redis read the request too late, and did not carry it out.")
+                raise RedisUnavailable("Redis received the request too late and did not carry it out.")
             return reply
 
         def fail_late(reply: list[Any]) -> Any:
             if reply and reply[0] == b"LATE":
-                raise RedisUnavailable("Redis read the request too late, and did not carry it out.")
+                raise RedisUnavailable("Redis received the request too late and did not carry it out.")
             return reply
 
         d = run(send)
