@@ -313,7 +313,8 @@ def _limits(config: Config) -> Callable[[bytes], int]:
     most = max(config.max_batch_bytes, config.max_task_bytes, config.max_result_bytes)
 
     def limit(path: bytes) -> int:
-        if path.startswith((b"/api/pushTasks/", b"/api/ackTasks/")):
+        batch = path.startswith((b"/api/pushTasks/", b"/api/ackTasks/"))
+        if batch or (path.startswith(b"/api/queues/") and path.endswith(b"/import")):
             return config.max_batch_bytes
         return most if path.startswith(_OF_LEASES) else config.max_task_bytes
 

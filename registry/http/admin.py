@@ -19,6 +19,7 @@ from registry.http.codec import (
     text,
     whole,
 )
+from registry.http.exports import exported, records
 from registry.http.json_check import check_json
 from registry.http.json_cut import MAX_BUILT, load
 from registry.http.request import Options, Request
@@ -34,7 +35,7 @@ from registry.http.rows import (
     sort_value,
     task_row,
 )
-from registry.http.turns import at_once
+from registry.http.turns import at_once, in_turns
 from registry.queue.completions import Completions
 from registry.queue.inspector import Inspector
 from registry.queue.operations import NO_LIMIT, Operations, TaskFilter
@@ -42,6 +43,7 @@ from registry.queue.pages import SHOWN_BYTES
 from registry.queue.promise import after
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
+from registry.queue.transfers import Transfers
 
 PAGE, MAX_PER_PAGE = 100, 1000
 
@@ -83,6 +85,11 @@ RETRY_OPTIONS: Options = {
 DELETE_OPTIONS: Options = {"state": one_of("ready", "delayed", "dead", "done"), **_FILTER_OPTIONS}
 PAUSE_OPTIONS: Options = {"seconds": seconds(0, options.YEAR)}
 MOVE_OPTIONS: Options = {"to": text(1, 255), "state": one_of("ready", "delayed", "dead")}
+EXPORT_OPTIONS: Options = {
+    "state": one_of(*COUNTED),
+    "cursor": text(1, 400),
+    "limit": whole(1, MAX_PER_PAGE),
+}
 SCHEDULES_OPTIONS: Options = {"cursor": text(1, 800), "limit": whole(1, MAX_PER_PAGE)}
 
 
@@ -112,6 +119,7 @@ class Admin:
         self._operations = operations
         self._schedules = schedules
         self._completions = completions
+        self._transfers = Transfers(queues)
         self._max_wait = max_wait
 
     # Queues
@@ -227,6 +235,32 @@ class Admin:
             raise BadOption("The option 'to' is missing: name the queue to move the tasks to.")
         moved, skipped = yield self._operations.move(name, given["to"].encode(), given.get("state", "ready"))
         return _bulk_answer(moved, skipped)
+
+    @inlineCallbacks
+    def export(self, request: Request) -> Any:
+        """The tasks of a queue with all that is stored of them, a page at a time; one on each line of the answer."""
+        given = request.options
+        walk = self._transfers.walk(request.name, given.get("cursor", ""), given.get("state"))
+        page = Page(given.get("limit", PAGE))
+        while not page.is_full:
+            view = yield walk.head()
+            if view is None or not page.add(exported(view)):
+                break
+            walk.take()
+        return page.answer(b"tasks", walk.cursor, lines=True)
+
+    @inlineCallbacks
+    def restore(self, request: Request) -> Any:
+        """Store the tasks of an export again."""
+        tasks = yield in_turns(records(request.body), self._queues.later)
+        restored = yield self._transfers.restore(request.name, tasks)
+        answer = {
+            "success": True,
+            "count": restored.count,
+            "skipped": len(tasks) - restored.count,
+            "key_taken": restored.key_taken,
+        }
+        return json_answer(200, answer)
 
     # Tasks
 

@@ -184,6 +184,14 @@ class Api:
     def move(self, request: Request) -> Any:
         return self._admin.move(request)
 
+    @route("GET", "/api/queues/<name>/export", right="operate", options=admin.EXPORT_OPTIONS)
+    def export(self, request: Request) -> Any:
+        return self._admin.export(request)
+
+    @route("POST", "/api/queues/<name>/import", right="admin")
+    def restore(self, request: Request) -> Any:
+        return self._admin.restore(request)
+
     # Tasks
 
     @route("GET", "/api/queues/<name>/tasks", right="view", options=admin.TASKS_OPTIONS)

@@ -34,7 +34,7 @@ class Page:
         self._size = 0
         self.ended_early = False
 
-    def add(self, row: dict[str, Any]) -> bool:
+    def add(self, row: Any) -> bool:
         """Add a row if there is room, and return whether there was. A page has at least one row."""
         encoded = dumps(row)
         self._size += len(encoded) + 1
@@ -48,10 +48,11 @@ class Page:
     def is_full(self) -> bool:
         return self.ended_early or len(self._rows) == self._limit
 
-    def answer(self, name: bytes, cursor: str | None) -> Answer:
-        """The page as an answer, built with few copies because it may be large."""
-        head, tail = b'{"%b":[' % name, b'],"cursor":%b}' % dumps(cursor)
-        return Answer(200, b"".join((head, b",".join(self._rows), tail)))
+    def answer(self, name: bytes, cursor: str | None, lines: bool = False) -> Answer:
+        """The page as an answer, built with few copies because it may be large. ``lines``: each row is on a line of its own."""
+        end = b"\n" if lines else b""
+        head, tail = b'{"%b":[%b' % (name, end), b'%b],"cursor":%b}' % (end, dumps(cursor))
+        return Answer(200, b"".join((head, (b"," + end).join(self._rows), tail)))
 
 
 def rfc3339(moment_ms: float | None) -> str | None:

@@ -39,6 +39,7 @@ VERBS = {
     "move": 4,
     "delete": 2,
     "schedule": 8,
+    "restore": 3,
     "counts": 0,
     "fields": 0,
     "ready": 0,

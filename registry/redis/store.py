@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from txredisapi import ResponseError
 
 from registry.errors import RedisUnavailable
-from registry.model import PopOptions
+from registry.model import PopOptions, Task
 from registry.redis.commands import VERBS
 from registry.redis.faults import IN_THE_WAY, as_domain
 from registry.redis.keys import bulk
@@ -163,6 +163,11 @@ class Store(Lookups, ScheduleStore, Presence):
     def purge(self, name: bytes, state: str, most: int) -> Entry:
         """Forget at most ``most`` ready and delayed tasks, or only those of ``state``."""
         return Entry(self.keys.bulk_list(name), bulk(f"{most} {state}".rstrip().encode()))
+
+    def restore(self, name: bytes, task_id: bytes, payload: bytes, task: Task) -> Entry:
+        """Store a task of an export again; ``task`` is all but its id and its payload."""
+        args = (task_id, payload, msgpack.encode(task))
+        return Entry(self.keys.bulk_list(name), b"".join(map(bulk, args)))
 
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
         """An entry of confirm, put back, or any other verb whose first argument is a lease or a task's id."""
