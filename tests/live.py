@@ -25,7 +25,8 @@ from typing import Any
 
 import hiredis
 
-ROOT = Path(__file__).resolve().parent.parent
+# The checkout whose daemon, scripts and pages are tested. Another one than this shows that a test fails without a change.
+ROOT = Path(os.environ.get("REGISTRY_TEST_CHECKOUT") or Path(__file__).parent.parent).resolve()
 SOCKET_PATH_MAX = 100  # bytes; the kernel ends at 107
 
 

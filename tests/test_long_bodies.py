@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import socket
 import sys
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +20,8 @@ from registry.http.json_check import check_json, checking
 from registry.http.json_cut import Part
 from registry.http.turns import Steps, at_once, in_turns
 from registry.model import Error
+from tests.live import Daemon, wait_until
+from tests.talk import Asked
 
 SIZE = 1024 * 1024
 LONE = b'"\\ud800"'
@@ -264,3 +271,71 @@ def test_a_long_trace_keeps_its_end_and_says_so(unit: str, lead: str) -> None:
     assert failed.error == Error(trace=options.shortened(whole, -8000), truncated=True)
     told = options.extend_options(at_once(options.members(b'{"message":%b}' % text.encode(), "message")))
     assert told.message == options.shortened(whole, 1000)
+
+
+# Over a connection
+
+LONG = {
+    # name: (path, the piece that is repeated, what comes before and after)
+    "acks with a long result": (
+        "/api/ackTasks",
+        b"[]",
+        b'{"acks":[{"lease":"a-b","result":[' + LONE + b",",
+        b"0]}]}",
+    ),
+    "a batch with half a character": ("/api/pushTasks", b"[]", b"[" + LONE + b",", b"0]"),
+    "a batch of numbers": ("/api/pushTasks", b"1.0", b"[", b"0]"),
+}
+each_long = pytest.mark.parametrize(("path", "piece", "before", "after"), LONG.values(), ids=LONG)
+
+
+def unread(daemon: Daemon, client: socket.socket) -> int:
+    """How many bytes of this connection the daemon has not read yet."""
+    ours, theirs = (f"0100007F:{port:04X}" for port in (client.getsockname()[1], daemon.port))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    queues = {(row[1], row[2]): [int(size, 16) for size in row[4].split(":")] for row in rows}
+    return queues[ours, theirs][0] + queues[theirs, ours][1]
+
+
+@each_long
+def test_others_are_served_while_a_long_body_is_read(
+    served: Daemon, q: str, path: str, piece: bytes, before: bytes, after: bytes
+) -> None:
+    # It is refused at its end, without a look at Redis.
+    body, path = before + (piece + b",") * (SIZE // (len(piece) + 1)), f"{path}/{q}"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    short = Asked(served, "GET", "/healthz")
+    assert not short.waits(10) and short.socket.recv(100_000)
+    with socket.create_connection(("127.0.0.1", served.port), 60) as long:
+        long.sendall(head.encode() + body[:-1])
+        wait_until(lambda: unread(served, long) == 0)
+        # When it goes on, the last byte has come first, and then the request of another.
+        os.kill(served.pid, signal.SIGSTOP)
+        try:
+            long.sendall(body[-1:])
+            wait_until(lambda: unread(served, long) == 1)
+            short.socket.sendall(b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % q.encode())
+            wait_until(lambda: unread(served, short.socket) > 1)
+        finally:
+            os.kill(served.pid, signal.SIGCONT)
+        assert short.answer(60).status == 404
+        assert b" 400 " in long.recv(100)
+    lines = re.compile(rf'"(?:GET|POST) /\S*{q} ')
+    wait_until(lambda: len(lines.findall(served.log)) == 2)
+    assert lines.findall(served.log) == [f'"GET /{q} ', f'"POST {path} ']
+
+
+@each_long
+def test_the_daemon_grows_by_four_times_a_body_at_most(
+    served: Daemon, q: str, path: str, piece: bytes, before: bytes, after: bytes
+) -> None:
+    def memory(of: str) -> int:
+        status = Path(f"/proc/{served.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(of))
+
+    body = before + (piece + b",") * (8 * SIZE // (len(piece) + 1)) + after
+    at_first = memory("VmRSS")
+    Path(f"/proc/{served.pid}/clear_refs").write_text("5")  # the peak begins anew
+    assert Asked(served, "POST", f"{path}/{q}", body).answer(200).status in (200, 400)
+    grown = memory("VmHWM") - at_first
+    assert grown <= 4 * len(body), f"{grown / len(body):.1f} times"

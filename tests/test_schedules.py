@@ -383,3 +383,21 @@ def test_a_schedule_needs_its_fields_and_a_name(served: Daemon, q: str) -> None:
     put(served, q, **{**whole, "task": None})
     assert get(served, q)["task"] is None
     ask(served, "DELETE", f"/api/schedules/{q}").ok()
+
+
+@pytest.mark.parametrize("again", [{}, {"task": 2}, {"queue": "new"}, {"cron": "0 0 1 1 *"}])
+def test_a_tick_that_is_due_is_not_lost_when_its_schedule_is_put_again(
+    served: Daemon, module_redis_process: RedisServer, q: str, again: dict[str, Any]
+) -> None:
+    """As by a program that declares its schedules at its start. A queue that is full keeps the tick due meanwhile."""
+    said = {"cron": "0 3 * * *", "queue": q, "task": 1}
+    put(served, q, **said)
+    policy(served, q, max_length=0)
+    at = due(module_redis_process, q, 0)
+    again = {**again, **({"queue": f"{q}new"} if "queue" in again else {})}
+    put(served, q, **{**said, **again})
+    policy(served, q, max_length=None)
+    becomes(served, again.get("queue", q), 5, ready=1)
+    row = get(served, q)
+    assert (datetime.fromisoformat(row["last_at"]).timestamp(), row["missed_count"]) == (at / 1000, 0)
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()

@@ -219,10 +219,20 @@ def test_a_bad_listen_is_one_sentence(listen: str, said: str) -> None:
     assert line.endswith(".") and "\n" not in line
 
 
-def test_nothing_else_is_said(tmp_path: Path) -> None:
-    for processes in ("1", "2"):
-        line = refused(start(tmp_path, f"--processes={processes}", LISTEN="tcp:abc"))
-        assert "LISTEN has 'tcp:abc'" in line
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LISTEN", "tcp:abc", "LISTEN has 'tcp:abc'"),
+        ("LISTEN", "ssl:0:privateKey=/etc/passwd", "name PEM files, a key without a passphrase"),
+        ("REDIS_URL", "rediss://h/0?cafile=/nonexistent", "its cafile /nonexistent cannot be read"),
+        ("REDIS_URL", f"redis://:{SECRET}/x@h:6379/0", "%2F %40 %3A"),
+        ("QUEUE_TIMEOUT", "5s", "it must be a number of seconds from 0 to 3600"),
+    ],
+)
+def test_nothing_else_is_said(tmp_path: Path, name: str, value: str, said: str) -> None:
+    for processes in ("1", "2") if value == "tcp:abc" else ("1",):
+        line = refused(start(tmp_path, f"--processes={processes}", **{name: value}))
+        assert said in line and SECRET not in line
 
 
 def test_a_port_in_use_is_told_once(daemon: StartDaemon, redis_server: RedisServer) -> None:
