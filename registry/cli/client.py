@@ -99,17 +99,9 @@ class Client:
         self.patience = patience
         self._timeout = timeout
         self._sleep = sleep
-        unix = target.url.removeprefix("unix://") if target.url.startswith("unix://") else None
-        base = "http://localhost" if unix else target.url
+        unix = unix_path(target)
         self._http = httpx2.Client(
-            base_url=base,
-            auth=_Bearer(target.token),
-            headers={"User-Agent": f"registryctl/{__version__}"},
-            follow_redirects=False,
-            # Proxies of the environment are for other hosts.
-            trust_env=not unix and not is_loopback(base),
-            transport=httpx2.HTTPTransport(uds=unix, trust_env=False) if unix else None,
-            verify=_tls(target),
+            transport=httpx2.HTTPTransport(uds=unix, trust_env=False) if unix else None, **settings_of(target)
         )
 
     def __enter__(self) -> Client:
@@ -165,7 +157,7 @@ class Client:
                     timeout=times,
                 )
             except (httpx2.TransportError, ssl.SSLError, OSError) as error:
-                failure = self._unreachable(error)
+                failure = unreachable(self.target, error)
                 # A connection that was kept open may have been closed meanwhile: a new one is tried.
                 stale = isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError | httpx2.WriteError)
                 if not (again and stale and time.monotonic() < end):
@@ -177,7 +169,7 @@ class Client:
                 return Answer(response.status_code, text, response.headers)
             pause = _pause(response.status_code, response.headers, text, again)
             if pause is None or time.monotonic() + pause > end:
-                raise self._error(response.status_code, response.headers, text)
+                raise refusal(self.target, response.status_code, response.headers, text)
             self._sleep(pause)
 
     def pages(self, *path: str, key: str, query: Mapping[str, Any] | None = None) -> Iterator[Answer]:
@@ -194,47 +186,68 @@ class Client:
             if not cursor:
                 return
 
-    def _unreachable(self, error: Exception) -> CliError:
-        url = self.target.url
-        reason = _ERRNO.sub("", clean(str(error))) or type(error).__name__
-        if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
-            return BadUsage(f"The request cannot be sent: {reason}")
-        if isinstance(error, httpx2.ConnectTimeout):
-            return Unreachable(f"{url} does not take a connection within {CONNECT_SECONDS:g} s.", sent=False)
-        if isinstance(error, httpx2.ConnectError | httpx2.ProxyError):
-            hint = " Is the daemon running there?" if "refused" in reason or "No such file" in reason else ""
-            return Unreachable(f"{url} cannot be reached: {reason.rstrip('.')}.{hint}", sent=False)
-        if isinstance(error, httpx2.TimeoutException):
-            return Unreachable(f"{url} did not answer in time; the request may have been carried out.")
-        return Unreachable(
-            f"The connection to {url} broke: {reason.rstrip('.')}. The request may have been carried out."
-        )
 
-    def _error(self, status: int, headers: Mapping[str, str], text: str) -> CliError:
-        kind = _MEANING.get(status, Refused if status < 500 else CliError)
-        try:
-            body = json.loads(text)
-            sentence, code = str(body["error"]), str(body.get("code", ""))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            if 300 <= status < 400:
-                where = cut(headers.get("location", "another address"), SHOWN)
-                return Refused(f"{self.target.url} redirects to {where}; name that address yourself.")
-            said = cut(" ".join(text.split()), SHOWN)
-            return kind(
-                f"{self.target.url} answered {status}, and it does not seem to be the registry: {said}"
-            )
-        if status == 401 and self.target.withheld:
-            sentence = f"{sentence} {self.target.withheld}"
-        elif status == 401 and not self.target.token:
-            sentence = f"{sentence} Set REGISTRY_TOKEN, or name a profile that has a token."
-        outcome = body.get("outcome")
-        if outcome == "unknown":
-            sentence = f"{sentence} It may have been carried out."
-        error = kind(f"{sentence} ({code})" if code else sentence)
-        error.status, error.code = status, code
-        if isinstance(error, Unreachable):
-            error.sent = outcome != "not_applied"
-        return error
+def unreachable(target: Target, error: Exception) -> CliError:
+    """What to say when no answer came."""
+    url = target.url
+    reason = _ERRNO.sub("", clean(str(error))) or type(error).__name__
+    if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
+        return BadUsage(f"The request cannot be sent: {reason}")
+    if isinstance(error, httpx2.ConnectTimeout):
+        return Unreachable(f"{url} does not take a connection within {CONNECT_SECONDS:g} s.", sent=False)
+    if isinstance(error, httpx2.ConnectError | httpx2.ProxyError):
+        hint = " Is the daemon running there?" if "refused" in reason or "No such file" in reason else ""
+        return Unreachable(f"{url} cannot be reached: {reason.rstrip('.')}.{hint}", sent=False)
+    if isinstance(error, httpx2.TimeoutException):
+        return Unreachable(f"{url} did not answer in time; the request may have been carried out.")
+    return Unreachable(
+        f"The connection to {url} broke: {reason.rstrip('.')}. The request may have been carried out."
+    )
+
+
+def refusal(target: Target, status: int, headers: Mapping[str, str], text: str) -> CliError:
+    """What to say about an answer of 300 and above."""
+    kind = _MEANING.get(status, Refused if status < 500 else CliError)
+    try:
+        body = json.loads(text)
+        sentence, code = str(body["error"]), str(body.get("code", ""))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        if 300 <= status < 400:
+            where = cut(headers.get("location", "another address"), SHOWN)
+            return Refused(f"{target.url} redirects to {where}; name that address yourself.")
+        said = cut(" ".join(text.split()), SHOWN)
+        return kind(f"{target.url} answered {status}, and it does not seem to be the registry: {said}")
+    if status == 401 and target.withheld:
+        sentence = f"{sentence} {target.withheld}"
+    elif status == 401 and not target.token:
+        sentence = f"{sentence} Set REGISTRY_TOKEN, or name a profile that has a token."
+    outcome = body.get("outcome")
+    if outcome == "unknown":
+        sentence = f"{sentence} It may have been carried out."
+    error = kind(f"{sentence} ({code})" if code else sentence)
+    error.status, error.code = status, code
+    if isinstance(error, Unreachable):
+        error.sent = outcome != "not_applied"
+    return error
+
+
+def unix_path(target: Target) -> str | None:
+    """The path of the unix socket to connect to; None for TCP."""
+    return target.url.removeprefix("unix://") if target.url.startswith("unix://") else None
+
+
+def settings_of(target: Target) -> dict[str, Any]:
+    """The arguments of an httpx2 client of this server, blocking or not, besides its transport."""
+    base = "http://localhost" if unix_path(target) else target.url
+    return {
+        "base_url": base,
+        "auth": _Bearer(target.token),
+        "headers": {"User-Agent": f"registryctl/{__version__}"},
+        "follow_redirects": False,
+        # Proxies of the environment are for other hosts.
+        "trust_env": not unix_path(target) and not is_loopback(base),
+        "verify": _tls(target),
+    }
 
 
 def api_path(*path: str) -> str:
