@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from msgspec import Struct
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -51,25 +52,16 @@ STATUS: tuple[tuple[type[errors.RegistryError], int], ...] = (
 )
 
 
-class Answer:
+class Answer(Struct, eq=False):
     """A response: ``status``, the body's bytes, headers beside the common ones.
 
     ``deliveries``: the tasks that this answer hands over, leased or not; the writer of the answer confirms them or puts them back.
     """
 
-    __slots__ = ("body", "deliveries", "headers", "status")
-
-    def __init__(
-        self,
-        status: int,
-        body: bytes,
-        headers: tuple[tuple[bytes, bytes], ...] = (),
-        deliveries: tuple[Delivery, ...] = (),
-    ) -> None:
-        self.status = status
-        self.body = body
-        self.headers = headers
-        self.deliveries = deliveries
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
 
 
 def json_answer(status: int, value: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> Answer:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import Struct
 
-class Pushed:
+
+class Pushed(Struct, frozen=True, gc=False):
     """The result of a push. ``duplicate``: a task with the same ``key`` exists. ``replayed``: the same request came before."""
 
-    __slots__ = ("duplicate", "id", "replayed")
-
-    def __init__(self, task_id: bytes, outcome: int = 0) -> None:
-        self.id = task_id
-        self.duplicate = outcome in (1, 3)
-        self.replayed = outcome in (2, 3)
+    id: bytes
+    duplicate: bool = False
+    replayed: bool = False
 
 
 class Delivery:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from twisted.python.failure import Failure
 
 from registry.queue.delivery import Pushed
@@ -15,24 +16,19 @@ if TYPE_CHECKING:
     from registry.queue.polls import Poller
 
 
-class PendingPush:
+class PendingPush(Struct, eq=False):
     """When the task is stored, wakes a parked poller and passes a `Pushed` to ``receiver``.
 
     ``tail``: the last part of the task's id. ``at_once``: the stored task is certainly ready. ``early``: the poller that
     asked right behind the push, and the number of that question.
     """
 
-    __slots__ = ("at_once", "early", "name", "receiver", "tail", "wait_lists")
-
-    def __init__(
-        self, wait_lists: WaitLists, name: bytes, tail: bytes, receiver: Receiver, at_once: bool
-    ) -> None:
-        self.at_once = at_once
-        self.wait_lists = wait_lists
-        self.name = name
-        self.tail = tail
-        self.receiver = receiver
-        self.early: tuple[Poller, int] | None = None
+    wait_lists: WaitLists
+    name: bytes
+    tail: bytes
+    receiver: Receiver
+    at_once: bool
+    early: tuple[Poller, int] | None = None
 
     def sent(self) -> None:
         """The push was written to the connection: let a parked poller ask right behind it."""
@@ -45,7 +41,7 @@ class PendingPush:
         if reply[0]:
             self.receiver.errback(Failure(error_from_reply(reply)))
         elif len(reply) > 2:
-            self.receiver.callback(Pushed(reply[1], reply[2]))
+            self.receiver.callback(_found(reply))
         else:
             wait_lists, name, early = self.wait_lists, self.name, self.early
             # Replies arrive in order: a question that is still in flight reached Redis after this push, so it finds the task.
@@ -55,3 +51,9 @@ class PendingPush:
 
     def errback(self, failure: Failure) -> None:
         self.receiver.errback(failure)
+
+
+def _found(reply: list[Any]) -> Pushed:
+    """The result of a push that found a task instead of storing one."""
+    how = reply[2]
+    return Pushed(reply[1], duplicate=how in (1, 3), replayed=how in (2, 3))
