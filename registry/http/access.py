@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import monotonic, time
 from typing import Any
 
 from registry.log import clf_time
@@ -47,13 +47,13 @@ class Access:
         lines = self._lines
         lines.append(
             f'{client} - - [{self._when}] "{line}" {status} {sent or "-"} {agents} '
-            f"{(time.monotonic() - began) * 1000:.1f}ms"
+            f"{(monotonic() - began) * 1000:.1f}ms"
         )
         if len(lines) >= MAX_GATHERED:
             self.flush()
 
     def _begin(self) -> None:
-        self._when = clf_time(int(time.time()))
+        self._when = clf_time(int(time()))
         self._call = self._later(GATHER_SECONDS, self._on_time)
 
     def _on_time(self) -> None:

@@ -132,8 +132,9 @@ class Connection:
         self._forget()
         self._server.closed(self)
         self.transport = None
-        if state in (BODY, BUSY):
-            self._log(CUT_OFF, 0)
+        access, head = self._server.access, self._head
+        if access is not None and head is not None and state in (BODY, BUSY):
+            access.served(self.address, head.line, CUT_OFF, 0, head.logged, self._began)
         if call is not None:
             call.cancel()
         if answer is not None and answer.deliveries:
@@ -425,9 +426,12 @@ class Connection:
 
     def sent(self, data: bytes, count: int) -> None:
         """The kernel has taken ``count`` bytes of the answer."""
-        server, answer = self._server, self._answer
+        server, head, answer = self._server, self._head, self._answer
+        assert head is not None
         assert answer is not None
-        self._log(answer.status, len(answer.body))
+        if server.access is not None:
+            size = 0 if head.bodiless else len(answer.body)
+            server.access.served(self.address, head.line, answer.status, size, head.logged, self._began)
         if count == len(data):
             self._answer = None
             if answer.deliveries:
@@ -444,12 +448,6 @@ class Connection:
         else:
             # TLS buffers small writes until the next turn of the reactor, then passes them down.
             server.later(0, self._watch_drain)
-
-    def _log(self, status: int, size: int) -> None:
-        access, head = self._server.access, self._head
-        if access is not None and head is not None:
-            sent = 0 if head.bodiless else size
-            access.served(self.address, head.line, status, sent, head.logged, self._began)
 
     def _watch_drain(self) -> None:
         if self.state != WRITING:

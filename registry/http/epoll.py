@@ -45,7 +45,7 @@ class EpollReader:
         self._epoll = select.epoll()
         # A connection without a socket is not read; only its end is watched for.
         self._connections: dict[int, tuple[socket.socket | None, Connection]] = {}
-        self._ready: deque[int] = deque()  # descriptors that the previous turn did not reach
+        self._ready: deque[tuple[int, int]] = deque()  # (descriptor, event) left by the previous turn
 
     @staticmethod
     def possible(reactor: Any) -> bool:
@@ -98,10 +98,10 @@ class EpollReader:
     def doRead(self) -> None:
         connections, ready = self._connections, self._ready
         if not ready:
-            ready.extend([fd for fd, _ in self._epoll.poll(0)])
+            ready.extend(self._epoll.poll(0))
         until = monotonic() + TURN_SECONDS
         while ready:
-            fd = ready.popleft()
+            fd, _ = ready.popleft()
             found = connections.get(fd)
             if found is None:
                 # It ended while another connection of this round was read.

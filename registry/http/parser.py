@@ -297,9 +297,10 @@ class Heads:
         head.line = line.decode() if plain is not None else escape(line)
         try:
             self._validate(head, target, authority, b"HTTP/1.0" if is_http_10 else b"HTTP/1.1")
-            head.limit = self._limit_of(path)
-            if head.length > head.limit:
-                raise too_large(head.limit)
+            if head.length or head.chunked:
+                head.limit = self._limit_of(path)
+                if head.length > head.limit:
+                    raise too_large(head.limit)
         except Refusal as refusal:
             refusal.head = head
             raise

@@ -110,9 +110,8 @@ class Server(Factory):  # type: ignore[misc]
     def send(self) -> None:
         """Write the ready answers to their sockets, then update each connection."""
         ready, self.ready = self.ready, []
-        counts = []
+        sent = []
         for connection, data in ready:
-            count = -1
             if connection.state == BUSY:
                 count = 0
                 if connection.is_plain:
@@ -121,9 +120,9 @@ class Server(Factory):  # type: ignore[misc]
                     except OSError:
                         # The buffer is full, or the connection broken: the transport finds out which.
                         pass
-            counts.append(count)
-        for (connection, data), count in zip(ready, counts, strict=True):
-            if connection.state == BUSY and count >= 0:
+                sent.append((connection, data, count))
+        for connection, data, count in sent:
+            if connection.state == BUSY:
                 try:
                     connection.sent(data, count)
                 except Exception:

@@ -10,7 +10,7 @@ without a retry lose nothing when Redis restarts. A request that was sent and go
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -84,7 +84,7 @@ class Batching:
         self._refused: dict[str, int] = {}  # verb -> how many entries at the front were sent and refused
         self._expiry: Any = None
         self._turn_began = 0.0
-        self._waiting: dict[str, deque[Any]] = {}
+        self._waiting: defaultdict[str, deque[Any]] = defaultdict(deque)
         self._turns: deque[str] = deque()
         self._in_flight = 0
         self._bytes = 0
@@ -107,15 +107,14 @@ class Batching:
             raise Overloaded("Too many requests are waiting for Redis; try again in a moment.")
         if entry.reply is None:
             entry.reply = Deferred()
-        if large or entry.size > LARGE:
+        size = entry.size
+        if large or size > LARGE:
             verb += _LARGE_SUFFIX
-        waiting = self._waiting.get(verb)
-        if waiting is None:
-            waiting = self._waiting[verb] = deque()
+        waiting = self._waiting[verb]
         if not waiting:
             self._turns.append(verb)
         waiting.append(entry)
-        self._bytes += entry.size
+        self._bytes += size
         if not self._scheduled:
             self._scheduled = True
             self._turn_began = self._now()
