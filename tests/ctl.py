@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,3 +74,44 @@ class Ctl:
 
 def ctl_of(daemon: Daemon, home: Path) -> Ctl:
     return Ctl(daemon.url, home)
+
+
+class Canned:
+    """A server that gives these answers one after the other, the last one for ever; ``seen`` has the heads of the requests."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = list(answers)
+        self.seen: list[str] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Canned:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                head = b""
+                while b"\r\n\r\n" not in head and (data := connection.recv(65536)):
+                    head += data
+                self.seen.append(head.decode("latin-1"))
+                connection.sendall(self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])
+
+
+def answer(status: int, body: Any = None, **headers: str) -> bytes:
+    """An answer of `Canned`: a body that is no bytes is sent as JSON; ``Retry_After=`` becomes a header."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(data)}", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + data

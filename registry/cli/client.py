@@ -58,7 +58,11 @@ class Answer:
 
     @cached_property
     def json(self) -> Any:
-        return _decoder.decode(self.text) if self.text else None
+        try:
+            return _decoder.decode(self.text) if self.text else None
+        except (ValueError, RecursionError):
+            said = cut(" ".join(self.text.split()), SHOWN)
+            raise CliError(f"The answer is not JSON; is a registry at this address? {said}") from None
 
     def member(self, name: str) -> str:
         """The text of one member of the body's object, exactly as it was sent; "" if it is not there."""
@@ -113,16 +117,16 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
-    def get(self, *path: str, **more: Any) -> Answer:
+    def get(self, *path: str | tuple[str, ...], **more: Any) -> Answer:
         return self.request("GET", *path, **more)
 
-    def post(self, *path: str, **more: Any) -> Answer:
+    def post(self, *path: str | tuple[str, ...], **more: Any) -> Answer:
         return self.request("POST", *path, **more)
 
     def request(
         self,
         method: str,
-        *path: str,
+        *path: str | tuple[str, ...],
         query: Mapping[str, Any] | None = None,
         body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
@@ -131,7 +135,7 @@ class Client:
         again: bool | None = None,
         patience: float | None = None,
     ) -> Answer:
-        """One request to ``/api/`` and these segments, which are quoted here (one that begins with / is the whole path).
+        """One request to ``/api/`` and these segments, which are quoted here; see `api_path`.
 
         Options of ``query`` that are None are left out; True is 1. ``wait``: how long the server may keep the request.
         ``again``: whether it may be repeated although it may have been carried out; by default a GET, a PUT of a schedule,
@@ -250,16 +254,20 @@ def settings_of(target: Target) -> dict[str, Any]:
     }
 
 
-def api_path(*path: str) -> str:
-    """The path of a request: its segments quoted below /api, or the first one as it is if it begins with a slash."""
-    if path[0].startswith("/"):
+def api_path(*path: str | tuple[str, ...]) -> str:
+    """The path of a request: its segments quoted below /api, or the first one as it is if it begins with a slash.
+
+    A tuple of names is one segment, with commas between them.
+    """
+    if isinstance(path[0], str) and path[0].startswith("/"):
         return path[0]
-    for name in path:
+    segments = [segment if isinstance(segment, tuple) else (segment,) for segment in path]
+    for name in (name for segment in segments for name in segment):
         # A client library would take these out of the path, and the request would be another one.
         if name in ("", ".", "..") or "/" in name:
             raise BadUsage(f"{name!r} is not a name: it is empty, . or .., or contains a slash.")
     try:
-        return "/api/" + "/".join(quote(name, safe="") for name in path)
+        return "/api/" + "/".join(",".join(quote(name, safe="") for name in names) for names in segments)
     except UnicodeEncodeError:
         raise BadUsage("A name is UTF-8; this one is not.") from None
 

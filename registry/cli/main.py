@@ -23,7 +23,26 @@ from registry.cli.text import clean
 
 # The name of each command, and "module:function" in registry.cli.
 COMMANDS = {
+    "push": "push:push",
+    "pop": "push:pop",
+    "ack": "push:ack",
+    "fail": "push:fail",
+    "release": "push:release",
+    "extend": "push:extend",
     "queues": "queues:queues",
+    "queue": "queues:queue",
+    "tasks": "tasks:tasks",
+    "task": "tasks:task",
+    "dead": "looks:dead",
+    "workers": "looks:workers",
+    "worker": "looks:worker",
+    "schedule": "schedules:schedule",
+    "audit": "audit:audit",
+    "undo": "audit:undo",
+    "top": "top:top",
+    "token": "tokens:token",
+    "doctor": "doctor:doctor",
+    "completion": "completion:completion",
 }
 
 
@@ -45,7 +64,11 @@ class App:
 
     def new_client(self, **more: Any) -> Client:
         """Another client of the same server, with other settings; see `Client`."""
-        return Client(self.target, **{"timeout": self.options.get("timeout") or 30.0, **more})
+        settings = {
+            "timeout": self.options.get("timeout", 30.0),
+            "patience": self.options.get("retry_for", 10.0),
+        }
+        return Client(self.target, **{**settings, **more})
 
     @property
     def out(self) -> Output:
@@ -54,7 +77,7 @@ class App:
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Keep an option that all commands have, wherever it was written; the innermost one wins."""
-    if value not in (None, False):
+    if value is not None and value is not False:
         context.ensure_object(App).options[str(parameter.name)] = value
     return value
 
@@ -94,6 +117,14 @@ def _common(hidden: bool) -> list[click.Option]:
             hidden=hidden,
             **more,
         ),
+        click.Option(
+            ["--retry-for"],
+            type=click.FloatRange(0, 86_400),
+            metavar="SECONDS",
+            help="How long to repeat what a busy server did not carry out (10).",
+            hidden=hidden,
+            **more,
+        ),
     ]
 
 
@@ -114,6 +145,29 @@ class Group(click.Group):
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.params.extend(_common(hidden=True))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let options of this command stand behind its arguments, too: ``queue NAME --json``, ``queue NAME --json purge``.
+
+        click expects them in front, because what follows are the words of the inner command.
+        """
+        known = {
+            name: one for one in self.get_params(ctx) if isinstance(one, click.Option) for name in one.opts
+        }
+        missing = sum(isinstance(one, click.Argument) for one in self.params)
+        options, words, left = list[str](), list[str](), list(args)
+        while left:
+            name, sign, _ = left[0].partition("=")
+            if name in known:
+                options.append(left.pop(0))
+                if not (sign or known[name].is_flag or name in ctx.help_option_names) and left:
+                    options.append(left.pop(0))
+            elif missing and not left[0].startswith("-"):
+                words.append(left.pop(0))
+                missing -= 1
+            else:
+                break
+        return super().parse_args(ctx, [*options, *words, *left])
 
 
 class Main(Group):
@@ -158,6 +212,14 @@ class Main(Group):
             _close_stdout()
         except OSError as error:
             click.echo(f"{PROGRAM}: {clean(error)}", err=True)
+        except Exception as error:
+            if os.environ.get("REGISTRYCTL_TRACEBACK"):
+                raise
+            text = clean(f"{type(error).__name__}: {error}")
+            click.echo(
+                f"{PROGRAM}: A bug, or a daemon of another version: {text} (REGISTRYCTL_TRACEBACK=1 shows where)",
+                err=True,
+            )
         sys.exit(code)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -82,8 +81,15 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Rows below their headings. A heading that begins with # is of numbers, one that ends with … may be cut."""
+        self.draw(table_of(columns, rows, narrow=is_terminal(sys.stdout)))
+
+    def draw(self, what: Any) -> None:
+        """Something of rich's on stdout, without the spaces that fill its lines up."""
         console = console_of(sys.stdout)
-        console.print(table_of(columns, rows, narrow=console.is_terminal), soft_wrap=not console.is_terminal)
+        with console.capture() as drawn:
+            console.print(what)
+        for line in drawn.get().splitlines():
+            click.echo(line.rstrip(), color=console.is_terminal)
 
     def fields(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """One thing, a line for each of its fields; what is None or "" is left out."""
@@ -177,14 +183,13 @@ def table_of(columns: Sequence[str], rows: Iterable[Sequence[Any]], narrow: bool
         table.add_column(
             name.strip("#…"),
             justify="right" if name.startswith("#") else "left",
-            no_wrap=True,
+            # A column that may wrap gives way to those that must not; its cells then are cut instead.
+            no_wrap=not (cut and narrow),
             overflow="ellipsis" if cut else "fold",
-            # A column that may be cut gives way to those that must not.
-            ratio=1 if cut and narrow else None,
-            min_width=8 if cut else None,
+            min_width=8 if cut and narrow else None,
         )
     for row in rows:
-        table.add_row(*(Text(clean("" if value is None else value)) for value in row))
+        table.add_row(*(Text(clean("" if value is None else value), no_wrap=True) for value in row))
     return table
 
 
@@ -202,8 +207,3 @@ class Live:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
-
-
-def pause(seconds: float) -> None:
-    """Sleep; Ctrl-C ends the command."""
-    time.sleep(seconds)

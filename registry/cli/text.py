@@ -28,9 +28,10 @@ def clean(text: object) -> str:
     return _HOSTILE.sub(_escaped, str(text))
 
 
-def clean_json(text: str) -> str:
-    r"""JSON text on one line that means the same: nothing is decoded, control characters become ``\u009b``."""
-    return _HOSTILE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", _NEWLINES.sub("", text))
+def clean_json(text: str, lines: bool = False) -> str:
+    r"""JSON text that means the same: nothing is decoded, control characters become ``\u009b``. On one line, unless ``lines``."""
+    text = text.replace("\r", "") if lines else _NEWLINES.sub("", text)
+    return _HOSTILE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def compact(value: Any, limit: int = 0) -> str:

@@ -1,0 +1,70 @@
+"""``audit`` and ``undo``: what operators did, and taking it back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from registry.cli.lists import each_row, print_rows
+from registry.cli.main import App, Command
+from registry.cli.text import compact, count, moment
+
+ACTIONS = (
+    "policy", "pause", "resume", "purge", "delete", "retry", "move", "cancel", "run", "undo",
+    "schedule_put", "schedule_delete", "schedule_run",
+)  # fmt: skip
+
+
+@click.command(cls=Command)
+@click.option("--queue", metavar="QUEUE", help="Only what was done to this queue.")
+@click.option(
+    "--action", type=click.Choice(ACTIONS), metavar="ACTION", help=f"Only this: {', '.join(ACTIONS)}."
+)
+@click.option("--name", metavar="TOKEN", help="Only what was done with the token of this name.")
+@click.option("--since", metavar="TIME", help="Only what was done after this time.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N")
+@click.option("--all", "everything", is_flag=True, help="All entries, however many there are.")
+@click.pass_obj
+def audit(app: App, /, limit: int, everything: bool, **options: str | None) -> None:
+    """List what operators changed, newest first: who, when, what, how many."""
+    rows = each_row(app, "audit", key="audit", query=options, limit=None if everything else limit)
+    columns = ("id", "when", "who", "address", "action", "on…", "#count", "undo", "options…")
+    print_rows(app, rows, columns, _cells, "There are no entries.")
+
+
+def _cells(row: dict[str, Any], _: str) -> tuple[Any, ...]:
+    subject = [row[part] for part in ("queue", "task", "schedule") if row.get(part)]
+    undo = row.get("undo")
+    undone = (
+        "" if not undo else "undone" if undo.get("undone_at") else f"until {moment(undo.get('until'))[11:]}"
+    )
+    return (
+        row["id"],
+        moment(row.get("at")),
+        row.get("name") or "-",
+        row.get("address"),
+        row.get("action"),
+        "/".join(map(str, subject)),
+        row.get("count"),
+        undone if row.get("outcome") != "unfinished" else f"unfinished {undone}".rstrip(),
+        compact(row["options"], 80) if row.get("options") else "",
+    )
+
+
+@click.command(cls=Command)
+@click.argument("entry", metavar="ID")
+@click.pass_obj
+def undo(app: App, entry: str) -> None:
+    """Take back a purge, a bulk deletion, a cancel or a retry. ID is that of its audit entry.
+
+    This works for ten minutes. What could not come back is told, with the reason.
+    """
+    answer = app.client.post("audit", entry, "undo", timeout=3600.0)
+    if app.out.as_json:
+        app.out.json(answer.text)
+        return
+    said = answer.json
+    app.out.line(f"{count(said['count'], 'task')} came back.")
+    for reason, number in (said.get("reasons") or {}).items():
+        app.out.line(f"{count(number, 'task')} did not: {reason}.")

@@ -1,0 +1,159 @@
+"""``token``: makes, lists and revokes tokens in the file itself. No daemon has to run; those that do see it within a second."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from registry.cli.errors import BadUsage, CliError, NotFound, Refused
+from registry.cli.main import App, Group
+from registry.model import tokens
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
+
+
+@click.group(cls=Group)
+@click.option(
+    "--file",
+    metavar="FILE",
+    help="The tokens file (TOKENS_FILE, else tokens.json in DATA_DIR, as the daemon finds it).",
+)
+@click.pass_context
+def token(context: click.Context, file: str | None) -> None:
+    """Create, list and revoke the tokens that let clients in.
+
+    This works on the tokens file of this machine, as the user that runs the daemon (or root). Daemons notice within a second.
+    """
+    context.meta["file"] = file or tokens_file(os.environ)
+
+
+def tokens_file(environ: Mapping[str, str]) -> str:
+    """The tokens file that a daemon with this environment uses."""
+    if environ.get("TOKENS_FILE"):
+        return environ["TOKENS_FILE"]
+    return tokens.default_tokens_file(environ.get("DATA_DIR") or tokens.default_data_dir(environ))
+
+
+@contextmanager
+def _told(file: str) -> Iterator[None]:
+    """Errors of the tokens file, as those of a command."""
+    try:
+        yield
+    except tokens.NoSuchToken as error:
+        raise NotFound(f"{error} (in {file})") from None
+    except tokens.TokenExists as error:
+        raise Refused(str(error)) from None
+    except tokens.TokensError as error:
+        raise CliError(str(error)) from None
+    except OSError as error:
+        raise CliError(f"The tokens file {file} cannot be changed: {error.strerror or error}.") from None
+
+
+@token.command()
+@click.argument("name")
+@click.option(
+    "--right",
+    "rights",
+    multiple=True,
+    required=True,
+    metavar="RIGHT",
+    help="'push GLOB', 'pop GLOB', view, 'view --no-payloads', operate or admin; may be repeated.",
+)
+@click.option("--expires", metavar="WHEN", help="A time (2027-01-31T12:00:00Z) or a length (90d, 12h).")
+@click.pass_context
+def create(context: click.Context, name: str, rights: tuple[str, ...], expires: str | None) -> None:
+    """Create a token and print it, alone on the last line. It is shown this once, and kept nowhere."""
+    app: App = context.obj
+    file = context.meta["file"]
+    try:
+        for right in rights:
+            tokens.parse_right(right)
+    except tokens.TokensError as error:
+        raise BadUsage(str(error)) from None
+    end = None if expires is None else moment_of(expires, datetime.now(UTC))
+    with _told(file):
+        secret = tokens.create(file, name, rights, end)
+    if app.out.as_json:
+        app.out.json(
+            {"name": name, "rights": rights, "expires": end and _time(end), "file": file, "token": secret}
+        )
+        return
+    app.out.note(f"The token {name} is in {file}. It is not shown again:")
+    app.out.line(secret)
+
+
+@token.command("list")
+@click.pass_context
+def list_tokens(context: click.Context) -> None:
+    """List the tokens: names, rights, expiry. The tokens themselves are not in the file."""
+    app: App = context.obj
+    file = context.meta["file"]
+    with _told(file):
+        found = tokens.load(file)
+    for warning in found.warnings:
+        app.out.warn(warning)
+    now = datetime.now(UTC)
+    if app.out.as_json:
+        for one in found.tokens:
+            times = {
+                "created": one.created and _time(one.created),
+                "expires": one.expires and _time(one.expires),
+            }
+            app.out.json({"name": one.name, "rights": one.rights, **times, "expired": one.has_expired(now)})
+    elif found.tokens:
+        rows = [
+            (
+                one.name,
+                ", ".join(one.rights),
+                "" if one.created is None else _time(one.created),
+                "never"
+                if one.expires is None
+                else _time(one.expires) + (" (over)" if one.has_expired(now) else ""),
+            )
+            for one in found.tokens
+        ]
+        app.out.table(("name", "rights", "created", "expires"), rows)
+    else:
+        app.out.note(f"There are no tokens in {file}.")
+
+
+@token.command()
+@click.argument("name")
+@click.pass_context
+def revoke(context: click.Context, name: str) -> None:
+    """Take a token out of the file; daemons refuse it within a second."""
+    app: App = context.obj
+    file = context.meta["file"]
+    with _told(file):
+        gone = tokens.revoke(file, name)
+    if app.out.as_json:
+        app.out.json({"name": gone.name, "revoked": True})
+    else:
+        app.out.line(f"The token {gone.name} is revoked.")
+    if not tokens.load(file).tokens:
+        app.out.warn(f"{file} holds no token now: whoever reaches a loopback listener is let in without one.")
+
+
+def moment_of(text: str, now: datetime) -> datetime:
+    """When a token expires: a time with its zone, or a length from now on."""
+    length = re.fullmatch(r"(\d{1,6})([smhdwy])", text)
+    if length:
+        return (now + timedelta(seconds=int(length[1]) * _UNITS[length[2]])).replace(microsecond=0)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadUsage(
+            f"--expires is a time such as 2027-01-31T12:00:00Z or a length such as 90d, not {text!r}."
+        ) from None
+    if moment.tzinfo is None:
+        raise BadUsage("--expires: a time has a time zone, such as the Z in 2027-01-31T12:00:00Z.")
+    return moment
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
