@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import StandardIOEndpoint, serverFromString
 
 from registry.config import Config
 from registry.systemd import listen_fds
@@ -82,7 +82,7 @@ def check_listen(reactor: Any, config: Config) -> None:
 def parse_endpoint(reactor: Any, text: str) -> Any:
     """Parse an endpoint string. ValueError with one sentence when it is invalid.
 
-    AttributeError passes through: a stand-in for the reactor lacks the method that the endpoint needs.
+    AttributeError passes through when a stand-in for the reactor lacks the method that the endpoint needs.
     """
     try:
         endpoint: Any = serverFromString(reactor, text)
@@ -92,19 +92,42 @@ def parse_endpoint(reactor: Any, text: str) -> Any:
             f"LISTEN has {text!r}, whose parts do not fit {text.partition(':')[0]}. A colon within a part is written "
             r"\:, and on a command line between single quotes."
         ) from None
-    except AttributeError:
-        raise
+    except AttributeError as error:
+        if error.obj is reactor:
+            raise
+        # sslmethod: the parser looks its name up in pyOpenSSL.
+        why = f"{error.name!r} is no method, such as TLSv1_2_METHOD"
+        raise cannot_be_used(text, ValueError(why)) from None
     except Exception as error:
         raise cannot_be_used(text, error) from None
-    port = getattr(endpoint, "_port", None)
-    if isinstance(port, int) and not 0 <= port <= 65535:
-        raise cannot_be_used(text, ValueError(f"{port} is no port, which is a number from 0 to 65535"))
+    _check_parts(text, endpoint)
     return endpoint
+
+
+def _check_parts(text: str, endpoint: Any) -> None:
+    """Check what Twisted does not check, or only when the first client connects."""
+    endpoint = getattr(endpoint, "_wrappedEndpoint", endpoint)  # of haproxy:
+    port, mode = getattr(endpoint, "_port", None), getattr(endpoint, "_mode", None)
+    why = ""
+    if isinstance(endpoint, StandardIOEndpoint):
+        why = "it serves one client and not many"
+    elif isinstance(port, int) and not 0 <= port <= 65535:
+        why = f"{port} is no port, which is a number from 0 to 65535"
+    elif isinstance(mode, int) and not 0 <= mode <= 0o777:
+        why = "its mode is not from 0 to 777"
+    if why:
+        raise cannot_be_used(text, ValueError(why))
+    context = getattr(endpoint, "_sslContextFactory", None)
+    if context is not None:
+        try:
+            context.getContext()
+        except Exception as error:
+            raise cannot_be_used(text, error) from None
 
 
 _WHY = {
     "systemd": "systemd has handed over no such socket",
-    "ssl": "privateKey and certKey name PEM files, a key without a passphrase and its certificate",
+    "ssl": "privateKey and certKey name PEM files, a key without a passphrase and its certificate; so does dhParameters",
 }
 
 
@@ -116,6 +139,8 @@ def cannot_be_used(text: str, error: BaseException) -> ValueError:
         why = f"{number[2]} is no {'octal number such as 660' if number[1] == '8' else 'number'}"
     elif isinstance(error, OSError) and error.strerror:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, OverflowError):
+        why = "a number in it is too large"
     elif not isinstance(error, OSError | ValueError):
         # An internal error of a Twisted parser, such as an index out of range, does not help the user.
         why = _WHY.get(text.partition(":")[0], "it cannot be read")

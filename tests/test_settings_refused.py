@@ -14,6 +14,7 @@ from registry.redis.address import parse_redis_url
 from registry.tap import Options
 from tests.conftest import StartDaemon
 from tests.live import Daemon, RedisServer, bare_environment, wait_until
+from tests.test_address import certificates
 
 HOME = {"HOME": "/home/ada"}
 SECRET = "hunter2"
@@ -194,6 +195,16 @@ def test_a_wrong_value_is_one_sentence(name: str, text: str, must: str) -> None:
         assert said.startswith(f'{name} is "{text}" (from {source}): it must be ') and must in said
 
 
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and its certificate in one file."""
+    folder = tmp_path_factory.mktemp("pem")
+    certificates(folder)
+    file = folder / "both.pem"
+    file.write_bytes((folder / "server.key").read_bytes() + (folder / "server.crt").read_bytes())
+    return file
+
+
 @pytest.mark.parametrize(
     ("listen", "said"),
     [
@@ -206,12 +217,20 @@ def test_a_wrong_value_is_one_sentence(name: str, text: str, must: str) -> None:
         ("tcp", "whose parts do not fit tcp."),
         ("ssl:0:privateKey=/no/key", "which cannot be used: /no/key: No such file or directory."),
         ("ssl:0:privateKey=/etc/passwd", "which cannot be used: privateKey and certKey name PEM files, "),
+        ("ssl:0:privateKey={pem}:dhParameters=/no/file", "so does dhParameters."),
+        ("ssl:0:privateKey={pem}:sslmethod=x", "'x' is no method, such as TLSv1_2_METHOD."),
+        ("ssl:0:privateKey={pem}:sslmethod=", "'' is no method, such as TLSv1_2_METHOD."),
+        ("unix:/tmp/r.sock:mode=-1", "which cannot be used: its mode is not from 0 to 777."),
+        ("unix:/tmp/r.sock:mode=7777777", "which cannot be used: its mode is not from 0 to 777."),
+        ("stdio", "which cannot be used: it serves one client and not many."),
+        ("haproxy:tcp:70000", "which cannot be used: 70000 is no port,"),
         ("systemd:domain=INET:index=0", "which cannot be used: systemd has handed over no such socket."),
         ("systemd:domain=INET:name=web", "which cannot be used: systemd has handed over no such socket."),
         ("a=b", "which cannot be used: it cannot be read."),
     ],
 )
-def test_a_bad_listen_is_one_sentence(listen: str, said: str) -> None:
+def test_a_bad_listen_is_one_sentence(pem: Path, listen: str, said: str) -> None:
+    listen = listen.format(pem=pem)
     with pytest.raises(SystemExit) as ended:
         Options().parseOptions([f"--listen={listen}"])
     line = str(ended.value.code)
