@@ -401,3 +401,30 @@ def test_a_tick_that_is_due_is_not_lost_when_its_schedule_is_put_again(
     row = get(served, q)
     assert (datetime.fromisoformat(row["last_at"]).timestamp(), row["missed_count"]) == (at / 1000, 0)
     ask(served, "DELETE", f"/api/schedules/{q}").ok()
+
+
+@pytest.mark.parametrize(
+    ("options", "ttl", "ok"),
+    [
+        ({"delay": 10}, 5, False),
+        ({"delay": 10}, 10, False),
+        ({"delay": 10}, 11, True),
+        ({"delay": 10, "ttl": 20}, 5, True),
+        ({"priority": 3}, 5, True),
+        ({"delay": 10}, None, True),
+        ({"delay": 10, "ttl": 10}, None, False),
+    ],
+)
+def test_a_schedule_whose_tasks_would_expire_before_they_are_due_is_refused(
+    served: Daemon, q: str, options: dict[str, float], ttl: float | None, ok: bool
+) -> None:
+    policy(served, q, ttl=ttl)
+    before = put(served, q, cron="0 3 * * *", queue=q, task=1)
+    said = {"cron": "0 4 * * *", "queue": q, "task": 2, "options": options}
+    answer = ask(served, "PUT", f"/api/schedules/{q}", said)
+    if ok:
+        assert answer.ok()["task"] == 2
+    else:
+        answer.refused(400, "bad_option", "expire")
+        assert get(served, q) == before
+    ask(served, "DELETE", f"/api/schedules/{q}").ok()

@@ -128,7 +128,7 @@ class Schedules:
     def put(self, name: bytes, fields: dict[str, Any]) -> Any:
         """Store a schedule, replacing one of the same name; a tick of the old one that is due is pushed first.
 
-        Fires with the schedule as `get` does.
+        Fires with the schedule as `get` does, or fails with `BadOption` if its tasks would expire before they are due.
         """
         check_name(name)
         given = check(fields, self._store.now_ms())
@@ -158,7 +158,11 @@ class Schedules:
                 following = None
             if (
                 yield self._change(
-                    name, schedule.queue, (encoded, due_at), (msgpack.encode(schedule), following)
+                    name,
+                    schedule.queue,
+                    (encoded, due_at),
+                    (msgpack.encode(schedule), following),
+                    (b"", b"", encode_options(schedule.push)),
                 )
             ):
                 return self._shown(schedule, following)

@@ -149,7 +149,8 @@ class Store(Lookups, ScheduleStore, Presence):
     ) -> Entry:
         """Change a schedule and push a task for it. ``before``, ``after``: its record and its next tick, ms, before and after.
 
-        ``push``: the tail of the id, the payload and the options of the task; a tail that is empty for none.
+        ``push``: the tail of the id, the payload and the options of the task. An empty tail pushes nothing: the options
+        are only checked.
         """
         times = [b"" if tick is None else b"%d" % tick for tick in (before[1], after[1])]
         args = (name, before[0], times[0], after[0], times[1], *push)

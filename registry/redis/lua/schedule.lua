@@ -3,8 +3,8 @@
 -- meanwhile.
 -- KEYS: for each entry, the list that the task is pushed to.
 -- ARGV per entry: the schedule's name, its record ('' for none), its next tick (ms, '' for none), its new record
---   ('' for none), its new next tick; and the tail of the id ('' to push nothing), payload and
---   options (as for push) of a task.
+--   ('' for none), its new next tick; and the tail of the id, payload and options (as for push) of a task. An empty
+--   tail pushes nothing: the options ('' for none) are only checked.
 -- Reply per entry: {0} changed · {0, the head of its id} changed, pushed · {0, id, 1} changed, a task with that key
 --   exists · {1} somebody changed it meanwhile · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n}
 --   max_length · {12, ttl ms, delay ms} it would expire before it is due: nothing changed.
@@ -25,6 +25,13 @@ local function push_tick(list, id, payload, packed)
   return STORED
 end
 
+-- The refusal of options with which each task would expire before it is due, as the rules of the queue are now.
+local function never_due(tag, opts)
+  local ttl = policy_of(tag).ttl
+  if ttl and not opts.x then opts.x = in_ms(ttl) end
+  return expires_first(opts)
+end
+
 local function change(list, name, was, at, becomes, following, tail, payload, options)
   if (call('HGET', SCHEDULES, name) or '') ~= was then return {1} end
   if tonumber(call('ZSCORE', TICKS, name) or '') ~= tonumber(at) then return {1} end
@@ -32,8 +39,10 @@ local function change(list, name, was, at, becomes, following, tail, payload, op
   if tail ~= '' then
     reply = push_tick(list, STAMP .. tail, payload, options)
     if reply[1] ~= 0 then return reply end
-  elseif #becomes <= #was + 64 then
-    may_grow()
+  else
+    local refused = options ~= '' and never_due('{' .. list .. '}', cmsgpack.unpack(options))
+    if refused then return refused end
+    if #becomes <= #was + 64 then may_grow() end
   end
   if becomes == '' then
     call('HDEL', SCHEDULES, name)
