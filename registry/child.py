@@ -31,7 +31,7 @@ from registry.listening import ListeningSocket, adopt
 
 log = Logger()
 
-# The environment variable that marks a process as a child: JSON, {"seat": 0, "bound": [[fd, seat, endpoint], …]}.
+# The environment variable that marks a process as a child: JSON, {"seat": 0, "bound": [[fd, seat, endpoint], …], "tokens": false}.
 VARIABLE = "REGISTRY_CHILD"
 LINK = 3  # the file descriptor of the link
 ALIVE_SECONDS = 10.0
@@ -77,6 +77,7 @@ class Parent:
         self._reactor = reactor
         read = json.loads(told)
         self._seat: int = read["seat"]
+        self.has_tokens: bool = read["tokens"]  # there were tokens since the parent began
         self._bound = [ListeningSocket(*one) for one in read["bound"]]
         self._covered: dict[int, list[Any]] = {}
         self._ports: list[Any] = []

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from registry import values
 from registry.env_file import read_env_file, remarks
 from registry.errors import RegistryError
-from registry.model.tokens import default_data_dir
+from registry.model.tokens import default_data_dir, default_tokens_file
 
 
 class ConfigError(RegistryError):
@@ -52,7 +52,7 @@ class Config:
         "127.0.0.1",
         values.host,
         "Address to listen on.",
-        "Loopback by default, because there is no authentication yet. localhost means 127.0.0.1 and ::1; any other name "
+        "Loopback by default, because nobody needs a token until there is one. localhost means 127.0.0.1 and ::1; any other name "
         "means all of its addresses.",
     )
     port: int = setting(
@@ -98,6 +98,13 @@ class Config:
         values.path,
         "Folder of the embedded Redis.",
         "Empty: $STATE_DIRECTORY under systemd, otherwise $XDG_DATA_HOME/registry, otherwise ~/.local/share/registry.",
+    )
+    tokens_file: str = setting(
+        "",
+        values.path,
+        "The file that says who may come in; see docs/tokens.md.",
+        "Empty: tokens.json in DATA_DIR. It is read again when it changes. Without the file, or without a token in it, nobody "
+        "needs a token.",
     )
     redis_server: str | None = setting(
         None,
@@ -192,7 +199,8 @@ class Config:
         values.allowed_hosts,
         "Host names and addresses, separated by commas, that clients may use for this daemon besides loopback names; "
         "* allows any.",
-        "Any other name is answered 421. This stops web pages that point their own name at this machine (DNS rebinding).",
+        "Any other name is answered 421, unless a valid token comes with it. "
+        "This stops web pages that point their own name at this machine (DNS rebinding).",
     )
     processes: int = setting(
         1,
@@ -314,6 +322,7 @@ def load(
     if "redis_url_file" in fields:
         fields["redis_url"] = _read_redis_url(fields["redis_url_file"])
     fields.setdefault("data_dir", default_data_dir(environ))
+    fields.setdefault("tokens_file", default_tokens_file(fields["data_dir"]))
     config = Config(**fields)
     return dataclasses.replace(config, max_wait=max(config.max_wait, config.queue_timeout))
 

@@ -25,6 +25,7 @@ from registry.endpoints import endpoints_of
 from registry.errors import RedisUnavailable, RegistryError, sentence
 from registry.http.access import Access
 from registry.http.admin import Admin
+from registry.http.auth import Gate
 from registry.http.json_check import BadJson, check_json
 from registry.http.parser import Heads
 from registry.http.routes import Api
@@ -56,6 +57,7 @@ from registry.redis.subscriber import Subscriber
 from registry.stalls import StallWatch
 from registry.stopping import StopsOnce
 from registry.systemd import Notifier
+from registry.token_watch import TokenWatch
 
 log = Logger()
 
@@ -96,6 +98,8 @@ class Daemon(StopsOnce):
         self._built = False
         self._ready_once = False
         self._warnings: list[str] = []
+        self._gate = Gate()
+        self._tokens = TokenWatch(config.tokens_file, self._gate, reactor, self._tokens_changed)
         self._overlaps: list[str] = []
 
     # Start
@@ -109,6 +113,8 @@ class Daemon(StopsOnce):
         config = self.config
         most_connections = raise_file_limit()
         log.info("registry {version} starts with {settings}", version=__version__, settings=config.describe())
+        self._gate.is_closed = self._parent is not None and self._parent.has_tokens
+        self._tokens.start()
         if config.redis_url:
             address = parse_redis_url(config.redis_url)
             log.info("tasks are kept by the Redis at {url}", url=mask_url(config.redis_url))
@@ -162,11 +168,12 @@ class Daemon(StopsOnce):
             admin,
             self._redis_state,
             lambda: self.stopping,
-            lambda: self._warnings + self._overlaps,
+            lambda: self._warnings + self._overlaps + self._tokens.warnings,
+            self._gate,
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
-        heads = Heads(api.find, host_allowed(config.allowed_hosts), _limits(config))
+        heads = Heads(api.find, host_allowed(config.allowed_hosts), _limits(config), self._gate)
         self.server = Server(
             heads,
             delivered=self.verbs.delivered,
@@ -265,6 +272,15 @@ class Daemon(StopsOnce):
         log.critical("registry stops: {why}", why=why)
         self._fail(why)
 
+    def reload(self) -> None:
+        """Read again what can change while the daemon runs: SIGHUP."""
+        log.info("SIGHUP: the tokens file is read again")
+        self._tokens.read_again()
+
+    def _tokens_changed(self) -> None:
+        if self._built:
+            self.server.tokens_changed()
+
     # Stop
 
     @inlineCallbacks
@@ -296,6 +312,7 @@ class Daemon(StopsOnce):
                 self._access.flush()
             self._sweeper.stop()
             self._stalls.stop()
+            self._tokens.stop()
             for part in (self._subscriber, self._pool, self._link):
                 yield part.stop()
         if self._embedded is not None:

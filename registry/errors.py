@@ -39,6 +39,12 @@ class TooLarge(RegistryError):
     code = "body_too_large"
 
 
+class Forbidden(RegistryError):
+    """The caller lacks a right that is needed because of what the request says, rather than because of its path."""
+
+    code = "forbidden"
+
+
 class NotFound(RegistryError):
     """No such task, queue or page."""
 

@@ -33,6 +33,7 @@ from zope.interface import implementer
 
 from registry.config import Config, mask_url
 from registry.log_streams import loss, open_log, stream
+from registry.model.tokens import mask_tokens
 from registry.values import LOG_LEVELS
 
 VALUE_LIMIT = 200  # characters of one value from a client
@@ -82,7 +83,7 @@ _URL = re.compile(r"\b(?:rediss?|unix)://[^\s'\"]+")
 
 
 def mask(text: str, secrets: Iterable[str] = ()) -> str:
-    """Replace passwords in Redis URLs, and the given secrets anywhere in the text, by ``***``.
+    """Replace passwords in Redis URLs, tokens, and the given secrets anywhere in the text, by ``***``.
 
     A secret of less than four characters is masked in URLs only, because it would match parts of ordinary
     words.
@@ -92,7 +93,7 @@ def mask(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         if len(secret) >= 4:
             text = text.replace(secret, "***")
-    return text
+    return mask_tokens(text)
 
 
 # --- access lines ---

@@ -12,6 +12,7 @@ child accepts its connections. Each child has one *seat*, numbered from 0.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -36,6 +37,7 @@ from registry.config import Config, passwords_of
 from registry.endpoints import endpoints_of
 from registry.errors import RegistryError
 from registry.listening import SocketBinder, raise_file_limit, shown, startup_error, warn_if_public
+from registry.model.tokens import TokensError, load
 from registry.output import Output, reader
 from registry.redis.embedded import Embedded
 from registry.stopping import StopsOnce
@@ -93,7 +95,7 @@ class Processes(StopsOnce):
         self._watch.clock = reactor
         self._redis_url = config.redis_url or ""
         self._url_file: int | None = None  # a memfd that the children read
-        self.was_ready = self._given_up = False
+        self.was_ready = self._given_up = self._has_tokens = False
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -104,6 +106,7 @@ class Processes(StopsOnce):
         config = self.config
         log.info("registry {version} starts with {settings}", version=__version__, settings=config.describe())
         raise_file_limit()
+        self.look_for_tokens()
         if not self._redis_url:
             fsync: Any = config.redis_fsync
             self._embedded = Embedded(
@@ -168,8 +171,19 @@ class Processes(StopsOnce):
             "PYTHONPATH": os.pathsep.join(
                 os.path.abspath(path) for path in sys.path if os.pathsep not in path
             ),
-            VARIABLE: json.dumps({"seat": seat, "bound": bound}),
+            VARIABLE: json.dumps({"seat": seat, "bound": bound, "tokens": self._has_tokens}),
         }
+
+    def reload(self) -> None:
+        """Let every child read again what can change: SIGHUP."""
+        for seat in self.seats:
+            seat.reload()
+
+    def look_for_tokens(self) -> bool:
+        """Whether there are or were tokens: a child that starts when none are left must not let everybody in."""
+        if self.config.tokens_file and not self._has_tokens:
+            self._has_tokens = bool(load(self.config.tokens_file).tokens)
+        return self._has_tokens
 
     # Called by the seats
 
@@ -236,6 +250,8 @@ class WorkerSlot(ProcessProtocol):
         self._again = None
         self._silent = 0
         self._since = time.monotonic()
+        with contextlib.suppress(TokensError):
+            processes.look_for_tokens()
         opened: list[Any] = []
         try:
             ours, theirs = socket.socketpair()
@@ -336,6 +352,11 @@ class WorkerSlot(ProcessProtocol):
         self._again = processes.reactor.callLater(self._pause, self.spawn)
         self._pause = min(self._pause * 2, BACKOFF_SECONDS[1])
         processes.changed()
+
+    def reload(self) -> None:
+        """Pass SIGHUP on to a child that runs."""
+        if self.ready:
+            self._signal("HUP")
 
     def end(self) -> Deferred[None]:
         """Send SIGTERM, and SIGKILL after 20 s; fires when the child has ended."""

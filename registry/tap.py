@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from registry.child import VARIABLE
 from registry.config import SETTINGS, ConfigError, Setting, load, warnings
 from registry.daemon import Daemon
 from registry.endpoints import check_listen
+from registry.hangup import Hangup
 from registry.log import install
 from registry.output import output_of
 from registry.pid_file import remove_left_over
@@ -101,20 +101,19 @@ def makeService(options: Options) -> IService:
     # Timers must not follow the wall clock: if it were set an hour forward, all of them would fire at once.
     reactor.seconds = time.monotonic  # type: ignore[attr-defined,method-assign]
     reactor.stop = _stop_once(reactor.stop)  # type: ignore[attr-defined,method-assign]
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        # The terminal was closed. There is no configuration to reload, and the default action would cut every poll off:
-        # stop cleanly instead.
-        hung_up: Any = reactor
-        signal.signal(signal.SIGHUP, lambda *_: hung_up.callFromThread(hung_up.stop))
     # After the last line of the stop. From then on each write waits, so that what twistd logs later is written too.
     reactor.addSystemEventTrigger("after", "shutdown", options.access.finish)  # type: ignore[attr-defined]
     config = options.config
     for text in options.warnings:
         log.warn("{text}", text=text)
     access = options.access if config.access_log else None
+    service: Daemon | Processes
     if config.processes > 1:
-        return Processes(config, reactor, os.environ, output_of(options.parent, access), _fail)
-    return Daemon(config, reactor, os.environ, access, _fail)
+        service = Processes(config, reactor, os.environ, output_of(options.parent, access), _fail)
+    else:
+        service = Daemon(config, reactor, os.environ, access, _fail)
+    Hangup(reactor, service.reload)
+    return service
 
 
 def _check_files(url: str) -> None:

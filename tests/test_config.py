@@ -20,7 +20,8 @@ def read(options: dict[str, object] | None = None, **environ: str) -> Config:
 
 
 def test_defaults() -> None:
-    assert read() == Config(data_dir="/home/ada/.local/share/registry")
+    folder = "/home/ada/.local/share/registry"
+    assert read() == Config(data_dir=folder, tokens_file=f"{folder}/tokens.json")
 
 
 def test_each_layer_is_stronger_than_the_one_below(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_env_sample_sets_what_is_the_default(tmp_path: Path) -> None:
     # and what a reader sees as the default is what the daemon says at its start
     shown = read().describe()
     for name, value in lines:
-        if name not in ("REDIS_URL", "DATA_DIR"):
+        if name not in ("REDIS_URL", "DATA_DIR", "TOKENS_FILE"):
             assert shown[name] == value, name
 
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError
 from registry.errors import ShuttingDown
 from registry.http.codec import Answer
 from registry.http.limits import MAX_PIPELINED
-from registry.http.parser import BlockReader
+from registry.http.parser import MAX_REMEMBERED, BlockReader
 from tests.one_connection import POP, PUSH, Transport, World, answers, ask
 
 
@@ -32,10 +32,10 @@ def test_heads_are_understood_once_and_forgotten(world: World) -> None:
     for _ in range(3):
         transport.protocol.dataReceived(POP)
     assert list(world.server.heads.remembered) == [POP]
-    for i in range(2000):
+    for i in range(MAX_REMEMBERED + 500):
         transport.protocol.dataReceived(ask("GET /api/popTask/q", f"X-Number: {i}"))
-    assert len(world.server.heads.remembered) <= 512
-    assert len(answers(bytes(transport.out))) == 2003
+    assert len(world.server.heads.remembered) <= MAX_REMEMBERED
+    assert len(answers(bytes(transport.out))) == MAX_REMEMBERED + 503
 
 
 def test_a_head_in_pieces_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

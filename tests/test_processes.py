@@ -340,7 +340,12 @@ class FakeReactor(Clock):
 
 
 def config(**settings: Any) -> Config:
-    return Config(data_dir="/nowhere", redis_url="redis://:secret@127.0.0.1:1/0", **settings)
+    return Config(
+        data_dir="/nowhere",
+        tokens_file="/nowhere/tokens.json",
+        redis_url="redis://:secret@127.0.0.1:1/0",
+        **settings,
+    )
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -248,17 +251,35 @@ def test_nohup_keeps_it_running(redis_server: RedisServer) -> None:
         assert push(daemon, fresh(), 1).status == 200
 
 
+def on_a_terminal(name: str) -> tuple[str, ...]:
+    """twistd as a shell starts it: the terminal is its controlling one, because it leads its session when it opens it."""
+    program = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
+    twistd = str(Path(sys.executable).parent / "twistd")
+    return "python", "-c", program, name, twistd, "-n", "--pidfile="
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_closed_terminal_ends_it_as_sigterm_does(redis_server: RedisServer, processes: str) -> None:
-    with inherited(signal.SIG_DFL), running(redis_server, PROCESSES=processes) as daemon:
+    ours, its = pty.openpty()
+    settings = {"REDIS_URL": redis_server.url, "PROCESSES": processes}
+    daemon = Daemon((), settings, on_a_terminal(os.ttyname(its)))
+    try:
+        with inherited(signal.SIG_DFL):
+            daemon.start()
         q = fresh()
         pushed(daemon, q, 1)
         parked: Any = Asked(daemon, "GET", f"/api/popTask/{fresh()}?wait=20")
-        assert parked.waits(0.3)
+        # Sent by somebody, the signal does not end it.
         os.kill(daemon.pid, signal.SIGHUP)
+        wait_until(lambda: "SIGHUP" in daemon.log)
+        assert parked.waits(0.3)
+        os.close(its)
+        os.close(ours)
         assert parked.answer().status == 202
         daemon.wait()
-        assert "registry has stopped" in daemon.log
+        assert "the terminal was closed" in daemon.log and "registry has stopped" in daemon.log
+    finally:
+        daemon.remove()
     with running(redis_server) as daemon:
         assert leased(daemon, q)["task"] == 1
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import inlineCallbacks
 
-from registry.errors import BadBody, BadOption, NotFound
+from registry.errors import BadBody, BadOption, Forbidden, NotFound
 from registry.http import options
 from registry.http.codec import (
     Answer,
@@ -34,6 +34,7 @@ from registry.http.rows import (
     shortened,
     sort_value,
     task_row,
+    without_payloads,
 )
 from registry.http.turns import at_once, in_turns
 from registry.queue.completions import Completions
@@ -100,6 +101,23 @@ def _task_filter(given: dict[str, Any]) -> TaskFilter:
 
 def _bulk_answer(count: int, skipped: int) -> Answer:
     return json_answer(200, {"success": True, "count": count, "skipped": skipped})
+
+
+def _check_fill(request: Request, queue: Any) -> None:
+    """Refuse a caller whose token names queues to push into, and not this one; raises `Forbidden`.
+
+    What is no name is left to those who check names.
+    """
+    access = request.caller.access
+    if isinstance(queue, str) and not access.may_fill(queue.encode("utf-8", "replace")):
+        raise Forbidden(f"The token {access.name!r} lacks the right 'push' for the queue {queue!r}.")
+
+
+def _schedule(
+    request: Request, name: bytes, record: dict[str, Any], shown: int | None = None
+) -> dict[str, Any]:
+    row = schedule_row(name.decode(), record, shown)
+    return row if request.caller.access.reads_payloads else without_payloads(row)
 
 
 class Admin:
@@ -233,6 +251,7 @@ class Admin:
         name, given = request.name, request.options
         if "to" not in given:
             raise BadOption("The option 'to' is missing: name the queue to move the tasks to.")
+        _check_fill(request, given["to"])
         moved, skipped = yield self._operations.move(name, given["to"].encode(), given.get("state", "ready"))
         return _bulk_answer(moved, skipped)
 
@@ -268,6 +287,9 @@ class Admin:
     def tasks(self, request: Request) -> Any:
         """The tasks of a queue in one state, a page at a time."""
         given = request.options
+        reads = request.caller.access.reads_payloads
+        if given.get("search") and not reads:
+            raise Forbidden("This token may not see payloads, so it cannot search in them.")
         walk = self._inspector.tasks(
             request.name,
             given.get("state", "ready"),
@@ -277,7 +299,10 @@ class Admin:
         page = Page(given.get("limit", PAGE))
         while not page.is_full:
             view = yield walk.head()
-            if view is None or not page.add(shortened(task_row(view), view)):
+            if view is None:
+                break
+            row = shortened(task_row(view), view)
+            if not page.add(row if reads else without_payloads(row)):
                 break
             walk.take()
         return page.answer(b"tasks", walk.cursor)
@@ -297,7 +322,12 @@ class Admin:
                 ended.addErrback(lambda _: None)
                 ended.cancel()
         view = yield self._inspector.task(name, task_id)
-        return json_answer(200, task_row(view))
+        access = request.caller.access
+        if not (access.may("view") or access.may("push", view.queue)):
+            # It was moved to a queue that the caller may not read.
+            raise NotFound("This task has been moved to another queue.")
+        row = task_row(view)
+        return json_answer(200, row if access.reads(view.queue) else without_payloads(row))
 
     @inlineCallbacks
     def cancel(self, request: Request) -> Any:
@@ -345,7 +375,7 @@ class Admin:
             except NotFound:
                 # It was dropped meanwhile.
                 continue
-            if not page.add(schedule_row(name.decode(), record, SHOWN_BYTES)):
+            if not page.add(_schedule(request, name, record, SHOWN_BYTES)):
                 break
             last = name
         return page.answer(b"schedules", options.encode_cursor(last) if page.ended_early else None)
@@ -355,7 +385,7 @@ class Admin:
         """A schedule, and its next tick."""
         name = request.name
         record = yield self._schedules.get(name)
-        return json_answer(200, schedule_row(name.decode(), record))
+        return json_answer(200, _schedule(request, name, record))
 
     @inlineCallbacks
     def put_schedule(self, request: Request) -> Any:
@@ -363,8 +393,9 @@ class Admin:
         name, fields = request.name, options.schedule(request.body)
         given = {} if fields.get("options") is None else fields["options"]
         fields["options"], fields["push"] = options.schedule_options(given)
+        _check_fill(request, fields.get("queue"))
         record = yield self._schedules.put(name, fields)
-        return json_answer(200, schedule_row(name.decode(), record))
+        return json_answer(200, _schedule(request, name, record))
 
     @inlineCallbacks
     def drop_schedule(self, request: Request) -> Any:
@@ -378,6 +409,8 @@ class Admin:
         at_once(
             options.no_members(request.body, "This request takes no body: it pushes the schedule's own task.")
         )
+        record = yield self._schedules.get(request.name)
+        _check_fill(request, record["queue"])
         pushed = yield self._schedules.run(request.name)
         duplicate = {"duplicate": True} if pushed.duplicate else {}
         return json_answer(200, {"success": True, "id": pushed.id, **duplicate})

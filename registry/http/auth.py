@@ -1,15 +1,238 @@
-"""Who sends a request, and what that caller may do."""
+"""Who may come in, and what a caller may do: tokens, rights, 401, 403 and 429.
+
+Once a token exists, every request needs one: ``Authorization: Bearer rgy_…``. The check happens when the head of a request has
+arrived, before its body is read. Parsed heads are remembered together with the verdict on them, so `Gate.replace` has to be
+followed by `Heads.forget`; a request that repeats the bytes of an earlier one costs no look-up.
+"""
 
 from __future__ import annotations
 
+import hmac
+import ipaddress
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from fnmatch import translate
 from typing import Final, NamedTuple
 
-# What a route may demand. "open" demands nothing; "push" and "pop" count for the queues in the path.
-RIGHTS: Final = ("open", "push", "pop", "view", "operate", "admin")
+from registry.http.validation import Refusal
+from registry.model.tokens import Token, hash_of, parse_right
+
+# What a route may demand. "open" demands nothing, "any" a token of whatever rights; "push" and "pop" count for the queues that
+# the path names.
+RIGHTS: Final = ("open", "any", "push", "pop", "view", "operate", "admin")
+# Verdicts that a token remembers for each of its rights with globs.
+MAX_VERDICTS = 512
+# An address may send this many wrong tokens in so many seconds; then they are answered 429.
+MAX_FAILURES, FAILURE_SECONDS = 10, 60.0
+# The addresses whose wrong tokens are counted, at most.
+MAX_ADDRESSES = 10_000
+
+_BEARER = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
+
+
+class Access:
+    """What a token lets its holder do. ``name``: of the token, "" without one; ``rights``: as they are in the file.
+
+    ``reads_payloads``: whether lists and look-ups show what producers and workers wrote; ``is_over``: the token is no longer valid.
+    """
+
+    __slots__ = ("_globs", "_known", "_verbs", "expires_at", "is_over", "name", "reads_payloads", "rights")
+
+    def __init__(self, name: str, rights: Iterable[str], expires: datetime | None = None) -> None:
+        self.name = name
+        self.rights = tuple(rights)
+        self.is_over = False
+        self.expires_at = expires.timestamp() if expires is not None else math.inf
+        parsed = [parse_right(text) for text in self.rights]
+        verbs = {right.verb for right in parsed}
+        everything = "admin" in verbs
+        self.reads_payloads = (
+            everything
+            or "operate" in verbs
+            or any(right.verb == "view" and right.payloads for right in parsed)
+        )
+        if everything:
+            verbs |= {"admin", "operate", "push", "pop"}
+        if "operate" in verbs:
+            verbs.add("view")
+        self._verbs = verbs | ({"open", "any"} if parsed else {"open"})
+        self._globs: dict[str, re.Pattern[str]] = {}
+        self._known: dict[str, dict[bytes, bool]] = {"push": {}, "pop": {}}
+        for verb in self._known:
+            globs = ["*"] if everything else [right.glob for right in parsed if right.verb == verb]
+            if globs:
+                self._globs[verb] = re.compile("|".join(f"(?:{translate(glob)})" for glob in globs))
+
+    def may(self, right: str, queue: bytes = b"") -> bool:
+        """Whether the holder has this right, for push and pop in this queue."""
+        if right not in self._verbs:
+            return False
+        known = self._known.get(right)
+        if known is None:
+            return True
+        verdict = known.get(queue)
+        if verdict is None:
+            verdict = self._globs[right].match(queue.decode("utf-8", "replace")) is not None
+            if len(known) >= MAX_VERDICTS:
+                known.clear()
+            known[queue] = verdict
+        return verdict
+
+    def is_like(self, other: Access) -> bool:
+        """Whether both are of the same entry of the tokens file."""
+        return (self.name, self.rights, self.expires_at) == (other.name, other.rights, other.expires_at)
+
+    def may_fill(self, queue: bytes) -> bool:
+        """Whether the holder, who may operate, may also bring tasks into this queue, as a schedule or a move does.
+
+        The right to operate is for all queues; a token that names queues to push into keeps to these.
+        """
+        return "push" not in self._globs or self.may("push", queue)
+
+    def reads(self, queue: bytes) -> bool:
+        """Whether the holder may see the payloads of this queue."""
+        return self.reads_payloads or self.may("push", queue)
+
+
+# Everybody, while there are no tokens; and whoever has none where they are needed.
+ANYONE: Final = Access("", ["admin"])
+STRANGER: Final = Access("", [])
 
 
 class Caller(NamedTuple):
-    """The sender of a request. ``name``: of its token, "" without one; ``address``: where it comes from, "-" for a unix socket."""
+    """The sender of a request. ``address``: where it comes from, "-" for a unix socket."""
 
-    name: str
+    access: Access
     address: str
+
+    @property
+    def name(self) -> str:
+        """The name of its token, "" without one."""
+        return self.access.name
+
+
+class Gate:
+    """Checks tokens. ``is_closed``: a token is needed; once there was one, that stays so until the daemon is restarted.
+
+    ``now()`` tells the time of day as `time.time`, ``monotonic()`` as `time.monotonic`.
+    """
+
+    def __init__(
+        self, now: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.is_closed = False
+        self._now = now
+        self._by_hash: dict[str, tuple[str, Access]] = {}
+        self._next_expiry = math.inf
+        self._failures = Failures(monotonic)
+
+    def replace(self, tokens: Sequence[Token]) -> None:
+        """From now on, these tokens are valid, and no others."""
+        known, self._by_hash = self._by_hash, {}
+        for token in tokens:
+            access = Access(token.name, token.rights, token.expires)
+            before = known.get(token.hash)
+            if before is not None and before[1].is_like(access):
+                access = known.pop(token.hash)[1]
+            self._by_hash[token.hash] = token.hash, access
+        for _, access in known.values():
+            access.is_over = True
+        self.is_closed = self.is_closed or bool(tokens)
+        self._find_next_expiry()
+
+    def _find_next_expiry(self) -> None:
+        now = self._now()
+        self._next_expiry = math.inf
+        for _, access in self._by_hash.values():
+            access.is_over = access.expires_at <= now
+            if not access.is_over:
+                self._next_expiry = min(self._next_expiry, access.expires_at)
+
+    def has_expired(self) -> bool:
+        """Whether a token has expired since this was last asked; what is remembered of heads must be forgotten then."""
+        if self._now() < self._next_expiry:
+            return False
+        self._find_next_expiry()
+        return True
+
+    def identify(self, authorization: Sequence[bytes]) -> Access | None:
+        """What the token in these Authorization headers allows; None if there is no valid one."""
+        found = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
+        if found is None:
+            return None
+        # The look-up is by the hash: how long it takes tells nothing about a token.
+        hashed = hash_of(found[1])
+        stored, access = self._by_hash.get(hashed, ("", STRANGER))
+        if not hmac.compare_digest(stored, hashed) or access.expires_at <= self._now():
+            return None
+        return access
+
+    def unknown(self, authorization: Sequence[bytes], address: str | None) -> Refusal:
+        """The answer to a request without a valid token; a wrong one is counted against the address, unless that is None."""
+        given = address is not None and any(map(_BEARER.fullmatch, authorization))
+        seconds = self._failures.count(address or "-") if given else 0
+        if seconds:
+            return Refusal(
+                429,
+                "rate_limited",
+                "Too many tokens from this address were not valid; try again later. Valid ones are still let in.",
+                [(b"Retry-After", b"%d" % seconds)],
+            )
+        return Refusal(
+            401,
+            "unauthorized",
+            "A valid token is needed here, in the header Authorization: Bearer TOKEN.",
+            [(b"WWW-Authenticate", b"Bearer")],
+        )
+
+
+def forbidden(access: Access, right: str, queue: bytes = b"") -> Refusal:
+    """The answer to a holder of a token who lacks a right."""
+    where = f" for the queue {queue.decode('utf-8', 'replace')!r}" if queue else ""
+    return Refusal(
+        403, "forbidden", f"The token {access.name!r} lacks the right {right!r}{where}.", right=right
+    )
+
+
+class Failures:
+    """Counts the wrong tokens of each address, over a window that begins with the first."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._counts: dict[str, tuple[int, float]] = {}  # by address: how many, and when the window ends
+
+    def count(self, address: str) -> int:
+        """Count one more; the seconds until the address may try again, 0 while it still may."""
+        now = self._monotonic()
+        key = _network(address)
+        count, end = self._counts.get(key, (0, 0.0))
+        if end <= now:
+            # Take it out first: the oldest windows are in front.
+            self._counts.pop(key, None)
+            count, end = 0, now + FAILURE_SECONDS
+            if len(self._counts) >= MAX_ADDRESSES:
+                del self._counts[next(iter(self._counts))]
+        self._counts[key] = count + 1, end
+        return math.ceil(end - now) if count >= MAX_FAILURES else 0
+
+
+def _network(address: str) -> str:
+    """The address, or the /64 of an IPv6 address: one host may have all addresses of it."""
+    if ":" not in address:
+        return address
+    try:
+        ip = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
+
+
+def describe(access: Access) -> dict[str, object]:
+    """A token as its holder sees it. ``expires``: RFC 3339, None for never."""
+    expires = None
+    if access.expires_at < math.inf:
+        expires = datetime.fromtimestamp(access.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"name": access.name or None, "rights": list(access.rights), "expires": expires}

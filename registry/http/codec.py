@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from registry import errors
 from registry.duration import milliseconds
+from registry.model.tokens import mask_tokens
 from registry.queue.delivery import Delivery
 
 log = Logger()
@@ -42,6 +43,7 @@ STATUS: tuple[tuple[type[errors.RegistryError], int], ...] = (
     (errors.BadName, 400),
     (errors.BadOption, 400),
     (errors.BadBody, 400),
+    (errors.Forbidden, 403),
     (errors.NotFound, 404),
     (WrongMethod, 405),
     (errors.Conflict, 409),
@@ -120,7 +122,7 @@ def cut_bytes(text: bytes, most: int) -> bytes:
 def error_answer(status: int, code: str, sentence: str, retry_after: int = 0, **more: Any) -> Answer:
     """An error answer, ``retry_after`` in seconds; all errors have this shape."""
     headers = ((b"Retry-After", b"%d" % retry_after),) if retry_after else ()
-    return json_answer(status, {"error": sentence, "code": code, **more}, headers)
+    return json_answer(status, {"error": mask_tokens(sentence), "code": code, **more}, headers)
 
 
 def error_to_answer(error: errors.RegistryError) -> Answer:
@@ -169,6 +171,11 @@ def name_from(raw: bytes) -> bytes:
             "The queue name in the path contains a % that is not followed by two hexadecimal digits."
         )
     return unquote_to_bytes(raw)
+
+
+def names_from(raw: bytes) -> list[bytes]:
+    """The queues' names from a path segment that names several, with commas between them. Raises `BadName`."""
+    return [name_from(part) for part in raw.split(b",")]
 
 
 def option_pairs(query: bytes) -> list[tuple[str, str]]:

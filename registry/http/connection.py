@@ -54,27 +54,12 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Connection:
     """See the module's docstring. It has few slots, because ten thousand connections may wait for a task."""
 
+    # fmt: off
     __slots__ = (
-        "_answer",
-        "_at",
-        "_began",
-        "_buffer",
-        "_call",
-        "_head",
-        "_incoming",
-        "_paused",
-        "_reserved",
-        "_server",
-        "_serving",
-        "_skipped",
-        "_unsent",
-        "address",
-        "due",
-        "fd",
-        "is_plain",
-        "state",
-        "transport",
+        "_answer", "_at", "_began", "_buffer", "_call", "_head", "_incoming", "_paused", "_reserved", "_server", "_serving",
+        "_skipped", "_unsent", "address", "due", "fd", "is_plain", "state", "transport",
     )
+    # fmt: on
 
     def __init__(self, server: Server, address: str = "-") -> None:
         self._server = server
@@ -239,7 +224,7 @@ class Connection:
             head = remembered.get(data[at:end])
             if head is None:
                 try:
-                    head = server.heads.parse(data[at:end])
+                    head = server.heads.parse(data[at:end], self.address)
                 except Refusal as refusal:
                     self._refuse(refusal, data[at:end])
                     break
@@ -376,6 +361,18 @@ class Connection:
             self._fail(Failure())
             return
         self._write(called)
+
+    def check_again(self) -> None:
+        """Tokens have changed. Refuse the request that arrives or waits, unless it may still come in."""
+        head, call = self._head, self._call
+        if head is not None and (self.state == BODY or call is not None):
+            try:
+                self._server.heads.admit_again(head)
+            except Refusal as refusal:
+                self._call = None
+                self._refuse(refusal)
+                if call is not None:
+                    call.cancel()
 
     # Answering
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import httptools
 
+from registry.http.auth import ANYONE, STRANGER, Access, Gate, forbidden
+from registry.http.codec import names_from
 from registry.http.limits import (
     MAX_HEADERS,
     MAX_HEADERS_SIZE,
@@ -35,9 +37,11 @@ from registry.http.validation import (
     sane_request_id,
 )
 from registry.log import VALUE_LIMIT, escape
+from registry.model.tokens import mask_tokens
 
 # How many heads and header blocks are remembered, and the longest of them, bytes.
-MAX_REMEMBERED = 512
+# A thousand workers that each have a token of their own send two thousand different heads.
+MAX_REMEMBERED = 2048
 MAX_REMEMBERED_SIZE = 2048
 
 # A request line that needs no further check: only the characters of RFC 3986, and no escape in the path.
@@ -52,11 +56,12 @@ _METHODS = {method: method for method in METHODS}
 class Fields:
     """A header block. ``get(name)`` takes a name in lower case and returns the last value of that name, or None.
 
-    ``length``: Content-Length in bytes, 0 for none.
+    ``length``: Content-Length in bytes, 0 for none. ``access``: what its token allows, None as long as no valid one was found.
     """
 
     __slots__ = (
         "accepted",
+        "access",
         "all",
         "chunked",
         "close",
@@ -73,6 +78,7 @@ class Fields:
         for name, value in pairs:
             values.setdefault(name.lower(), []).append(value.strip(b" \t"))
         self.all = values
+        self.access: Access | None = None
         self.accepted = False  # checked before, and accepted with every method and path
         last = {name: found[-1] for name, found in values.items()}
         self.get = last.get
@@ -98,19 +104,28 @@ class Fields:
 
 def logged_agents(referer: bytes | None, user_agent: bytes | None) -> str:
     """The two headers of an access line, quoted and escaped; "-" for a missing one."""
-    return f'"{escape(referer) if referer else "-"}" "{escape(user_agent) if user_agent else "-"}"'
+    return mask_tokens(
+        f'"{escape(referer) if referer else "-"}" "{escape(user_agent) if user_agent else "-"}"'
+    )
 
 
 class Found(NamedTuple):
     """What answers a head: ``verb(head, body, address)``, where ``address`` is the caller's.
 
     ``parks``: the request may wait for long, and is cancelled when its client leaves. ``remembers``: the head is worth
-    remembering, because the same bytes will come again.
+    remembering, because the same bytes will come again. ``right``, ``or_push``: see `registry.http.request.Route`; ``many``:
+    the path names several queues.
     """
 
-    verb: Callable[..., Any]
+    verb: Callable[..., Any] | None
     parks: bool = False
     remembers: bool = False
+    right: str = "any"
+    or_push: bool = False
+    many: bool = False
+
+
+_NOT_YET = Found(None)
 
 
 class Head:
@@ -121,11 +136,13 @@ class Head:
     """
 
     __slots__ = (
+        "access",
         "bodiless",
         "chunked",
         "close",
         "expects",
         "fields",
+        "found",
         "get",
         "keep_alive",
         "length",
@@ -164,6 +181,8 @@ class Head:
         self.name = b""
         self.segments: list[bytes] = []
         self.options: dict[str, Any] = {}
+        self.access = ANYONE  # what its sender may do
+        self.found = _NOT_YET
 
 
 class Collector:
@@ -259,7 +278,8 @@ class PartialHead:
 class Heads:
     """Parses and remembers heads. ``find(head)`` returns what answers a head; see `registry.http.routes`.
 
-    ``host_allowed(name)`` tells whether a Host is accepted; ``limit_of(path)`` returns the longest body, bytes.
+    ``host_allowed(name)`` tells whether a Host is accepted; ``limit_of(path)`` returns the longest body, bytes;
+    ``gate`` checks tokens.
     """
 
     def __init__(
@@ -267,15 +287,22 @@ class Heads:
         find: Callable[[Head], Found],
         host_allowed: Callable[[bytes], bool],
         limit_of: Callable[[bytes], int],
+        gate: Gate | None = None,
     ) -> None:
         self.remembered: dict[bytes, Head] = {}
         self._blocks: dict[bytes, Fields] = {}
         self._find = find
         self._host_allowed = host_allowed
         self._limit_of = limit_of
+        self._gate = gate or Gate()
 
-    def parse(self, data: bytes) -> Head:
-        """Parse a head; ``data`` includes its last empty line. Raises `Refusal`."""
+    def forget(self) -> None:
+        """Forget every head: the verdicts on them are out of date."""
+        self.remembered.clear()
+        self._blocks.clear()
+
+    def parse(self, data: bytes, address: str = "-") -> Head:
+        """Parse a head from ``address``; ``data`` includes its last empty line. Raises `Refusal`."""
         line, _, block = data.partition(b"\r\n")
         if len(line) > MAX_LINE:
             raise line_too_long()
@@ -294,9 +321,11 @@ class Heads:
         if len(target) > VALUE_LIMIT:
             line = line.replace(target, target[:VALUE_LIMIT] + b"...")
         # A plain line needs no escaping.
-        head.line = line.decode() if plain is not None else escape(line)
+        head.line = mask_tokens(line.decode() if plain is not None else escape(line))
+        head.found = found = self._find(head)
+        head.verb, head.parks = found.verb, found.parks
         try:
-            self._validate(head, target, authority, b"HTTP/1.0" if is_http_10 else b"HTTP/1.1")
+            self._validate(head, target, authority, b"HTTP/1.0" if is_http_10 else b"HTTP/1.1", address)
             if head.length or head.chunked:
                 head.limit = self._limit_of(path)
                 if head.length > head.limit:
@@ -304,8 +333,7 @@ class Heads:
         except Refusal as refusal:
             refusal.head = head
             raise
-        head.verb, head.parks, remembers = self._find(head)
-        if remembers and authority is None and len(data) <= MAX_REMEMBERED_SIZE:
+        if found.remembers and authority is None and len(data) <= MAX_REMEMBERED_SIZE:
             remember(self.remembered, data, head)
         return head
 
@@ -323,9 +351,13 @@ class Heads:
             remember(self._blocks, block, fields)
         return fields
 
-    def _validate(self, head: Head, target: bytes, authority: bytes | None, version: bytes) -> None:
+    def _validate(
+        self, head: Head, target: bytes, authority: bytes | None, version: bytes, address: str
+    ) -> None:
         fields = head.fields
         if fields.accepted and authority is None and version == b"HTTP/1.1":
+            if self._gate.is_closed:
+                self._admit(head, address, None)
             return
         hosts = fields.values(b"host")
         host = check_host(hosts, version)
@@ -335,10 +367,7 @@ class Heads:
             host = check_host(hosts, version)
         if fields.chunked and version != b"HTTP/1.1":
             raise bad_request("HTTP/1.0 does not allow Transfer-Encoding.")
-        if host is not None and not self._host_allowed(host):
-            # It is a valid host name, so nothing in it needs escaping.
-            sentence = f"The host name {host.decode()!r} is not allowed; see the setting ALLOWED_HOSTS."
-            raise Refusal(421, "foreign_host", sentence)
+        self._admit(head, address, host)
         agents = fields.values(b"user-agent")
         pages = fields.values(b"sec-fetch-site"), fields.values(b"origin"), hosts, agents
         check_site(head.method, target, *pages)
@@ -347,6 +376,49 @@ class Heads:
         # A request that may come from another site's page is checked for each method and path.
         maybe_page = pages[0] or pages[1] or any(map(like_a_browser, agents))
         fields.accepted = authority is None and version == b"HTTP/1.1" and not maybe_page
+
+    def _admit(self, head: Head, address: str | None, host: bytes | None) -> None:
+        """Check the token and its rights, and the Host of a request without a valid token; raises `Refusal`.
+
+        A wrong token is counted against the address, unless that is None.
+        """
+        gate, fields, right = self._gate, head.fields, head.found.right
+        access: Access | None = ANYONE
+        if gate.is_closed:
+            given = fields.values(b"authorization")
+            access = fields.access
+            if access is None and given:
+                access = fields.access = gate.identify(given)
+                if access is None and right != "open":
+                    raise gate.unknown(given, address)
+        if host is not None and (access is None or access is ANYONE) and not self._host_allowed(host):
+            # It is a valid host name, so nothing in it needs escaping.
+            sentence = f"The host name {host.decode()!r} is not allowed; see the setting ALLOWED_HOSTS."
+            raise Refusal(421, "foreign_host", sentence)
+        if access is None:
+            if right != "open":
+                raise gate.unknown((), address)
+            access = STRANGER
+        head.access = access
+        if access is not ANYONE:
+            check_right(access, head.found, head.name, head.segments)
+
+    def admit_again(self, head: Head) -> None:
+        """Check the token of a request that has not been answered yet, after tokens have changed; raises `Refusal`."""
+        head.fields.access = None
+        try:
+            self._admit(head, None, None)
+        except Refusal as refusal:
+            refusal.head = head
+            raise
+
+
+def check_right(access: Access, found: Found, name: bytes, segments: list[bytes]) -> None:
+    """Refuse the holder of a token who lacks the right, for each of the queues that the path names."""
+    right = found.right
+    for queue in names_from(segments[0]) if found.many else (name,):
+        if not (access.may(right, queue) or (found.or_push and access.may("push", queue))):
+            raise forbidden(access, right, queue if right in ("push", "pop") else b"")
 
 
 def remember(table: dict[Any, Any], key: Any, value: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from registry.errors import NotFound
-from registry.http.auth import Caller
+from registry.http.auth import Access, Caller
 from registry.http.codec import WrongMethod, name_from, options
 from registry.queue.names import check_name
 
@@ -21,6 +21,7 @@ class HeadLike(Protocol):
     method: bytes
     path: bytes
     query: bytes
+    access: Access
 
     @property
     def get(self) -> Callable[[bytes], bytes | None]: ...
@@ -33,7 +34,7 @@ class Request:
     them, because other requests may share them. ``header(name)`` takes a name in lower case and returns a value, or None.
     """
 
-    __slots__ = ("_address", "body", "header", "name", "options", "query", "segments")
+    __slots__ = ("_access", "_address", "body", "header", "name", "options", "query", "segments")
 
     def __init__(
         self,
@@ -50,18 +51,20 @@ class Request:
         self.segments = segments
         self.options = options
         self.body = body
+        self._access = head.access
         self._address = address
 
     @property
     def caller(self) -> Caller:
-        """Who sent it."""
-        return Caller("", self._address)
+        """Who sent it, and what that caller may do."""
+        return Caller(self._access, self._address)
 
 
 class Route(NamedTuple):
     """One row of the table. ``path``: segments in ``<…>`` vary; one called ``<name>`` is a name.
 
     ``right``: what its caller needs, one of `registry.http.auth.RIGHTS`; for "push" and "pop" in the queues that the path names.
+    ``or_push``: the right to push into the queue that the path names is enough.
     ``options``: the readers of its query. ``takes_task``: a GET takes a task away. ``parks``: the request may wait for long, and is
     cancelled when its client leaves.
     """
@@ -73,6 +76,7 @@ class Route(NamedTuple):
     options: Options = NO_OPTIONS
     takes_task: bool = False
     parks: bool = False
+    or_push: bool = False
 
 
 class Match(NamedTuple):

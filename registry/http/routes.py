@@ -22,18 +22,20 @@ from registry import __version__
 from registry.errors import RedisUnavailable, RegistryError, ShuttingDown
 from registry.http import admin, options
 from registry.http.admin import Admin
+from registry.http.auth import ANYONE, STRANGER, Access, Gate, describe
 from registry.http.codec import (
     COMMON,
     Answer,
     error_to_answer,
     failure_answer,
     json_answer,
+    names_from,
     retry_after_seconds,
 )
-from registry.http.parser import Found, Head, remember
+from registry.http.parser import Found, Head, check_right, remember
 from registry.http.request import Match, Request, Route, Table
 from registry.http.tasks import Tasks
-from registry.http.validation import ALLOW, sane_request_id
+from registry.http.validation import ALLOW, Refusal, sane_request_id
 from registry.queue.promise import Promise, as_deferred
 
 # The longest query that is remembered, bytes.
@@ -89,6 +91,7 @@ class Api:
         redis_state: Callable[[], Deferred[str]],
         stopping: Callable[[], bool],
         warnings: Callable[[], list[str]],
+        gate: Gate | None = None,
     ) -> None:
         self._tasks = verbs
         self._admin = operations
@@ -99,7 +102,8 @@ class Api:
         for row in ROUTES:
             self._table.add(row)
         self._leaves: dict[tuple[bytes, bytes, bytes], tuple[Found, bytes, bytes, dict[str, Any]]] = {}
-        self._answering = {row.verb: _answering(getattr(self, row.verb)) for row in ROUTES}
+        self._gate = gate or Gate()
+        self._found = {row.verb: _found(row, _answering(getattr(self, row.verb))) for row in ROUTES}
         self._queries: dict[tuple[str, bytes], tuple[bytes, dict[str, Any]]] = {}
 
     # Producers and workers
@@ -202,7 +206,14 @@ class Api:
     def delete(self, request: Request) -> Any:
         return self._admin.delete(request)
 
-    @route("GET", "/api/queues/<name>/tasks/<id>", right="view", options=admin.TASK_OPTIONS, parks=True)
+    @route(
+        "GET",
+        "/api/queues/<name>/tasks/<id>",
+        right="view",
+        options=admin.TASK_OPTIONS,
+        parks=True,
+        or_push=True,
+    )
     def task(self, request: Request) -> Any:
         return self._admin.task(request)
 
@@ -210,7 +221,7 @@ class Api:
     def cancel(self, request: Request) -> Any:
         return self._admin.cancel(request)
 
-    @route("GET", "/api/queues/<name>/tasks/<id>/why", right="view")
+    @route("GET", "/api/queues/<name>/tasks/<id>/why", right="view", or_push=True)
     def why(self, request: Request) -> Any:
         return self._admin.why(request)
 
@@ -240,6 +251,12 @@ class Api:
     def run_schedule(self, request: Request) -> Any:
         return self._admin.run_schedule(request)
 
+    # The caller
+
+    @route("GET", "/api/token", right="any")
+    def token(self, request: Request) -> Answer:
+        return json_answer(200, {**describe(request.caller.access), "address": request.caller.address})
+
     # The process
 
     @route("GET", "/healthz", right="open")
@@ -249,11 +266,14 @@ class Api:
     @route("GET", "/readyz", right="open")
     @inlineCallbacks
     def readyz(self, request: Request) -> Any:
+        details = request.caller.access.may("view")
         if self._stopping():
             raise ShuttingDown()
         why = yield self._redis_state()
         if why:
-            raise RedisUnavailable(why, retry_after=2)
+            raise RedisUnavailable(why if details else "the registry is not ready", retry_after=2)
+        if not details:
+            return json_answer(200, {"status": "ready"})
         return json_answer(200, {"status": "ready", "version": __version__, "warnings": self._warnings()})
 
     def resource(self) -> Any:
@@ -263,7 +283,7 @@ class Api:
     def find(self, head: Head) -> Found:
         """Find what answers this head on a connection; if that fails, the error is the answer."""
         if head.method == b"OPTIONS" and head.path in (b"*", b"/"):
-            return Found(_options)
+            return Found(_options, right="open")
         # In the paths of leases and tasks, all but the last segment repeats often.
         above, _, last = head.path.rpartition(b"/")
         leaf = self._leaves.get((head.method, above, head.query))
@@ -271,17 +291,23 @@ class Api:
             found, head.name, first, head.options = leaf
             head.segments = [first, last]
             return found
+        # Whoever may come in learns why nothing answers, but only holders of the right learn what is wrong with the options.
+        found = Found(None)
         try:
             match = self._table.find(head.method, head.path)
             head.name, head.segments = match.name(), match.segments
+            route, segments = match
+            once, often = self._found[route.verb]
+            if once.many:
+                names_from(segments[0])
+            found = once
             head.query, head.options = self._query(match, head.query)
         except Exception:
             answer = failure_answer(Failure())
-            return Found(lambda head, body, address: answer)
-        route, segments = match
-        # A queue that was made for one request (its name has a colon) does not come again.
-        again = len(segments) == 1 and b":" not in segments[0]
-        found = Found(self._answering[route.verb], route.parks, again)
+            return found._replace(verb=lambda head, body, address: answer, parks=False)
+        if len(segments) == 1 and b":" not in segments[0]:
+            # A queue that was made for one request (its name has a colon) does not come again.
+            found = often
         if len(segments) == 2 and route.path.endswith(">"):
             leaf = found, head.name, segments[0], head.options
             remember(self._leaves, (head.method, above, head.query), leaf)
@@ -301,12 +327,35 @@ class Api:
         """Answer a request of twisted.web."""
         head = WebHead(request)
         try:
+            head.access = self._admit(request, head)
             match = self._table.find(head.method, head.path)
             answer = maybeDeferred(self._run, match, head, request.content.read())
         except RegistryError as error:
             return self._write(request, error_to_answer(error))
+        except Refusal as refusal:
+            return self._write(request, Answer(refusal.status, refusal.body(), tuple(refusal.headers)))
         answer.addErrback(_answer_to)
         return answer.addCallback(lambda found: self._write(request, found))
+
+    def _admit(self, request: Any, head: WebHead) -> Access:
+        """Check the token of a request of twisted.web, and its rights; raises `Refusal`, or `BadName`."""
+        if not self._gate.is_closed:
+            return ANYONE
+        found, name, segments = Found(None), b"", [b""]
+        try:
+            match = self._table.find(head.method, head.path)
+            found, name, segments = self._found[match.route.verb][0], match.name(), match.segments
+        except RegistryError:
+            # Said later, to whoever may come in.
+            found = Found(None)
+        given = request.requestHeaders.getRawHeaders(b"authorization", ())
+        access = self._gate.identify(given)
+        if access is None:
+            if found.right != "open":
+                raise self._gate.unknown(given, head.address)
+            access = STRANGER
+        check_right(access, found, name, segments)
+        return access
 
     def _run(self, match: Match, head: WebHead, body: bytes) -> Any:
         parsed = Request(head, match.name(), match.segments, match.options(head.query), body, head.address)
@@ -341,6 +390,12 @@ class Api:
         return NOT_DONE_YET
 
 
+def _found(row: Route, verb: Callable[..., Any]) -> tuple[Found, Found]:
+    """What `Api.find` returns for a route: for a head that comes once, and for one that comes often."""
+    once = Found(verb, row.parks, False, row.right, row.or_push, "<names>" in row.path)
+    return once, once._replace(remembers=True)
+
+
 def _answering(endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes, str], Any]:
     return lambda head, body, address: endpoint(
         Request(head, head.name, head.segments, head.options, body, address)
@@ -350,9 +405,10 @@ def _answering(endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes, str
 class WebHead:
     """The head of a request of twisted.web."""
 
-    __slots__ = ("address", "get", "method", "path", "query")
+    __slots__ = ("access", "address", "get", "method", "path", "query")
 
     def __init__(self, request: Any) -> None:
+        self.access = ANYONE
         self.method: bytes = request.method
         target: bytes = request.uri
         if target[:1] != b"/" and b"://" in target:

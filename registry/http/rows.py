@@ -184,6 +184,23 @@ def task_row(view: TaskView) -> dict[str, Any]:
     return row
 
 
+def without_payloads(row: dict[str, Any]) -> dict[str, Any]:
+    """A task or schedule for a caller that may not see what producers and workers wrote: ``hidden`` says so."""
+    row = {name: value for name, value in row.items() if name not in _WRITTEN}
+    row["task"], row["hidden"] = None, True
+    if "result" in row:
+        row["result"] = None
+    if "history" in row:
+        row["history"] = [{**attempt, "error": None} for attempt in row["history"]]
+    if "options" in row:
+        row["options"] = {name: value for name, value in row["options"].items() if name not in _WRITTEN}
+    return row
+
+
+# Members of a task or schedule that are missing in a row without payloads.
+_WRITTEN = ("key", "message", "traceparent", "truncated")
+
+
 def _is_json(view: TaskView) -> bool:
     return (view.id is not None and not is_foreign(view.id)) or options.is_json(view.payload)
 

@@ -25,6 +25,10 @@ from registry.http.limits import SECONDS_PER_TURN, Limits
 from registry.http.parser import Head, Heads
 from registry.http.validation import Refusal
 from registry.log import escape
+from registry.model.tokens import mask_tokens
+
+# When tokens change, so many connections are checked at a time.
+CHECKED_A_TURN = 500
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -97,6 +101,21 @@ class Server(Factory):  # type: ignore[misc]
         for connection in list(self.connections):
             if connection.idle:
                 connection.close()
+
+    def tokens_changed(self) -> None:
+        """Forget the verdicts on heads, and refuse requests under way that may no longer come in."""
+        self.heads.forget()
+        self._check_again(list(self.connections))
+
+    def _check_again(self, connections: list[Connection]) -> None:
+        """Check these connections again, some at a time: ten thousand polls may wait."""
+        for connection in connections[:CHECKED_A_TURN]:
+            try:
+                connection.check_again()
+            except Exception:
+                self._cut(connection)
+        if left := connections[CHECKED_A_TURN:]:
+            self.later(0, self._check_again, left)
 
     # Batches of answers
 
@@ -172,7 +191,7 @@ class Server(Factory):  # type: ignore[misc]
         bodiless = line.startswith(b"HEAD ") or (head is not None and head.bodiless)
         more = b"".join(b"%b: %b\r\n" % pair for pair in refusal.headers)
         if self.access is not None:
-            shown = head.line if head else escape(line) or "-"
+            shown = head.line if head else mask_tokens(escape(line)) or "-"
             logged = head.logged if head else '"-" "-"'
             self.access.served(
                 connection.address, shown, refusal.status, 0 if bodiless else len(body), logged, monotonic()

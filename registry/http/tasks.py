@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from registry.config import Config
 from registry.errors import BadOption, Conflict, NotFound, Replaced, TooLarge, Unavailable
-from registry.http.codec import Answer, Raw, dumps, failure_answer, json_answer, name_from
+from registry.http.codec import Answer, Raw, dumps, failure_answer, json_answer, names_from
 from registry.http.json_check import check_json, checking
 from registry.http.json_cut import Part, Payload
 from registry.http.options import (
@@ -106,7 +106,7 @@ class Tasks:
             self._queues.push_for(promise, request.name, request.body, options)
             return promise
         wait = min(prefer_wait(request.header) or 0.0, self._max_wait)
-        return self._push_and_wait(request.name, request.body, options, wait)
+        return self._push_and_wait(request, options, wait)
 
     def _read(
         self, steps: Steps[T], body: bytes, then: Callable[[T], Promise | Deferred[Answer]]
@@ -117,8 +117,9 @@ class Tasks:
         return in_turns(steps, self._queues.later).addCallback(lambda read: as_deferred(then(read)))
 
     @inlineCallbacks
-    def _push_and_wait(self, name: bytes, body: bytes, options: PushOptions, wait: float) -> Any:
-        pushed = yield self._queues.push(name, body, options)
+    def _push_and_wait(self, request: Request, options: PushOptions, wait: float) -> Any:
+        name = request.name
+        pushed = yield self._queues.push(name, request.body, options)
         answer = {"success": True, "id": pushed.id}
         headers = [(b"Preference-Applied", b"wait=%b" % f"{wait:.15g}".encode())]
         if pushed.duplicate:
@@ -150,7 +151,8 @@ class Tasks:
         finally:
             ended.addErrback(lambda _: None)
             ended.cancel()
-        if view is None:
+        if view is None or request.caller.access.is_over:
+            # The push was accepted; a token that was revoked meanwhile reads nothing any more.
             return json_answer(202, answer, [*headers, _location(name, pushed.id)])
         if view.state == "done":
             return json_answer(200, {**answer, "state": "done", "result": result_of(view.task)}, headers)
@@ -245,7 +247,7 @@ class Tasks:
     def pop_many(self, request: Request) -> Deferred[Answer]:
         """Several tasks of several queues, always leased. Cancel the Deferred when the client leaves."""
         raw, given = request.segments[0], request.options
-        names = [name_from(part) for part in raw.split(b",")]
+        names = names_from(raw)
         if len(names) > 100:
             raise BadOption("At most 100 queues can be popped at once.")
         wait = min(given.get("wait", self._wait), self._max_wait)

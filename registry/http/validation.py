@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from registry.model.tokens import mask_tokens
+
 METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
@@ -52,7 +54,7 @@ class Refusal(Exception):
     def body(self) -> bytes:
         # Compact, as all other answers are.
         return json.dumps(
-            {"error": self.sentence, "code": self.code, **self.more}, separators=(",", ":")
+            {"error": mask_tokens(self.sentence), "code": self.code, **self.more}, separators=(",", ":")
         ).encode()
 
 

@@ -37,6 +37,7 @@ from msgspec import Struct
 # Scanners for leaked secrets can find a token by its beginning.
 PREFIX: Final = "rgy_"
 TOKEN: Final = re.compile(r"rgy_[A-Za-z0-9_-]{43}")
+_PARTLY = re.compile(r"rgy_[A-Za-z0-9_-]{6,}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MOST_BYTES = 16 << 20
@@ -128,7 +129,7 @@ def parse_right(text: str) -> Right:
     if verb in ("view", "operate", "admin") and not rest:
         return Right(verb)
     raise TokensError(
-        f"{_masked(text)[:80]!r} is no right; there are 'push GLOB', 'pop GLOB', 'view', 'view --no-payloads', 'operate' "
+        f"{mask_tokens(text)[:80]!r} is no right; there are 'push GLOB', 'pop GLOB', 'view', 'view --no-payloads', 'operate' "
         "and 'admin'."
     )
 
@@ -170,7 +171,7 @@ def _decode(data: bytes, path: str) -> tuple[Token, ...]:
     try:
         tokens = tuple(msgspec.json.decode(data, type=_File).tokens)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise TokensError(f"The tokens file {path} is not valid: {_masked(str(error))}.") from None
+        raise TokensError(f"The tokens file {path} is not valid: {mask_tokens(str(error))}.") from None
     names: set[str] = set()
     hashes: dict[str, str] = {}
     for number, token in enumerate(tokens, 1):
@@ -191,9 +192,12 @@ def _decode(data: bytes, path: str) -> tuple[Token, ...]:
     return tokens
 
 
-def _masked(text: str) -> str:
-    """The text without the tokens that somebody may have put into the file in place of their hashes."""
-    return TOKEN.sub(f"{PREFIX}***", text)
+def mask_tokens(text: str) -> str:
+    """The text, a line of a log or an error, without the tokens that somebody may have put where they do not belong.
+
+    The beginning of a token is masked too, because long values are cut.
+    """
+    return _PARTLY.sub(f"{PREFIX}***", text) if PREFIX in text else text
 
 
 def _is_name(name: str) -> bool:
