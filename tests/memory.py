@@ -59,6 +59,9 @@ class Memory:
     def name_of(self, key: bytes) -> bytes:
         return key
 
+    def ack(self, name: bytes, lease: bytes, result: bytes) -> Entry:
+        return self.of_lease(name, lease, result)
+
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
         return Entry(name, (lease, *more))  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ from registry.http import options
 from registry.http.json_check import check_json, checking
 from registry.http.json_cut import Part
 from registry.http.turns import Steps, at_once, in_turns
-from registry.model import Error
+from registry.model import Error, FailOptions
 from tests.live import Daemon, wait_until
 from tests.talk import Asked
 
@@ -252,6 +252,21 @@ def test_results_are_cut_as_the_bytes_that_came() -> None:
     assert [part and part.whole() for _, part in acks] == [*PAYLOADS, None]
     assert [lease for lease, _ in acks] == [*(b"a-%d" % n for n in range(len(PAYLOADS))), b"b-1"]
     assert fails == []
+
+
+@pytest.mark.parametrize(
+    "acks",
+    [
+        b'["a-1","b-2"]',
+        b'[ "a-1"\t,\r\n"b-2" ]',
+        b'["\\u0061-1","b-2"]',
+        b'["a-1",{"lease":"b-2"}]',
+        b'[{"lease":"a-1"},{"lease":"b-2","result":null}]',
+    ],
+)
+def test_leases_mean_the_same_however_an_array_names_them(acks: bytes) -> None:
+    found = at_once(options.settle_entries(b'{"fails":[{"lease":"c-3"}],"acks":%b}' % acks))
+    assert found == ([(b"a-1", None), (b"b-2", None)], [(b"c-3", FailOptions())])
 
 
 @pytest.mark.parametrize(

@@ -218,11 +218,11 @@ class Connection:
         count, began = 0, 0.0
         while True:
             end = data.find(b"\r\n\r\n", at) + 4
-            if end == 3 or (data[at] == 0x0D and data[at : at + 2] == b"\r\n"):
-                self._begin_head(data[at:])
-                break
             head = remembered.get(data[at:end])
             if head is None:
+                if end == 3 or data.startswith(b"\r\n", at):
+                    self._begin_head(data[at:])
+                    break
                 try:
                     head = server.heads.parse(data[at:end], self.address)
                 except Refusal as refusal:

@@ -37,12 +37,13 @@ class Leases:
 
     def ack(self, name: bytes, lease: bytes, result: bytes = b"") -> Deferred[str]:
         """The task succeeded. ``result`` is JSON, empty or `TOO_LARGE`. Fires with ``done``, or ``late`` if the lease had expired."""
-        return self._ask("ack", name, lease, result).addCallback(status)
+        check_name(name)
+        return self._queues.ask("ack", self._queues.store.ack(name, lease, result)).addCallback(status)
 
     def ack_for(self, receiver: Receiver, name: bytes, lease: bytes, result: bytes = b"") -> None:
         """Like `ack`, but ``receiver`` receives the raw reply, which `status` reads."""
         check_name(name)
-        entry = self._queues.store.of_lease(name, lease, result)
+        entry = self._queues.store.ack(name, lease, result)
         entry.reply = receiver
         self._queues.carry("ack", entry)
 
@@ -70,11 +71,13 @@ class Leases:
         settled: Deferred[list[Any]] = Deferred()
         if not count:
             settled.callback([])
-        of_lease = self._queues.store.of_lease
-        entries = [("ack", of_lease(name, lease, result)) for lease, result in acks]
-        entries += [("fail", of_lease(name, lease, msgpack.encode(options))) for lease, options in fails]
+        store = self._queues.store
+        entries = [("ack", store.ack(name, lease, result)) for lease, result in acks]
+        entries += [
+            ("fail", store.of_lease(name, lease, msgpack.encode(options))) for lease, options in fails
+        ]
         # Entries keep the order of the request, even if it names a lease twice.
-        large = any(entry.size > LARGE for _, entry in entries)
+        large = max([entry.size for _, entry in entries], default=0) > LARGE
         gathering = Gathering(count, settled)
         for at, (verb, entry) in enumerate(entries):
             entry.reply = gathering.part(at)

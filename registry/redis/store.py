@@ -170,6 +170,11 @@ class Store(Lookups, ScheduleStore, Presence):
         args = (task_id, payload, msgpack.encode(task))
         return Entry(self.keys.bulk_list(name), b"".join(map(bulk, args)))
 
+    def ack(self, name: bytes, lease: bytes, result: bytes) -> Entry:
+        """``result`` is JSON, or empty for none."""
+        args = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(lease), lease, len(result), result)
+        return Entry(self.keys.bulk_list(name), args)
+
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
         """An entry of confirm, put back, or any other verb whose first argument is a lease or a task's id."""
         args = b"$%d\r\n%b\r\n" % (len(lease), lease)
