@@ -19,12 +19,7 @@ local function delete(list, id, state)
     if call('HEXISTS', tag .. 't', id) == 0 or (task and task.s ~= 'r') then return {1} end
     leave_tombstone(list, tag, task or {})
   end
-  if task then
-    free_key(tag, id, task)
-    tell_ended(list, id, task)
-    call('ZREM', tag .. 'o', id)
-  end
-  forget(list, tag, id)
+  drop(list, tag, id, task)
   if state == 'r' then clear_head(list, tag, task and task.p or 0, HEADS) end
   return {0}
 end

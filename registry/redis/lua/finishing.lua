@@ -87,3 +87,14 @@ local function no_longer_asked_for(list, tag, id)
   if not task or task.u or task.z + done_for(tag) <= now then return forget(list, tag, id) end
   call('ZADD', tag .. 'e', score(task.z), id)
 end
+
+-- Forget a task that never ended, which has left its list or set, and tell who waits for its end; `task` is its record,
+-- nil for none.
+local function drop(list, tag, id, task)
+  if task then
+    free_key(tag, id, task)
+    tell_ended(list, id, task)
+    call('ZREM', tag .. 'o', id)
+  end
+  forget(list, tag, id)
+end

@@ -4,16 +4,6 @@
 -- KEYS: the list of each entry. ARGV per entry: moves at most, and after a space 'ready' or 'delayed' for only one of
 --   both.
 --   Reply per entry: {0, purged, 1 when there is more} · {8, text}.
-local function drop(list, tag, id)
-  local task = known(tag, id)
-  if task then
-    free_key(tag, id, task)
-    tell_ended(list, id, task)
-    call('ZREM', tag .. 'o', id)
-  end
-  forget(list, tag, id)
-end
-
 local function purge(list, said)
   local most, state = string.match(said, '^(%d+) ?(%a*)$')
   most = tonumber(most)
@@ -31,7 +21,7 @@ local function purge(list, said)
         if is_tombstone(tag, id, generation, task) then
           lift_tombstone(tag, p)
         else
-          drop(list, tag, id)
+          drop(list, tag, id, task)
           count = count + 1
         end
       else
@@ -42,7 +32,7 @@ local function purge(list, said)
   for _, id in ipairs(state == 'ready' and {} or call('ZRANGE', tag .. 'd', 0, left - 1)) do
     if left <= 0 then break end
     call('ZREM', tag .. 'd', id)
-    drop(list, tag, id)
+    drop(list, tag, id, known(tag, id))
     count, left = count + 1, left - 1
   end
   drained[list] = true
