@@ -14,44 +14,18 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from cycle import batches, single
-from rig import load, sockets
+import cycle
+import push_pop
 from rig.programs import ROOT, Registry, Server, start
-from rig.rounds import Costs, measure, options, parse, tell
+from rig.rounds import Costs, alternate, options, parse, tell
 
 KINDS = ("push", "pop", "cycle", "batches")
-QUEUE = "zoneCheck"
-
-
-def fixed(
-    server: Server, method: str, path: str, body: bytes, given: argparse.Namespace, seconds: float
-) -> int:
-    done = load.fixed(server.port, method, path, body, given.connections, seconds)
-    if done.failed:
-        raise RuntimeError(f"{server.name}: {done.failed} of {done.requests} requests failed")
-    return done.requests
-
-
-def driven(server: Server, kind: str, given: argparse.Namespace) -> int:
-    from cycle import Count
-
-    count = Count()
-    talks = [(single if kind == "cycle" else batches)(count) for _ in range(given.connections)]
-    sockets.drive(server.port, talks, seconds=given.seconds)
-    return count.done
 
 
 def one_round(server: Server, costs: Costs, given: argparse.Namespace) -> None:
-    push = partial(fixed, server, "PUT", f"/api/pushTask/{QUEUE}", load.task(), given, given.seconds)
-    pop = partial(fixed, server, "GET", f"/api/popTask/{QUEUE}?wait=0", b"", given, given.seconds / 2)
-    costs.add(server.name, "push", measure(server.roots, push))
-    costs.add(server.name, "pop", measure(server.roots, pop))
-    line = sockets.Line(server.port)
-    line.ask("DELETE", f"/api/queues/{QUEUE}")
-    line.socket.close()
+    push_pop.one_round(server, costs, given)
     for kind in ("cycle", "batches"):
-        costs.add(server.name, kind, measure(server.roots, partial(driven, server, kind, given)))
-    server.trim_log()
+        cycle.one_round(server, kind, costs, given)
 
 
 def main() -> None:
@@ -73,13 +47,7 @@ def main() -> None:
 def compare(before: Path, given: argparse.Namespace) -> None:
     servers = start(partial(Registry, name="now"), partial(Registry, checkout=before, name="before"))
     costs = Costs()
-    try:
-        for _ in range(given.rounds):
-            for server in servers:
-                one_round(server, costs, given)
-    finally:
-        for server in servers:
-            server.close()
+    alternate(servers, given.rounds, lambda server: one_round(server, costs, given))
     tell(
         [costs.row(f"{kind} against {given.commit}", ("now", kind), ("before", kind), None) for kind in KINDS]
     )

@@ -11,7 +11,7 @@ import contextlib
 
 from rig import load
 from rig.programs import Express, Registry, Server, Webdis, start
-from rig.rounds import Costs, Row, measure, options, parse, tell
+from rig.rounds import Costs, Row, alternate, measure, options, parse, tell
 from rig.sockets import Line
 
 PATHS = {
@@ -24,24 +24,22 @@ PATHS = {
 def one_round(server: Server, costs: Costs, given: argparse.Namespace) -> None:
     """Push for the whole time, then pop the pushed tasks for half of it."""
     assert server.redis is not None
-    push, pop = PATHS[server.name]
+    ours = isinstance(server, Registry)
+    push, pop = PATHS["registry" if ours else server.name]
 
     def work(method: str, path: str, body: bytes, seconds: float) -> int:
-        done = load.fixed(server.port, method, path, body, given.connections, seconds)
-        if done.failed:
-            raise RuntimeError(f"{server.name}: {done.failed} of {done.requests} requests failed")
-        return done.requests
+        return load.fixed(server.port, method, path, body, given.connections, seconds).served(server.name)
 
     costs.add(
         server.name, "push", measure(server.roots, lambda: work("PUT", push, load.task(), given.seconds))
     )
-    if server.name != "registry":
+    if not ours:
         # A pop that is more than twice as fast as a push would empty the queue.
         server.redis.pipeline([("LPUSH", "zoneCheck", *[load.task()] * 1000)] * 50)
     costs.add(server.name, "pop", measure(server.roots, lambda: work("GET", pop, b"", given.seconds / 2)))
     if not server.redis.command("LLEN", "zoneCheck"):
         print(f"The queue of {server.name} ran empty: some of its pops had nothing to do.")
-    if server.name == "registry":
+    if ours:
         with contextlib.closing(Line(server.port)) as line:
             line.ask("DELETE", "/api/queues/zoneCheck")
     else:
@@ -53,13 +51,7 @@ def main() -> None:
     given = parse(options(str(__doc__)))
     servers = start(Registry, Webdis, Express)
     costs = Costs()
-    try:
-        for _ in range(given.rounds):
-            for server in servers:
-                one_round(server, costs, given)
-    finally:
-        for server in servers:
-            server.close()
+    alternate(servers, given.rounds, lambda server: one_round(server, costs, given))
     rows: list[Row] = []
     mine = "registry"
     for what, goal in (("push", 1.0), ("pop", 1.2)):

@@ -31,6 +31,12 @@ class Load(NamedTuple):
     p50: float
     p99: float
 
+    def served(self, who: str) -> int:
+        """How many requests there were; RuntimeError that names the server when some failed."""
+        if self.failed:
+            raise RuntimeError(f"{who}: {self.failed} of {self.requests} requests failed")
+        return self.requests
+
 
 def percentile(values: list[float], percent: float) -> float:
     ordered = sorted(values)

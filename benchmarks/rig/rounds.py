@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from rig import accounting
+from rig.programs import Server
 
 # Confirms leave within 100 ms of an answer, and belong to it.
 SETTLE_SECONDS = 0.4
@@ -88,6 +89,17 @@ def measure(roots: Mapping[str, int], work: Callable[[], int], settle: float = S
     if not count:
         raise RuntimeError("nothing was done in a round")
     return Cost({name: (after[name] - before[name]) * 1e6 / count for name in roots})
+
+
+def alternate(servers: Sequence[Server], rounds: int, one_round: Callable[[Server], None]) -> None:
+    """So many rounds on each server in turn; the servers are closed at the end."""
+    try:
+        for _ in range(rounds):
+            for server in servers:
+                one_round(server)
+    finally:
+        for server in servers:
+            server.close()
 
 
 class Costs:
