@@ -29,6 +29,7 @@ COMMANDS = {
     "fail": "push:fail",
     "release": "push:release",
     "extend": "push:extend",
+    "work": "work:work",
     "queues": "queues:queues",
     "queue": "queues:queue",
     "tasks": "tasks:tasks",
@@ -133,7 +134,9 @@ class Command(click.Command):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self.params.extend(_common(hidden=True))
+        # A command may have an option of its own with the name of a common one.
+        own = {name for option in self.params for name in option.opts}
+        self.params.extend(option for option in _common(hidden=True) if not own.intersection(option.opts))
 
 
 class Group(click.Group):
