@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from functools import partial
@@ -61,8 +62,9 @@ def push_all(daemon: Daemon, name: str, count: int) -> dict[str, str]:
     return found
 
 
-def has_ended(daemon: Daemon, name: str, count: int) -> bool:
-    """Whether so many tasks have ended; not while nobody answers."""
+def has_ended(daemon: Daemon, name: str, count: int, worker: subprocess.Popen[str]) -> bool:
+    """Whether so many tasks have ended; not while nobody answers. The worker must be running."""
+    assert worker.poll() is None
     try:
         row = ask(daemon, "GET", f"/api/queues/{name}").json
         return int(row["done"] + row["dead"]) >= count
@@ -134,10 +136,10 @@ def test_every_task_ends_as_its_command_says_while_daemon_and_redis_are_restarte
     ):
         for number in range(restarts):
             due = int((number + 0.5) * count / restarts)
-            wait_until(partial(has_ended, one, q, due), 900, f"{due} tasks")
+            wait_until(partial(has_ended, one, q, due, worker), 900, f"{due} tasks")
             # A Redis that is killed as often as its daemon would take most of the time.
             restart(one, redis_server, number % 3)
-        wait_until(partial(has_ended, one, q, count), 900, f"the end of {count} tasks")
+        wait_until(partial(has_ended, one, q, count, worker), 900, f"the end of {count} tasks")
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 0, log.read_text()
     check(rows(one, q, "done"), rows(one, q, "dead"), kinds, runs)
