@@ -15,6 +15,8 @@ app=$root/opt/registry
 units=$root/etc/systemd/system
 settings=$root/etc/registry
 data=$root/var/lib/registry
+command=$root/usr/local/bin/registryctl
+manual=$root/usr/local/share/man/man1/registryctl.1
 user=registry
 
 start=yes socket=no action=install purge=no
@@ -50,6 +52,7 @@ if [ "$action" = uninstall ]; then
     done
     rm -f "$units/registry.service" "$units/registry.socket"
     control daemon-reload
+    if [ "$(readlink "$command")" = "$app/bin/registryctl" ]; then rm -f "$command" "$manual"; fi
     rm -rf "$app"
     if [ "$purge" = yes ]; then
         rm -rf "$settings" "$data"
@@ -115,6 +118,15 @@ if pip show registry >/dev/null 2>&1; then pip uninstall --yes registry; fi
 pip install --no-index --no-deps --no-build-isolation "$copy"
 # Twisted writes its plugin cache beside the plugins, where the service's user may not write: do it now.
 "$app/bin/twistd" --help | grep '^ *registry ' >/dev/null || { echo "twistd does not know the registry." >&2; exit 1; }
+
+# On everybody's PATH. A program of this name that somebody else put there stays.
+if [ ! -e "$command" ] || [ "$(readlink "$command")" = "$app/bin/registryctl" ]; then
+    install -d "${command%/*}" "${manual%/*}"
+    ln -sfn "$app/bin/registryctl" "$command"
+    install -m 0644 "$source/man/registryctl.1" "$manual"
+else
+    echo "$command exists and is not ours; the command line is $app/bin/registryctl." >&2
+fi
 
 mkdir -p "$units"
 install -d -m 0755 "$settings"

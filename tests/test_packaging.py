@@ -96,6 +96,11 @@ def test_twistd_knows_the_installed_plugin(installed: Path) -> None:
     assert listed.count("registry") == 1
 
 
+def test_the_installed_command_line_runs(installed: Path) -> None:
+    assert run(installed.parent / "registryctl", "--version").startswith("registryctl, version ")
+    assert "queues" in run(installed, "-m", "registry.cli", "--help")
+
+
 def test_the_installed_daemon_serves(installed: Path, daemon: StartDaemon, redis_binary: str) -> None:
     one = daemon(
         env={"PYTHONPATH": "", "REDIS_SERVER": redis_binary},

@@ -77,6 +77,10 @@ def test_install_twice_and_undo(short_dir: Path) -> None:
     assert not (units / "registry.socket").exists()
     assert list(app.glob("lib/*/site-packages/twisted/plugins/dropin.cache"))
     assert "registry" in subprocess.check_output([app / "bin" / "twistd", "--help"], text=True)
+    command = short_dir / "usr" / "local" / "bin" / "registryctl"
+    manual = short_dir / "usr" / "local" / "share" / "man" / "man1" / "registryctl.1"
+    assert "registryctl" in subprocess.check_output([command, "--version"], text=True)
+    assert manual.exists()
     users = (short_dir / "etc" / "passwd").read_text("utf-8")
     assert [line.split(":")[0] for line in users.splitlines()] == ["registry"]
 
@@ -89,7 +93,7 @@ def test_install_twice_and_undo(short_dir: Path) -> None:
     assert (short_dir / "etc" / "passwd").read_text("utf-8") == users
 
     install(short_dir, "--uninstall")
-    assert not app.exists()
+    assert not app.exists() and not command.is_symlink() and not manual.exists()
     assert not list(units.rglob("registry*"))
     assert settings.exists() and data.exists()
     install(short_dir, "--uninstall", "--purge")

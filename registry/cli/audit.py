@@ -23,7 +23,9 @@ ACTIONS = (
 )
 @click.option("--name", metavar="TOKEN", help="Only what was done with the token of this name.")
 @click.option("--since", metavar="TIME", help="Only what was done after this time.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N")
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="At most so many."
+)
 @click.option("--all", "everything", is_flag=True, help="All entries, however many there are.")
 @click.pass_obj
 def audit(app: App, /, limit: int, everything: bool, **options: str | None) -> None:

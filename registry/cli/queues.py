@@ -100,7 +100,7 @@ def resume(context: click.Context) -> None:
 @click.argument("rules", nargs=-1, required=True, metavar="RULE=VALUE…")
 @click.pass_context
 def set_rules(context: click.Context, rules: tuple[str, ...]) -> None:
-    """Change the policy of the queue: rate=5 concurrency=2 max_length=1000 paused=true …
+    """Change the policy of the queue, such as rate=5 concurrency=2 paused=true.
 
     A VALUE is a number, true, false, or JSON; RULE= resets a rule. The rules are paused, max_length, lease, attempts, backoff,
     ttl, rate, concurrency, max_run and retention.
@@ -223,7 +223,9 @@ def purge(context: click.Context, no_undo: bool, yes: bool) -> None:
 
 
 @queue.command()
-@click.option("--state", type=click.Choice(["dead", "done", "delayed", "ready"]), required=True)
+@click.option(
+    "--state", type=click.Choice(["dead", "done", "delayed", "ready"]), required=True, help="Which tasks."
+)
 @click.option("--no-undo", is_flag=True, help="Delete for good, also from Redis's memory.")
 @selection
 @click.pass_context
@@ -276,7 +278,13 @@ def retry(context: click.Context, /, spread: str | None, dry_run: bool, yes: boo
 @queue.command()
 @click.argument("to", required=False, metavar="TO")
 @click.option("--to", "to_option", metavar="TO", help="The same as the argument.", hidden=True)
-@click.option("--state", type=click.Choice(["ready", "delayed", "dead"]), default="ready", show_default=True)
+@click.option(
+    "--state",
+    type=click.Choice(["ready", "delayed", "dead"]),
+    default="ready",
+    show_default=True,
+    help="Which tasks.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def move(context: click.Context, to: str | None, to_option: str | None, state: str, yes: bool) -> None:

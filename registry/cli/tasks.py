@@ -22,9 +22,11 @@ from registry.cli.text import clean_json, compact, cut, duration, moment, since
 
 @click.command(cls=Command)
 @click.argument("queue")
-@click.option("--state", type=click.Choice(STATES), default="ready", show_default=True)
+@click.option("--state", type=click.Choice(STATES), default="ready", show_default=True, help="Which tasks.")
 @click.option("--search", metavar="TEXT", help="Only tasks with this in their payload, id, reason or error.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N")
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="At most so many."
+)
 @click.option("--all", "everything", is_flag=True, help="All tasks, however many there are.")
 @click.pass_obj
 def tasks(app: App, queue: str, state: str, search: str | None, limit: int, everything: bool) -> None:

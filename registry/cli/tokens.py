@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import click
+from dotenv import dotenv_values
 
 from registry.cli.errors import BadUsage, CliError, NotFound, Refused
 from registry.cli.main import App, Group
@@ -33,10 +34,22 @@ def token(context: click.Context, file: str | None) -> None:
 
 
 def tokens_file(environ: Mapping[str, str]) -> str:
-    """The tokens file that a daemon with this environment uses."""
-    if environ.get("TOKENS_FILE"):
-        return environ["TOKENS_FILE"]
-    return tokens.default_tokens_file(environ.get("DATA_DIR") or tokens.default_data_dir(environ))
+    """The tokens file of a daemon that is started with this environment in this folder, whose ``.env`` it reads."""
+    kept = {name: value for name, value in _env_file(".env").items() if value}
+    named = {**kept, **{name: value for name, value in environ.items() if value}}
+    if "TOKENS_FILE" in named:
+        return named["TOKENS_FILE"]
+    return tokens.default_tokens_file(named.get("DATA_DIR") or tokens.default_data_dir(environ))
+
+
+def _env_file(path: str) -> dict[str, str | None]:
+    if not os.path.isfile(path):
+        return {}
+    try:
+        return dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        # Only the user of the daemon may read it.
+        return {}
 
 
 @contextmanager
@@ -76,6 +89,7 @@ def create(context: click.Context, name: str, rights: tuple[str, ...], expires: 
     except tokens.TokensError as error:
         raise BadUsage(str(error)) from None
     end = None if expires is None else moment_of(expires, datetime.now(UTC))
+    known = os.path.isdir(os.path.dirname(os.path.abspath(file)))
     with _told(file):
         secret = tokens.create(file, name, rights, end)
     if app.out.as_json:
@@ -83,6 +97,10 @@ def create(context: click.Context, name: str, rights: tuple[str, ...], expires: 
             {"name": name, "rights": rights, "expires": end and _time(end), "file": file, "token": secret}
         )
         return
+    if not known:
+        app.out.warn(
+            f"No daemon has used {os.path.dirname(file)} so far; if yours uses another folder, name its file: --file"
+        )
     app.out.note(f"The token {name} is in {file}. It is not shown again:")
     app.out.line(secret)
 

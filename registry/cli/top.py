@@ -20,9 +20,20 @@ OTHER_LINES = 4
 
 @click.command(cls=Command)
 @click.option(
-    "--interval", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True, metavar="SECONDS"
+    "--interval",
+    type=click.FloatRange(0.2, 3600),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often.",
 )
-@click.option("--sort", type=click.Choice(["name", "oldest", *STATES]), default="ready", show_default=True)
+@click.option(
+    "--sort",
+    type=click.Choice(["name", "oldest", *STATES]),
+    default="ready",
+    show_default=True,
+    help="Order of the queues.",
+)
 @click.option("--search", metavar="TEXT", help="Only queues whose name contains this.")
 @click.option("--once", is_flag=True, help="Print it once and end, as without a terminal and with --json.")
 @click.pass_obj
