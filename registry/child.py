@@ -4,7 +4,7 @@ The link is a socket pair; each message is a line.
 
     child -> parent   ready       the child serves requests
                       alive       its reactor runs; sent every ten seconds after "ready"
-    parent -> child   cover 2     also accept connections on the sockets of seat 2, whose child is being replaced
+    parent -> child   cover 2     also accept connections on the sockets of slot 2, whose child is being replaced
                       uncover 2   stop accepting on them
 
 The kernel closes the parent's end when the parent ends, for whatever reason. The child then stops as after SIGTERM: it
@@ -31,7 +31,7 @@ from registry.listening import ListeningSocket, adopt
 
 log = Logger()
 
-# The environment variable that marks a process as a child: JSON, {"seat": 0, "bound": [[fd, seat, endpoint], …], "tokens": false}.
+# The environment variable that marks a process as a child: JSON, {"slot": 0, "bound": [[fd, slot, endpoint], …], "tokens": false}.
 VARIABLE = "REGISTRY_CHILD"
 LINK = 3  # the file descriptor of the link
 ALIVE_SECONDS = 10.0
@@ -40,30 +40,32 @@ ORPHAN_SECONDS = 20
 
 
 class LineLink(LineOnlyReceiver):
-    """One end of the link. Calls ``said(word, number)`` for each line and ``gone()`` when the other end is closed."""
+    """One end of the link. Calls ``on_line(word, number)`` for each line and ``on_close()`` when the other end is closed."""
 
     delimiter = b"\n"
 
-    def __init__(self, said: Callable[[str, int], None], gone: Callable[[], None]) -> None:
-        self._said = said
-        self._gone = gone
+    def __init__(self, on_line: Callable[[str, int], None], on_close: Callable[[], None]) -> None:
+        self._on_line = on_line
+        self._on_close = on_close
 
     def lineReceived(self, line: bytes) -> None:
         word, _, number = line.decode("ascii", "replace").partition(" ")
-        self._said(word, int(number or -1))
+        self._on_line(word, int(number or -1))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._gone()
+        self._on_close()
 
-    def say(self, words: str) -> None:
+    def send(self, words: str) -> None:
         """Send a line; does nothing when the other end is closed."""
         self.sendLine(words.encode("ascii"))  # type: ignore[no-untyped-call]
 
 
-def line_link(reactor: Any, fd: int, said: Callable[[str, int], None], gone: Callable[[], None]) -> LineLink:
+def line_link(
+    reactor: Any, fd: int, on_line: Callable[[str, int], None], on_close: Callable[[], None]
+) -> LineLink:
     """A link on the connected socket ``fd``. It uses a duplicate, so the caller may close ``fd`` afterwards."""
     os.set_blocking(fd, False)
-    link = LineLink(said, gone)
+    link = LineLink(on_line, on_close)
     factory = Factory.forProtocol(lambda: link)
     factory.noisy = False
     reactor.adoptStreamConnection(fd, socket.AF_UNIX, factory)
@@ -73,19 +75,19 @@ def line_link(reactor: Any, fd: int, said: Callable[[str, int], None], gone: Cal
 class Parent:
     """The parent, as the daemon in a child sees it; has the notification methods of `registry.systemd.Notifier`."""
 
-    def __init__(self, reactor: Any, told: str) -> None:
+    def __init__(self, reactor: Any, settings: str) -> None:
         self._reactor = reactor
-        read = json.loads(told)
-        self._seat: int = read["seat"]
+        read = json.loads(settings)
+        self._slot: int = read["slot"]
         self.has_tokens: bool = read["tokens"]  # there were tokens since the parent began
         self._bound = [ListeningSocket(*one) for one in read["bound"]]
         self._covered: dict[int, list[Any]] = {}
         self._ports: list[Any] = []
         self._factory: Any = None
         self._closed = False
-        self._alive = LoopingCall(self._say, "alive")
+        self._alive = LoopingCall(self._send, "alive")
         self._alive.clock = reactor
-        self._link = line_link(reactor, LINK, self._said, self._gone)
+        self._link = line_link(reactor, LINK, self._on_line, self._on_close)
         os.close(LINK)
 
     @classmethod
@@ -95,30 +97,30 @@ class Parent:
         return cls(reactor, text) if text else None
 
     def listen(self, factory: Any, ports: list[Any]) -> None:
-        """Accept on the sockets of this seat and on the shared ones; ``ports`` is kept up to date."""
+        """Accept on the sockets of this slot and on the shared ones; ``ports`` is kept up to date."""
         self._factory, self._ports = factory, ports
-        ports += self._adopt(None) + self._adopt(self._seat)
+        ports += self._adopt(None) + self._adopt(self._slot)
 
-    def _adopt(self, seat: int | None) -> list[Any]:
+    def _adopt(self, slot: int | None) -> list[Any]:
         return [
             adopt(self._reactor, one.fd, one.endpoint, self._factory)
             for one in self._bound
-            if one.seat == seat
+            if one.slot == slot
         ]
 
-    def _said(self, word: str, seat: int) -> None:
-        if word == "cover" and self._factory is not None and seat not in self._covered:
-            self._covered[seat] = self._adopt(seat)
-            self._ports += self._covered[seat]
+    def _on_line(self, word: str, slot: int) -> None:
+        if word == "cover" and self._factory is not None and slot not in self._covered:
+            self._covered[slot] = self._adopt(slot)
+            self._ports += self._covered[slot]
         elif word == "uncover":
-            for port in self._covered.pop(seat, ()):
+            for port in self._covered.pop(slot, ()):
                 self._ports.remove(port)
                 port.stopListening()
 
-    def _gone(self) -> None:
+    def _on_close(self) -> None:
         if self._closed:
             return
-        log.warn("the parent process is gone: stopping")
+        log.warn("the parent process has ended: stopping")
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(ORPHAN_SECONDS)
         try:
@@ -126,12 +128,12 @@ class Parent:
         except ReactorNotRunning:
             pass  # it is stopping already
 
-    def _say(self, words: str) -> None:
-        self._link.say(words)
+    def _send(self, words: str) -> None:
+        self._link.send(words)
 
     def ready(self, status: str) -> None:
         """The daemon serves. From now on it sends "alive", and the parent kills it when that stops."""
-        self._say("ready")
+        self._send("ready")
         if not self._alive.running:
             self._alive.start(ALIVE_SECONDS, now=False)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from registry import values
-from registry.env_file import read_env_file, remarks
+from registry.env_file import ineffective_names, read_env_file
 from registry.errors import RegistryError
 from registry.model.tokens import default_data_dir, default_tokens_file
 
@@ -355,7 +355,7 @@ def warnings(environ: Mapping[str, str], env_file: str | None = ".env") -> list[
 
     Call it after `load`, which reports a file that cannot be read.
     """
-    return remarks(env_file, environ, [one.name for one in SETTINGS])
+    return ineffective_names(env_file, environ, [one.name for one in SETTINGS])
 
 
 def _find(layers: list[_Layer], name: str) -> tuple[str | tuple[str, ...], str] | None:

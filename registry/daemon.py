@@ -34,10 +34,10 @@ from registry.http.tasks import Tasks
 from registry.listening import (
     ConnectionLimit,
     accept_waiting,
+    address_text,
     is_loopback,
     listen_on,
     raise_file_limit,
-    shown,
     startup_error,
     warn_if_public,
 )
@@ -90,7 +90,7 @@ class Daemon(StopsOnce):
         self._access_log = access_log
         self._fail = fail
         self._ports: list[IListeningPort] = []
-        self._held: list[Any] = []
+        self._paused_ports: list[Any] = []
         self._handed_over = False
         self._embedded: Embedded | None = None
         self._parent = Parent.of(reactor, environ)
@@ -111,13 +111,13 @@ class Daemon(StopsOnce):
     @inlineCallbacks
     def _start(self) -> Any:
         config = self.config
-        most_connections = raise_file_limit()
+        max_connections = raise_file_limit()
         log.info("registry {version} starts with {settings}", version=__version__, settings=config.describe())
         self._gate.is_closed = self._parent is not None and self._parent.has_tokens
         self._tokens.start()
         if config.redis_url:
             address = parse_redis_url(config.redis_url)
-            log.info("tasks are kept by the Redis at {url}", url=mask_url(config.redis_url))
+            log.info("tasks are stored in the Redis at {url}", url=mask_url(config.redis_url))
         else:
             self._embedded = Embedded(
                 self._reactor,
@@ -128,8 +128,8 @@ class Daemon(StopsOnce):
             )
             address = yield self._embedded.start()
         self._build(address)
-        self._entrance = ConnectionLimit(
-            self.server, self.server.by_address, most_connections, config.max_connections_per_address
+        self._connection_limit = ConnectionLimit(
+            self.server, self.server.by_address, max_connections, config.max_connections_per_address
         )
         self._link.start()
         self._pool.start()
@@ -148,7 +148,7 @@ class Daemon(StopsOnce):
 
     def _build(self, address: RedisAddress) -> None:
         reactor, config = self._reactor, self.config
-        self._link = Link(reactor, address, name="scripts", on_ready=self._redis_greets)
+        self._link = Link(reactor, address, name="scripts", on_ready=self._on_redis_connected)
         self._pool = Pool(lambda: Link(reactor, address, name="look-ups"), max(1, config.pool_max - 2))
         self._store = Store(self._link, self._pool, config.key_prefix)
         self.queues = Queues(self._store, reactor.callLater, _is_json, redis_wait=config.redis_wait)
@@ -187,23 +187,23 @@ class Daemon(StopsOnce):
         self._built = True
 
     @inlineCallbacks
-    def _redis_greets(self, link: Link) -> Any:
+    def _on_redis_connected(self, link: Link) -> Any:
         try:
-            yield self._store.greet()
+            yield self._store.on_connect()
         except NewerSchema as e:
             self._reactor.callLater(0, self._give_up, str(e))
             # No traceback is needed: the link treats this Redis as one that it cannot use.
             raise RedisUnavailable(str(e)) from e
         self._warnings = yield check_durability(link, first=not self._ready_once)
-        yield self._look_for_overlaps(greeting=True)
+        yield self._look_for_overlaps(on_connect=True)
         self._ready_once = True
         # Later, because the link is ready only after this function has returned.
         self._reactor.callLater(0, self._redis_is_back)
 
     @inlineCallbacks
-    def _look_for_overlaps(self, greeting: bool = False) -> Any:
+    def _look_for_overlaps(self, on_connect: bool = False) -> Any:
         """Find other registries on this Redis. Each is logged once, and shown in /readyz for as long as it is there."""
-        found = yield self._store.overlaps(greeting=greeting)
+        found = yield self._store.overlaps(on_connect=on_connect)
         for text in found:
             if text not in self._overlaps:
                 log.critical("{text}", text=text)
@@ -240,8 +240,8 @@ class Daemon(StopsOnce):
         if self.stopping:
             return
         if self._parent is not None:
-            self._parent.listen(self._entrance, self._ports)
-        for port in self._held:
+            self._parent.listen(self._connection_limit, self._ports)
+        for port in self._paused_ports:
             port.startReading()
 
     @inlineCallbacks
@@ -252,12 +252,12 @@ class Daemon(StopsOnce):
         # systemd keeps its sockets open, and the next daemon serves the connections that wait there.
         self._handed_over = not config.listen and strings[0].startswith("systemd:")
         for text in strings:
-            port = yield listen_on(self._reactor, text, self._entrance)
+            port = yield listen_on(self._reactor, text, self._connection_limit)
             self._ports.append(port)
             if hasattr(port, "stopReading"):  # a third-party endpoint may not have it
                 port.stopReading()
-                self._held.append(port)
-            log.info("listening on {address}", address=shown(port.getHost()))
+                self._paused_ports.append(port)
+            log.info("listening on {address}", address=address_text(port.getHost()))
         warn_if_public(port.getHost() for port in self._ports)
 
     def _redis_ready(self) -> bool:
@@ -286,7 +286,7 @@ class Daemon(StopsOnce):
     @inlineCallbacks
     def _stop(self) -> Any:
         self._notifier.stopping()
-        log.info("registry stops: no new connections, parked polls are answered")
+        log.info("registry stops: it refuses new connections and answers parked polls")
         if self._built:
             self.queues.draining = True
             if not self._handed_over:

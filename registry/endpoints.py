@@ -43,7 +43,7 @@ def addresses_of(host: str) -> list[str]:
         try:
             infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no host name"
+            why = error.strerror if isinstance(error, OSError) else "it is not a host name"
             raise ValueError(
                 f'HOST is "{host}", which has no address ({why}): set it to an address.'
             ) from None
@@ -89,14 +89,14 @@ def parse_endpoint(reactor: Any, text: str) -> Any:
     except TypeError:
         # The parser of this endpoint type does not accept these arguments.
         raise ValueError(
-            f"LISTEN has {text!r}, whose parts do not fit {text.partition(':')[0]}. A colon within a part is written "
-            r"\:, and on a command line between single quotes."
+            f"LISTEN contains {text!r}, whose parts do not fit the type {text.partition(':')[0]}. Write a colon in a part as "
+            r"\:, and on a command line put it between single quotes."
         ) from None
     except AttributeError as error:
         if error.obj is reactor:
             raise
         # sslmethod: the parser looks its name up in pyOpenSSL.
-        why = f"{error.name!r} is no method, such as TLSv1_2_METHOD"
+        why = f"{error.name!r} is not a method such as TLSv1_2_METHOD"
         raise cannot_be_used(text, ValueError(why)) from None
     except Exception as error:
         raise cannot_be_used(text, error) from None
@@ -110,11 +110,11 @@ def _check_parts(text: str, endpoint: Any) -> None:
     port, mode = getattr(endpoint, "_port", None), getattr(endpoint, "_mode", None)
     why = ""
     if isinstance(endpoint, StandardIOEndpoint):
-        why = "it serves one client and not many"
+        why = "it serves only one client"
     elif isinstance(port, int) and not 0 <= port <= 65535:
-        why = f"{port} is no port, which is a number from 0 to 65535"
+        why = f"{port} is not a port number (0 to 65535)"
     elif isinstance(mode, int) and not 0 <= mode <= 0o777:
-        why = "its mode is not from 0 to 777"
+        why = "its mode must be from 0 to 777"
     if why:
         raise cannot_be_used(text, ValueError(why))
     context = getattr(endpoint, "_sslContextFactory", None)
@@ -126,8 +126,8 @@ def _check_parts(text: str, endpoint: Any) -> None:
 
 
 _WHY = {
-    "systemd": "systemd has handed over no such socket",
-    "ssl": "privateKey and certKey name PEM files, a key without a passphrase and its certificate; so does dhParameters",
+    "systemd": "systemd passed no such socket",
+    "ssl": "privateKey and certKey must name PEM files: a key without a passphrase, and its certificate; so does dhParameters",
 }
 
 
@@ -136,7 +136,7 @@ def cannot_be_used(text: str, error: BaseException) -> ValueError:
     why = str(error).rstrip(".")
     number = re.match(r"invalid literal for int\(\) with base (\d+): (.*)", why)
     if number:
-        why = f"{number[2]} is no {'octal number such as 660' if number[1] == '8' else 'number'}"
+        why = f"{number[2]} is not {'an octal number such as 660' if number[1] == '8' else 'a number'}"
     elif isinstance(error, OSError) and error.strerror:
         why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, OverflowError):
@@ -145,5 +145,5 @@ def cannot_be_used(text: str, error: BaseException) -> ValueError:
         # An internal error of a Twisted parser, such as an index out of range, does not help the user.
         why = _WHY.get(text.partition(":")[0], "it cannot be read")
     elif why.startswith("Unknown endpoint type"):
-        why += ". An address and a port are written tcp:3000:interface=127.0.0.1, a socket unix:/run/registry/http.sock"
-    return ValueError(f"LISTEN has {text!r}, which cannot be used: {why}.")
+        why += ". Write an address and a port as tcp:3000:interface=127.0.0.1, a unix socket as unix:/run/registry/http.sock"
+    return ValueError(f"LISTEN contains {text!r}, which cannot be used: {why}.")

@@ -11,9 +11,9 @@ from dotenv.parser import parse_stream
 
 # A name in the environment belongs to another program, unless it is so similar to a setting that it must be a typo.
 # REDIS_URL, a short name, with two letters swapped has a similarity of 0.89.
-_LIKE_OURS = 0.88
+_TYPO_SIMILARITY = 0.88
 _SHORTEST = 8
-_LIKE_IN_FILE = 0.7
+_TYPO_SIMILARITY_IN_FILE = 0.7
 
 
 class EnvFile(NamedTuple):
@@ -44,22 +44,24 @@ def read_env_file(path: str | None) -> EnvFile:
     return EnvFile(values, bad)
 
 
-def remarks(path: str | None, environ: Mapping[str, str], names: Collection[str]) -> list[str]:
+def ineffective_names(path: str | None, environ: Mapping[str, str], names: Collection[str]) -> list[str]:
     """One sentence for each line of the file that has no effect, and for each variable that seems to be a typo.
 
     No value is shown: an unreadable line may be a password.
     """
     found = read_env_file(path)
-    sentences = [f"Line {number} of {path} is no NAME=value and changes nothing." for number in found.bad]
+    sentences = [f"Line {number} of {path} is not NAME=value and has no effect." for number in found.bad]
     for name in found.values:
         if name not in names:
-            near = _nearest(name, names, _LIKE_IN_FILE)
+            near = _nearest(name, names, _TYPO_SIMILARITY_IN_FILE)
             hint = f"; did you mean {near}?" if near else ": no setting has this name."
-            sentences.append(f"{_shown(name)} in {path} changes nothing{hint}")
+            sentences.append(f"{_shown(name)} in {path} has no effect{hint}")
     for name in environ:
-        near = _nearest(name, names, _LIKE_OURS) if name not in names and len(name) >= _SHORTEST else None
+        near = (
+            _nearest(name, names, _TYPO_SIMILARITY) if name not in names and len(name) >= _SHORTEST else None
+        )
         if near:
-            sentences.append(f"{name} in the environment changes nothing; did you mean {near}?")
+            sentences.append(f"{name} in the environment has no effect; did you mean {near}?")
     return sentences
 
 

@@ -46,26 +46,26 @@ FILES_KEPT_FREE = 200
 
 
 class ListeningSocket(NamedTuple):
-    """A listening socket. ``fd``: its descriptor; ``seat``: the number of the child that accepts on it, None for all;
+    """A listening socket. ``fd``: its descriptor; ``slot``: the number of the child that accepts on it, None for all;
     ``endpoint``: the endpoint string to serve its connections with, such as ``ssl:443:…``; empty for plain ones."""
 
     fd: int
-    seat: int | None
+    slot: int | None
     endpoint: str
 
 
 class SocketBinder:
-    """Binds the sockets of endpoint strings for ``seats`` children; does not accept connections itself.
+    """Binds the sockets of endpoint strings for ``slots`` children; does not accept connections itself.
 
     It stands in for the reactor while an endpoint listens, so that every type of endpoint works that uses TCP, TLS or
-    a unix socket. ``bound``: the sockets that children inherit; ``where``: the addresses, for the log.
+    a unix socket. ``bound``: the sockets that children inherit; ``addresses``: the addresses, for the log.
     """
 
-    def __init__(self, reactor: Any, seats: int) -> None:
+    def __init__(self, reactor: Any, slots: int) -> None:
         self.bound: list[ListeningSocket] = []
-        self.where: list[Any] = []
+        self.addresses: list[Any] = []
         self._reactor = reactor
-        self._seats = seats
+        self._slots = slots
         self._text = ""
         self._sockets: list[socket.socket] = []
         self._ports: list[Any] = []
@@ -77,7 +77,7 @@ class SocketBinder:
 
     def _unknown(self, failure: Any) -> Any:
         if failure.check(AttributeError):
-            raise ValueError(f"{self._text!r} cannot be listened on by several processes: set PROCESSES=1.")
+            raise ValueError(f"several processes cannot listen on {self._text!r}: set PROCESSES=1.")
         return failure
 
     def close(self) -> Deferred[Any]:
@@ -97,15 +97,15 @@ class SocketBinder:
                 # Fail when the port is in use: with SO_REUSEPORT, a second daemon of this user would get half of the
                 # connections.
                 self._socket(family, interface, port, reuse_port=False).close()
-            for seat in range(self._seats):
+            for slot in range(self._slots):
                 one = self._socket(family, interface, port)
                 self._sockets.append(one)
                 one.listen(max(backlog, BACKLOG))
                 port = one.getsockname()[1]
-                self.bound.append(ListeningSocket(one.fileno(), seat, self._text))
+                self.bound.append(ListeningSocket(one.fileno(), slot, self._text))
         except OSError as error:
             raise CannotListenError(interface, port, error) from None
-        self.where.append(_address(one.getsockname()))
+        self.addresses.append(_address(one.getsockname()))
 
     def listenSSL(
         self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
@@ -125,7 +125,7 @@ class SocketBinder:
         port.stopReading()
         self._ports.append(port)
         self.bound.append(ListeningSocket(port.fileno(), None, ""))
-        self.where.append(_address(port.socket.getsockname()))
+        self.addresses.append(_address(port.socket.getsockname()))
 
     @staticmethod
     def _socket(
@@ -179,7 +179,7 @@ def startup_error(error: BaseException | None) -> str:
         hint = f"; stop what listens there, or set {'LISTEN' if unix_path else 'PORT (or LISTEN)'}"
     elif number == errno.EADDRNOTAVAIL or isinstance(of, socket.gaierror):
         hint = "; set HOST (or LISTEN) to an address of this machine"
-    return f"Couldn't listen on {where}: {of}{hint}."
+    return f"Cannot listen on {where}: {of}{hint}."
 
 
 def adopt(reactor: Any, fd: int, endpoint: str, factory: Any) -> Any:
@@ -230,7 +230,7 @@ def _address(name: Any) -> Any:
     return (IPv4Address if len(name) == 2 else IPv6Address)("TCP", *name)
 
 
-def shown(address: Any) -> str:
+def address_text(address: Any) -> str:
     """An address as text for a person: ``[::1]:3000``, or the path of a unix socket."""
     if isinstance(address, (IPv4Address, IPv6Address)):
         host = f"[{address.host}]" if ":" in address.host else address.host
@@ -254,10 +254,10 @@ def accept_waiting(port: Any) -> None:
 
 def warn_if_public(addresses: Iterable[Any]) -> None:
     """Log one warning that lists the addresses other machines can reach, because there is no authentication."""
-    reached = [shown(one) for one in addresses if not _is_private(one)]
+    reached = [address_text(one) for one in addresses if not _is_private(one)]
     if reached:
         log.warn(
-            "anybody who reaches {where} may push, pop and purge; the names that clients use for it must be in ALLOWED_HOSTS",
+            "anybody who can reach {where} can push, pop and purge; list the host names that clients use in ALLOWED_HOSTS",
             where=" or ".join(reached),
         )
 
@@ -287,28 +287,30 @@ def raise_file_limit() -> int:
             log.debug("the limit of open files is raised from {soft} to {wanted}", soft=soft, wanted=wanted)
             soft = wanted
         except (OSError, ValueError) as error:
-            log.warn("the limit of open files stays {soft}: {error}", soft=soft, error=error)
+            log.warn("the limit of open files cannot be raised from {soft}: {error}", soft=soft, error=error)
     files = MAX_FILES if soft == resource.RLIM_INFINITY else soft
     return max(files - FILES_KEPT_FREE, files // 2)
 
 
 @implementer(IProtocolNegotiationFactory)
 class ConnectionLimit(Factory):  # type: ignore[misc]
-    """Accepts at most ``most`` connections: with more, open() and accept() would fail with EMFILE, for Redis and logs too.
+    """Accepts at most ``limit`` connections: with more, open() and accept() would fail with EMFILE, for Redis and logs too.
 
-    ``connections``: the number of open ones per address. ``most_of_one``: the limit per address, 0 for none; it does not
+    ``connections``: the number of open ones per address. ``limit_per_address``: the limit per address, 0 for none; it does not
     apply to unix sockets. A connection beyond a limit is answered 503 and closed at once; a client that has already sent
     its request may see only that the connection ends.
     """
 
     noisy = False
 
-    def __init__(self, factory: Any, connections: Counter[str], most: int, most_of_one: int = 0) -> None:
+    def __init__(
+        self, factory: Any, connections: Counter[str], limit: int, limit_per_address: int = 0
+    ) -> None:
         self._factory = factory
         self._connections = connections
-        self._most = most
-        self._most_of_one = most_of_one
-        self._told = -60.0
+        self._limit = limit
+        self._limit_per_address = limit_per_address
+        self._logged_at = -60.0
 
     def acceptableProtocols(self) -> list[bytes]:
         """The protocols a TLS client may choose from (ALPN)."""
@@ -316,32 +318,36 @@ class ConnectionLimit(Factory):  # type: ignore[misc]
         return protocols
 
     def buildProtocol(self, addr: Any) -> Any:
-        if self._connections.total() >= self._most:
-            self._complain(
-                "{n} connections are open, all that the limit of open files (RLIMIT_NOFILE) allows: more are refused",
-                n=self._most,
+        if self._connections.total() >= self._limit:
+            self._log_refusal(
+                "{n} connections are open, the most that the limit of open files (RLIMIT_NOFILE) allows: new ones are refused",
+                n=self._limit,
             )
-            return _TurnedAway()
+            return _RefusedConnection()
         host = getattr(addr, "host", None)
-        if self._most_of_one and host is not None and self._connections[host] >= self._most_of_one:
-            self._complain(
-                "{host} has {n} connections open, all that MAX_CONNECTIONS_PER_ADDRESS allows: more are refused",
+        if (
+            self._limit_per_address
+            and host is not None
+            and self._connections[host] >= self._limit_per_address
+        ):
+            self._log_refusal(
+                "{host} has {n} connections open, the most that MAX_CONNECTIONS_PER_ADDRESS allows: new ones are refused",
                 host=host,
-                n=self._most_of_one,
+                n=self._limit_per_address,
             )
-            return _TurnedAway()
+            return _RefusedConnection()
         return self._factory.buildProtocol(addr)
 
-    def _complain(self, sentence: str, **values: Any) -> None:
+    def _log_refusal(self, sentence: str, **values: Any) -> None:
         # At most once a minute, because a client that exceeds a limit usually does so many times.
-        if monotonic() - self._told >= 60:
-            self._told = monotonic()
+        if monotonic() - self._logged_at >= 60:
+            self._logged_at = monotonic()
             log.error(sentence, **values)
 
 
-class _TurnedAway(Protocol):
+class _RefusedConnection(Protocol):
     def connectionMade(self) -> None:
-        body = b'{"error":"Too many connections are open; try again.","code":"overloaded","outcome":"not_applied"}'
+        body = b'{"error":"Too many connections are open; try again in a moment.","code":"overloaded","outcome":"not_applied"}'
         assert self.transport is not None
         self.transport.write(
             b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"

@@ -9,6 +9,9 @@ observers.
     journald          <4>registry.redis.link: text   (with its priority prefix, when our output is its stream)
     syslog            <28>Nov 24 06:43:00 registry[4711]: registry.redis.link: text   (one datagram per line)
 
+Of several processes each line says which one wrote it: its text begins with ``parent: `` or ``process 2: ``, and an
+access line ends with ``process 2``.
+
 Access lines are in combined log format with the duration appended; they contain their own time and get no
 other prefix. A traceback follows its line, each of its lines indented by one tab. Everything else that
 could break a line or colour a terminal is escaped, whichever code logged it.
@@ -16,6 +19,7 @@ could break a line or colour a terminal is escaped, whichever code logged it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -31,6 +35,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options
 from zope.interface import implementer
 
+from registry.child import VARIABLE
 from registry.config import Config, mask_url
 from registry.log_streams import loss, open_log, stream
 from registry.model.tokens import mask_tokens
@@ -116,6 +121,7 @@ class Destination(Protocol):
     """Accepts complete lines. Never raises, and never blocks longer than a write to a file."""
 
     stamped: bool  # whether the observer puts the time and the level in front of each line
+    process: str  # which of several processes this is, "" for the only one
 
     def write(self, priority: int, lines: Iterable[str]) -> None: ...
 
@@ -130,6 +136,7 @@ class SyslogDestination:
     """
 
     stamped = False
+    process = ""
 
     def __init__(self, prefix: str, path: str = _SYSLOG_SOCKET) -> None:
         self._prefix = one_line(prefix, 32)
@@ -139,12 +146,12 @@ class SyslogDestination:
 
     def write(self, priority: int, lines: Iterable[str]) -> None:
         for line in lines:
-            if self._lost and self._send(PRIORITIES["warn"], loss(self._lost, "syslog")):
+            if self._lost and self._send(PRIORITIES["warn"], loss(self._lost, "syslog", self.process)):
                 self._lost = 0
             if not self._send(priority, line):
                 self._lost += 1
 
-    def why_not(self) -> str:
+    def connect_error(self) -> str:
         """Why nothing can be sent now; empty when sending works."""
         try:
             self._connect()
@@ -191,10 +198,17 @@ class SyslogDestination:
 
 @implementer(ILogObserver)
 class Observer:
-    """Sends the events of ``twisted.logger`` that are at least ``level`` to a destination."""
+    """Sends the events of ``twisted.logger`` that are at least ``level`` to a destination.
 
-    def __init__(self, destination: Destination, level: str, secrets: Iterable[str] = ()) -> None:
+    ``process``: which of several processes this is, such as "process 2"; "" for the only one. An event with the key
+    ``log_process`` is of another process, and its text already says so.
+    """
+
+    def __init__(
+        self, destination: Destination, level: str, secrets: Iterable[str] = (), process: str = ""
+    ) -> None:
         self._destination = destination
+        self._process = destination.process = process
         self._least = LOG_LEVELS.index(level)
         self._secrets = tuple(secrets)
 
@@ -206,6 +220,8 @@ class Observer:
         text = one_line(mask(text, self._secrets))
         if not text and not traceback:
             return
+        if self._process and "log_process" not in event:
+            text = f"{self._process}: {text}"
         source = one_line(str(event.get("log_namespace") or "-"), VALUE_LIMIT)
         if self._destination.stamped:
             text = f"{formatTime(event.get('log_time'))} [{source}#{level.name}] {text}"
@@ -227,6 +243,8 @@ class Observer:
     def access(self, *lines: str) -> None:
         """Write access lines, which are complete and escaped already; their level is info."""
         if self._least <= 1:
+            if self._process and self._process != PARENT:
+                lines = tuple(f"{line} {self._process}" for line in lines)
             self._destination.write(_INFO, lines)
 
 
@@ -277,6 +295,17 @@ class AccessLog:
 
 # --- into twistd and twist ---
 
+# The parent of several processes, in its lines.
+PARENT = "parent"
+
+
+def process_of(config: Config, environ: Mapping[str, str]) -> str:
+    """Which of several processes this is, as its lines say it; "" for the only one."""
+    child = environ.get(VARIABLE)
+    if child:
+        return f"process {json.loads(child)['slot']}"
+    return PARENT if config.processes > 1 else ""
+
 
 def install(
     options: Options, config: Config, environ: Mapping[str, str], syslog_socket: str = _SYSLOG_SOCKET
@@ -291,7 +320,8 @@ def install(
     parent: Any = options.parent
 
     def observe(destination: Destination) -> Observer:
-        observer = Observer(destination, config.log_level, config.secrets())
+        process = process_of(config, environ)
+        observer = Observer(destination, config.log_level, config.secrets(), process)
         access.attach(observer)
         return observer
 
@@ -316,7 +346,7 @@ _make_observer: Callable[[], Observer] | None = None
 def twistd_observer() -> Observer:
     """The observer that twistd's option ``--logger`` names after ``install`` has run."""
     if _make_observer is None:
-        sys.exit("registry.log.twistd_observer serves the registry's own command only: leave out --logger.")
+        sys.exit("registry.log.twistd_observer works only in the registry's own command: remove --logger.")
     return _make_observer()
 
 
@@ -325,8 +355,8 @@ def _twistd_destination(options: Any, environ: Mapping[str, str], syslog_socket:
     if options.get("syslog"):
         prefix = options.get("prefix") or "twisted"
         syslog = SyslogDestination("registry" if prefix == "twisted" else prefix, syslog_socket)
-        why = syslog.why_not()
-        if why and "REGISTRY_CHILD" not in environ:  # a child's parent has printed it already
+        why = syslog.connect_error()
+        if why and VARIABLE not in environ:  # a child's parent has printed it already
             print(
                 f"registry: nothing reads {syslog_socket} ({why}): lines are lost until a syslog daemon runs. "
                 "To log elsewhere, give --logfile=PATH instead of --syslog.",
@@ -335,7 +365,9 @@ def _twistd_destination(options: Any, environ: Mapping[str, str], syslog_socket:
         return syslog
     name, foreground = options.get("logfile"), options.get("nodaemon")
     if name == "-" and not foreground:
-        sys.exit("A daemon cannot log to standard output: give --logfile=PATH, --syslog, or -n to stay.")
+        sys.exit(
+            "A daemon cannot log to standard output: give --logfile=PATH, --syslog, or -n to run in the foreground."
+        )
     if name == "-" or (foreground and not name):
         return stream(sys.stdout, environ)
     path = os.path.abspath(name or "twistd.log")

@@ -27,9 +27,10 @@ ROTATE_BYTES = 10_000_000
 FILES_KEPT = 10
 
 
-def loss(count: int, whose: str) -> str:
-    """The text that reports lost lines, for every destination."""
-    return f"{count} lines lost: {whose} did not take them"
+def loss(count: int, destination: str, process: str) -> str:
+    """The text that reports lost lines, for every destination; ``process`` as in `registry.log.Observer`."""
+    text = f"{count} lines lost: {destination} did not accept them"
+    return f"{process}: {text}" if process else text
 
 
 class StreamDestination:
@@ -43,6 +44,7 @@ class StreamDestination:
         self._write_bytes = write_bytes
         self._journal = journal
         self.stamped = not journal
+        self.process = ""
         self._lost = 0
 
     def write(self, priority: int, lines: Iterable[str]) -> None:
@@ -58,7 +60,7 @@ class StreamDestination:
             self._lost += len(lines)
 
     def _loss(self) -> str:
-        text = loss(self._lost, "the log")
+        text = loss(self._lost, "the log", self.process)
         return (
             f"<4>{__name__}: {text}\n"
             if self._journal
@@ -148,7 +150,7 @@ class LogFile:
         fd = os.open(self.path, flags | os.O_NONBLOCK, 0o666)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise OSError(errno.EINVAL, "it is no regular file", self.path)
+            raise OSError(errno.EINVAL, "it is not a regular file", self.path)
         if mode is not None and stat.S_IMODE(os.fstat(fd).st_mode) != mode:
             try:
                 os.fchmod(fd, mode)

@@ -48,10 +48,11 @@ def output_of(options: Any, access: Callable[..., None] | None) -> Output:
 
 
 class Reader(Protocol):
-    """Reads the output of a child and logs each line at its own level."""
+    """Reads the output of a child and logs each line at its own level. ``process``: see `registry.log.Observer`."""
 
-    def __init__(self, access: Callable[..., None] | None) -> None:
+    def __init__(self, access: Callable[..., None] | None, process: str) -> None:
         self._access = access
+        self._process = process
         self._rest = b""
         self._accessed: list[str] = []
         self._event: tuple[str, Any, str] | None = None
@@ -70,33 +71,33 @@ class Reader(Protocol):
         match = _LINE.fullmatch(line)
         if match is None:  # not from our log, such as an interpreter that could not start
             self._flush()
-            self._event = ("registry.child", LogLevel.error, line)
+            self._event = ("registry.child", LogLevel.error, f"{self._process}: {line}")
         elif match[3]:
             self._traceback.append(match[4])
         elif match[2] is None and self._access is not None:
-            self._flush(but_access=True)
+            self._flush(keep_access=True)
             self._accessed.append(match[4])
         else:
             self._flush()
             self._event = (match[2] or "registry.child", _LEVELS.get(int(match[1]), LogLevel.info), match[4])
 
-    def _flush(self, but_access: bool = False) -> None:
+    def _flush(self, keep_access: bool = False) -> None:
         if self._event is not None or self._traceback:
             source, level, text = self._event or (
                 "registry.child",
                 LogLevel.error,
-                "the rest of a traceback:",
+                f"{self._process}: the rest of a traceback:",
             )
-            more = {"log_failure": _Told("\n".join(self._traceback))} if self._traceback else {}
+            more = {"log_failure": _RemoteFailure("\n".join(self._traceback))} if self._traceback else {}
             self._event, self._traceback = None, []
-            Logger(namespace=source).emit(level, "{text}", text=text, **more)
-        if self._accessed and not but_access:
+            Logger(namespace=source).emit(level, "{text}", text=text, log_process=self._process, **more)
+        if self._accessed and not keep_access:
             lines, self._accessed = self._accessed, []
             assert self._access is not None
             self._access(*lines)
 
 
-class _Told:
+class _RemoteFailure:
     """A failure in another process, of which only the traceback text is available."""
 
     def __init__(self, traceback: str) -> None:
@@ -106,12 +107,12 @@ class _Told:
         return self._traceback
 
 
-def reader(reactor: Any, output: Output) -> tuple[socket.socket, dict[str, str]]:
+def reader(reactor: Any, output: Output, process: str) -> tuple[socket.socket, dict[str, str]]:
     """A new socket for a child's output, which the caller closes, and the variables to add to the child's environment."""
     ours, theirs = socket.socketpair()
     with ours:
         ours.setblocking(False)
-        factory = Factory.forProtocol(lambda: Reader(output.access))
+        factory = Factory.forProtocol(lambda: Reader(output.access, process))
         factory.noisy = False
         reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
     status = os.fstat(theirs.fileno())

@@ -7,7 +7,7 @@
     stop:   close sockets, SIGTERM to the children -> they drain; SIGKILL after 20 s -> embedded Redis
 
 A child that ends, or whose reactor has been silent for half a minute, is replaced; until its successor serves, another
-child accepts its connections. Each child has one *seat*, numbered from 0.
+child accepts its connections. Each child has one *slot*, numbered from 0.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from registry.child import LINK, VARIABLE, LineLink, line_link
 from registry.config import Config, passwords_of
 from registry.endpoints import endpoints_of
 from registry.errors import RegistryError
-from registry.listening import SocketBinder, raise_file_limit, shown, startup_error, warn_if_public
+from registry.listening import SocketBinder, address_text, raise_file_limit, startup_error, warn_if_public
 from registry.model.tokens import TokensError, load
 from registry.output import Output, reader
 from registry.redis.embedded import Embedded
@@ -47,7 +47,7 @@ log = Logger()
 
 DRAIN_SECONDS = 20.0
 BACKOFF_SECONDS = (0.1, 5.0)
-LASTED_SECONDS = 10.0  # the backoff is reset after a child ran this long
+STABLE_SECONDS = 10.0  # the backoff is reset after a child ran this long
 # Seconds without a message after which a child counts as hung; more for the first message, because it has to start.
 SILENT_SECONDS = 30
 STARTING_SECONDS = 120
@@ -90,8 +90,8 @@ class Processes(StopsOnce):
         self._notifier = Notifier(reactor, environ)
         self._embedded: Embedded | None = None
         self.binder = SocketBinder(reactor, config.processes)
-        self.seats = [WorkerSlot(self, index) for index in range(config.processes)]
-        self._watch = LoopingCall(self._look)
+        self.slots = [WorkerSlot(self, index) for index in range(config.processes)]
+        self._watch = LoopingCall(self._check_children)
         self._watch.clock = reactor
         self._redis_url = config.redis_url or ""
         self._url_file: int | None = None  # a memfd that the children read
@@ -118,11 +118,13 @@ class Processes(StopsOnce):
             yield self.binder.listen(text)
         if self.stopping:
             return
-        for where in self.binder.where:
-            log.info("listening on {where}, with {n} processes", where=shown(where), n=config.processes)
-        warn_if_public(self.binder.where)
-        for seat in self.seats:
-            seat.spawn()
+        for where in self.binder.addresses:
+            log.info(
+                "listening on {where}, with {n} processes", where=address_text(where), n=config.processes
+            )
+        warn_if_public(self.binder.addresses)
+        for slot in self.slots:
+            slot.spawn()
         self._watch.start(1, now=False)
 
     def _cannot_start(self, failure: Failure) -> None:
@@ -153,7 +155,7 @@ class Processes(StopsOnce):
             os.write(self._url_file, self._redis_url.encode())
         return inherited | {self._url_descriptor: self._url_file}
 
-    def environment(self, seat: int) -> dict[str, str]:
+    def environment(self, slot: int) -> dict[str, str]:
         """A child's environment. It contains every setting, so that neither .env nor a default can change one."""
         config = self.config
         settings = dataclasses.replace(config, processes=1, listen=(), redis_url_file=None).describe()
@@ -163,7 +165,7 @@ class Processes(StopsOnce):
             del settings["REDIS_URL"]
             settings["REDIS_URL_FILE"] = f"/dev/fd/{self._url_descriptor}"
         inherited = {name: value for name, value in self._environ.items() if name not in _NOT_INHERITED}
-        bound = [[fd, one.seat, one.endpoint] for fd, one in enumerate(self.binder.bound, LINK + 1)]
+        bound = [[fd, one.slot, one.endpoint] for fd, one in enumerate(self.binder.bound, LINK + 1)]
         return {
             **inherited,
             **settings,
@@ -171,13 +173,13 @@ class Processes(StopsOnce):
             "PYTHONPATH": os.pathsep.join(
                 os.path.abspath(path) for path in sys.path if os.pathsep not in path
             ),
-            VARIABLE: json.dumps({"seat": seat, "bound": bound, "tokens": self._has_tokens}),
+            VARIABLE: json.dumps({"slot": slot, "bound": bound, "tokens": self._has_tokens}),
         }
 
     def reload(self) -> None:
         """Let every child read again what can change: SIGHUP."""
-        for seat in self.seats:
-            seat.reload()
+        for slot in self.slots:
+            slot.reload()
 
     def look_for_tokens(self) -> bool:
         """Whether there are or were tokens: a child that starts when none are left must not let everybody in."""
@@ -185,30 +187,30 @@ class Processes(StopsOnce):
             self._has_tokens = bool(load(self.config.tokens_file).tokens)
         return self._has_tokens
 
-    # Called by the seats
+    # Called by the slots
 
     def changed(self) -> None:
         """A child began to serve, or has ended and will be replaced."""
         if self.stopping:
             return
-        ready = [seat for seat in self.seats if seat.ready]
+        ready = [slot for slot in self.slots if slot.ready]
         if self.was_ready:
-            for seat in ready:
-                if seat.covers is not None and self.seats[seat.covers].ready:
-                    seat.cover(None)
-            covered = {seat.covers for seat in ready}
-            free = [seat for seat in ready if seat.covers is None]
-            left = [seat.index for seat in self.seats if not seat.ready and seat.index not in covered]
-            for seat, index in zip(free, left, strict=False):
-                seat.cover(index)
-            self._notifier.status(f"serving with {len(ready)} of {len(self.seats)} processes")
-        elif len(ready) == len(self.seats):
+            for slot in ready:
+                if slot.covers is not None and self.slots[slot.covers].ready:
+                    slot.cover(None)
+            covered = {slot.covers for slot in ready}
+            free = [slot for slot in ready if slot.covers is None]
+            left = [slot.index for slot in self.slots if not slot.ready and slot.index not in covered]
+            for slot, index in zip(free, left, strict=False):
+                slot.cover(index)
+            self._notifier.status(f"serving with {len(ready)} of {len(self.slots)} processes")
+        elif len(ready) == len(self.slots):
             self.was_ready = True
             self._notifier.ready(f"serving with {len(ready)} processes")
 
-    def _look(self) -> None:
-        for seat in self.seats:
-            seat.look()
+    def _check_children(self) -> None:
+        for slot in self.slots:
+            slot.check()
 
     # Stop
 
@@ -217,9 +219,9 @@ class Processes(StopsOnce):
         self._notifier.stopping()
         if self._watch.running:
             self._watch.stop()
-        log.info("registry stops: its {n} processes finish what is under way", n=len(self.seats))
+        log.info("registry stops: its {n} processes finish the requests in progress", n=len(self.slots))
         closing = self.binder.close()
-        yield DeferredList([seat.end() for seat in self.seats])
+        yield DeferredList([slot.end() for slot in self.slots])
         yield closing
         if self._embedded is not None:
             yield self._embedded.stop()
@@ -233,23 +235,23 @@ class WorkerSlot(ProcessProtocol):
     def __init__(self, processes: Processes, index: int) -> None:
         self.index = index
         self.ready = False
-        self.covers: int | None = None  # the seat whose connections this child accepts too
+        self.covers: int | None = None  # the slot whose connections this child accepts too
         self._processes = processes
         self.pid: int | None = None  # of the current or else the last child
         self._link: LineLink | None = None
-        self._runs = False
+        self._is_running = False
         self._silent = 0
-        self._since = 0.0
+        self._started_at = 0.0
         self._pause = BACKOFF_SECONDS[0]
-        self._again: Any = None
+        self._restart_call: Any = None
         self._ended: Deferred[None] | None = None
 
     def spawn(self) -> None:
         """Start a child; if that fails, it is treated as a child that ended."""
         processes = self._processes
-        self._again = None
+        self._restart_call = None
         self._silent = 0
-        self._since = time.monotonic()
+        self._started_at = time.monotonic()
         with contextlib.suppress(TokensError):
             processes.look_for_tokens()
         opened: list[Any] = []
@@ -261,49 +263,49 @@ class WorkerSlot(ProcessProtocol):
             fds = {0: null.fileno(), 1: 1, 2: 2, LINK: theirs.fileno()}
             environment = processes.environment(self.index)
             if processes.output.pipe:
-                out, of_it = reader(processes.reactor, processes.output)
+                out, variables = reader(processes.reactor, processes.output, f"process {self.index}")
                 opened.append(out)
                 fds[1] = fds[2] = out.fileno()
-                environment |= of_it
+                environment |= variables
             fds |= processes.descriptors()
             twistd = ["twistd", "-n", "--pidfile=", *processes.output.arguments, "registry"]
             arguments = [sys.executable, "-P", "-c", _PROGRAM, *twistd[1:]]
             processes.reactor.spawnProcess(self, sys.executable, arguments, env=environment, childFDs=fds)
-            self._runs = True
+            self._is_running = True
             assert self.transport is not None
             self.pid = self.transport.pid
-            self._link = line_link(processes.reactor, ours.fileno(), self._said, lambda: None)
+            self._link = line_link(processes.reactor, ours.fileno(), self._on_line, lambda: None)
         except OSError as error:
-            if self._runs:
+            if self._is_running:
                 self._signal("KILL")
             else:
-                self._gone(f"could not be started: {error}", None)
+                self._on_exit(f"could not be started: {error}", None)
         finally:
             for one in opened:
                 one.close()
 
-    def _said(self, word: str, number: int) -> None:
+    def _on_line(self, word: str, number: int) -> None:
         self._silent = 0
         if word == "ready" and not self.ready:
             self.ready = True
             self._processes.changed()
 
-    def cover(self, seat: int | None) -> None:
-        """Let this child accept the connections of another seat too; None: stop doing so."""
+    def cover(self, slot: int | None) -> None:
+        """Let this child accept the connections of another slot too; None: stop doing so."""
         assert self._link is not None
         if self.covers is not None:
-            self._link.say(f"uncover {self.covers}")
-        if seat is not None:
-            self._link.say(f"cover {seat}")
-        self.covers = seat
+            self._link.send(f"uncover {self.covers}")
+        if slot is not None:
+            self._link.send(f"cover {slot}")
+        self.covers = slot
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Called every second. It counts calls, not time, so that a parent that was suspended kills no child."""
         self._silent += 1
-        if self._runs and self._silent == (SILENT_SECONDS if self.ready else STARTING_SECONDS):
+        if self._is_running and self._silent == (SILENT_SECONDS if self.ready else STARTING_SECONDS):
             log.critical(
-                "process {seat} (pid {pid}) has not been heard of for {n} s and is killed",
-                seat=self.index,
+                "process {slot} (pid {pid}) has sent nothing for {n} s and is being killed",
+                slot=self.index,
                 pid=self.pid,
                 n=self._silent,
             )
@@ -319,15 +321,15 @@ class WorkerSlot(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         value: Any = reason.value
         if isinstance(value, ProcessDone):
-            self._gone("exited with status 0", 0)
+            self._on_exit("exited with status 0", 0)
         elif value.signal is not None:
-            self._gone(f"was ended by {signal.Signals(value.signal).name}", None)
+            self._on_exit(f"was killed by {signal.Signals(value.signal).name}", None)
         else:
-            self._gone(f"exited with status {value.exitCode}", value.exitCode)
+            self._on_exit(f"exited with status {value.exitCode}", value.exitCode)
 
-    def _gone(self, how: str, status: int | None) -> None:
+    def _on_exit(self, how: str, status: int | None) -> None:
         processes = self._processes
-        self._runs = self.ready = False
+        self._is_running = self.ready = False
         self.covers = None
         link, self._link = self._link, None
         if link is not None and link.transport is not None:
@@ -338,18 +340,18 @@ class WorkerSlot(ProcessProtocol):
             return
         if status and not processes.was_ready:
             # The same reason would keep the other children, and a new one, from starting.
-            processes.give_up(f"process {self.index} could not start, it {how}; its own lines say why.")
+            processes.give_up(f"process {self.index} could not start: it {how}; see its own log lines.")
             return
-        if time.monotonic() - self._since > LASTED_SECONDS:
+        if time.monotonic() - self._started_at > STABLE_SECONDS:
             self._pause = BACKOFF_SECONDS[0]
         log.critical(
-            "process {seat} (pid {pid}) {how}; starting it again in {pause:.1f} s",
-            seat=self.index,
+            "process {slot} (pid {pid}) {how}; restarting it in {pause:.1f} s",
+            slot=self.index,
             pid=self.pid,
             how=how,
             pause=self._pause,
         )
-        self._again = processes.reactor.callLater(self._pause, self.spawn)
+        self._restart_call = processes.reactor.callLater(self._pause, self.spawn)
         self._pause = min(self._pause * 2, BACKOFF_SECONDS[1])
         processes.changed()
 
@@ -360,11 +362,11 @@ class WorkerSlot(ProcessProtocol):
 
     def end(self) -> Deferred[None]:
         """Send SIGTERM, and SIGKILL after 20 s; fires when the child has ended."""
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        if self._restart_call is not None:
+            self._restart_call.cancel()
+            self._restart_call = None
         ended: Deferred[None] = Deferred()
-        if not self._runs:
+        if not self._is_running:
             ended.callback(None)
             return ended
         self._ended = ended
@@ -379,8 +381,8 @@ class WorkerSlot(ProcessProtocol):
 
     def _kill(self) -> None:
         log.critical(
-            "process {seat} (pid {pid}) did not end within {n:.0f} s and is killed",
-            seat=self.index,
+            "process {slot} (pid {pid}) did not exit within {n:.0f} s and is being killed",
+            slot=self.index,
             pid=self.pid,
             n=DRAIN_SECONDS,
         )

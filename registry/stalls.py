@@ -21,7 +21,7 @@ log = Logger()
 # All in seconds: the delay of a beat that counts as a stall; the interval of beats; the interval of the thread's checks.
 STALL_SECONDS = 0.25
 BEAT_SECONDS = 0.1
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
 # The number of stack frames that are logged, innermost first.
 MAX_FRAMES = 6
 
@@ -35,7 +35,7 @@ class StallWatch:
         self._call: Any = None
         self._beat_at = now()
         self._seen = ""
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._watched = 0
 
@@ -49,7 +49,7 @@ class StallWatch:
 
     def stop(self) -> None:
         """Stop watching."""
-        self._over.set()
+        self._stopped.set()
         if self._call is not None and self._call.active():
             self._call.cancel()
         if self._thread is not None:
@@ -63,13 +63,13 @@ class StallWatch:
         self._beat_at = now
         if late > STALL_SECONDS:
             log.warn(
-                "the reactor stood still for {seconds:.2f} s: {where}",
+                "the reactor was blocked for {seconds:.2f} s: {where}",
                 seconds=late,
                 where=seen or "the process did not run, or it ran code that could not be interrupted",
             )
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
+        while not self._stopped.wait(CHECK_SECONDS):
             if not self._seen and self._now() - self._beat_at > BEAT_SECONDS + STALL_SECONDS / 2:
                 frame = sys._current_frames().get(self._watched)
                 if frame is not None:

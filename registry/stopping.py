@@ -15,19 +15,19 @@ log = Logger()
 class StopsOnce(Service):  # type: ignore[misc]
     """``_stop`` runs once, even after a second SIGTERM; all callers of ``stopService`` wait for the same end."""
 
-    _over: Deferred[None] | None = None
+    _stopped: Deferred[None] | None = None
 
     @property
     def stopping(self) -> bool:
-        return self._over is not None
+        return self._stopped is not None
 
     def stopService(self) -> Deferred[None]:
-        if self._over is None:
+        if self._stopped is None:
             super().stopService()  # type: ignore[no-untyped-call]
-            self._over = Deferred()
-            self._stop().addErrback(self._not_clean).addCallback(self._over.callback)
+            self._stopped = Deferred()
+            self._stop().addErrback(self._not_clean).addCallback(self._stopped.callback)
         waiting: Deferred[None] = Deferred()
-        self._over.addCallback(lambda _: waiting.callback(None))
+        self._stopped.addCallback(lambda _: waiting.callback(None))
         return waiting
 
     def _stop(self) -> Deferred[Any]:
@@ -35,4 +35,4 @@ class StopsOnce(Service):  # type: ignore[misc]
         raise NotImplementedError
 
     def _not_clean(self, failure: Failure) -> None:
-        log.failure("the stop was not clean", failure)
+        log.failure("the shutdown was not clean", failure)

@@ -123,7 +123,7 @@ def _clear(path: str) -> None:
     """Remove a socket on which nobody accepts; CannotListenError when somebody does, or when it cannot be checked."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise CannotListenError(None, path, OSError(errno.EEXIST, "It exists, and is no socket"))
+            raise CannotListenError(None, path, OSError(errno.EEXIST, "It exists and is not a socket"))
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:

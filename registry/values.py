@@ -77,7 +77,7 @@ def yes_no(text: str) -> bool:
 def broker(text: str) -> str:
     if text.lower() == "redis":
         return "redis"
-    raise ValueError("redis, the only broker there is")
+    raise ValueError("redis, the only supported broker")
 
 
 def level(text: str) -> str:
@@ -108,7 +108,7 @@ def allowed_hosts(text: str) -> tuple[str, ...]:
         if name.startswith("[") and name.endswith("]"):
             name = name[1:-1]
         elif name.count(":") == 1 or re.search(r"[\s/\[\]*]|[^\x21-\x7e]", name) or not name:
-            raise ValueError("host names with commas between them, without a scheme or a port; or * for any")
+            raise ValueError("host names separated by commas, without a scheme or a port; or * for any")
         names.append(name)
     return tuple(names)
 
@@ -125,7 +125,7 @@ def processes(text: str) -> int:
 def redis_url(text: str) -> str:
     hint = ""
     if "@" in text or "password=" in text:
-        hint = " (in a password / @ : # ? % & + are written %2F %40 %3A %23 %3F %25 %26 %2B)"
+        hint = " (in a password, write / @ : # ? % & + as %2F %40 %3A %23 %3F %25 %26 %2B)"
     must = ValueError(
         f"a URL such as redis://:password@host:6379/0, rediss://host:6380 or unix:///run/redis.sock?db=0{hint}"
     )

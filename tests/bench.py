@@ -28,7 +28,7 @@ class Bench:
     def __init__(self, server: RedisServer, prefix: str = "", **clocks: Any) -> None:
         self.server = server
         address = parse_redis_url(server.unix_url)
-        self.link = Link(reactor, address, name="scripts", on_ready=lambda link: self.store.greet())
+        self.link = Link(reactor, address, name="scripts", on_ready=lambda link: self.store.on_connect())
         self.pool = Pool(lambda: Link(reactor, address, name="look-ups"), 1)
         self.store = Store(self.link, self.pool, prefix, **clocks)
         self.ids = Ids()

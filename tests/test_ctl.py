@@ -99,7 +99,9 @@ def test_options_may_stand_anywhere(ctl: Ctl, served: Daemon, q: str) -> None:
         assert [row["name"] for row in map(json.loads, ctl.ok(*arguments).splitlines())] == [q]
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "unix:///nowhere/at.all"])
+@pytest.mark.parametrize(
+    "url", [f"http://127.0.0.1:{free_port()}", "unix:///nowhere/at.all"], ids=["tcp", "unix"]
+)
 def test_nobody_there(tmp_path: Path, url: str) -> None:
     assert "cannot be reached" in Ctl(url, tmp_path).fails(5, "queues")
 

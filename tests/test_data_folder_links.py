@@ -73,7 +73,7 @@ async def test_a_link_in_somebody_elses_folder_is_not_followed(
         link(ours.parent / "far", theirs / "up", 0)
         data = ours.parent / "far"
     sentence = await refusal(make(data, redis_binary).start())
-    assert "is a link that belongs to somebody else" in sentence and "DATA_DIR" in sentence
+    assert "is a link that another user owns" in sentence and "DATA_DIR" in sentence
 
 
 @needs_root

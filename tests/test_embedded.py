@@ -181,7 +181,7 @@ async def test_no_orphan_stays_when_the_daemon_is_killed(short_dir: Path, redis_
         kill_owner(owner)
     await until(lambda: not alive(pid))
     await until(lambda: not servers_on(short_dir))  # nor its watcher
-    assert not os.path.exists(path), "it was ended by SIGTERM, and so took its socket away"
+    assert not os.path.exists(path), "it was killed by SIGTERM, and so took its socket away"
 
 
 @every_redis
@@ -253,7 +253,7 @@ async def test_a_server_that_does_not_obey_is_killed_on_stop(
     os.kill(pid, signal.SIGSTOP)
     await embedded.stop()
     assert not alive(pid)
-    assert "did not end" in flush_critical(logged_errors)[0]
+    assert "did not exit" in flush_critical(logged_errors)[0]
 
 
 @pytest_twisted.ensureDeferred
@@ -404,7 +404,7 @@ async def test_a_server_that_exits_at_once_is_quoted(short_dir: Path) -> None:
     )
     binary.chmod(0o755)
     sentence = await refusal(make(short_dir / "data", str(binary)).start())
-    assert "exited with status 3; it said: No room" in sentence
+    assert "exited with status 3; its last line: No room" in sentence
 
 
 @pytest_twisted.ensureDeferred

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 
 from registry.errors import EmbeddedUnavailable
 from registry.redis import data_folder
-from registry.redis.servers import Data, Release, choose, programs, reads, release_of
+from registry.redis.servers import Data, Release, can_read, choose, programs, release_of
 from tests.conftest import StartDaemon
 from tests.live import redis_binaries, redis_version
 from tests.talk import push
@@ -75,25 +75,25 @@ def test_what_a_server_says_of_itself(told: bytes, meant: str | None) -> None:
 def test_who_reads_whose_data(server: str, writer: str, ok: bool) -> None:
     one, other = release(server), release(writer)
     in_folder = other.version >= (7,)
-    assert reads(one, Data(other, 0, in_folder)) is ok
+    assert can_read(one, Data(other, 0, in_folder)) is ok
     # Of data that was moved here without its note, the head of its files says as much.
-    assert reads(one, Data(None, other.format, in_folder)) is ok
+    assert can_read(one, Data(None, other.format, in_folder)) is ok
 
 
 def test_the_format_is_read_from_the_files(tmp_path: Path) -> None:
-    assert data_folder.look_at(str(tmp_path)) == Data(None, 0, False)
+    assert data_folder.describe_data(str(tmp_path)) == Data(None, 0, False)
     (tmp_path / "appendonly.aof").write_bytes(b"REDIS0009\xfa\tredis-ver")
-    assert data_folder.look_at(str(tmp_path)) == Data(None, 9, False)
+    assert data_folder.describe_data(str(tmp_path)) == Data(None, 9, False)
     parts = tmp_path / "appendonlydir"
     parts.mkdir()
     (parts / "appendonly.aof.2.base.rdb").write_bytes(b"VALKEY080\xfa\nvalkey-ver")
     (parts / "appendonly.aof.2.incr.aof").write_bytes(b"*2\r\n")
-    assert data_folder.look_at(str(tmp_path)) == Data(None, 80, True)
-    data_folder.note_writer(str(tmp_path), release("valkey 9.1.2"))
-    assert data_folder.look_at(str(tmp_path)) == Data(release("valkey 9.1.2"), 80, True)
+    assert data_folder.describe_data(str(tmp_path)) == Data(None, 80, True)
+    data_folder.record_writer(str(tmp_path), release("valkey 9.1.2"))
+    assert data_folder.describe_data(str(tmp_path)) == Data(release("valkey 9.1.2"), 80, True)
     for nonsense in (b"", b"\xff\0", b"valkey", b"valkey 9", b"9.1.2"):
         (tmp_path / "written-by").write_bytes(nonsense)
-        assert data_folder.look_at(str(tmp_path)).writer is None
+        assert data_folder.describe_data(str(tmp_path)).writer is None
 
 
 @pytest.fixture
@@ -184,20 +184,20 @@ async def test_data_is_read_or_refused_and_never_left_aside(
             ask(path, "BGREWRITEAOF")
             await until(lambda path=path: "aof_rewrite_in_progress:0" in ask(path, "INFO", "persistence"))  # type: ignore[misc]
         await first.stop()
-        before = data_folder.look_at(str(folder / "redis"))
+        before = data_folder.describe_data(str(folder / "redis"))
         assert before.writer == first.release is not None
         second = make(folder, reader)
-        if not reads(release_of(subprocess.check_output([reader, "--version"])) or BROKEN, before):
+        if not can_read(release_of(subprocess.check_output([reader, "--version"])) or BROKEN, before):
             sentence = await refusal(second.start())
             assert f"written by {before.writer}, which {reader}" in sentence
-            assert data_folder.look_at(str(folder / "redis")) == before
+            assert data_folder.describe_data(str(folder / "redis")) == before
             continue
         path = (await second.start()).path
         try:
             assert ask(path, "LRANGE", "queue", "0", "-1").split("\r\n")[2::2] == ["one", "two"]
         finally:
             await second.stop()
-        assert data_folder.look_at(str(folder / "redis")).writer == second.release
+        assert data_folder.describe_data(str(folder / "redis")).writer == second.release
 
 
 def test_an_activated_environment_does_not_change_the_server(daemon: StartDaemon, short_dir: Path) -> None:

@@ -58,9 +58,9 @@ async def test_replies_keep_their_types_and_their_order(redis_server: RedisServe
 async def test_txredisapi_commands_work_on_the_same_connection(redis_server: RedisServer, make: Any) -> None:
     link = make(redis_server.url)
     await until(lambda: link.ready)
-    await link._wire.set("k", "1")
-    assert await link._wire.get("k") == b"1"
-    assert await link._wire.lrange("none", 0, -1) == []
+    await link._protocol.set("k", "1")
+    assert await link._protocol.get("k") == b"1"
+    assert await link._protocol.lrange("none", 0, -1) == []
 
 
 @pytest_twisted.ensureDeferred

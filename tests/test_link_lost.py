@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from txredisapi import ResponseError
 
-from registry.redis.link import error_word, pack, said
+from registry.redis.link import error_text, error_word, pack
 from tests.links import DEADLINE, every_redis, failure_of, make, outcome_of, sleep, until, version
 from tests.live import RedisServer
 from tests.redis_proxy import RedisProxy, redis_proxy
@@ -107,10 +107,10 @@ async def test_client_kill(redis_server: RedisServer, make: Any) -> None:
     await until(lambda: link.ready)
 
     def renewed(before: object) -> bool:
-        return link.ready and link._wire is not before
+        return link.ready and link._protocol is not before
 
     for _ in range(3):
-        before = link._wire
+        before = link._protocol
         redis_server.command("CLIENT", "KILL", "TYPE", "normal")
         await until(partial(renewed, before), 2.5)
 
@@ -136,13 +136,13 @@ async def test_a_replica_ends_the_link_until_it_is_a_master(redis_server: RedisS
     await until(lambda: link.ready)
     await link.command("SET", "k", "v")
     await link.command("SLAVEOF", "127.0.0.1", "1")
-    before = link._wire
+    before = link._protocol
     good, bad = link.call(pack("GET", "k")), link.call(pack("SET", "k", "w"))
     late = link.call(pack("GET", "k"))
     assert await good == b"v"
     assert str(await failure_of(bad)).startswith("READONLY")
     assert await late == b"v"  # what was in flight is still answered
-    await until(lambda: link.ready and link._wire is not before)
+    await until(lambda: link.ready and link._protocol is not before)
     redis_server.command("SLAVEOF", "NO", "ONE")
     assert await link.command("SET", "k", "x") == b"OK"
 
@@ -156,7 +156,7 @@ async def test_a_replica_ends_the_link_until_it_is_a_master(redis_server: RedisS
     ],
 )
 def test_what_an_error_says_that_a_script_came_upon(text: str) -> None:
-    assert said(ResponseError(text)) == "READONLY You can't"
+    assert error_text(ResponseError(text)) == "READONLY You can't"
     assert error_word(ResponseError(text)) == "READONLY"
 
 

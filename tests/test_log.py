@@ -12,12 +12,16 @@ from twisted.logger import Logger, LogLevel
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
 
+from registry.child import VARIABLE
+from registry.config import Config
 from registry.log import (
     AccessLog,
     Observer,
     escape,
     mask,
+    process_of,
 )
+from registry.log_streams import StreamDestination
 
 
 class Kept:
@@ -25,6 +29,7 @@ class Kept:
 
     def __init__(self, stamped: bool = False) -> None:
         self.stamped = stamped
+        self.process = ""
         self.records: list[tuple[int, list[str]]] = []
 
     def write(self, priority: int, lines: Iterable[str]) -> None:
@@ -175,3 +180,52 @@ def test_access_log_goes_past_the_events_and_keeps_to_the_level() -> None:
     access.attach(Observer(kept, "warn"))
     access("another")
     assert len(kept.records) == 1
+
+
+# --- several processes ---
+
+
+@pytest.mark.parametrize(
+    ("environ", "processes", "text", "access"),
+    [
+        ({}, 1, "hello", "a line"),
+        ({}, 2, "parent: hello", "a line"),
+        ({VARIABLE: '{"slot": 2, "bound": []}'}, 1, "process 2: hello", "a line process 2"),
+    ],
+)
+@pytest.mark.parametrize("stamped", [True, False])
+def test_a_line_names_the_process_that_wrote_it(
+    environ: dict[str, str], processes: int, text: str, access: str, stamped: bool
+) -> None:
+    kept = Kept(stamped)
+    process = process_of(Config(data_dir="/x", processes=processes), environ)
+    observer = Observer(kept, "info", process=process)
+    log = Logger(namespace="test", observer=observer)
+    log.info("hello")
+    log.failure("hello", failure(ValueError("x")))
+    observer.access("a line")
+    (_, [line]), (_, [first, *traceback]), (_, [served]) = kept.records
+    assert [line.rpartition("] ")[2], first.rpartition("] ")[2]] == (
+        [text, text] if stamped else [f"test: {text}", f"test: {text}"]
+    )
+    assert traceback and all(one.startswith("\t") for one in traceback)
+    assert served == access
+    # A parent that reads the line of a child does not put its own name in front of it.
+    log.info("process 1: hello", log_process="process 1")
+    assert kept.records[-1][1][0].endswith("] process 1: hello" if stamped else "test: process 1: hello")
+
+
+def test_a_loss_names_the_process_whose_lines_are_lost() -> None:
+    written: list[bytes] = []
+    full = True
+
+    def write(data: bytes) -> None:
+        if full:
+            raise BlockingIOError
+        written.append(data)
+
+    destination = StreamDestination(write)
+    Observer(destination, "info", process="process 1").access("a line")
+    full = False
+    destination.write(6, ["another"])
+    assert b"#warn] process 1: 1 lines lost: the log did not accept them\nanother\n" in written[0]

@@ -90,7 +90,7 @@ async def test_the_server_is_told(short_dir: Path, redis_binary: str, given: int
 @every_redis
 def test_a_full_one_refuses_pushes_and_lets_pops_go_on(daemon: StartDaemon, redis_binary: str) -> None:
     one = daemon(env={"REDIS_SERVER": redis_binary, "REDIS_MAXMEMORY": "8mb"}).redis_ready()
-    assert "may fill 8 MiB of memory (REDIS_MAXMEMORY)" in one.log
+    assert "may use 8 MiB of memory (REDIS_MAXMEMORY)" in one.log
     # What is done makes room at once; without this it depends on what Redis still buffers of the push that it refused.
     talk.ask(one, "PATCH", "/api/queues/q", {"retention": {"done": 0}}).ok()
     task, kept = "x" * 200_000, 0

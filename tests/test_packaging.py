@@ -176,7 +176,7 @@ def test_an_environment_without_the_wheel_of_the_server(checkout: Path, extras: 
         command = [str(checkout / "bin" / "venv.sh"), str(checkout / ".venv"), extras]
         environ = {"PATH": os.environ["PATH"], "PYTHON": str(python), "LOG": str(log), **env}
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
-        assert ("Done without it" in done.stderr) is ("WHEEL" not in env)
+        assert ("Installed without it" in done.stderr) is ("WHEEL" not in env)
         return [line for line in log.read_text("utf-8").splitlines() if "--editable" in line]
 
     without = prepare()

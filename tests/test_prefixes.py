@@ -41,7 +41,7 @@ def look(server: RedisServer, prefix: bytes, now_ms: int) -> list[str]:
         return maybeDeferred(server.command, *words)
 
     found: list[list[str]] = []
-    prefixes.look(command, prefix, now_ms).addCallback(found.append)
+    prefixes.find_overlaps(command, prefix, now_ms).addCallback(found.append)
     return found[0]
 
 
@@ -55,7 +55,7 @@ def test_a_prefix_is_forgotten_when_it_is_no_longer_used(redis_server: RedisServ
     assert told.startswith(
         'Another registry uses this Redis with KEY_PREFIX "a:b:", and this one with KEY_PREFIX "a:"'
     )
-    assert 'the queue "mail" of the one is the queue "b:mail" of the other' in told
+    assert 'the queue "mail" of one is the queue "b:mail" of the other' in told
     assert len(look(redis_server, b"", now + 1000)) == 3
     assert look(redis_server, b"a:", now + prefixes.LIFE_MS + 500) == []
     assert 0 < redis_server.command("PTTL", PREFIXES) <= prefixes.LIFE_MS
@@ -72,7 +72,7 @@ def test_a_user_who_may_not_look_serves_all_the_same(redis_server: RedisServer) 
         return maybeDeferred(refuse)
 
     found: list[list[str]] = []
-    prefixes.look(command, b"a:", 1).addCallback(found.append)
+    prefixes.find_overlaps(command, b"a:", 1).addCallback(found.append)
     assert found == [[]]
 
 

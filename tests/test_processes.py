@@ -7,6 +7,7 @@ import dataclasses
 import http.client
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -109,7 +110,7 @@ def test_a_killed_child_is_replaced_while_the_other_serves(two: Daemon) -> None:
         connection.send("GET", "/api/popTask/parked?wait=50")
     victim = before.pop()
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: f"(pid {victim}) was ended by SIGKILL" in two.log, 10, "a line about it")
+    wait_until(lambda: f"(pid {victim}) was killed by SIGKILL" in two.log, 10, "a line about it")
     # None is refused, and none has to wait for the successor: the other child covers for it.
     for _ in range(20):
         assert Connection(two).child
@@ -231,7 +232,7 @@ def test_unix_sockets_and_tls_are_shared_too(
         tls.close()
     assert len(found) == 40
     os.kill(children_of(two.pid)[0], signal.SIGKILL)
-    wait_until(lambda: "starting it again" in two.log, 10, "a line about the end of a child")
+    wait_until(lambda: "restarting it" in two.log, 10, "a line about the end of a child")
     assert over_unix() == b"HTTP/1.1 200 OK\r\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600, "a child must not set it anew"
     assert two.terminate() in (0, -signal.SIGTERM)
@@ -264,6 +265,22 @@ def until(systemd: socket.socket, wanted: bytes) -> None:
     raise AssertionError(f"{wanted!r} was not heard")
 
 
+WHO = re.compile(r"(parent|process [01]): ")
+
+
+def names_its_process(lines: list[str]) -> None:
+    """Each of these lines says which process wrote it; parent and children have written some, and access lines came from children."""
+    who = set()
+    for line in lines:
+        if '" 20' in line:
+            assert re.search(r"ms process [01]$", line), line
+        elif not line.startswith("\t"):
+            found = WHO.search(line)
+            assert found and found.start() == line.index("] " if "] " in line else ": ") + 2, line
+            who.add(found[1])
+    assert who == {"parent", "process 0", "process 1"}
+
+
 def test_lines_of_children_reach_the_log_file(daemon: StartDaemon, redis_server: RedisServer) -> None:
     file = "all.log"
     twistd = ("twistd", "-n", "--pidfile=", f"--logfile={file}")
@@ -273,7 +290,8 @@ def test_lines_of_children_reach_the_log_file(daemon: StartDaemon, redis_server:
     lines = (two.folder / file).read_text("utf-8").splitlines()
     served = [line for line in lines if "GET /api/popTask/nothing-here?wait=0" in line]
     assert served and all(line.startswith("127.0.0.1 - - [") for line in served)
-    assert sum("[registry.daemon#info] registry has stopped" in line for line in lines) == 2
+    assert sum("[registry.daemon#info] process " in line and "has stopped" in line for line in lines) == 2
+    names_its_process(lines)
     assert not [line for line in lines if line.startswith("<") or "<6>" in line]
     assert two.log == ""
 
@@ -291,7 +309,7 @@ def events() -> Iterator[list[LogEvent]]:
 
 def test_a_child_is_read_line_by_line(logged_errors: LoggedErrors) -> None:
     access: list[str] = []
-    reader = Reader(lambda *lines: access.extend(lines))
+    reader = Reader(lambda *lines: access.extend(lines), "process 1")
     with events() as seen:
         reader.dataReceived(b"<4>registry.redis.link: be")
         reader.dataReceived(b"ware: of this\n<3>registry.daemon: it failed\n<3>\tTraceback:\n<3>\t  line 1\n")
@@ -302,7 +320,7 @@ def test_a_child_is_read_line_by_line(logged_errors: LoggedErrors) -> None:
     assert told[0] == ("registry.redis.link", LogLevel.warn, "beware: of this", None)
     assert told[1][:3] == ("registry.daemon", LogLevel.error, "it failed")
     assert cast(Failure, told[1][3]).getTraceback() == "Traceback:\n  line 1"
-    assert told[2] == ("registry.child", LogLevel.error, "no module named x", None)
+    assert told[2] == ("registry.child", LogLevel.error, "process 1: no module named x", None)
     assert access == ['::1 - - [24/Nov/2026:07:50:50 +0000] "GET / HTTP/1.1" 200']
     logged_errors.flush()
 
@@ -358,8 +376,8 @@ def parent(failures: list[str]) -> Processes:
     return Processes(config(processes=2), FakeReactor(), {}, fail=failures.append)
 
 
-def ready(seat: WorkerSlot) -> None:
-    seat._said("ready", -1)
+def ready(slot: WorkerSlot) -> None:
+    slot._on_line("ready", -1)
 
 
 def test_the_pause_doubles_and_a_child_that_lasted_starts_it_anew(
@@ -367,12 +385,12 @@ def test_the_pause_doubles_and_a_child_that_lasted_starts_it_anew(
 ) -> None:
     now = 0.0
     monkeypatch.setattr("registry.processes.time.monotonic", lambda: now)
-    monkeypatch.setattr(WorkerSlot, "cover", lambda seat, index: setattr(seat, "covers", index))
+    monkeypatch.setattr(WorkerSlot, "cover", lambda slot, index: setattr(slot, "covers", index))
     reactor: FakeReactor = parent.reactor
-    for seat in parent.seats:
-        seat.spawn()
-        ready(seat)
-    crashing, other = parent.seats
+    for slot in parent.slots:
+        slot.spawn()
+        ready(slot)
+    crashing, other = parent.slots
     pauses = []
     for _ in range(8):
         crashing.processEnded(Failure(ProcessTerminated(1, None, 256)))
@@ -391,29 +409,29 @@ def test_the_pause_doubles_and_a_child_that_lasted_starts_it_anew(
 
 
 def test_a_child_that_is_not_heard_of_is_killed(parent: Processes, logged_errors: LoggedErrors) -> None:
-    for seat in parent.seats:
-        seat.spawn()
-        ready(seat)
-    silent, talking = parent.seats
+    for slot in parent.slots:
+        slot.spawn()
+        ready(slot)
+    silent, talking = parent.slots
     for second in range(1, 91):
         if second % 10 == 0:
-            talking._said("alive", -1)
-        parent._look()
+            talking._on_line("alive", -1)
+        parent._check_children()
     (first, _), (second_process, _) = parent.reactor.started
     assert first.signals == ["KILL"]
     assert second_process.signals == []
     assert silent.pid == first.pid
     (told,) = logged_errors.flush()
-    assert "has not been heard of" in formatEvent(told)
+    assert "has sent nothing" in formatEvent(told)
 
 
 def test_a_child_that_cannot_start_ends_all(
     parent: Processes, failures: list[str], logged_errors: LoggedErrors
 ) -> None:
-    for seat in parent.seats:
-        seat.spawn()
-    for seat in parent.seats:
-        seat.processEnded(Failure(ProcessTerminated(1, None, 256)))
+    for slot in parent.slots:
+        slot.spawn()
+    for slot in parent.slots:
+        slot.processEnded(Failure(ProcessTerminated(1, None, 256)))
     (why,) = failures
     assert why.startswith("process 0 could not start")
     assert not parent.reactor.getDelayedCalls()
@@ -470,7 +488,7 @@ def test_the_limit_of_open_files_is_raised_and_respected(
     assert resource.prlimit(one.pid, resource.RLIMIT_NOFILE) == (320, 320)
     idle = [socket.create_connection(("127.0.0.1", one.port)) for _ in range(200)]
     try:
-        wait_until(lambda: "more are refused" in one.log, 10, "a line about the limit")
+        wait_until(lambda: "new ones are refused" in one.log, 10, "a line about the limit")
         turned_away = idle[-1]
         turned_away.settimeout(10)
         assert turned_away.recv(4096).startswith(b"HTTP/1.1 503 ")
@@ -479,4 +497,4 @@ def test_the_limit_of_open_files_is_raised_and_respected(
             connection.close()
     wait_until(one._healthy, 10, "an answer once there is room again")
     assert "Too many open files" not in one.log
-    assert one.log.count("more are refused") == 1
+    assert one.log.count("new ones are refused") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.redis.faults import public, refused
+from registry.redis.faults import public_text, refusal_text
 from tests.conftest import StartDaemon
 from tests.live import ROOT, Daemon, RedisServer, wait_until
 from tests.talk import ask, pop, push, running
@@ -104,7 +104,7 @@ def test_producers_are_told_whose_fault_it_is(
     ],
 )
 def test_what_only_an_operator_can_mend(text: str, words: str) -> None:
-    told = public(text)
+    told = public_text(text)
     assert words in told and OURS in told and "redis.lan" not in told and "/etc" not in told
 
 
@@ -122,16 +122,16 @@ def test_what_only_an_operator_can_mend(text: str, words: str) -> None:
     ],
 )
 def test_what_passes_by_itself(text: str) -> None:
-    assert "Redis" in public(text) and OURS not in public(text)
+    assert "Redis" in public_text(text) and OURS not in public_text(text)
 
 
 def test_what_redis_refuses_is_told_with_its_meaning() -> None:
     assert (
-        "NOPERM" in refused("NOPERM")
-        and "lacks a permission" in refused("NOPERM")
-        and OURS in refused("NOPERM")
+        "NOPERM" in refusal_text("NOPERM")
+        and "lacks a permission" in refusal_text("NOPERM")
+        and OURS in refusal_text("NOPERM")
     )
-    assert OURS in refused("CROSSSLOT") and OURS not in refused("LOADING")
+    assert OURS in refusal_text("CROSSSLOT") and OURS not in refusal_text("LOADING")
 
 
 @pytest.mark.parametrize("keeps", ["yes", "no"])
@@ -142,7 +142,7 @@ def test_a_redis_that_may_not_be_asked_how_it_keeps_things(redis_server: RedisSe
     with running(redis_server) as daemon:
         assert "nothing on disk" not in daemon.log
         warnings = ask(daemon, "GET", "/readyz").ok()["warnings"]
-        [warning] = [one for one in warnings if "cannot be known" in one]
+        [warning] = [one for one in warnings if "cannot tell" in one.lower()]
         assert ("how soon" if keeps == "yes" else "snapshots") in warning and "CONFIG GET" in warning
         assert warning in daemon.log
 
@@ -153,8 +153,8 @@ def test_a_user_who_may_not_ask_anything(redis_server: RedisServer) -> None:
     redis_server.command("ACL", "SETUSER", "default", "-info", "-config")
     with running(redis_server) as daemon:
         warnings = ask(daemon, "GET", "/readyz").ok()["warnings"]
-        assert [one for one in warnings if "throws tasks away" in one and "cannot be known" in one]
-        assert [one for one in warnings if "on disk cannot be known" in one]
+        assert [one for one in warnings if "evicts tasks" in one and "cannot tell" in one.lower()]
+        assert [one for one in warnings if "Cannot tell what" in one]
         assert "nothing on disk" not in daemon.log and "Redis  " not in daemon.log
 
 

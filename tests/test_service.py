@@ -165,7 +165,7 @@ def test_run_keeps_it_in_screen(run_environment: dict[str, str], short_dir: Path
         (short_dir / "log").rename(short_dir / "log.old")
         again = run_script({**run_environment, "LOG": ""}, short_dir, "restart")
         assert again.returncode == 0, again.stdout
-        assert again.stdout.startswith("Stopped.\nThe registry runs (pid ")
+        assert again.stdout.startswith("Stopped.\nThe registry is running (pid ")
         assert run("status").stdout != before
         wait_until(lambda: healthy(run_environment["PORT"]), 20, "an answer of the second daemon")
         log = (short_dir / "log").read_text("utf-8")

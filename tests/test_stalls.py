@@ -52,7 +52,7 @@ async def test_a_stall_is_logged_with_what_was_running(lines: list[str]) -> None
         reactor.callLater(0, dawdle, 1.0)
         await turn(0.3)
         assert len(lines) == 1
-        assert lines[0].startswith("the reactor stood still for ")
+        assert lines[0].startswith("the reactor was blocked for ")
         assert "dawdle (test_stalls.py:" in lines[0]
     finally:
         watch.stop()

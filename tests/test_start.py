@@ -80,11 +80,14 @@ def test_who_can_be_reached_by_others_is_warned_once(
 @pytest.mark.parametrize(
     ("listen", "said"),
     [
-        ("foo:1", "registry stops: LISTEN has 'foo:1', which cannot be used: Unknown endpoint type: 'foo'."),
-        ("tcp6:8080:interface=::1", "registry stops: LISTEN has 'tcp6:8080:interface=::1', whose parts"),
-        ("tcp:99999", "registry stops: LISTEN has 'tcp:99999', which cannot be used: "),
-        ("unix:/no/such", "registry stops: LISTEN has 'unix:/no/such', which cannot be used: "),
-        ("ssl:0:privateKey=/no/key", "LISTEN has 'ssl:0:privateKey=/no/key', which cannot be used: "),
+        (
+            "foo:1",
+            "registry stops: LISTEN contains 'foo:1', which cannot be used: Unknown endpoint type: 'foo'.",
+        ),
+        ("tcp6:8080:interface=::1", "registry stops: LISTEN contains 'tcp6:8080:interface=::1', whose parts"),
+        ("tcp:99999", "registry stops: LISTEN contains 'tcp:99999', which cannot be used: "),
+        ("unix:/no/such", "registry stops: LISTEN contains 'unix:/no/such', which cannot be used: "),
+        ("ssl:0:privateKey=/no/key", "LISTEN contains 'ssl:0:privateKey=/no/key', which cannot be used: "),
         ("tcp:0:interface=192.0.2.1", "set HOST (or LISTEN) to an address of this machine."),
     ],
 )
@@ -106,7 +109,7 @@ def test_what_is_in_use_already_is_named_with_its_setting(
     wait_until(lambda: "listening on" in first.log, 20, "its socket")
     again = daemon(f"--listen=unix:{path}", f"--processes={processes}", redis=redis_server, wait=False)
     assert again.wait(20) == 1
-    assert f"Couldn't listen on {path}: " in again.log
+    assert f"Cannot listen on {path}: " in again.log
     assert "; stop what listens there, or set LISTEN." in again.log
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -114,5 +117,5 @@ def test_what_is_in_use_already_is_named_with_its_setting(
         port = taken.getsockname()[1]
         one = daemon(f"--port={port}", f"--processes={processes}", redis=redis_server, wait=False)
         assert one.wait(20) == 1
-    assert f"Couldn't listen on 127.0.0.1:{port}: [Errno 98] Address already in use; stop what" in one.log
+    assert f"Cannot listen on 127.0.0.1:{port}: [Errno 98] Address already in use; stop what" in one.log
     assert "or set PORT (or LISTEN)." in one.log

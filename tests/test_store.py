@@ -151,8 +151,8 @@ async def test_one_command_tells_whether_anything_waits_in_the_first_list_or_tha
 
 @pytest_twisted.ensureDeferred
 async def test_keys_of_a_newer_registry_are_left_alone(bench: Bench) -> None:
-    await bench.store.greet()
+    await bench.store.on_connect()
     assert bench.redis("GET", SCHEMA) == b"1"
     bench.redis("SET", SCHEMA, "2")
     with pytest.raises(NewerSchema, match="upgrade this daemon"):
-        await bench.store.greet()
+        await bench.store.on_connect()

@@ -218,10 +218,10 @@ class _Scored:
         self._highest_first = highest_first
 
     @inlineCallbacks
-    def slots(self, place: str, most: int = TASKS_PER_CALL) -> Any:
+    def slots(self, place: str, limit: int = TASKS_PER_CALL) -> Any:
         score, _, member = place.partition("~")
         found = yield self._store.scored(
-            self._name, self._of, (score, member), most, highest_first=self._highest_first
+            self._name, self._of, (score, member), limit, highest_first=self._highest_first
         )
         return [_Slot(task_id, f"{task_score}~{task_id.decode()}") for task_id, task_score in found]
 

@@ -177,10 +177,10 @@ class Schedules:
         return self._shown(decode_schedule(encoded), due_at)
 
     @inlineCallbacks
-    def names(self, behind: bytes, most: int) -> Any:
-        """Fires with the names that follow ``behind``, in order, at most ``most``."""
+    def names(self, behind: bytes, limit: int) -> Any:
+        """Fires with the names that follow ``behind``, in order, at most ``limit``."""
         names = yield self._store.schedule_names()
-        return heapq.nsmallest(most, (name for name in names if name > behind))
+        return heapq.nsmallest(limit, (name for name in names if name > behind))
 
     @inlineCallbacks
     def drop(self, name: bytes) -> Any:

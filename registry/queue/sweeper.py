@@ -60,7 +60,7 @@ class Sweeper:
             (SWEEP_SECONDS, self.sweep),
             (RECHECK_SECONDS, self.recheck),
             (BEAT_SECONDS, self._queues.heartbeat.beat),
-            (WATCH_SECONDS, self._store.watch_keys),
+            (WATCH_SECONDS, self._store.check_keys),
             (TICK_SECONDS, self._schedules.tick),
             (NEIGHBOUR_SECONDS, self._neighbours),
         )

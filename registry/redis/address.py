@@ -86,7 +86,7 @@ class RedisAddress:
             with open(self.cafile) as pem:
                 parts = pem.read().split("-----END CERTIFICATE-----")[:-1]
             if not parts:
-                raise ValueError(f"{self.cafile} holds no certificate")
+                raise ValueError(f"{self.cafile} contains no certificate")
             trust = ssl.trustRootFromCertificates(
                 [ssl.Certificate.loadPEM((part + "-----END CERTIFICATE-----\n").encode()) for part in parts]
             )
@@ -134,7 +134,7 @@ def parse_redis_url(url: str) -> RedisAddress:
     if parts.scheme not in _OPTIONS:
         raise ValueError("the Redis URL must begin with redis://, rediss:// or unix://")
     if parts.fragment:
-        raise ValueError("the Redis URL holds a # (write it as %23 in a password)")
+        raise ValueError("the Redis URL contains a # (write it as %23 in a password)")
     options = _options(parts.scheme, parts.query)
     username = options.get("username", unquote(parts.username) if parts.username else None) or None
     password = options.get("password", unquote(parts.password) if parts.password is not None else None)
@@ -169,7 +169,9 @@ def _options(scheme: str, query: str) -> dict[str, str]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _OPTIONS[scheme]:
             names = ", ".join(sorted(_OPTIONS[scheme]))
-            raise ValueError(f"the Redis URL has an option that {scheme}:// does not know (it knows {names})")
+            raise ValueError(
+                f"the Redis URL has an option that {scheme}:// does not support (it supports {names})"
+            )
         found[name] = value
     return found
 

@@ -56,7 +56,7 @@ def copy_aside(path: str) -> str:
         with contextlib.suppress(OSError):
             os.unlink(aside)
         raise EmbeddedUnavailable(
-            f"The end of {path} is cut off, and no copy of it could be made before repairing it: "
+            f"The end of {path} is cut off, and the file could not be copied before the repair: "
             f"{error.strerror}."
         ) from None
     return aside

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from registry.redis.faults import as_domain
+from registry.redis.faults import raise_domain_error
 from registry.redis.keys import Keys, bulk
 from registry.redis.link import Link, Pool, first_error
 from registry.redis.protocol import pack
@@ -93,12 +93,12 @@ class Commands:
         lists = [self.keys.list_key(name) for name in names]
         words = pack(len(lists), *lists, 0, self.keys.space, self.process, *args).partition(b"\r\n")[2]
         count = 6 + len(lists) + len(args)
-        d = self.scripts[verb].run(lambda head: self._beside(b"*%d\r\n%b%b" % (count, head, words)))
-        return d.addErrback(as_domain)
+        d = self.scripts[verb].run(lambda head: self._call_pool(b"*%d\r\n%b%b" % (count, head, words)))
+        return d.addErrback(raise_domain_error)
 
     def _ask(self, *args: bytes | str | int) -> Deferred[Any]:
         """Send one command over the pool."""
-        return self._beside(pack(*args)).addErrback(as_domain)
+        return self._call_pool(pack(*args)).addErrback(raise_domain_error)
 
     def _ask_each(self, *commands: tuple[bytes | str | int, ...]) -> Deferred[list[Any]]:
         """Send several commands at once; fires with their replies, in order, or fails with the first failure among them."""
@@ -107,8 +107,8 @@ class Commands:
         )
         return d.addErrback(first_error)
 
-    def _beside(self, packed: bytes) -> Deferred[Any]:
+    def _call_pool(self, encoded: bytes) -> Deferred[Any]:
         if self._pool.ready or not self._link.ready:
-            return self._pool.call(packed)
+            return self._pool.call(encoded)
         # Redis is back, and the pool's connections follow within a moment.
-        return self._pool.soon().addCallback(lambda _: self._pool.call(packed))
+        return self._pool.soon().addCallback(lambda _: self._pool.call(encoded))

@@ -38,7 +38,7 @@ def private_folder(path: str, *, force_mode: bool = True) -> None:
 
     Raises EmbeddedUnavailable when this user cannot create it or write there.
     """
-    path = _without_strange_links(path)
+    path = _resolve_safe_links(path)
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         if force_mode and stat.S_IMODE(os.lstat(path).st_mode) != 0o700:
@@ -51,15 +51,15 @@ def private_folder(path: str, *, force_mode: bool = True) -> None:
     except OSError as error:
         raise EmbeddedUnavailable(
             f"The data folder {path} cannot be used: {error.strerror}; "
-            "set DATA_DIR to a folder this user may write."
+            "set DATA_DIR to a folder that this user can write to."
         ) from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise EmbeddedUnavailable(
-            f"The data folder {path} is not writable; set DATA_DIR to one this user may write."
+            f"The data folder {path} is not writable; set DATA_DIR to one that this user can write to."
         )
 
 
-def _without_strange_links(path: str) -> str:
+def _resolve_safe_links(path: str) -> str:
     """``path`` with its links resolved.
 
     Raises EmbeddedUnavailable when a link, or the folder it lies in, belongs neither to this user nor to root: its owner could
@@ -76,8 +76,8 @@ def _without_strange_links(path: str) -> str:
             if stat.S_ISLNK(found.st_mode):
                 if found.st_uid not in ours or os.stat(at).st_uid not in ours:
                     raise EmbeddedUnavailable(
-                        f"The data folder {path} cannot be used: {step} is a link that belongs to somebody else, "
-                        "or lies in a folder that does; set DATA_DIR to the folder itself, in a place of this user's own."
+                        f"The data folder {path} cannot be used: {step} is a link that another user owns, "
+                        "or a link in another user's folder; set DATA_DIR to the real folder, in a place that this user owns."
                     )
                 followed += 1
                 if followed > 40:
@@ -91,7 +91,7 @@ def _without_strange_links(path: str) -> str:
         except OSError as error:
             raise EmbeddedUnavailable(
                 f"The data folder {path} cannot be used: {error.strerror}; "
-                "set DATA_DIR to a folder this user may write."
+                "set DATA_DIR to a folder that this user can write to."
             ) from None
         at = os.path.normpath(step)
     return at
@@ -104,12 +104,12 @@ def _flock(path: str) -> int | None:
     except OSError as error:
         raise EmbeddedUnavailable(f"The lock file {path} cannot be opened: {error.strerror}.") from None
     found = os.fstat(fd)
-    strange = os.stat(os.path.dirname(path)).st_uid not in (0, os.geteuid())
+    untrusted = os.stat(os.path.dirname(path)).st_uid not in (0, os.geteuid())
     # The pid is written into it: through a hard link it would overwrite another file, as through a symbolic link.
-    if not stat.S_ISREG(found.st_mode) or (strange and found.st_nlink > 1):
+    if not stat.S_ISREG(found.st_mode) or (untrusted and found.st_nlink > 1):
         os.close(fd)
         raise EmbeddedUnavailable(
-            f"The lock file {path} is another file as well, or none; remove it, or set DATA_DIR to a folder of this user's own."
+            f"The lock file {path} is a link, or has a second name; remove it, or set DATA_DIR to a folder that this user owns."
         )
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,7 +161,7 @@ def lock_server(folder: str) -> int | None:
     return _flock(os.path.join(folder, "server.lock"))
 
 
-def end_leftovers(folder: str, kill: bool) -> list[int]:
+def end_leftover_processes(folder: str, kill: bool) -> list[int]:
     """Signal every process that still holds ``server.lock``; returns the pids signalled.
 
     The server itself gets SIGTERM, or SIGKILL with ``kill``. Any other holder is a forked child of a server that has ended, and
@@ -240,7 +240,7 @@ def _own_folder(path: str) -> bool:
     )
 
 
-def look_at(folder: str) -> Data:
+def describe_data(folder: str) -> Data:
     """The writer and the format of the data in ``folder``."""
     parts = os.path.join(folder, "appendonlydir")
     in_folder = os.path.isdir(parts)
@@ -269,7 +269,7 @@ def _read_writer(folder: str) -> Release | None:
     return release_of(family + b" server v=" + version)
 
 
-def note_writer(folder: str, release: Release) -> None:
+def record_writer(folder: str, release: Release) -> None:
     """Record which server writes the data from now on; on disk when this returns. Raises OSError on failure."""
     if _read_writer(folder) == release:
         return

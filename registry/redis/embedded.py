@@ -43,7 +43,7 @@ POLL_SECONDS = 0.05
 PING_SECONDS = 2.0
 TERM_SECONDS = 10.0
 BACKOFF_SECONDS = (0.1, 5.0)
-LASTED_SECONDS = 10.0  # a server that ran this long resets the backoff
+STABLE_SECONDS = 10.0  # a server that ran this long resets the backoff
 
 # "1234:M 24 Nov 2026 06:59:01.107 # text"; 3.2 writes no year.
 _LINE = re.compile(r"^\d+:[\w-]+ (?:\(\d+\) |\d+ \w{3} (?:\d{4} )?[\d:.]+ )?([-.*#] )?(.*)$")
@@ -61,7 +61,7 @@ class _Server(ProcessProtocol):
         self.reactor = reactor
         self.lines: deque[str] = deque(maxlen=50)
         self.gone = False
-        self.how = ""
+        self.exit_text = ""
         self._rest = b""
         self._waiting: list[Deferred[None]] = []
 
@@ -89,11 +89,11 @@ class _Server(ProcessProtocol):
     def processExited(self, reason: Failure) -> None:
         value: Any = reason.value
         if isinstance(value, ProcessDone):
-            self.how = "exited with status 0"
+            self.exit_text = "exited with status 0"
         elif value.signal is not None:
-            self.how = f"was ended by {signal.Signals(value.signal).name}"
+            self.exit_text = f"was killed by {signal.Signals(value.signal).name}"
         else:
-            self.how = f"exited with status {value.exitCode}"
+            self.exit_text = f"exited with status {value.exitCode}"
         # A forked child may keep the pipe open for long; the lines of the server itself arrive at once.
         self._give_up = self.reactor.callLater(0.5, self._end)
         assert self.transport is not None
@@ -127,8 +127,8 @@ class _Server(ProcessProtocol):
     def why(self) -> str:
         """How the run ended, and its last line after a failure, as the end of a sentence."""
         lines = [line for line in self.lines if "WARNING" not in line]
-        failed = self.how.startswith("exited") and not self.how.endswith(" 0")
-        return f"{self.how}; it said: {lines[-1]}" if lines and failed else self.how
+        failed = self.exit_text.startswith("exited") and not self.exit_text.endswith(" 0")
+        return f"{self.exit_text}; its last line: {lines[-1]}" if lines and failed else self.exit_text
 
 
 class _Ping(Protocol):
@@ -220,8 +220,8 @@ class Embedded:
             data_folder.private_folder(self.folder)
             self._socket = data_folder.socket_path(self.folder, self._environ)
             await self._launch()
-            most = f"{self.maxmemory >> 20} MiB" if self.maxmemory else "whatever there is"
-            log.info("the embedded Redis may fill {most} of memory (REDIS_MAXMEMORY)", most=most)
+            most = f"{self.maxmemory >> 20} MiB" if self.maxmemory else "all"
+            log.info("the embedded Redis may use {most} of memory (REDIS_MAXMEMORY)", most=most)
         except BaseException:
             await self._end_server()
             self._unlock()
@@ -266,9 +266,9 @@ class Embedded:
             await self._pause
         finally:
             self._pause = None
-        self._go_on()
+        self._check_not_stopped()
 
-    def _go_on(self) -> None:
+    def _check_not_stopped(self) -> None:
         if self._stopping:
             raise EmbeddedUnavailable("The embedded Redis was stopped.")
 
@@ -285,11 +285,11 @@ class Embedded:
             if self._is_stopping():
                 return
             self.ready = False
-            if self._monotonic() - since > LASTED_SECONDS:
+            if self._monotonic() - since > STABLE_SECONDS:
                 pause = least
             sentence = f"The embedded Redis {self._server.why()}"
             while True:
-                log.critical("{sentence}; starting it again in {pause:.1f} s", sentence=sentence, pause=pause)
+                log.critical("{sentence}; restarting it in {pause:.1f} s", sentence=sentence, pause=pause)
                 try:
                     await self._sleep(pause)
                     pause = min(pause * 2, most)
@@ -308,14 +308,14 @@ class Embedded:
 
     async def _launch(self) -> None:
         """Choose the server, start it, and record that it writes the data from now on."""
-        data = data_folder.look_at(self.folder)
+        data = data_folder.describe_data(self.folder)
         self._binary, self.release = await choose(self.reactor, self.folder, data, self._explicit)
         await self._load()
         try:
-            data_folder.note_writer(self.folder, self.release)
+            data_folder.record_writer(self.folder, self.release)
         except OSError as error:
             log.warn(
-                "It cannot be noted in {folder} that {release} writes there: {error}",
+                "Could not record in {folder} that {release} now writes the data: {error}",
                 folder=self.folder,
                 release=self.release,
                 error=error,
@@ -334,8 +334,8 @@ class Embedded:
             raise EmbeddedUnavailable(f"The embedded Redis ({self._binary}) {server.why().rstrip('.')}.")
         refusal = EmbeddedUnavailable(
             f"The append-only file in {self.folder} is damaged in the middle, not only cut off at its "
-            "end, and is left as it is: restore a backup, or copy the folder and see what "
-            "redis-check-aof would cut from it."
+            "end, and was not changed: restore a backup, or copy the folder and check what "
+            "redis-check-aof would remove."
         )
         zeros = await self._in_thread(aof.zeros_at_end, path)
         if (not cut_off and not zeros) or (
@@ -360,7 +360,7 @@ class Embedded:
         self.ready = True
         log.critical(
             "The append-only file {path} ended in the middle of a command: {cut} of {size} bytes "
-            "were cut off; the file as it was is kept as {aside}",
+            "were cut off; the original file is kept as {aside}",
             path=path,
             cut=size - kept,
             size=size,
@@ -372,9 +372,9 @@ class Embedded:
 
     async def _run(self, load_truncated: bool) -> _Server | None:
         """Start one server. Returns None when it answers, or the ended run when it exited instead."""
-        lock = await self._free_lock()
+        lock = await self._acquire_lock()
         try:
-            self._go_on()
+            self._check_not_stopped()
             server = self._server = _Server(self.reactor)
             self.reactor.spawnProcess(
                 server,
@@ -412,7 +412,7 @@ class Embedded:
         }
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
-    async def _free_lock(self) -> int:
+    async def _acquire_lock(self) -> int:
         """Take the server's lock once no earlier server runs; end one that an earlier daemon left."""
         give_up = self._monotonic() + TERM_SECONDS
         warned = False
@@ -420,12 +420,14 @@ class Embedded:
             late = self._monotonic() > give_up
             if late and self._monotonic() > give_up + TERM_SECONDS:
                 raise EmbeddedUnavailable(
-                    f"An earlier redis-server still uses {self.folder} and cannot be ended; stop it by hand."
+                    f"An earlier redis-server still uses {self.folder} and cannot be stopped; stop it manually."
                 )
-            pids = data_folder.end_leftovers(self.folder, kill=late)
+            pids = data_folder.end_leftover_processes(self.folder, kill=late)
             if pids and not warned:
                 warned = True
-                log.warn("A redis-server of an earlier daemon (process {pids}) is being ended", pids=pids)
+                log.warn(
+                    "Stopping a redis-server that an earlier daemon left running (process {pids})", pids=pids
+                )
             await self._sleep(POLL_SECONDS)
         return lock
 
@@ -456,4 +458,4 @@ class Embedded:
         if server.transport is not None and server.transport.pid:
             server.transport.signalProcess(name)
             if name == "KILL":
-                log.critical("The embedded Redis did not end within {s} s and was killed", s=TERM_SECONDS)
+                log.critical("The embedded Redis did not exit within {s} s and was killed", s=TERM_SECONDS)

@@ -15,10 +15,10 @@ from registry.errors import BadOption, Conflict, KeyReused, QueueFull, RedisFull
 from registry.model import Code
 
 # The error words by which Redis says that its own state prevents a call.
-IN_THE_WAY = re.compile(
+STATE_ERRORS = re.compile(
     r"\b(MISCONF|READONLY|LOADING|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|CROSSSLOT|NOAUTH|NOPERM|UNKILLABLE)\b"
 )
-_RUNS = "; the operator of the registry has to fix this, and its log has the details"
+_OPERATOR = "; the operator of the registry has to fix this, and its log has the details"
 # The first pattern that matches decides. Faults that pass by themselves do not mention whoever runs the registry.
 _FAULTS = tuple(
     (re.compile(pattern, re.IGNORECASE), text)
@@ -30,18 +30,24 @@ _FAULTS = tuple(
         (r"READONLY|MASTERDOWN", "this Redis is a replica, which accepts no writes"),
         (
             r"WRONGPASS|NOAUTH|invalid password|invalid username|no password is set|without any password",
-            "Redis rejects the password that the registry uses" + _RUNS,
+            "Redis rejects the password that the registry uses" + _OPERATOR,
         ),
-        (r"NOPERM|no permissions", "the Redis user of the registry lacks a permission that it needs" + _RUNS),
-        (r"DENIED", "Redis accepts no connections from the registry's host" + _RUNS),
-        (r"SSL|TLS|certificate", "the registry cannot set up TLS with Redis" + _RUNS),
-        (r"DB index|SELECT", "Redis does not have the configured database" + _RUNS),
-        (r"not the Redis protocol|out of turn", "the server at the configured address is not Redis" + _RUNS),
-        (r"look-up|DNS", "the host name of Redis cannot be resolved" + _RUNS),
-        (r"No such file|PEM", "the registry cannot read a file that it needs to reach Redis" + _RUNS),
+        (
+            r"NOPERM|no permissions",
+            "the Redis user of the registry lacks a permission that it needs" + _OPERATOR,
+        ),
+        (r"DENIED", "Redis accepts no connections from the registry's host" + _OPERATOR),
+        (r"SSL|TLS|certificate", "the registry cannot set up TLS with Redis" + _OPERATOR),
+        (r"DB index|SELECT", "Redis does not have the configured database" + _OPERATOR),
+        (
+            r"not the Redis protocol|out of turn",
+            "the server at the configured address is not Redis" + _OPERATOR,
+        ),
+        (r"look-up|DNS", "the host name of Redis cannot be resolved" + _OPERATOR),
+        (r"No such file|PEM", "the registry cannot read a file that it needs to reach Redis" + _OPERATOR),
         (
             r"keys in this Redis|is not the registry's",
-            "the keys in Redis do not belong to this registry" + _RUNS,
+            "the keys in Redis do not belong to this registry" + _OPERATOR,
         ),
         (r"lost|closed|reset", "the connection to Redis was lost"),
         (r"connect", "Redis cannot be reached"),
@@ -49,20 +55,20 @@ _FAULTS = tuple(
 )
 
 
-def public(text: str) -> str:
+def public_text(text: str) -> str:
     """The text for a client, made from the link's description of what is wrong."""
     for pattern, message in _FAULTS:
         if pattern.search(text):
             return message
-    return "the registry cannot use its Redis" + _RUNS
+    return "the registry cannot use its Redis" + _OPERATOR
 
 
 # The meanings of the words with which Redis refuses a call.
 _WORDS = {
-    "MISCONF": "it cannot write to its disk" + _RUNS,
-    "NOPERM": "the registry's user lacks a permission" + _RUNS,
-    "NOAUTH": "the registry did not give a password" + _RUNS,
-    "NOREPLICAS": "too few of its replicas are connected" + _RUNS,
+    "MISCONF": "it cannot write to its disk" + _OPERATOR,
+    "NOPERM": "the registry's user lacks a permission" + _OPERATOR,
+    "NOAUTH": "the registry did not give a password" + _OPERATOR,
+    "NOREPLICAS": "too few of its replicas are connected" + _OPERATOR,
     "READONLY": "it is a replica",
     "LOADING": "it is still loading its data",
     "BUSY": "it is busy running a script of another program",
@@ -70,13 +76,13 @@ _WORDS = {
 }
 
 
-def refused(word: str) -> str:
+def refusal_text(word: str) -> str:
     """The text for a client when Redis refused a call with this word."""
     means = _WORDS.get(word)
     return (
         f"Redis refused the request: {word}, {means}"
         if means
-        else f"Redis refused the request: {word}{_RUNS}"
+        else f"Redis refused the request: {word}{_OPERATOR}"
     )
 
 
@@ -92,15 +98,15 @@ def error_from_redis(text: str) -> Exception:
         return Conflict(
             "wrong_type", "A key in Redis holds another type of value than the registry stores there."
         )
-    found = IN_THE_WAY.search(text)
+    found = STATE_ERRORS.search(text)
     if found is None:
         # Not Redis's state, but a fault in our code or in the keys.
         return ScriptError(text)
     word = found[0]
-    return RedisUnavailable(refused(word), retry_after=5 if word == "MISCONF" else 1)
+    return RedisUnavailable(refusal_text(word), retry_after=5 if word == "MISCONF" else 1)
 
 
-def as_domain(failure: Any) -> Any:
+def raise_domain_error(failure: Any) -> Any:
     """As an errback: raise the domain error for Redis's refusal of a whole call; pass other failures on."""
     error = failure.value
     if isinstance(error, ResponseError):

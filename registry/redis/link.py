@@ -34,8 +34,8 @@ from txredisapi import ResponseError
 
 from registry.errors import RedisUnavailable
 from registry.redis.address import RedisAddress, parse_redis_url
-from registry.redis.faults import public
-from registry.redis.protocol import Wire, keep_alive, pack
+from registry.redis.faults import public_text
+from registry.redis.protocol import LinkProtocol, keep_alive, pack
 
 __all__ = ["Link", "Pool", "RedisAddress", "pack", "parse_redis_url"]
 
@@ -47,7 +47,7 @@ IDLE_PING = 1.0
 LOADING_PING = 0.2
 # A connection that was ready for a shorter time keeps its backoff. Else the link would reconnect twenty times a
 # second to a replica that passes the greeting and refuses every write.
-STEADY = 1.0
+STABLE_SECONDS = 1.0
 
 
 class Link:
@@ -67,7 +67,7 @@ class Link:
         on_ready: Callable[[Link], Any] | None = None,
         command_seconds: float = 3.0,
         monotonic: Callable[[], float] = time.monotonic,
-        wire: Callable[[Link], Wire] = Wire,
+        protocol: Callable[[Link], LinkProtocol] = LinkProtocol,
     ) -> None:
         self.address = address
         self.name = name
@@ -78,10 +78,10 @@ class Link:
         self._reactor = reactor
         self._on_ready = on_ready
         self._monotonic = monotonic
-        self._make_wire = wire
-        self._wire: Wire | None = None
-        self._greeted = False
-        self._greeting: Deferred[Any] | None = None
+        self._make_protocol = protocol
+        self._protocol: LinkProtocol | None = None
+        self._handshake_done = False
+        self._handshake_call: Deferred[Any] | None = None
         self._connecting: Deferred[Any] | None = None
         self._running = False
         self._stopped: list[Deferred[None]] = []
@@ -89,7 +89,7 @@ class Link:
         self._delay = FIRST_RETRY
         self._refused = False
         self._ready_since = 0.0
-        self._said: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
         self._tick_every = max(0.02, min(0.25, command_seconds / 12))
         self._tick: Any = None
         self._ticked = 0.0
@@ -98,7 +98,7 @@ class Link:
 
     # -- commands ------------------------------------------------------------------------------------------
 
-    def call(self, packed: bytes) -> Deferred[Any]:
+    def call(self, encoded: bytes) -> Deferred[Any]:
         """Send one command that ``pack()`` made; the reply is bytes, int, None or a list of these.
 
         Fails with RedisUnavailable, ``not_applied`` at once when the link is not ready, ``unknown`` when the
@@ -107,24 +107,24 @@ class Link:
         """
         if not self.ready:
             return fail(self.unavailable())
-        return self._send(packed)
+        return self._send(encoded)
 
     def command(self, *args: bytes | str | int) -> Deferred[Any]:
         """Pack and send, as ``call``; also works while ``on_ready`` runs, which needs it."""
-        if not self._greeted:
+        if not self._handshake_done:
             return fail(self.unavailable())
         return self._send(pack(*args))
 
     def unavailable(self) -> RedisUnavailable:
         """The error for a client that says why nothing can be sent."""
-        return RedisUnavailable(public(self.last_error or "no connection to Redis"))
+        return RedisUnavailable(public_text(self.last_error or "no connection to Redis"))
 
     @property
     def in_flight(self) -> int:
         """Commands written and not answered, our own PINGs included."""
-        return len(self._wire.waiting) if self._wire is not None else 0
+        return len(self._protocol.waiting) if self._protocol is not None else 0
 
-    def _send(self, packed: bytes) -> Deferred[Any]:  # rebound to the wire's own at each connection
+    def _send(self, encoded: bytes) -> Deferred[Any]:  # rebound to the protocol's own at each connection
         return fail(self.unavailable())
 
     # -- start, stop, supervision ----------------------------------------------------------------------------
@@ -134,7 +134,7 @@ class Link:
         if not self._running:
             self._running = True
             self._delay = FIRST_RETRY
-            if self._wire is None:  # else it is still closing, and `lost` connects again
+            if self._protocol is None:  # else it is still closing, and `lost` connects again
                 self._connect()
 
     def stop(self) -> Deferred[None]:
@@ -145,12 +145,12 @@ class Link:
             self._retry = None
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._wire is None:
+        if self._protocol is None:
             return succeed(None)
         stopped: Deferred[None] = Deferred()
         self._stopped.append(stopped)
         self.last_error = "the connection to Redis is closed"
-        if self._greeted:
+        if self._handshake_done:
             self.retire("the connection to Redis is closed")
         else:
             self.abort("the connection to Redis is closed")
@@ -158,14 +158,14 @@ class Link:
 
     def _connect(self) -> None:
         self._retry = None
-        factory = Factory.forProtocol(lambda: self._make_wire(self))
+        factory = Factory.forProtocol(lambda: self._make_protocol(self))
         factory.noisy = False
 
         def attempt() -> Any:
             return self.address.endpoint(self._reactor, self.command_seconds).connect(factory)
 
         self._connecting = maybeDeferred(attempt)
-        self._connecting.addCallbacks(lambda wire: None, self._not_connected)
+        self._connecting.addCallbacks(lambda protocol: None, self._not_connected)
 
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
@@ -174,38 +174,38 @@ class Link:
             self._schedule()
             self.on_attempt()
 
-    def connected(self, wire: Wire) -> None:
-        """Called by the wire when it has a transport."""
+    def connected(self, protocol: LinkProtocol) -> None:
+        """Called by the protocol when it has a transport."""
         self._connecting = None
         if not self._running:
-            wire.transport.abortConnection()
+            protocol.transport.abortConnection()
             return
-        self._wire = wire
+        self._protocol = protocol
         self._refused = False
         self._marks.clear()
         self._seen, self._quiet_since = 0, self._monotonic()
-        keep_alive(wire.transport)
+        keep_alive(protocol.transport)
         self._ticked = self._monotonic()
         self._tick = self._reactor.callLater(self._tick_every, self._on_tick)
-        self._greeting = self._greet(wire)
-        self._greeting.addErrback(self._not_greeted, wire)
+        self._handshake_call = self._handshake(protocol)
+        self._handshake_call.addErrback(self._handshake_failed, protocol)
 
     @inlineCallbacks
-    def _greet(self, wire: Wire) -> Any:
+    def _handshake(self, protocol: LinkProtocol) -> Any:
         address = self.address
         if address.password is not None:
             try:
-                yield wire.auth(address.password, address.username)
+                yield protocol.auth(address.password, address.username)
             except ResponseError as error:
                 if address.username is None or "wrong number of arguments" not in str(error):
                     raise
                 # Before Redis 6 there are no users; old URLs name one all the same, and clients ignored it.
-                yield wire.auth(address.password)
+                yield protocol.auth(address.password)
         if address.db:
-            yield wire.select(address.db)
+            yield protocol.select(address.db)
         while True:
             try:
-                yield wire.execute_command("PING")
+                yield protocol.execute_command("PING")
                 break
             except ResponseError as error:
                 word = error_word(error)
@@ -215,23 +215,23 @@ class Link:
                     raise
                 self._failed(str(error))
                 yield deferLater(self._reactor, LOADING_PING)
-        self._greeted = True
-        self._send = wire.send  # type: ignore[method-assign]
+        self._handshake_done = True
+        self._send = protocol.send  # type: ignore[method-assign]
         if self._on_ready is not None:
             yield maybeDeferred(self._on_ready, self)
-        if wire is self._wire and self._greeted:
+        if protocol is self._protocol and self._handshake_done:
             self.ready = True
             self._ready_since = self._monotonic()
             self.last_error = ""
-            if self._said:
-                self._said.clear()
+            if self._logged_at:
+                self._logged_at.clear()
                 self._log.info(
                     "{name}: Redis at {address} is ready", name=self.name, address=str(self.address)
                 )
             self.on_attempt()
 
-    def _not_greeted(self, failure: Failure, wire: Wire) -> None:
-        if wire is not self._wire or failure.check(CancelledError):
+    def _handshake_failed(self, failure: Failure, protocol: LinkProtocol) -> None:
+        if protocol is not self._protocol or failure.check(CancelledError):
             return
         text = failure.getErrorMessage()
         if failure.check(ResponseError):
@@ -239,19 +239,19 @@ class Link:
             self._refused = error_word(failure.value) in REFUSALS and "max number of clients" not in text
         elif not failure.check(RedisUnavailable):
             self._log.failure("{name}: the first commands on a connection failed", failure, name=self.name)
-        if not wire.doomed:
+        if not protocol.close_reason:
             self.abort(text)
 
-    def lost(self, wire: Wire, text: str) -> None:
-        """Called by the wire when its transport is gone."""
-        if wire is not self._wire:
+    def lost(self, protocol: LinkProtocol, text: str) -> None:
+        """Called by the protocol when its transport is gone."""
+        if protocol is not self._protocol:
             return
         self._tick.cancel()
         self._unready(text)
-        self._wire = None
-        if self._greeting is not None:
-            self._greeting.cancel()
-            self._greeting = None
+        self._protocol = None
+        if self._handshake_call is not None:
+            self._handshake_call.cancel()
+            self._handshake_call = None
         if self._running:
             self._failed(text)
             self._schedule()
@@ -262,74 +262,74 @@ class Link:
 
     def abort(self, text: str) -> None:
         """Close the connection now; the commands in flight fail as ``unknown``."""
-        wire = self._wire
-        if wire is not None:
-            wire.doomed = text
+        protocol = self._protocol
+        if protocol is not None:
+            protocol.close_reason = text
             self._unready(text)
-            wire.transport.abortConnection()
+            protocol.transport.abortConnection()
 
     def retire(self, text: str) -> None:
         """Take no more commands; close as soon as those in flight are answered."""
-        wire = self._wire
-        if wire is None:
+        protocol = self._protocol
+        if protocol is None:
             return
-        if not wire.waiting:
+        if not protocol.waiting:
             self.abort(text)
-        elif not wire.doomed:
-            wire.doomed = text
-            self._unready(text, forsake=False)
+        elif not protocol.close_reason:
+            protocol.close_reason = text
+            self._unready(text, fail_all=False)
 
-    def _unready(self, text: str, forsake: bool = True) -> None:
-        was_ready, self.ready, self._greeted = self.ready, False, False
+    def _unready(self, text: str, fail_all: bool = True) -> None:
+        was_ready, self.ready, self._handshake_done = self.ready, False, False
         self.__dict__.pop("_send", None)
         if was_ready:
-            if self._monotonic() - self._ready_since >= STEADY:
+            if self._monotonic() - self._ready_since >= STABLE_SECONDS:
                 self._delay = FIRST_RETRY
             if self._running:
-                self.last_error = self._scrub(text)
-        if forsake and self._wire is not None:
-            self._wire.forsake(text)
+                self.last_error = self._mask_password(text)
+        if fail_all and self._protocol is not None:
+            self._protocol.fail_all(text)
 
     def _schedule(self) -> None:
         delay = REFUSED_RETRY if self._refused else self._delay
         self._delay = min(LAST_RETRY, self._delay * 2)
         self._retry = self._reactor.callLater(delay * random.uniform(0.75, 1.0), self._connect)
 
-    def hurry(self) -> None:
+    def connect_now(self) -> None:
         """Connect now if the next attempt is scheduled for later."""
         if self._retry is not None:
             self._retry.cancel()
             self._connect()
 
-    def complain(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Record what is wrong with this Redis although it answers; log each text once a minute at most."""
         if self.ready:
             self._failed(text)
 
     def _failed(self, text: str) -> None:
         """Record what is wrong; log each text once a minute at most."""
-        self.last_error = text = self._scrub(text)
+        self.last_error = text = self._mask_password(text)
         now = self._monotonic()
-        if now - self._said.get(text, now - 60.0) >= 60.0:
-            if len(self._said) > 50:
-                self._said.clear()
-            self._said[text] = now
+        if now - self._logged_at.get(text, now - 60.0) >= 60.0:
+            if len(self._logged_at) > 50:
+                self._logged_at.clear()
+            self._logged_at[text] = now
             address = str(self.address)
             self._log.warn("{name}: Redis at {address}: {text}", name=self.name, address=address, text=text)
 
-    def _scrub(self, text: str) -> str:
+    def _mask_password(self, text: str) -> str:
         # Some servers quote the arguments of a command that they do not know.
         password = self.address.password
         return text.replace(password, "***") if password else text
 
-    def answered_badly(self, error: ResponseError) -> None:
-        """Called by the wire on an error reply: some mean that this connection has become useless."""
-        if not self._greeted:
+    def on_error_reply(self, error: ResponseError) -> None:
+        """Called by the protocol on an error reply: some mean that this connection has become useless."""
+        if not self._handshake_done:
             return
         word = error_word(error)
         # LOADING: a replica loads a new copy; a new connection sends PING until that is done.
         if word in ("READONLY", "MASTERDOWN", "NOAUTH", "LOADING"):
-            self.retire(said(error))
+            self.retire(error_text(error))
 
     def _on_tick(self) -> None:
         """Watch the oldest unanswered command without a timer or a timestamp per command.
@@ -341,26 +341,26 @@ class Link:
         held_up = now - self._ticked - self._tick_every
         self._ticked = now
         self._tick = self._reactor.callLater(self._tick_every, self._on_tick)
-        wire = self._wire
-        if wire is None:
+        protocol = self._protocol
+        if protocol is None:
             return
         marks = self._marks
         if held_up > 0.5:
             # This process was stopped (SIGSTOP, suspend), and replies may be unread: do not count that time.
             self._marks = marks = deque((then + held_up, count) for then, count in marks)
-        while marks and marks[0][1] <= wire.answered:
+        while marks and marks[0][1] <= protocol.answered:
             marks.popleft()
         if marks and now - marks[0][0] >= self.command_seconds:
             self.abort(f"Redis did not answer within {self.command_seconds:g} s")
             return
-        if wire.waiting:
-            written = wire.answered + len(wire.waiting)
+        if protocol.waiting:
+            written = protocol.answered + len(protocol.waiting)
             if not marks or marks[-1][1] != written:
                 marks.append((now, written))
-        elif wire.answered != self._seen:
-            self._seen, self._quiet_since = wire.answered, now
-        elif self._greeted and now - self._quiet_since >= IDLE_PING:
-            wire.send(PING).addErrback(lambda failure: None)
+        elif protocol.answered != self._seen:
+            self._seen, self._quiet_since = protocol.answered, now
+        elif self._handshake_done and now - self._quiet_since >= IDLE_PING:
+            protocol.send(PING).addErrback(lambda failure: None)
 
 
 PING = pack(b"PING")
@@ -377,7 +377,7 @@ def first_error(failure: Failure) -> Failure:
     return first
 
 
-def said(error: ResponseError) -> str:
+def error_text(error: ResponseError) -> str:
     """The text of an error reply, without what Redis puts in front of an error in a script."""
     text = str(error)
     in_front = _OF_A_SCRIPT.search(text)
@@ -386,7 +386,7 @@ def said(error: ResponseError) -> str:
 
 def error_word(error: ResponseError) -> str:
     """The first word of an error reply, which names its kind: READONLY, NOSCRIPT, OOM, …"""
-    return said(error).split(" ", 1)[0]
+    return error_text(error).split(" ", 1)[0]
 
 
 class Pool:
@@ -414,15 +414,15 @@ class Pool:
         self._attempted()
         return gatherResults([link.stop() for link in links]).addCallback(lambda _: None)
 
-    def call(self, packed: bytes) -> Deferred[Any]:
+    def call(self, encoded: bytes) -> Deferred[Any]:
         """As ``Link.call``, on the ready link with the least in flight."""
         usable = [link for link in self._links if link.ready]
         if not usable:
-            return fail(self._links[0].unavailable() if self._links else RedisUnavailable(public("")))
+            return fail(self._links[0].unavailable() if self._links else RedisUnavailable(public_text("")))
         best = min(usable, key=lambda link: link.in_flight)
         if best.in_flight and len(usable) == len(self._links) < self._size:
             self._open()
-        return best.call(packed)
+        return best.call(encoded)
 
     def command(self, *args: bytes | str | int) -> Deferred[Any]:
         """Pack and send, as ``call``."""
@@ -442,7 +442,7 @@ class Pool:
         # Two attempts for each link: the first may have begun before Redis was back.
         self._waiting.append((waiting, 2 * len(self._links)))
         for link in self._links:
-            link.hurry()
+            link.connect_now()
         return waiting
 
     def _attempted(self) -> None:

@@ -128,7 +128,7 @@ class Lookups(Commands):
         return self._read("fields", [name], BYTES_PER_CALL, shown, search, *ids).addCallback(found)
 
     def scored(
-        self, name: bytes, of: str, place: tuple[str, str], most: int, *, highest_first: bool
+        self, name: bytes, set_name: str, place: tuple[str, str], limit: int, *, highest_first: bool
     ) -> Deferred[list[tuple[bytes, int]]]:
         """Tasks of one of the `SETS` after a place: ids and scores. ``place``: score and id, both empty for the front."""
 
@@ -137,11 +137,13 @@ class Lookups(Commands):
                 raise error_from_reply(reply)
             return [(one, int(float(score))) for one, score in zip(reply[1::2], reply[2::2], strict=True)]
 
-        return self._read("scored", [name], SETS[of], int(highest_first), *place, most).addCallback(found)
+        return self._read("scored", [name], SETS[set_name], int(highest_first), *place, limit).addCallback(
+            found
+        )
 
     @inlineCallbacks
-    def leases(self, name: bytes, behind: bytes, most: int) -> Any:
-        """The first ``most`` leases after ``behind``, in the order in which their tasks were pushed, and when each ends, ms."""
+    def leases(self, name: bytes, behind: bytes, limit: int) -> Any:
+        """The first ``limit`` leases after ``behind``, in the order in which their tasks were pushed, and when each ends, ms."""
         cursor, found = b"0", dict[bytes, bytes]()
         while True:
             cursor, flat = yield self._ask(
@@ -149,46 +151,46 @@ class Lookups(Commands):
             )
             pairs = zip(flat[::2], flat[1::2], strict=True)
             found.update((lease, ends) for lease, ends in pairs if lease > behind)
-            if len(found) > 2 * most:
-                found = {lease: found[lease] for lease in heapq.nsmallest(most, found)}
+            if len(found) > 2 * limit:
+                found = {lease: found[lease] for lease in heapq.nsmallest(limit, found)}
             if cursor == b"0":
-                return [(lease, int(float(found[lease]))) for lease in heapq.nsmallest(most, found)]
+                return [(lease, int(float(found[lease]))) for lease in heapq.nsmallest(limit, found)]
 
     @inlineCallbacks
     def ready_elements(
         self,
         name: bytes,
         place: tuple[int | str, int | str, int | str, str],
-        most: int,
+        limit: int,
         shown: int,
         search: bytes,
     ) -> Any:
         """Elements of the ready lists in the order of delivery, after a place: priority, head, tail and mark of a `ReadyElement`."""
-        going_on: int | str = ""
+        resume_at: int | str = ""
         while True:
-            reply = yield self._read("ready", [name], *place, going_on, most, shown, search)
+            reply = yield self._read("ready", [name], *place, resume_at, limit, shown, search)
             if reply[0] == Code.NOTHING:
-                going_on = reply[1]
+                resume_at = reply[1]
                 continue
             if reply[0]:
                 raise error_from_reply(reply)
             return list(map(ReadyElement._make, reply[1:]))
 
     @inlineCallbacks
-    def why(self, name: bytes, task_id: bytes, most: int) -> Any:
-        """What keeps a task from being handed out; ``most``: how many elements of its list are read at most."""
+    def why(self, name: bytes, task_id: bytes, limit: int) -> Any:
+        """What keeps a task from being handed out; ``limit``: how many elements of its list are read at most."""
         before = at = 0
         while True:
-            reply = yield self._read("why", [name], task_id, at, most - at)
+            reply = yield self._read("why", [name], task_id, at, limit - at)
             if reply[0]:
                 raise error_from_reply(reply)
             _, gates, higher, alive, read, met = reply
             # Cancelled and expired tasks in front of it are tombstones, and not counted.
             before += alive
             at += read
-            if met or not read or at >= most:
-                shut = frozenset(gate.decode() for gate in gates)
-                return Why(shut, higher + before if met else None)
+            if met or not read or at >= limit:
+                closed_gates = frozenset(gate.decode() for gate in gates)
+                return Why(closed_gates, higher + before if met else None)
 
     @inlineCallbacks
     def redis_now_ms(self) -> Any:

@@ -12,12 +12,12 @@ from registry.redis.link import Link
 
 log = Logger()
 
-WORTH = {
+DURABILITY = {
     "always": "a task answered 200 is on Redis's disk",
     "everysec": "a task answered 200 is on Redis's disk within about two seconds, and may be lost before when it ends abruptly",
 }
-# The reason that follows "cannot be known".
-CLOSED = "the registry may not ask it (INFO and CONFIG GET are renamed or forbidden)"
+# The reason that follows "cannot tell".
+NOT_PERMITTED = "INFO or CONFIG GET is renamed or forbidden"
 
 
 @inlineCallbacks
@@ -39,28 +39,31 @@ def check_durability(link: Link, *, first: bool) -> Any:
     warnings, unknown = [], []
     if policy is None:
         unknown.append(
-            f"Whether {redis} throws tasks away when it is full cannot be known: {CLOSED}. It must be noeviction."
+            f"Cannot tell whether {redis} evicts tasks when it is full: {NOT_PERMITTED}. Its maxmemory-policy must be noeviction."
         )
     elif policy != "noeviction":
         warnings.append(
-            f"Redis may throw tasks away: its maxmemory-policy is {policy}. "
+            f"Redis may evict tasks: its maxmemory-policy is {policy}. "
             "Set it to noeviction, or tasks answered 200 can be lost."
         )
     if not aof:
-        unknown.append(f"What {redis} keeps on disk cannot be known: {CLOSED}. It needs appendonly yes.")
+        unknown.append(f"Cannot tell what {redis} keeps on disk: {NOT_PERMITTED}. Set appendonly yes.")
     elif aof == "1" and fsync is None:
         unknown.append(
-            f"{redis} has an append-only file; how soon a task answered 200 is in it cannot be known: {CLOSED}."
+            f"{redis} has an append-only file, but cannot tell how soon it syncs a task answered 200: {NOT_PERMITTED}."
         )
     elif aof == "1":
         if first:
-            worth = WORTH.get(fsync, "a task answered 200 is on Redis's disk some time later")
+            durability = DURABILITY.get(fsync, "a task answered 200 is on Redis's disk some time later")
             log.info(
-                "{redis}, append-only file with fsync {fsync}: {worth}", redis=redis, fsync=fsync, worth=worth
+                "{redis}, append-only file with fsync {fsync}: {durability}",
+                redis=redis,
+                fsync=fsync,
+                durability=durability,
             )
     elif save is None:
         unknown.append(
-            f"{redis} has no append-only file; whether it keeps snapshots cannot be known: {CLOSED}. "
+            f"{redis} has no append-only file, and cannot tell whether it keeps snapshots: {NOT_PERMITTED}. "
             "At best the tasks answered 200 since the last one are lost when it ends."
         )
     elif save:

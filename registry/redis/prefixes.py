@@ -28,15 +28,15 @@ def overlap(one: bytes, other: bytes) -> bool:
     return one != other and (one.startswith(other) or other.startswith(one))
 
 
-def sentence(ours: bytes, other: bytes) -> str:
+def warning(ours: bytes, other: bytes) -> str:
     """The warning about two prefixes that overlap."""
     # The name that the queue "mail" of the longer prefix has in the registry with the shorter one.
     longer, shorter = sorted((ours, other), key=len, reverse=True)
     named = (longer[len(shorter) :] + b"mail").decode("utf-8", "replace")
     return (
         f"Another registry uses this Redis with {_shown(other)}, and this one with {_shown(ours)}: they take each other's "
-        f'tasks, because the queue "mail" of the one is the queue "{named}" of the other. Give each a KEY_PREFIX with '
-        "which no other one begins, or a database of its own."
+        f'tasks, because the queue "mail" of one is the queue "{named}" of the other. Give each a KEY_PREFIX that '
+        "is not the beginning of another's, or its own database."
     )
 
 
@@ -45,7 +45,7 @@ def _shown(prefix: bytes) -> str:
 
 
 @inlineCallbacks
-def look(command: Callable[..., Any], prefix: bytes, now_ms: int) -> Any:
+def find_overlaps(command: Callable[..., Any], prefix: bytes, now_ms: int) -> Any:
     """Record our own prefix, and fire with a warning for each other one that overlaps with it.
 
     ``command``: sends one command to Redis. A Redis user without rights to these keys gets no warnings, and no error.
@@ -61,4 +61,4 @@ def look(command: Callable[..., Any], prefix: bytes, now_ms: int) -> Any:
             yield command(b"PEXPIRE", PREFIXES, LIFE_MS)
     except (ResponseError, RegistryError, ScriptError):
         pass  # a user with other rights, a full Redis, somebody else's key
-    return [sentence(prefix, other) for other in sorted(others) if overlap(prefix, other)]
+    return [warning(prefix, other) for other in sorted(others) if overlap(prefix, other)]

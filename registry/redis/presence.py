@@ -34,9 +34,9 @@ class Presence(Commands):
         d = self._ask(b"SET", self.keys.worker_mark(what, worker), b"1", b"NX", b"PX", ms)
         return d.addCallback(lambda reply: reply is not None)
 
-    def overlaps(self, *, greeting: bool = False) -> Deferred[list[str]]:
-        """A warning for each other registry on this Redis that takes our tasks. ``greeting``: ask over the ordered connection, which
-        is not ready yet."""
-        command = self._link.command if greeting else self._ask
-        d: Deferred[list[str]] = prefixes.look(command, self.keys.prefix, self.now_ms())
+    def overlaps(self, *, on_connect: bool = False) -> Deferred[list[str]]:
+        """A warning for each other registry on this Redis that takes our tasks. ``on_connect``: ask over the ordered connection,
+        which is not ready yet."""
+        command = self._link.command if on_connect else self._ask
+        d: Deferred[list[str]] = prefixes.find_overlaps(command, self.keys.prefix, self.now_ms())
         return d

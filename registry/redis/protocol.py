@@ -15,7 +15,7 @@ from txredisapi import ConnectionError, InvalidData, RedisProtocol, ResponseErro
 from zope.interface import implementer
 
 from registry.errors import RedisUnavailable
-from registry.redis.faults import public
+from registry.redis.faults import public_text
 
 if TYPE_CHECKING:
     from registry.redis.link import Link
@@ -31,7 +31,7 @@ def pack(*args: bytes | str | int) -> bytes:
 
 
 @implementer(IPullProducer)
-class Wire(RedisProtocol):  # type: ignore[misc]
+class LinkProtocol(RedisProtocol):  # type: ignore[misc]
     """One connection. Deferreds wait in a plain deque, in the order of the commands.
 
     All simple commands of txredisapi work on it; its transactions and pipelines do not. Replies keep their
@@ -39,13 +39,13 @@ class Wire(RedisProtocol):  # type: ignore[misc]
     """
 
     # Handles a message that is no reply, and returns True for it; None where Redis sends only replies.
-    unasked: Callable[[Any], bool] | None = None
+    unsolicited: Callable[[Any], bool] | None = None
 
     def __init__(self, link: Link) -> None:
         super().__init__(charset=None, convertNumbers=False)
         self.waiting: deque[Deferred[Any]] = deque()
         self.answered = 0
-        self.doomed = ""  # why this connection is being given up
+        self.close_reason = ""  # why this connection is being given up
         self._link = link
         self._socket: socket.socket | None = None  # while its buffer is empty and there is no TLS above it
 
@@ -56,28 +56,28 @@ class Wire(RedisProtocol):  # type: ignore[misc]
     def connectionLost(self, reason: Failure) -> None:
         self.connected = 0
         self._socket = None
-        self._link.lost(self, self.doomed or f"the connection was lost: {reason.getErrorMessage()}")
-        self.forsake("the connection to Redis was lost")
+        self._link.lost(self, self.close_reason or f"the connection was lost: {reason.getErrorMessage()}")
+        self.fail_all("the connection to Redis was lost")
 
-    def send(self, packed: bytes) -> Deferred[Any]:
+    def send(self, encoded: bytes) -> Deferred[Any]:
         """Write one packed command; the Deferred fires with its reply. Cancelling drops the reply when it comes."""
         answer: Deferred[Any] = Deferred()
         self.waiting.append(answer)
         if self._socket is None:
-            self.transport.write(packed)
+            self.transport.write(encoded)
         else:
-            self._send_now(self._socket, packed)
+            self._send_now(self._socket, encoded)
         return answer
 
-    def _send_now(self, sock: socket.socket, packed: bytes) -> None:
+    def _send_now(self, sock: socket.socket, encoded: bytes) -> None:
         """Write to the socket at once while the kernel has room: saves three system calls and a turn of the reactor."""
         try:
-            count = sock.send(packed)
+            count = sock.send(encoded)
         except OSError:
             # Full, or broken: the transport finds out which.
             count = 0
-        if count < len(packed):
-            self.transport.write(packed[count:])
+        if count < len(encoded):
+            self.transport.write(encoded[count:])
             # Registering calls `resumeProducing` at once, too early: it does nothing while `_socket` is set.
             self.transport.registerProducer(self, False)
             self._socket = None
@@ -103,12 +103,12 @@ class Wire(RedisProtocol):  # type: ignore[misc]
         reader = self._reader
         gets = reader.gets
         popleft = self.waiting.popleft
-        unasked = self.unasked
+        unsolicited = self.unsolicited
         try:
             reader.feed(data)
             reply = gets()
             while reply is not False:
-                if unasked is not None and unasked(reply):
+                if unsolicited is not None and unsolicited(reply):
                     reply = gets()
                     continue
                 answer = popleft()
@@ -116,28 +116,28 @@ class Wire(RedisProtocol):  # type: ignore[misc]
                 if reply.__class__ is ResponseError:
                     if not answer.called:
                         answer.errback(reply)
-                    self._link.answered_badly(reply)
+                    self._link.on_error_reply(reply)
                 elif not answer.called:
                     # A cancelled Deferred kept its place until now, and its reply is dropped.
                     answer.callback(reply)
                 reply = gets()
         except IndexError:  # sent before any command, as "max number of clients reached" may be
-            if not self.doomed:
+            if not self.close_reason:
                 self._link.abort(
                     str(reply) if isinstance(reply, ResponseError) else "Redis spoke out of turn"
                 )
         except InvalidData as error:
             self._link.abort(f"this is not the Redis protocol: {error}")
-        if self.doomed and not self.waiting:
+        if self.close_reason and not self.waiting:
             self.transport.abortConnection()
 
-    def forsake(self, why: str) -> None:
+    def fail_all(self, why: str) -> None:
         """Fail every waiting command as ``unknown``: it was written, and Redis may have carried it out."""
         waiting = self.waiting
         while waiting:
             answer = waiting.popleft()
             if not answer.called:
-                answer.errback(RedisUnavailable(public(why), "unknown"))
+                answer.errback(RedisUnavailable(public_text(why), "unknown"))
 
 
 def keep_alive(transport: Any) -> None:

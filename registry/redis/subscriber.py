@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from registry.redis.address import RedisAddress
 from registry.redis.link import Link, first_error
-from registry.redis.protocol import Wire
+from registry.redis.protocol import LinkProtocol
 
 
 class Subscriber:
@@ -42,7 +42,7 @@ class Subscriber:
             name=name,
             on_ready=self._subscribe,
             command_seconds=command_seconds,
-            wire=lambda link: _NoticeWire(link, self._noticed),
+            protocol=lambda link: _NoticeProtocol(link, self._noticed),
         )
 
     @property
@@ -73,17 +73,17 @@ class Subscriber:
         try:
             self._on_message(channel, payload)
         except Exception:  # this is no fault of the connection
-            self._log.failure("{name}: a notice could not be used", name=self.link.name)
+            self._log.failure("{name}: a notice could not be processed", name=self.link.name)
 
 
-class _NoticeWire(Wire):
+class _NoticeProtocol(LinkProtocol):
     """Once subscribed, Redis mixes notices among the replies: ``[message, channel, payload]``."""
 
     def __init__(self, link: Link, noticed: Callable[[bytes, bytes], None]) -> None:
         super().__init__(link)
         self._noticed = noticed
 
-    def unasked(self, reply: Any) -> bool:
+    def unsolicited(self, reply: Any) -> bool:
         if reply.__class__ is list and len(reply) == 3 and reply[0] == b"message":
             self._noticed(reply[1], reply[2])
             return True
