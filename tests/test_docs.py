@@ -35,6 +35,7 @@ VOLATILE = (
     (r"\b[0-9a-f]{24}\b|\b1a20…", "<id>"),
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>"),
     (r"\b\d+\.\d+(?=[,}])", "<seconds>"),
+    (r'(?<="request_id": )"[0-9a-f]{16}"|(?<="id": )"\d{1,9}"', "<number>"),
     (r"in \d+ s", "in <n> s"),
 )
 

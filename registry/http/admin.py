@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bisect
 import heapq
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import inlineCallbacks
 
 from registry.errors import BadBody, BadOption, Forbidden, NotFound
 from registry.http import options
+from registry.http.audit import UNDO, Trail
 from registry.http.codec import (
     Answer,
     json_answer,
@@ -30,17 +32,18 @@ from registry.http.rows import (
     place_of,
     queue_row,
     reasons_of,
-    schedule_row,
     shortened,
     sort_value,
     task_row,
     without_payloads,
 )
-from registry.http.turns import at_once, in_turns
+from registry.http.schedules import ScheduleRequests, check_fill
+from registry.http.turns import in_turns
+from registry.queue.audit import Action, Audit
 from registry.queue.completions import Completions
 from registry.queue.inspector import Inspector
-from registry.queue.operations import NO_LIMIT, Operations, TaskFilter
-from registry.queue.pages import SHOWN_BYTES
+from registry.queue.operations import NO_LIMIT, Operations, TaskFilter, rules_of
+from registry.queue.progress import Progress
 from registry.queue.promise import after
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
@@ -82,8 +85,9 @@ RETRY_OPTIONS: Options = {
     "id": text(1, 100),
     "spread": seconds(0, 86_400),
     **_FILTER_OPTIONS,
+    **UNDO,
 }
-DELETE_OPTIONS: Options = {"state": one_of("ready", "delayed", "dead", "done"), **_FILTER_OPTIONS}
+DELETE_OPTIONS: Options = {"state": one_of("ready", "delayed", "dead", "done"), **_FILTER_OPTIONS, **UNDO}
 PAUSE_OPTIONS: Options = {"seconds": seconds(0, options.YEAR)}
 MOVE_OPTIONS: Options = {"to": text(1, 255), "state": one_of("ready", "delayed", "dead")}
 EXPORT_OPTIONS: Options = {
@@ -91,7 +95,6 @@ EXPORT_OPTIONS: Options = {
     "cursor": text(1, 400),
     "limit": whole(1, MAX_PER_PAGE),
 }
-SCHEDULES_OPTIONS: Options = {"cursor": text(1, 800), "limit": whole(1, MAX_PER_PAGE)}
 
 
 def _task_filter(given: dict[str, Any]) -> TaskFilter:
@@ -103,21 +106,9 @@ def _bulk_answer(count: int, skipped: int) -> Answer:
     return json_answer(200, {"success": True, "count": count, "skipped": skipped})
 
 
-def _check_fill(request: Request, queue: Any) -> None:
-    """Refuse a caller whose token names queues to push into, and not this one; raises `Forbidden`.
-
-    What is no name is left to those who check names.
-    """
-    access = request.caller.access
-    if isinstance(queue, str) and not access.may_fill(queue.encode("utf-8", "replace")):
-        raise Forbidden(f"The token {access.name!r} lacks the right 'push' for the queue {queue!r}.")
-
-
-def _schedule(
-    request: Request, name: bytes, record: dict[str, Any], shown: int | None = None
-) -> dict[str, Any]:
-    row = schedule_row(name.decode(), record, shown)
-    return row if request.caller.access.reads_payloads else without_payloads(row)
+def _shown_id(task_id: bytes) -> str:
+    # What a client wrote into the path, with no task of this id.
+    return task_id[:100].decode("utf-8", "replace")
 
 
 class Admin:
@@ -135,7 +126,8 @@ class Admin:
         self._queues = queues
         self._inspector = inspector
         self._operations = operations
-        self._schedules = schedules
+        self.trail = Trail(Audit(queues))
+        self.schedules = ScheduleRequests(schedules, self.trail)
         self._completions = completions
         self._transfers = Transfers(queues)
         self._max_wait = max_wait
@@ -200,27 +192,52 @@ class Admin:
         changes = load(request.body)
         if not isinstance(changes, dict):
             raise BadBody("The body must be a JSON object with the rules to change.")
-        yield self._operations.set_policy(request.name, changes)
-        return (yield after(True, self.queue(request)))
+        given, reset = rules_of(changes)
 
-    @inlineCallbacks
+        @inlineCallbacks
+        def act(action: Action) -> Any:
+            yield self._operations.set_policy(request.name, changes)
+            action.has_changed()
+            return (yield after(True, self.queue(request)))
+
+        rules = {**given, **dict.fromkeys(reset)}
+        return (yield self.trail.record(request, "policy", act, options=rules))
+
     def purge(self, request: Request) -> Any:
         """Delete the ready and delayed tasks."""
-        count = yield self._operations.purge(request.name)
-        return _bulk_answer(count, 0)
+
+        @inlineCallbacks
+        def act(action: Action) -> Any:
+            count = yield self._operations.purge(request.name, progress=action.progress)
+            return _bulk_answer(count, 0)
+
+        return self.trail.record(request, "purge", act, can_undo=True)
 
     @inlineCallbacks
     def retry(self, request: Request) -> Any:
         """Make dead tasks ready again."""
         name, given = request.name, request.options
         matching, dry_run, spread = _task_filter(given), given.get("dry_run", False), given.get("spread", 0)
-        if "id" in given:
-            done = yield self._operations.retry_one(name, given["id"].encode(), matching, spread, dry_run)
-            return _bulk_answer(int(done), int(not done))
-        count, skipped = yield self._operations.retry_all(
-            name, matching, given.get("limit", NO_LIMIT), spread, dry_run
-        )
-        return _bulk_answer(count, skipped)
+
+        @inlineCallbacks
+        def act(progress: Progress) -> Any:
+            if "id" in given:
+                done = yield self._operations.retry_one(
+                    name, given["id"].encode(), matching, spread, dry_run, progress
+                )
+                return _bulk_answer(int(done), int(not done))
+            limit = given.get("limit", NO_LIMIT)
+            counted = yield self._operations.retry_all(name, matching, limit, spread, dry_run, progress)
+            return _bulk_answer(*counted)
+
+        return (yield self._many(request, "retry", act, dry_run))
+
+    def _many(self, request: Request, name: str, act: Callable[[Progress], Any], dry_run: bool) -> Any:
+        """Carry out and record an operation on many tasks; a dry run is not recorded."""
+        if dry_run:
+            return act(Progress())
+        task = request.options.get("id")
+        return self.trail.record(request, name, lambda action: act(action.progress), can_undo=True, task=task)
 
     @inlineCallbacks
     def delete(self, request: Request) -> Any:
@@ -230,20 +247,28 @@ class Admin:
             raise BadOption("The option 'state' is missing: give ready, delayed, dead or done.")
         if "reason" in given and given["state"] != "dead":
             raise BadOption("The option 'reason' is only for state=dead: other tasks have no reason.")
-        count, skipped = yield self._operations.delete(
-            name,
-            given["state"],
-            _task_filter(given),
-            given.get("limit", NO_LIMIT),
-            given.get("dry_run", False),
-        )
-        return _bulk_answer(count, skipped)
+        dry_run = given.get("dry_run", False)
 
-    @inlineCallbacks
+        @inlineCallbacks
+        def act(progress: Progress) -> Any:
+            counted = yield self._operations.delete(
+                name, given["state"], _task_filter(given), given.get("limit", NO_LIMIT), dry_run, progress
+            )
+            return _bulk_answer(*counted)
+
+        return (yield self._many(request, "delete", act, dry_run))
+
     def pause(self, request: Request) -> Any:
         """Hand out no task, for some seconds or until the queue is resumed."""
-        yield self._operations.pause(request.name, request.options.get("seconds"))
-        return (yield after(True, self.queue(request)))
+        length = request.options.get("seconds")
+
+        @inlineCallbacks
+        def act(action: Action) -> Any:
+            yield self._operations.pause(request.name, length)
+            action.has_changed()
+            return (yield after(True, self.queue(request)))
+
+        return self.trail.record(request, "resume" if length == 0 else "pause", act)
 
     @inlineCallbacks
     def move(self, request: Request) -> Any:
@@ -251,9 +276,16 @@ class Admin:
         name, given = request.name, request.options
         if "to" not in given:
             raise BadOption("The option 'to' is missing: name the queue to move the tasks to.")
-        _check_fill(request, given["to"])
-        moved, skipped = yield self._operations.move(name, given["to"].encode(), given.get("state", "ready"))
-        return _bulk_answer(moved, skipped)
+        check_fill(request, given["to"])
+
+        @inlineCallbacks
+        def act(action: Action) -> Any:
+            counted = yield self._operations.move(
+                name, given["to"].encode(), given.get("state", "ready"), action.progress
+            )
+            return _bulk_answer(*counted)
+
+        return (yield self.trail.record(request, "move", act))
 
     @inlineCallbacks
     def export(self, request: Request) -> Any:
@@ -272,14 +304,21 @@ class Admin:
     def restore(self, request: Request) -> Any:
         """Store the tasks of an export again."""
         tasks = yield in_turns(records(request.body), self._queues.later)
-        restored = yield self._transfers.restore(request.name, tasks)
-        answer = {
-            "success": True,
-            "count": restored.count,
-            "skipped": len(tasks) - restored.count,
-            "key_taken": restored.key_taken,
-        }
-        return json_answer(200, answer)
+
+        @inlineCallbacks
+        def act(action: Action) -> Any:
+            restored = yield self._transfers.restore(request.name, tasks)
+            action.progress.add(restored.count)
+            action.progress.skipped = len(tasks) - restored.count
+            answer = {
+                "success": True,
+                "count": restored.count,
+                "skipped": len(tasks) - restored.count,
+                "key_taken": restored.key_taken,
+            }
+            return json_answer(200, answer)
+
+        return (yield self.trail.record(request, "import", act))
 
     # Tasks
 
@@ -329,17 +368,29 @@ class Admin:
         row = task_row(view)
         return json_answer(200, row if access.reads(view.queue) else without_payloads(row))
 
-    @inlineCallbacks
     def cancel(self, request: Request) -> Any:
         """End a task, or delete one that has ended."""
-        how = yield self._operations.cancel(request.name, request.segments[1])
-        return json_answer(200, {"success": True, "how": how})
+        task_id = request.segments[1]
 
-    @inlineCallbacks
+        @inlineCallbacks
+        def act(action: Action) -> Any:
+            how = yield self._operations.cancel(request.name, task_id, action.progress)
+            action.line.options = {"how": how}
+            return json_answer(200, {"success": True, "how": how})
+
+        return self.trail.record(request, "cancel", act, can_undo=True, task=_shown_id(task_id))
+
     def run(self, request: Request) -> Any:
         """Make a delayed task ready now."""
-        yield self._operations.run(request.name, request.segments[1])
-        return json_answer(200, {"success": True, "state": "ready"})
+        task_id = request.segments[1]
+
+        @inlineCallbacks
+        def act(action: Action) -> Any:
+            yield self._operations.run(request.name, task_id)
+            action.progress.add(1)
+            return json_answer(200, {"success": True, "state": "ready"})
+
+        return self.trail.record(request, "run", act, task=_shown_id(task_id))
 
     @inlineCallbacks
     def why(self, request: Request) -> Any:
@@ -359,58 +410,3 @@ class Admin:
             "reasons": reasons,
         }
         return json_answer(200, answer)
-
-    # Schedules
-
-    @inlineCallbacks
-    def schedules(self, request: Request) -> Any:
-        """The schedules by name, a page at a time."""
-        given = request.options
-        limit = given.get("limit", PAGE)
-        names = yield self._schedules.names(options.decode_cursor(given.get("cursor", "")), limit + 1)
-        page, last = Page(limit), b""
-        for name in names:
-            try:
-                record = yield self._schedules.get(name)
-            except NotFound:
-                # It was dropped meanwhile.
-                continue
-            if not page.add(_schedule(request, name, record, SHOWN_BYTES)):
-                break
-            last = name
-        return page.answer(b"schedules", options.encode_cursor(last) if page.ended_early else None)
-
-    @inlineCallbacks
-    def schedule(self, request: Request) -> Any:
-        """A schedule, and its next tick."""
-        name = request.name
-        record = yield self._schedules.get(name)
-        return json_answer(200, _schedule(request, name, record))
-
-    @inlineCallbacks
-    def put_schedule(self, request: Request) -> Any:
-        """Create or replace a schedule."""
-        name, fields = request.name, options.schedule(request.body)
-        given = {} if fields.get("options") is None else fields["options"]
-        fields["options"], fields["push"] = options.schedule_options(given)
-        _check_fill(request, fields.get("queue"))
-        record = yield self._schedules.put(name, fields)
-        return json_answer(200, _schedule(request, name, record))
-
-    @inlineCallbacks
-    def drop_schedule(self, request: Request) -> Any:
-        """Delete a schedule; the tasks it pushed stay."""
-        yield self._schedules.drop(request.name)
-        return json_answer(200, {"success": True})
-
-    @inlineCallbacks
-    def run_schedule(self, request: Request) -> Any:
-        """Push the task of a schedule now."""
-        at_once(
-            options.no_members(request.body, "This request takes no body: it pushes the schedule's own task.")
-        )
-        record = yield self._schedules.get(request.name)
-        _check_fill(request, record["queue"])
-        pushed = yield self._schedules.run(request.name)
-        duplicate = {"duplicate": True} if pushed.duplicate else {}
-        return json_answer(200, {"success": True, "id": pushed.id, **duplicate})

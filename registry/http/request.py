@@ -32,9 +32,21 @@ class Request:
 
     ``segments``: the raw variable segments of the path, the name's first. ``options``: the parsed options of the query; do not change
     them, because other requests may share them. ``header(name)`` takes a name in lower case and returns a value, or None.
+    ``request_id``: only where the route demands "operate" or "admin".
     """
 
-    __slots__ = ("_access", "_address", "body", "header", "name", "options", "query", "segments")
+    __slots__ = (
+        "_access",
+        "_address",
+        "body",
+        "header",
+        "name",
+        "options",
+        "query",
+        "request_id",
+        "segments",
+    )
+    request_id: bytes
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from registry import __version__
 from registry.errors import RedisUnavailable, RegistryError, ShuttingDown
 from registry.http import admin, options
 from registry.http.admin import Admin
+from registry.http.audit import AUDIT_OPTIONS, UNDO
 from registry.http.auth import ANYONE, STRANGER, Access, Gate, describe
 from registry.http.codec import (
     COMMON,
@@ -34,10 +35,13 @@ from registry.http.codec import (
 )
 from registry.http.parser import Found, Head, check_right, remember
 from registry.http.request import Match, Request, Route, Table
+from registry.http.schedules import SCHEDULES_OPTIONS
 from registry.http.tasks import Tasks
 from registry.http.validation import ALLOW, Refusal, sane_request_id
 from registry.queue.promise import Promise, as_deferred
 
+# The rights of routes whose requests the audit may record.
+RECORDED = ("operate", "admin")
 # The longest query that is remembered, bytes.
 MAX_QUERY = 128
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -103,7 +107,7 @@ class Api:
             self._table.add(row)
         self._leaves: dict[tuple[bytes, bytes, bytes], tuple[Found, bytes, bytes, dict[str, Any]]] = {}
         self._gate = gate or Gate()
-        self._found = {row.verb: _found(row, _answering(getattr(self, row.verb))) for row in ROUTES}
+        self._found = {row.verb: _found(row, _answering(row, getattr(self, row.verb))) for row in ROUTES}
         self._queries: dict[tuple[str, bytes], tuple[bytes, dict[str, Any]]] = {}
 
     # Producers and workers
@@ -172,7 +176,7 @@ class Api:
     def patch(self, request: Request) -> Any:
         return self._admin.patch(request)
 
-    @route("DELETE", "/api/queues/<name>", right="operate")
+    @route("DELETE", "/api/queues/<name>", right="operate", options=UNDO)
     def purge(self, request: Request) -> Any:
         return self._admin.purge(request)
 
@@ -217,7 +221,7 @@ class Api:
     def task(self, request: Request) -> Any:
         return self._admin.task(request)
 
-    @route("DELETE", "/api/queues/<name>/tasks/<id>", right="operate")
+    @route("DELETE", "/api/queues/<name>/tasks/<id>", right="operate", options=UNDO)
     def cancel(self, request: Request) -> Any:
         return self._admin.cancel(request)
 
@@ -231,25 +235,35 @@ class Api:
 
     # Schedules
 
-    @route("GET", "/api/schedules", right="view", options=admin.SCHEDULES_OPTIONS)
+    @route("GET", "/api/schedules", right="view", options=SCHEDULES_OPTIONS)
     def schedules(self, request: Request) -> Any:
-        return self._admin.schedules(request)
+        return self._admin.schedules.list(request)
 
     @route("GET", "/api/schedules/<name>", right="view")
     def schedule(self, request: Request) -> Any:
-        return self._admin.schedule(request)
+        return self._admin.schedules.get(request)
 
     @route("PUT", "/api/schedules/<name>", right="operate")
     def put_schedule(self, request: Request) -> Any:
-        return self._admin.put_schedule(request)
+        return self._admin.schedules.put(request)
 
     @route("DELETE", "/api/schedules/<name>", right="operate")
     def drop_schedule(self, request: Request) -> Any:
-        return self._admin.drop_schedule(request)
+        return self._admin.schedules.drop(request)
 
     @route("POST", "/api/schedules/<name>/run", right="operate")
     def run_schedule(self, request: Request) -> Any:
-        return self._admin.run_schedule(request)
+        return self._admin.schedules.run(request)
+
+    # The audit
+
+    @route("GET", "/api/audit", right="view", options=AUDIT_OPTIONS)
+    def audit(self, request: Request) -> Any:
+        return self._admin.trail.lines(request)
+
+    @route("POST", "/api/audit/<id>/undo", right="operate")
+    def undo(self, request: Request) -> Any:
+        return self._admin.trail.undo(request)
 
     # The caller
 
@@ -326,6 +340,8 @@ class Api:
     def serve(self, request: Any) -> Any:
         """Answer a request of twisted.web."""
         head = WebHead(request)
+        given = request.requestHeaders.getRawHeaders(b"x-request-id", ())
+        head.request_id = request.registry_id = sane_request_id(given) or _request_id()
         try:
             head.access = self._admit(request, head)
             match = self._table.find(head.method, head.path)
@@ -359,6 +375,7 @@ class Api:
 
     def _run(self, match: Match, head: WebHead, body: bytes) -> Any:
         parsed = Request(head, match.name(), match.segments, match.options(head.query), body, head.address)
+        parsed.request_id = head.request_id
         answer = getattr(self, match.route.verb)(parsed)
         return as_deferred(answer) if isinstance(answer, Promise) else answer
 
@@ -371,9 +388,8 @@ class Api:
         """Write the answer. Its tasks are confirmed when twisted.web has finished it, or put back if the client has gone."""
         request.setResponseCode(answer.status)
         headers = request.responseHeaders
-        given = request.requestHeaders.getRawHeaders(b"x-request-id", ())
         own = (
-            (b"X-Request-Id", sane_request_id(given) or secrets.token_hex(8).encode()),
+            (b"X-Request-Id", request.registry_id),
             (b"Content-Length", b"%d" % len(answer.body)),
         )
         for name, value in (*COMMON, *own, *answer.headers):
@@ -393,19 +409,32 @@ class Api:
 def _found(row: Route, verb: Callable[..., Any]) -> tuple[Found, Found]:
     """What `Api.find` returns for a route: for a head that comes once, and for one that comes often."""
     once = Found(verb, row.parks, False, row.right, row.or_push, "<names>" in row.path)
-    return once, once._replace(remembers=True)
+    return once, once if row.right in RECORDED else once._replace(remembers=True)
 
 
-def _answering(endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes, str], Any]:
+def _answering(row: Route, endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes, str], Any]:
+    def act(head: Head, body: bytes, address: str) -> Any:
+        request = Request(head, head.name, head.segments, head.options, body, address)
+        # The audit has the id that the answer will have. Such a head is not remembered, so this is no other request's.
+        request.request_id = head.request_id = head.request_id or _request_id()
+        return endpoint(request)
+
+    if row.right in RECORDED:
+        return act
     return lambda head, body, address: endpoint(
         Request(head, head.name, head.segments, head.options, body, address)
     )
 
 
+def _request_id() -> bytes:
+    return secrets.token_hex(8).encode()
+
+
 class WebHead:
     """The head of a request of twisted.web."""
 
-    __slots__ = ("access", "address", "get", "method", "path", "query")
+    __slots__ = ("access", "address", "get", "method", "path", "query", "request_id")
+    request_id: bytes
 
     def __init__(self, request: Any) -> None:
         self.access = ANYONE

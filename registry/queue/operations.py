@@ -8,13 +8,15 @@ from typing import Any
 
 from msgspec import msgpack
 from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.python.failure import Failure
 
 from registry.duration import milliseconds
-from registry.errors import BadOption, Conflict, NotFound
+from registry.errors import BadOption, Conflict, NotFound, RedisFull
 from registry.model import LETTERS, STATES, Code, Error, Policy, PolicyChange, decode_policy
 from registry.queue.inspector import Inspector
 from registry.queue.names import check_name, pushed_at_ms
 from registry.queue.pages import TaskView, Walk
+from registry.queue.progress import Progress
 from registry.queue.promise import Gathering, after
 from registry.queue.queues import Queues
 from registry.redis.faults import error_from_reply
@@ -88,14 +90,17 @@ class Operations:
         return self._queues.ask(verb, self._store.of_lease(name, *args)).addCallback(_checked)
 
     @inlineCallbacks
-    def cancel(self, name: bytes, task_id: bytes) -> Any:
+    def cancel(self, name: bytes, task_id: bytes, progress: Progress | None = None) -> Any:
         """Fires with ``cancelled`` (it was waiting, now dead), ``marked`` (its holder is notified) or ``removed`` (it had ended).
 
-        Fails with `NotFound`.
+        Fails with `NotFound`. ``progress``, here and below: counts what is done, and says where it is set aside.
         """
-        reply = yield self._run_one("cancel", name, task_id)
+        progress = progress or Progress()
+        words = f"{task_id.decode()} {progress.place}".rstrip().encode()
+        reply = yield _hinted(progress, self._run_one("cancel", name, words))
         if reply[0]:
             raise NotFound("This queue has no such task.")
+        progress.add(1, *reply[2:])
         return reply[1].decode()
 
     @inlineCallbacks
@@ -115,6 +120,7 @@ class Operations:
         matching: TaskFilter = ALL,
         spread: float = 0,
         dry_run: bool = False,
+        progress: Progress | None = None,
     ) -> Any:
         """Make a dead task ready again. Fires with True, or with False, and no change, if it does not match ``matching``.
 
@@ -124,7 +130,9 @@ class Operations:
             view = yield self._inspector.task(name, task_id)
             if view.state == "dead" and not matching.matches(view):
                 return False
-        reply = yield self._run_one("retry", name, task_id, _DRY if dry_run else _later(spread, 1))
+        progress = progress or Progress()
+        how = _DRY if dry_run else _later(spread, 1, progress.place)
+        reply = yield self._run_one("retry", name, task_id, how)
         if reply[0] == Code.NOT_JSON:
             raise Conflict(
                 "not_json",
@@ -135,6 +143,7 @@ class Operations:
         if reply[0]:
             yield self._inspector.task(name, task_id)
             raise Conflict("not_dead", "This task is not dead.")
+        progress.add(1, *reply[2:])
         return True
 
     @inlineCallbacks
@@ -145,13 +154,14 @@ class Operations:
         limit: int = NO_LIMIT,
         spread: float = 0,
         dry_run: bool = False,
+        progress: Progress | None = None,
     ) -> Any:
         """Make the dead tasks of a queue ready again, oldest first. Fires with (retried, skipped). ``dry_run`` only counts.
 
         ``spread``: the seconds over which the tasks become ready, one after the other.
         """
         check_name(name)
-        count = skipped = 0
+        progress = progress or Progress()
         # If dead tasks share a key, the first one takes it. A dry run changes nothing in Redis, so it must count that here.
         keys: set[bytes] = set()
         began = yield self._store.redis_now_ms()
@@ -165,18 +175,23 @@ class Operations:
             )
 
         walk = Walk(self._store, name, "dead", shown=-1, oldest_first=True)
-        while ids := (yield after(count, _next_ids(walk, wanted, limit - count))):
-            modes = [_DRY if dry_run else _later(spread, count + n) for n in range(1, len(ids) + 1)]
-            replies = yield after(count, self._run_each("retry", name, list(zip(ids, modes, strict=True))))
+        while ids := (yield after(progress.count, _next_ids(walk, wanted, limit - progress.count))):
+            numbers = range(progress.count + 1, progress.count + 1 + len(ids))
+            modes = [_DRY if dry_run else _later(spread, n, progress.place) for n in numbers]
+            replies = yield after(
+                progress.count, self._run_each("retry", name, list(zip(ids, modes, strict=True)))
+            )
             for code, *more in map(_checked, replies):
                 is_skipped = code in (Code.KEY_TAKEN, Code.NOT_JSON) or (
                     dry_run and code == Code.OK and more[0] in keys
                 )
-                skipped += is_skipped
+                progress.skipped += is_skipped
                 if code == Code.OK and not is_skipped:
-                    count += 1
-                    keys.update(filter(None, more))
-        return count, skipped
+                    progress.add(1, *more[1:])
+                    keys.update(filter(None, more[:1]))
+            if any(reply[0] == Code.AGAIN for reply in replies):
+                break
+        return progress.count, progress.skipped
 
     @inlineCallbacks
     def delete(
@@ -186,6 +201,7 @@ class Operations:
         matching: TaskFilter = ALL,
         limit: int = NO_LIMIT,
         dry_run: bool = False,
+        progress: Progress | None = None,
     ) -> Any:
         """Delete the tasks of a state, oldest first. Fires with (deleted, skipped). ``dry_run`` only counts.
 
@@ -193,25 +209,39 @@ class Operations:
         all tasks of the state are.
         """
         check_name(name)
+        progress = progress or Progress()
         if matching == ALL and state in ("ready", "delayed"):
             if not dry_run:
-                return (yield self.purge(name, state, limit)), 0
+                return (yield self.purge(name, state, limit, progress)), 0
             view = yield self._inspector.queue(name)
             return min(limit, getattr(view, state)), 0
-        count = skipped = 0
-        letter = LETTERS[state].encode()
         # Kept tasks come first, because they move to the other list when their time ends.
         for kept in (True, False) if state == "done" else (False,):
             walk = Walk(self._store, name, state, shown=-1, oldest_first=True, kept=kept)
-            while ids := (yield after(count, _next_ids(walk, matching.matches, limit - count))):
+            while ids := (
+                yield after(progress.count, _next_ids(walk, matching.matches, limit - progress.count))
+            ):
                 if dry_run:
-                    count += len(ids)
-                    continue
-                entries = [(task_id, letter) for task_id in ids]
-                for code, *_ in map(_checked, (yield after(count, self._run_each("delete", name, entries)))):
-                    count += code == Code.OK
-                    skipped += code != Code.OK
-        return count, skipped
+                    progress.count += len(ids)
+                elif not (yield self._delete(name, ids, LETTERS[state], progress)):
+                    break
+        return progress.count, progress.skipped
+
+    @inlineCallbacks
+    def _delete(self, name: bytes, ids: list[bytes], letter: str, progress: Progress) -> Any:
+        """Delete these tasks. Fires with False when the undo of this operation has begun."""
+        while ids:
+            entry = self._store.delete(name, ids, letter, progress.place)
+            asked = self._queues.ask("delete", entry).addCallback(_checked)
+            reply = yield after(progress.count, _hinted(progress, asked))
+            if reply[0] == Code.AGAIN:
+                return False
+            _, count, looked, size = reply
+            progress.add(count, size)
+            progress.skipped += looked - count
+            # Large tasks take several calls.
+            ids = ids[looked:]
+        return True
 
     @inlineCallbacks
     def _run_each(self, verb: str, name: bytes, args: Iterable[tuple[bytes, ...]]) -> Any:
@@ -224,36 +254,41 @@ class Operations:
         return (yield replies) if entries else []
 
     @inlineCallbacks
-    def move(self, name: bytes, to: bytes, state: str) -> Any:
+    def move(self, name: bytes, to: bytes, state: str, progress: Progress | None = None) -> Any:
         """Move all tasks of a state to the tail of another queue. Fires with (moved, skipped)."""
         check_name(name)
         check_name(to)
         if name == to:
             raise BadOption("The option 'to' must name a different queue.")
-        moved = skipped = 0
+        progress = progress or Progress()
         while True:
             # Ready tasks that cannot move stay at the head, so each call sees them again before any others.
-            most = MOVES_PER_CALL + (min(skipped, MAX_SKIPPED) if state == "ready" else 0)
-            entry = self._store.move(name, to, state, most, skipped)
-            reply = yield after(moved, self._queues.ask("move", entry).addCallback(_checked))
-            moved += reply[1]
+            most = MOVES_PER_CALL + (min(progress.skipped, MAX_SKIPPED) if state == "ready" else 0)
+            entry = self._store.move(name, to, state, most, progress.skipped)
+            reply = yield after(progress.count, self._queues.ask("move", entry).addCallback(_checked))
+            progress.add(reply[1])
             # For ready tasks, the reply counts all skipped ones again. In other states, the next call starts behind them.
-            skipped = reply[2] if state == "ready" else skipped + reply[2]
-            if not reply[3] or (state == "ready" and skipped > MAX_SKIPPED):
-                return moved, skipped
+            progress.skipped = reply[2] if state == "ready" else progress.skipped + reply[2]
+            if not reply[3] or (state == "ready" and progress.skipped > MAX_SKIPPED):
+                return progress.count, progress.skipped
 
     @inlineCallbacks
-    def purge(self, name: bytes, state: str = "", limit: int = NO_LIMIT) -> Any:
+    def purge(
+        self, name: bytes, state: str = "", limit: int = NO_LIMIT, progress: Progress | None = None
+    ) -> Any:
         """Delete ready and delayed tasks, or only those of ``state``. Fires with how many."""
         check_name(name)
-        count = 0
-        while count < limit:
-            entry = self._store.purge(name, state, min(MOVES_PER_CALL, limit - count))
-            reply = yield after(count, self._queues.ask("purge", entry).addCallback(_checked))
-            count += reply[1]
+        progress = progress or Progress()
+        while progress.count < limit:
+            most = min(MOVES_PER_CALL, limit - progress.count)
+            asked = self._queues.ask("purge", self._store.purge(name, state, most, progress.place))
+            reply = yield after(progress.count, _hinted(progress, asked.addCallback(_checked)))
+            if reply[0] == Code.AGAIN:
+                break
+            progress.add(reply[1], *reply[3:])
             if not reply[2]:
                 break
-        return count
+        return progress.count
 
     def pause(self, name: bytes, length: float | None) -> Deferred[Policy]:
         """Hand out no tasks for ``length`` seconds; None: until resumed; 0 resumes. Fires with the `Policy`."""
@@ -265,17 +300,7 @@ class Operations:
 
     def set_policy(self, name: bytes, changes: dict[str, Any]) -> Deferred[Policy]:
         """Change rules; the value None resets one. Fires with the `Policy`. Raises `BadOption` for an invalid value."""
-        given: dict[str, Any] = {}
-        reset: list[str] = []
-        for rule, value in changes.items():
-            # Lua in Redis cannot distinguish an empty object from an array; an empty object means the same as None.
-            if (value is None and rule in RULES) or (rule == "retention" and value in (None, {})):
-                reset.append(rule)
-            else:
-                given[rule] = _rule(rule, value)
-        if given.get("paused") is False:
-            del given["paused"]
-            reset.append("paused")
+        given, reset = rules_of(changes)
         return self._change(name, PolicyChange(set=given, reset=reset))
 
     @inlineCallbacks
@@ -290,6 +315,22 @@ class Operations:
                 more = PolicyChange(trim_only=True, dead_from=reply[3].decode(), only_shorter=only_shorter)
             reply = yield after(True, self._run_one("policy", name, msgpack.encode(more)))
         return decode_policy(reply[1])
+
+
+def rules_of(changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The rules that are set and those that are reset by these changes. Raises `BadOption` for an invalid value."""
+    given: dict[str, Any] = {}
+    reset: list[str] = []
+    for rule, value in changes.items():
+        # Lua in Redis cannot distinguish an empty object from an array; an empty object means the same as None.
+        if (value is None and rule in RULES) or (rule == "retention" and value in (None, {})):
+            reset.append(rule)
+        else:
+            given[rule] = _rule(rule, value)
+    if given.get("paused") is False:
+        del given["paused"]
+        reset.append("paused")
+    return given, reset
 
 
 def _checked(reply: list[Any]) -> list[Any]:
@@ -312,9 +353,23 @@ def _next_ids(walk: Walk, wanted: Callable[[TaskView], bool], most: int) -> Any:
     return ids
 
 
-def _later(spread: float, number: int) -> bytes:
+def _later(spread: float, number: int, place: str) -> bytes:
     """The delay of task ``number`` of a bulk retry: steps of the golden ratio spread evenly, whatever the total."""
-    return b"d%d" % int(spread * 1000 * (number * 0.6180339887498949 % 1)) if spread else b""
+    delay = f"d{int(spread * 1000 * (number * 0.6180339887498949 % 1))}" if spread else ""
+    return f"{delay} {place}".rstrip().encode()
+
+
+def _hinted(progress: Progress, asked: Deferred[Any]) -> Deferred[Any]:
+    """The same; in a full Redis, what is set aside would free no memory, so the error names the way out."""
+
+    def failed(failure: Failure) -> Any:
+        if progress.place and failure.check(RedisFull):
+            raise RedisFull(
+                "Redis is full, so what is deleted cannot be kept for an undo: add undo=no to delete it for good."
+            )
+        return failure
+
+    return asked.addErrback(failed)
 
 
 def _rule(rule: str, value: Any) -> Any:

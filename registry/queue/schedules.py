@@ -7,7 +7,7 @@ moves the schedule to the next one in one step, so no tick is pushed twice or lo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -125,10 +125,11 @@ class Schedules:
         self._aligned, self._aligned_at = 0, float("inf")
 
     @inlineCallbacks
-    def put(self, name: bytes, fields: dict[str, Any]) -> Any:
+    def put(self, name: bytes, fields: dict[str, Any], on_change: Callable[[], None] = lambda: None) -> Any:
         """Store a schedule, replacing one of the same name; a tick of the old one that is due is pushed first.
 
-        Fires with the schedule as `get` does, or fails with `BadOption` if its tasks would expire before they are due.
+        Fires with the schedule as `get` does, or fails with `BadOption` if its tasks would expire before they are due. Calls
+        ``on_change`` unless it was the same before.
         """
         check_name(name)
         given = check(fields, self._store.now_ms())
@@ -165,6 +166,7 @@ class Schedules:
                     (b"", b"", encode_options(schedule.push)),
                 )
             ):
+                on_change()
                 return self._shown(schedule, following)
         raise RedisUnavailable("Other requests keep changing this schedule; try again in a moment.")
 

@@ -40,6 +40,8 @@ VERBS = {
     "delete": 2,
     "schedule": 8,
     "restore": 3,
+    "undo": 3,
+    "audit": 3,
     "counts": 0,
     "fields": 0,
     "ready": 0,

@@ -29,6 +29,7 @@ class Keys:
         self.schedules = space + b"schedules"
         self.ticks = space + b"ticks"
         self.beats = space + b"beats"
+        self.audit = space + b"audit"
         # Channels.
         self.wake = space + b"wake"
         self.ended = space + b"ended"
@@ -60,6 +61,10 @@ class Keys:
     def leases(self, name: bytes) -> bytes:
         """Lease id -> its end, ms."""
         return self._of(name, b"l")
+
+    def aside(self, name: bytes, operation: int, number: int | str) -> bytes:
+        """A list of what an operation deleted; the last one is called "left"."""
+        return b"undo:" + self._of(name, f"{operation}:{number}".encode())
 
     def _of(self, name: bytes, kind: bytes) -> bytes:
         return b"{%b%b}%b" % (self.prefix, name, kind)

@@ -17,6 +17,7 @@ from txredisapi import ResponseError
 
 from registry.errors import RedisUnavailable
 from registry.model import PopOptions, Task
+from registry.redis.audit_store import AuditStore
 from registry.redis.commands import VERBS
 from registry.redis.faults import STATE_ERRORS, raise_domain_error
 from registry.redis.keys import bulk
@@ -64,7 +65,7 @@ class WideEntry(Entry):
     __slots__ = ("weight",)
 
 
-class Store(Lookups, ScheduleStore, Presence):
+class Store(Lookups, ScheduleStore, AuditStore, Presence):
     """The tasks in one Redis: scripts over one ordered connection, and look-ups over a few others.
 
     ``key_prefix`` precedes the name of every queue's list; registries whose prefixes do not overlap can share a Redis.
@@ -161,9 +162,22 @@ class Store(Lookups, ScheduleStore, Presence):
         args = (self.keys.list_key(to), state.encode(), b"%d" % limit, b"%d" % skipped)
         return Entry(self.keys.bulk_list(name), b"".join(map(bulk, args)))
 
-    def purge(self, name: bytes, state: str, limit: int) -> Entry:
-        """Forget at most ``limit`` ready and delayed tasks, or only those of ``state``."""
-        return Entry(self.keys.bulk_list(name), bulk(f"{limit} {state}".rstrip().encode()))
+    def purge(self, name: bytes, state: str, limit: int, aside: str) -> Entry:
+        """Forget at most ``limit`` ready and delayed tasks, or only those of ``state``. ``aside``: `Progress.place`."""
+        return Entry(self.keys.bulk_list(name), bulk(f"{limit} {state} {aside}".rstrip().encode()))
+
+    def delete(self, name: bytes, ids: Sequence[bytes], letter: str, aside: str) -> Entry:
+        """Forget tasks that are in the state of this letter."""
+        return self.of_lease(name, b" ".join(ids), f"{letter} {aside}".rstrip().encode())
+
+    def undo(self, name: bytes, operation: int, number: int | str, limit: int) -> Entry:
+        """Bring back at most ``limit`` of the tasks that are set aside in this list of an operation."""
+        return self.of_lease(name, b"%d" % operation, str(number).encode(), b"%d" % limit)
+
+    def audit(self, what: str, serial: int | None, text: bytes = b"") -> Entry:
+        """Begin a line of the audit, or change the one with this serial."""
+        args = what.encode(), b"" if serial is None else b"%d" % serial, text
+        return Entry(bulk(self.keys.audit), b"".join(map(bulk, args)))
 
     def restore(self, name: bytes, task_id: bytes, payload: bytes, task: Task) -> Entry:
         """Store a task of an export again; ``task`` is all but its id and its payload."""

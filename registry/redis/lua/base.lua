@@ -13,7 +13,9 @@
 --   {Q}b  zset  id -> forgotten at, ms (a payload of a large batch that is still coming: in {Q}t, and in no state)
 --   {Q}c  string, Policy                             {Q}n  hash  counters: s0 … s9 tombstones in the lists, rates
 --   {Q}i: strings, answers remembered for an Idempotency-Key, each with a time to live
+--   undo:{Q} lists, what operators deleted, each with a time to live (aside.lua)
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
+--   SPACE .. audit  zset  line -> serial, what operators did (audit.lua); SPACE .. audit:last the last serial
 --
 -- Records, in msgpack. Of each field: the name it has here ("-" where that is its long name), its long name, and what
 -- it means. registry/model has the same records with the same fields in the same order. A field that is not there

@@ -1,28 +1,56 @@
--- uses: base, life, finishing, heads, each
--- Delete: forget a task that is in a given state. A leased task cannot be deleted: its holder works on it.
--- KEYS: the list of each entry. ARGV per entry: task id, the letter of the state (r d x e).
--- Reply per entry: {0} · {1} it is not in that state any more · {8, text}.
+-- uses: base, life, finishing, heads, aside, each
+-- Delete: forget tasks that are in a given state. A leased task cannot be deleted: its holder works on it.
+-- KEYS: the list of each entry. ARGV per entry: task ids, separated by spaces; the letter of the state (r d x e), and
+--   after a space where they are set aside.
+-- Reply per entry: {0, how many were deleted, how many ids were looked at, bytes set aside} the others were not in that
+--   state any more · {2} its undo has begun · {6|7|8, text}.
 local HEADS = 10
 
-local function delete(list, id, state)
-  local tag = '{' .. list .. '}'
-  must_be_list(list)
-  if state == 'x' or state == 'e' then
-    if call('ZREM', tag .. state, id) == 0 and (state == 'x' or call('ZREM', tag .. 'f', id) == 0) then return {1} end
-    forget(list, tag, id)
-    return {0}
-  end
-  local task = known(tag, id)
-  if state == 'd' then
-    if call('ZREM', tag .. 'd', id) == 0 then return {1} end
+local function delete_one(list, tag, id, state, place)
+  local waits = state == 'r' or state == 'd'
+  local packed, kind, at = nil, state, nil
+  if state == 'r' then
+    if call('HEXISTS', tag .. 't', id) == 0 then return false end
   else
-    if call('HEXISTS', tag .. 't', id) == 0 or (task and task.s ~= 'r') then return {1} end
+    at = call('ZSCORE', tag .. kind, id)
+    if not at and state == 'e' then
+      kind = 'f'
+      at = call('ZSCORE', tag .. kind, id)
+    end
+    if not at then return false end
+  end
+  if waits or place ~= '' then packed = call('HGET', tag .. 'm', id) end
+  local task = waits and unpack_known(packed) or nil
+  if state == 'r' and task and task.s ~= 'r' then return false end
+  set_task_aside(tag, place, state == 'r' and 't' or kind, id, packed, at)
+  if state == 'r' then
     leave_tombstone(list, tag, task or {})
+  else
+    call('ZREM', tag .. kind, id)
   end
   drop(list, tag, id, task)
   if state == 'r' then clear_head(list, tag, task and task.p or 0, HEADS) end
-  return {0}
+  return true
 end
 
-may_grow()
+local function delete(list, ids, said)
+  local tag = '{' .. list .. '}'
+  local state, place = string.match(said, '^(%a) ?(.*)$')
+  must_be_list(list)
+  if place == '' then
+    may_grow()
+  elseif is_undone(tag, place) then
+    return {2}
+  else
+    must_have_room()
+  end
+  local count, looked, before = 0, 0, aside_bytes
+  for id in string.gmatch(ids, '%S+') do
+    if looked > 0 and is_enough() then break end
+    looked = looked + 1
+    if delete_one(list, tag, id, state, place) then count = count + 1 end
+  end
+  return {0, count, looked, aside_bytes - before}
+end
+
 return finish(reply_each(delete, 2))

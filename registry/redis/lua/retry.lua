@@ -1,12 +1,14 @@
--- uses: base, life, each
+-- uses: base, life, aside, each
 -- Retry: a dead task is ready again, with as many more attempts as it had at first.
--- KEYS: the list of each entry. ARGV per entry: task id, '1' to change nothing and only report, 'd' and the ms after
---   which it is ready, or ''.
--- Reply per entry: {0, its key or ''} · {1} not dead · {10} its key is taken · {11} it is not JSON · {8, text}; of the
---   first entries only, where the tasks' records are large.
-local function retry(list, id, how)
+-- KEYS: the list of each entry. ARGV per entry: task id; '1' to change nothing and only report, 'd' and the ms after
+--   which it is ready, or '', and after a space where what it was is set aside.
+-- Reply per entry: {0, its key or ''[, bytes set aside]} · {1} not dead · {2} its undo has begun · {10} its key is
+--   taken · {11} it is not JSON · {8, text}; of the first entries only, where the tasks' records are large.
+local function retry(list, id, said)
   local tag = '{' .. list .. '}'
+  local how, place = string.match(said, '^(%w*) ?(.*)$')
   must_be_list(list)
+  if place ~= '' and is_undone(tag, place) then return {2} end
   local task = known(tag, id)
   if not task or task.s ~= 'x' then return {1} end
   if task.y == 'not_json' then return {11} end
@@ -16,6 +18,11 @@ local function retry(list, id, how)
   end
   if how == '1' then return {0, task.k or ''} end
   call('ZREM', tag .. 'x', id)
+  local before = aside_bytes
+  set_aside(
+    tag, place, 'w', id,
+    {n = task.n, nn = task.nn, x = task.x, c = task.c, q = task.q, y = task.y, z = task.z, a = task.a or 0}
+  )
   if task.k then call('HSET', tag .. 'k', task.k, id) end
   task.nn = task.nn or task.n or policy_of(tag).attempts or 25
   task.n = (task.a or 0) + task.nn
@@ -23,7 +30,7 @@ local function retry(list, id, how)
   task.x, task.c, task.q, task.y, task.z = nil, nil, nil, nil, nil
   local wait = tonumber(string.match(how, '^d(%d+)$')) or 0
   if wait > 0 then make_delayed(list, tag, id, task, now + wait) else make_ready(list, tag, id, task, false) end
-  return {0, task.k or ''}
+  return {0, task.k or '', place ~= '' and aside_bytes - before or nil}
 end
 
 return finish(reply_each(retry, 2, false, has_read_enough))

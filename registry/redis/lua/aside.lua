@@ -1,0 +1,43 @@
+-- uses: base, life, finishing
+-- What operators delete is set aside for a while, so that it can be undone. Each operation has lists of its own,
+-- undo:{Q}OPERATION:0, 1, …, which expire by themselves; an undo takes the last record first. A record, in msgpack, is
+-- {kind, id, …}:
+--   'r' id, payload, Task, ''       a ready task whose element was taken out of its list
+--   't' id, payload, Task, ''       a ready task whose element may still be in its list, as a tombstone
+--   'd' 'x' 'e' 'f' id, payload, Task, score   a task of the sorted set of this letter
+--   'raw' '', element, priority     an element of another program
+--   'w' id, what a retry changes    a dead task that waits again
+--   'c' id, what a cancel changes   a task that waited, and is dead now
+--   'm' id, lease                   a leased task that was marked
+-- Task is packed, and '' for a plain one. undo:{Q}OPERATION:left has the records that could not come back.
+-- undo:{Q}OPERATION:undone exists from the first call of an undo on: an operation that still runs stops then.
+local ASIDE_FOR = 660000
+local aside_bytes, aside_until = 0, {}
+
+-- A call that reads or copies so many bytes leaves the rest to the next one.
+local function is_enough() return known_bytes + aside_bytes >= MOST_KNOWN_BYTES end
+
+local function is_undone(tag, place)
+  return call('EXISTS', 'undo:' .. tag .. string.match(place, '^[^:]*') .. ':undone') == 1
+end
+
+-- Fail in a full Redis before anything has changed: what is set aside frees no memory. The command does nothing.
+local function must_have_room() call('RPUSHX', SPACE .. 'probe', '') end
+
+-- `place` is 'OPERATION:number', or '' to set nothing aside.
+local function set_aside(tag, place, ...)
+  if place == '' then return end
+  local key, packed = 'undo:' .. tag .. place, cmsgpack.pack({...})
+  call('RPUSH', key, packed)
+  aside_bytes = aside_bytes + #packed
+  aside_until[key] = true
+end
+
+local function set_task_aside(tag, place, kind, id, packed, score)
+  if place == '' then return end
+  set_aside(tag, place, kind, id, call('HGET', tag .. 't', id), packed or '', score or '')
+end
+
+before_end[#before_end + 1] = function()
+  for key in pairs(aside_until) do call('PEXPIRE', key, ASIDE_FOR) end
+end
