@@ -20,6 +20,7 @@ from twisted.python.usage import Options
 from registry.config import Config
 from registry.log import SyslogDestination, install
 from registry.log_streams import StreamDestination, is_journal, stream
+from tests.live import ROOT
 
 # --- destinations ---
 
@@ -207,7 +208,7 @@ def probe(tmp_path: Path) -> Path:
 def run(probe: Path, program: str, *arguments: str, **extra: str) -> str:
     """Run twistd or twist with the probe and return what it wrote to standard output."""
     environ = {k: v for k, v in os.environ.items() if k != "JOURNAL_STREAM"}
-    environ.update(PYTHONPATH=f"{probe}{os.pathsep}{Path(__file__).parent.parent}", **extra)
+    environ.update(PYTHONPATH=f"{probe}{os.pathsep}{ROOT}", **extra)
     module = {"twistd": "twisted.scripts.twistd", "twist": "twisted.application.twist._twist"}[program]
     start = {"twistd": "run()", "twist": "Twist.main()"}[program]
     code = f"from {module} import *; from {module} import {start.split('(')[0].split('.')[0]}; {start}"
@@ -318,7 +319,7 @@ def test_a_log_file_that_cannot_be_written_is_one_sentence(probe: Path) -> None:
 
 
 def test_a_syslog_that_is_not_there_is_told(probe: Path, syslog_path: str) -> None:
-    environ = {**os.environ, "PYTHONPATH": f"{probe}{os.pathsep}{Path(__file__).parent.parent}"}
+    environ = {**os.environ, "PYTHONPATH": f"{probe}{os.pathsep}{ROOT}"}
     environ["SYSLOG"] = syslog_path
     code = "from twisted.scripts.twistd import run; run()"
     command = [sys.executable, "-c", code, "-n", "--pidfile=", "--syslog", "logprobe"]
