@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -77,13 +79,20 @@ def ctl_of(daemon: Daemon, home: Path) -> Ctl:
 
 
 class Canned:
-    """A server that gives these answers one after the other, the last one for ever; ``seen`` has the heads of the requests."""
+    """A server that gives these answers one after the other, the last one for ever, and to a path always its own.
 
-    def __init__(self, *answers: bytes) -> None:
+    ``seen`` has the heads of the requests.
+    """
+
+    def __init__(
+        self, *answers: bytes, by_path: Mapping[str, bytes] | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._answers = list(answers)
+        self._by_path = by_path or {}
         self.seen: list[str] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._tls = tls
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Canned:
@@ -101,12 +110,19 @@ class Canned:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
-            with connection:
+            with connection, contextlib.suppress(OSError):
+                if self._tls is not None:
+                    connection = self._tls.wrap_socket(connection, server_side=True)
                 head = b""
                 while b"\r\n\r\n" not in head and (data := connection.recv(65536)):
                     head += data
+                if not head:
+                    continue
                 self.seen.append(head.decode("latin-1"))
-                connection.sendall(self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])
+                path = self.seen[-1].split()[1].partition("?")[0]
+                own = self._by_path.get(path)
+                answers = self._answers if own is None else [own]
+                connection.sendall(answers.pop(0) if len(answers) > 1 else answers[0])
 
 
 def answer(status: int, body: Any = None, **headers: str) -> bytes:

@@ -237,6 +237,36 @@ def test_a_result_is_shown_as_it_was_sent(ctl: Ctl, served: Daemon, q: str) -> N
     assert '"result":{"big":1e999}' in ctl.ok("task", task_id, "--json")
 
 
+# The audit
+
+
+def test_audit_and_undo(ctl: Ctl, served: Daemon, q: str) -> None:
+    task_id = pushed(served, q, 1, "key=k")
+    pushed(served, q, 2)
+    purged = ctl.run("queue", q, "purge", "--yes")
+    assert purged.stdout == "2 tasks deleted.\n"
+    entry = purged.stderr.split()[-1]
+    (line,) = [line for line in words(ctl.ok("audit", "--queue", q)) if line[0] == entry]
+    assert line[3:7] == ["-", "127.0.0.1", "purge", q] and "until" in line
+    again = pushed(served, q, 3, "key=k")
+    assert (
+        ctl.ok("undo", entry)
+        == "1 task came back.\n1 task did not: another task with this key waits or runs.\n"
+    )
+    assert counts(served, q) == {"ready": 2}
+    assert [row["action"] for row in ctl.rows("audit", "--queue", q)] == ["undo", "purge"]
+    assert ctl.rows("audit", "--queue", q, "--action", "policy") == []
+    assert "not_found" in ctl.fails(3, "undo", "999999")
+    assert "not_undoable" in ctl.fails(
+        4, "undo", ctl.rows("audit", "--queue", q, "--action", "undo")[0]["id"]
+    )
+    assert "bad_option" in ctl.fails(2, "audit", "--action", "mischief")
+    cancelled = ctl.run("task", f"{q}/{again}", "cancel")
+    assert "came back" in ctl.ok("undo", cancelled.stderr.split()[-1])
+    assert "undo" not in ctl.run("queue", q, "purge", "--yes", "--no-undo").stderr
+    ctl.fails(3, "task", f"{q}/{task_id}")
+
+
 # Schedules
 
 

@@ -10,17 +10,19 @@ from registry.cli.lists import each_row, print_rows
 from registry.cli.main import App, Command
 from registry.cli.text import compact, count, moment
 
-ACTIONS = (
-    "policy", "pause", "resume", "purge", "delete", "retry", "move", "cancel", "run", "undo",
-    "schedule_put", "schedule_delete", "schedule_run",
-)  # fmt: skip
+_WHY = {
+    "key_taken": "another task with this key waits or runs",
+    "expired": "its time is over",
+    "no_room": "the queue keeps no more ended tasks",
+    "exists": "the queue has a task with this id again",
+    "started": "it was handed out since",
+    "gone": "it has ended, or was deleted, moved or retried since",
+}
 
 
 @click.command(cls=Command)
 @click.option("--queue", metavar="QUEUE", help="Only what was done to this queue.")
-@click.option(
-    "--action", type=click.Choice(ACTIONS), metavar="ACTION", help=f"Only this: {', '.join(ACTIONS)}."
-)
+@click.option("--action", metavar="ACTION", help="Only this: purge, delete, retry, move, policy, pause …")
 @click.option("--name", metavar="TOKEN", help="Only what was done with the token of this name.")
 @click.option("--since", metavar="TIME", help="Only what was done after this time.")
 @click.option(
@@ -69,4 +71,4 @@ def undo(app: App, entry: str) -> None:
     said = answer.json
     app.out.line(f"{count(said['count'], 'task')} came back.")
     for reason, number in (said.get("reasons") or {}).items():
-        app.out.line(f"{count(number, 'task')} did not: {reason}.")
+        app.out.line(f"{count(number, 'task')} did not: {_WHY.get(reason, reason)}.")

@@ -201,6 +201,8 @@ def unreachable(target: Target, error: Exception) -> CliError:
         return Unreachable(f"{url} does not take a connection within {CONNECT_SECONDS:g} s.", sent=False)
     if isinstance(error, httpx2.ConnectError | httpx2.ProxyError):
         hint = " Is the daemon running there?" if "refused" in reason or "No such file" in reason else ""
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            hint = " If the certificate is of an authority of your own, name that: --ca-file FILE"
         return Unreachable(f"{url} cannot be reached: {reason.rstrip('.')}.{hint}", sent=False)
     if isinstance(error, httpx2.TimeoutException):
         return Unreachable(f"{url} did not answer in time; the request may have been carried out.")

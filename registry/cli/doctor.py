@@ -6,9 +6,11 @@ import os
 import platform
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,9 +19,10 @@ import click
 
 from registry import __version__
 from registry.cli.client import is_loopback
-from registry.cli.errors import FAILED, REFUSED, UNREACHABLE, CliError, Refused, Unreachable
+from registry.cli.errors import FAILED, REFUSED, UNREACHABLE, CliError, NotFound, Refused, Unreachable
 from registry.cli.main import App, Command
-from registry.cli.text import clean, duration
+from registry.cli.output import is_terminal
+from registry.cli.text import clean, duration, moment
 
 # A queue that nobody pushes to; a poll of it leaves nothing behind.
 PROBE = "registryctl-doctor"
@@ -93,12 +96,12 @@ def checks(app: App, wait: float) -> Iterator[Check]:
         "versions", OK if same else WARN, versions + ("" if same else ": install the same release on both")
     )
     yield from _clock(health.headers.get("date"), begin, took)
-    may_look = True
+    let_in = True
     for check in _token(app):
-        may_look = may_look and check.state != BAD
+        let_in = let_in and check.state != BAD
         yield check
     yield from _redis(app)
-    if wait and may_look:
+    if wait and let_in:
         yield from _wait(app, wait)
 
 
@@ -208,53 +211,52 @@ def _clock(date: str | None, begin: float, took: float) -> Iterator[Check]:
 
 
 def _token(app: App) -> Iterator[Check]:
-    """What the token lets in, found by requests that change nothing."""
+    """What the token allows; it is kept in ``app.options`` for the checks behind this one."""
     try:
-        app.client.get("queues", query={"limit": 1}, patience=0.0)
-    except Refused as error:
-        if error.status == 401:
-            yield Check("token", BAD, error.format_message(), REFUSED)
-            return
-        if error.status != 403:
-            yield Check("token", BAD, error.format_message(), REFUSED)
-            return
-    except CliError as error:
-        yield Check("token", SKIP, f"the rights cannot be seen now: {error.format_message()}")
+        said: Any = app.client.get("token", patience=0.0).json
+        name, rights, expires = said["name"], list(map(str, said["rights"])), said["expires"]
+    except NotFound:
+        yield Check("token", SKIP, "this daemon does not know tokens: it is of an older release")
         return
-    rights = [right for right, method, path, query in _PROBES if _allowed(app, method, path, query)]
-    if not app.target.token:
-        yield Check(
-            "token",
-            OK if is_local(app) else WARN,
-            "none, and none is needed"
-            + ("" if is_local(app) else ": anybody who reaches it may do everything"),
-        )
-    else:
-        yield Check(
-            "token", OK, f"accepted; it may: {', '.join(rights) or 'only push or pop in some queues'}"
-        )
-
-
-# What needs a right and changes nothing.
-_PROBES: tuple[tuple[str, str, tuple[str, ...], dict[str, Any]], ...] = (
-    ("view", "GET", ("queues", PROBE), {}),
-    ("operate", "POST", ("queues", PROBE, "retry"), {"dry_run": True}),
-)
-
-
-def _allowed(app: App, method: str, path: tuple[str, ...], query: dict[str, Any]) -> bool:
-    try:
-        app.client.request(method, *path, query=query, patience=0.0)
     except Refused as error:
-        return error.status not in (401, 403)
-    except CliError:
-        return True
-    return True
+        yield Check("token", BAD, error.format_message(), REFUSED)
+        return
+    except (KeyError, TypeError, CliError) as error:
+        text = error.format_message() if isinstance(error, CliError) else "the answer is not a registry's"
+        yield Check("token", SKIP, f"the rights cannot be seen now: {text}")
+        return
+    app.options["rights"] = rights
+    if name is None:
+        local = is_local(app)
+        text = "none is needed" + (
+            "" if local else ": whoever reaches it may do everything; create one: registryctl token create"
+        )
+        yield Check("token", OK if local else WARN, text)
+        return
+    end = "" if expires is None else f", until {moment(expires)}"
+    with suppress(ValueError, TypeError):
+        left = (datetime.fromisoformat(expires) - datetime.now(UTC)).total_seconds()
+        if left < SOON_DAYS * 86_400:
+            yield Check(
+                "token",
+                WARN,
+                f"{name} expires in {duration(left)}: create another one, and revoke this one then",
+            )
+    yield Check("token", OK, f"{name} may {', '.join(rights)}{end}")
 
 
 def is_local(app: App) -> bool:
     """Whether the daemon is reached without a network."""
     return app.target.url.startswith("unix://") or is_loopback(app.target.url)
+
+
+def probe_of(rights: list[str]) -> str:
+    """A queue that these rights allow to pop from, and that is surely empty; "" if there is none."""
+    globs = [right.removeprefix("pop ") for right in rights if right.startswith("pop ")]
+    if "admin" in rights:
+        globs.insert(0, "*")
+    open_ones = [glob for glob in globs if "*" in glob and not set(glob) & set("?[")]
+    return open_ones[0].replace("*", PROBE, 1).replace("*", "") if open_ones else ""
 
 
 def _redis(app: App) -> Iterator[Check]:
@@ -263,7 +265,10 @@ def _redis(app: App) -> Iterator[Check]:
     except CliError as error:
         yield Check("redis", BAD, error.format_message(), UNREACHABLE)
         return
-    warnings = ready.get("warnings") or []
+    warnings = ready.get("warnings")
+    if warnings is None:
+        yield Check("redis", OK, "ready; a token with the right view would show how it keeps its data")
+        return
     for warning in warnings:
         yield Check("redis", WARN, str(warning))
     if not warnings:
@@ -274,13 +279,23 @@ def _redis(app: App) -> Iterator[Check]:
 
 def _wait(app: App, wait: float) -> Iterator[Check]:
     """Poll a queue that is empty, as long as a worker would, and see who ends it."""
+    name = probe_of(app.options.get("rights", ["admin"]))
+    if not name:
+        yield Check(
+            "wait",
+            SKIP,
+            "the token may not pop from a queue that is surely empty: run this with a worker's token",
+        )
+        return
+    if not app.out.as_json and is_terminal(sys.stderr):
+        click.echo(f"      a poll waits for {duration(wait)} …\r", err=True, nl=False)
     begin = time.monotonic()
     try:
         answer = app.client.post(
-            "popTask", PROBE, query={"wait": f"{wait:g}", "lease": "1"}, wait=wait, timeout=10.0, patience=0.0
+            "popTask", name, query={"wait": f"{wait:g}", "lease": "1"}, wait=wait, timeout=10.0, patience=0.0
         )
     except Refused as error:
-        yield Check("wait", SKIP, f"this token may not pop from {PROBE}: {error.format_message()}")
+        yield Check("wait", SKIP, f"a poll is refused: {error.format_message()}")
         return
     except CliError as error:
         after = time.monotonic() - begin
@@ -289,8 +304,8 @@ def _wait(app: App, wait: float) -> Iterator[Check]:
     after = time.monotonic() - begin
     if answer.status == 200:
         lease = str(answer.json["lease"])
-        app.client.post("releaseTask", PROBE, lease)
-        yield Check("wait", SKIP, f"somebody pushes to {PROBE}")
+        app.client.post("releaseTask", name, lease)
+        yield Check("wait", SKIP, f"somebody pushes to {name}")
     elif after + 1 >= wait:
         yield Check("wait", OK, f"a poll may wait for {duration(wait)}")
     else:

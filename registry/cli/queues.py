@@ -159,8 +159,14 @@ def bulk(
     said = answer.json
     skipped = f", {said['skipped']:,} skipped" if said.get("skipped") else ""
     app.out.line(f"{count(said['count'], 'task')} {what}{skipped}.")
+    if undoable:
+        tell_undo(app, answer)
+
+
+def tell_undo(app: App, answer: Answer) -> None:
+    """Say how to take back what this answer is about."""
     entry = answer.headers.get("registry-audit")
-    if entry and undoable:
+    if entry:
         app.out.note(f"It can be undone for ten minutes: registryctl undo {entry}")
 
 

@@ -16,7 +16,7 @@ from registry.cli.errors import CliError, NotFound, Refused
 from registry.cli.lists import SHOWN, each_row, print_rows, shown
 from registry.cli.main import App, Command, Group
 from registry.cli.output import is_terminal, progress
-from registry.cli.queues import STATES
+from registry.cli.queues import STATES, tell_undo
 from registry.cli.text import clean_json, compact, cut, duration, moment, since
 
 
@@ -132,7 +132,8 @@ def show_task(app: App, answer: Answer) -> None:
         ago = f" ({since(row[key])} ago)" if name in ("pushed", "ended") and row.get(key) else ""
         pairs.append((name, moment(row.get(key)) + ago))
     pairs += [("progress", None if row.get("progress") is None else compact(row["progress"]))]
-    pairs += [("task", clean_json(answer.member("task")))]
+    hidden = "(this token may not see it)" if row.get("hidden") else ""
+    pairs += [("task", hidden or clean_json(answer.member("task")))]
     pairs += [("result", None if row.get("result") is None else clean_json(answer.member("result")))]
     app.out.fields(pairs)
     if row.get("history"):
@@ -191,6 +192,7 @@ def cancel(context: click.Context) -> None:
         "removed": "The task had ended; it is deleted.",
     }
     app.out.line(told.get(answer.json["how"], answer.json["how"]))
+    tell_undo(app, answer)
 
 
 @task.command()
@@ -207,6 +209,7 @@ def retry(context: click.Context) -> None:
         app.out.json(answer.text)
     else:
         app.out.line("The task is ready again.")
+        tell_undo(app, answer)
 
 
 @task.command()

@@ -154,7 +154,9 @@ def revoke(context: click.Context, name: str) -> None:
     else:
         app.out.line(f"The token {gone.name} is revoked.")
     if not tokens.load(file).tokens:
-        app.out.warn(f"{file} holds no token now: whoever reaches a loopback listener is let in without one.")
+        app.out.warn(
+            f"{file} holds no token now: after its next start, a daemon lets everybody in who reaches its loopback listener."
+        )
 
 
 def moment_of(text: str, now: datetime) -> datetime:
