@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ import pytest
 import pytest_twisted
 
 from tests.bench import Bench
+from tests.callers import Callers, guarded
 from tests.live import Daemon, RedisServer
 from tests.talk import ask, leased, on, pop, pushed, running
 
@@ -169,6 +171,38 @@ def test_a_registry_with_a_prefix_has_an_audit_of_its_own(redis_server: RedisSer
         assert answer.ok()["count"] == 1
         row = lines(served, "limit=1")[0]
         assert (row["id"], row["action"], row["undo"]) == (answer.headers["Registry-Audit"], "purge", None)
+
+
+def test_the_holder_of_a_token_is_named_and_its_secret_is_not(
+    redis_server: RedisServer, short_dir: Path
+) -> None:
+    callers = Callers(short_dir / "tokens.json")
+    secret = callers.add("ops", "operate")
+    callers.add("root", "admin")
+    callers.add("states", "view --no-payloads")
+    with guarded(redis_server, callers):
+        callers.ask("root", "PATCH", "/api/queues/q", {"lease": 5}).ok()
+        callers.ask("root", "PUT", "/api/pushTask/q", 1).ok()
+        # Selected by a text that may be a worker's.
+        path = "/api/queues/q/tasks?state=ready&before=2999-01-01T00:00:00Z"
+        line = callers.ask("ops", "DELETE", path).headers["Registry-Audit"]
+        callers.ask("states", "POST", f"/api/audit/{line}/undo").refused(403, "forbidden")
+        assert callers.ask("root", "POST", f"/api/audit/{line}/undo").ok()["count"] == 1
+        held = callers.ask("root", "GET", "/api/popTask/q?lease=30&wait=0").ok()["lease"]
+        error = {"error": {"type": "Oops", "message": "SECRET"}, "retry": False}
+        callers.ask("root", "POST", f"/api/failTask/q/{held}", error).ok()
+        callers.ask("ops", "POST", "/api/queues/q/retry?error=SECRET").ok()
+        rows = callers.ask("ops", "GET", "/api/audit").ok()["audit"]
+        assert [(row["action"], row["name"]) for row in rows] == [
+            ("retry", "ops"), ("undo", "root"), ("delete", "ops"), ("policy", "root")
+        ]  # fmt: skip
+        assert all(row["address"].startswith("127.1.") for row in rows)
+        assert rows[0]["options"] == {"error": "SECRET"}
+        assert rows[1]["options"] == {"id": line, "action": "delete"}
+        seen = callers.ask("states", "GET", "/api/audit?name=ops").ok()["audit"]
+        assert [row["options"].get("error", "") for row in seen] == [None, ""]
+        stored = b"".join(redis_server.command("ZRANGE", "{registry}audit", 0, -1))
+        assert b"ops" in stored and secret[4:].encode() not in stored
 
 
 @pytest_twisted.ensureDeferred

@@ -68,6 +68,8 @@ TABLE: dict[str, tuple[set[str], list[tuple[str, str, Any]]]] = {
     "put_schedule": (OPERATE, [("PUT", "/api/schedules/a1", SCHEDULE)]),
     "drop_schedule": (OPERATE, [("DELETE", "/api/schedules/a1", b"")]),
     "run_schedule": (OPERATE, [("POST", "/api/schedules/a1/run", b"")]),
+    "audit": (VIEW, [("GET", "/api/audit", b""), ("GET", "/api/audit?queue=a1&limit=1", b"")]),
+    "undo": (OPERATE, [("POST", "/api/audit/999999999/undo", b"")]),
     "token": (set(HOLDERS), [("GET", "/api/token", b"")]),
     "healthz": (EVERYBODY, [("GET", "/healthz", b""), ("HEAD", "/healthz", b"")]),
     "readyz": (EVERYBODY, [("GET", "/readyz", b"")]),
