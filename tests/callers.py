@@ -43,14 +43,16 @@ class Callers:
         new.chmod(0o600)
         os.replace(new, self.path)
 
-    def ask(self, who: str, method: str, path: str, body: Any = b"", **headers: str) -> Answer:
+    def ask(
+        self, who: str, method: str, path: str, body: Any = b"", address: str = "", **headers: str
+    ) -> Answer:
         """A request of ``who``: the holder of a token, or "" for somebody without one."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if who in self.secrets:
             named["Authorization"] = f"Bearer {self.secrets[who]}"
         connection = http.client.HTTPConnection(
-            "localhost", self.daemon.port, timeout=20, source_address=(next(self._addresses), 0)
+            "localhost", self.daemon.port, timeout=20, source_address=(address or next(self._addresses), 0)
         )
         try:
             connection.request(method, path, data, named)

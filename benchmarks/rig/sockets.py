@@ -41,10 +41,11 @@ def beanstalk(data: bytes) -> int:
     return whole if len(data) >= whole else 0
 
 
-def request(method: str, path: str, body: bytes = b"") -> bytes:
+def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
     """A whole request; PUT and POST tell the length of their body."""
     length = f"Content-Length: {len(body)}\r\n" if body or method != "GET" else ""
-    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n".encode() + body
+    more = "".join(f"{header}\r\n" for header in headers)
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}{more}\r\n".encode() + body
 
 
 def connect(port: int) -> socket.socket:
@@ -132,8 +133,8 @@ class Line:
         self.socket = connect(port)
         self.socket.settimeout(120)
 
-    def send(self, method: str, path: str, body: bytes = b"") -> None:
-        self.socket.sendall(request(method, path, body))
+    def send(self, method: str, path: str, body: bytes = b"", *headers: str) -> None:
+        self.socket.sendall(request(method, path, body, *headers))
 
     def receive(self) -> bytes:
         """The next answer, head and body."""
@@ -145,9 +146,9 @@ class Line:
             data += got
         return data
 
-    def ask(self, method: str, path: str, body: bytes = b"") -> bytes:
+    def ask(self, method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
         """The body of the answer; RuntimeError when its status is not 200."""
-        self.send(method, path, body)
+        self.send(method, path, body, *headers)
         data = self.receive()
         if data[9:12] != b"200":
             raise RuntimeError(f"{method} {path}: {data[:2000].decode('utf-8', 'replace')}")

@@ -23,14 +23,40 @@ from registry.model.tokens import Token, hash_of, parse_right
 # What a route may demand. "open" demands nothing, "any" a token of whatever rights; "push" and "pop" count for the queues that
 # the path names.
 RIGHTS: Final = ("open", "any", "push", "pop", "view", "operate", "admin")
-# Verdicts that a token remembers for each of its rights with globs.
+# Verdicts that a token remembers for push, and for pop.
 MAX_VERDICTS = 512
 # An address may send this many wrong tokens in so many seconds; then they are answered 429.
 MAX_FAILURES, FAILURE_SECONDS = 10, 60.0
 # The addresses whose wrong tokens are counted, at most.
 MAX_ADDRESSES = 10_000
 
+_WILD = re.compile(r"[*?\[]")
 _BEARER = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
+
+
+class Globs:
+    """The names that match one of several globs. ``prefixes``: of the globs whose only wildcard is the ``*`` at their end."""
+
+    __slots__ = ("_known", "_pattern", "prefixes")
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        simple = [glob for glob in globs if not _WILD.search(glob[:-1]) and glob[-1:] == "*"]
+        self.prefixes = tuple(glob[:-1].encode() for glob in simple)
+        others = [f"(?:{translate(glob)})" for glob in globs if glob not in simple]
+        self._pattern = re.compile("|".join(others)) if others else None
+        self._known: dict[bytes, bool] = {}
+
+    def match(self, name: bytes) -> bool:
+        """Whether this name matches one of the other globs."""
+        if self._pattern is None:
+            return False
+        verdict = self._known.get(name)
+        if verdict is None:
+            verdict = self._pattern.match(name.decode("utf-8", "replace")) is not None
+            if len(self._known) >= MAX_VERDICTS:
+                self._known.clear()
+            self._known[name] = verdict
+        return verdict
 
 
 class Access:
@@ -39,7 +65,7 @@ class Access:
     ``reads_payloads``: whether lists and look-ups show what producers and workers wrote; ``is_over``: the token is no longer valid.
     """
 
-    __slots__ = ("_globs", "_known", "_verbs", "expires_at", "is_over", "name", "reads_payloads", "rights")
+    __slots__ = ("_globs", "_verbs", "expires_at", "is_over", "name", "reads_payloads", "rights")
 
     def __init__(self, name: str, rights: Iterable[str], expires: datetime | None = None) -> None:
         self.name = name
@@ -59,27 +85,18 @@ class Access:
         if "operate" in verbs:
             verbs.add("view")
         self._verbs = verbs | ({"open", "any"} if parsed else {"open"})
-        self._globs: dict[str, re.Pattern[str]] = {}
-        self._known: dict[str, dict[bytes, bool]] = {"push": {}, "pop": {}}
-        for verb in self._known:
+        self._globs: dict[str, Globs] = {}
+        for verb in ("push", "pop"):
             globs = ["*"] if everything else [right.glob for right in parsed if right.verb == verb]
             if globs:
-                self._globs[verb] = re.compile("|".join(f"(?:{translate(glob)})" for glob in globs))
+                self._globs[verb] = Globs(globs)
 
     def may(self, right: str, queue: bytes = b"") -> bool:
         """Whether the holder has this right, for push and pop in this queue."""
-        if right not in self._verbs:
-            return False
-        known = self._known.get(right)
-        if known is None:
-            return True
-        verdict = known.get(queue)
-        if verdict is None:
-            verdict = self._globs[right].match(queue.decode("utf-8", "replace")) is not None
-            if len(known) >= MAX_VERDICTS:
-                known.clear()
-            known[queue] = verdict
-        return verdict
+        globs = self._globs.get(right)
+        if globs is None:
+            return right in self._verbs
+        return queue.startswith(globs.prefixes) or globs.match(queue)
 
     def is_like(self, other: Access) -> bool:
         """Whether both are of the same entry of the tokens file."""

@@ -357,7 +357,11 @@ class Heads:
         fields = head.fields
         if fields.accepted and authority is None and version == b"HTTP/1.1":
             if self._gate.is_closed:
-                self._admit(head, address, None)
+                found, access = head.found, fields.access
+                if access is not None and not found.many and access.may(found.right, head.name):
+                    head.access = access
+                else:
+                    self._admit(head, address, None)
             return
         hosts = fields.values(b"host")
         host = check_host(hosts, version)
