@@ -15,7 +15,8 @@ from registry.cli.errors import BadUsage, CliError, NotFound, Refused
 from registry.cli.main import App, Group
 from registry.model import tokens
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
+# Seconds by the letter of a unit.
+_UNITS = dict(zip("smhdwy", (1, 60, 3600, 86_400, 7 * 86_400, 365 * 86_400), strict=True))
 
 
 @click.group(cls=Group)

@@ -7,7 +7,7 @@
 local TEN_MINUTES = 600000
 local acked, traces, freed = {}, {}, {}
 
--- The record of each entry's task, packed; read for many entries of a queue at once. The record of a leased task names
+-- The record of each entry's task, encoded; read for many entries of a queue at once. The record of a leased task names
 -- its lease.
 local found = {}
 
@@ -24,8 +24,8 @@ local function find(list)
   entries.read = math.min(#entries, first + entries.next)
   entries.next = 2 * entries.next
   for n = first + 1, entries.read do ids[n - first] = string.match(ARGV[2 + entries[n] * 2], '^[^-]*') end
-  local packed = call('HMGET', '{' .. list .. '}m', unpack(ids))
-  for n = first + 1, entries.read do found[entries[n]] = packed[n - first] end
+  local encoded = call('HMGET', '{' .. list .. '}m', unpack(ids))
+  for n = first + 1, entries.read do found[entries[n]] = encoded[n - first] end
 end
 
 local function ack(i, list, lease, result)
@@ -34,16 +34,16 @@ local function ack(i, list, lease, result)
   local tag = '{' .. list .. '}'
   local id = string.match(lease, '^[^-]*')
   local status = 'done'
-  local task = unpack_known(found[i])
+  local task = unpack_task(found[i])
   local holds = task and task.s == 'l' and task.o and task.o.i == lease
   if holds then
     -- Its lease is removed below, with the others.
     if some_lapsed[list] and not is_held(tag, lease) then status = 'late' end
   elseif call('ZREM', tag .. 'l', lease) == 1 then
-    task = known(tag, id) or {a = 1}
+    task = load_task(tag, id) or {a = 1}
   else
     if call('ZSCORE', tag .. 'a', lease) then return {0, 'done'} end
-    task = known(tag, id)
+    task = load_task(tag, id)
     if not task or task.ll ~= lease or task.s == 'l' or task.s == 'e' or task.y == 'cancelled' then return {1} end
     if task.s == 'r' then leave_tombstone(list, tag, task) end
     if task.s == 'd' then call('ZREM', tag .. 'd', id) end
@@ -59,10 +59,10 @@ local function ack(i, list, lease, result)
     leases[#leases + 1] = lease
     freed[list] = leases
   end
-  local known_traces = traces[list] or {}
-  known_traces[#known_traces + 1], known_traces[#known_traces + 2] = score(now + TEN_MINUTES), lease
+  local queue_traces = traces[list] or {}
+  queue_traces[#queue_traces + 1], queue_traces[#queue_traces + 2] = score(now + TEN_MINUTES), lease
   here[lease] = true
-  traces[list], acked[list] = known_traces, here
+  traces[list], acked[list] = queue_traces, here
   due(list, now + TEN_MINUTES)
   return {0, status}
 end

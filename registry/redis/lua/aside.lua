@@ -15,7 +15,7 @@ local ASIDE_FOR = 660000
 local aside_bytes, aside_until = 0, {}
 
 -- A call that reads or copies so many bytes leaves the rest to the next one.
-local function is_enough() return known_bytes + aside_bytes >= MOST_KNOWN_BYTES end
+local function is_enough() return bytes_read + aside_bytes >= MAX_BYTES_READ end
 
 local function is_undone(tag, place)
   return call('EXISTS', 'undo:' .. tag .. string.match(place, '^[^:]*') .. ':undone') == 1
@@ -27,15 +27,15 @@ local function must_have_room() call('RPUSHX', SPACE .. 'probe', '') end
 -- `place` is 'OPERATION:number', or '' to set nothing aside.
 local function set_aside(tag, place, ...)
   if place == '' then return end
-  local key, packed = 'undo:' .. tag .. place, cmsgpack.pack({...})
-  call('RPUSH', key, packed)
-  aside_bytes = aside_bytes + #packed
+  local key, encoded = 'undo:' .. tag .. place, cmsgpack.pack({...})
+  call('RPUSH', key, encoded)
+  aside_bytes = aside_bytes + #encoded
   aside_until[key] = true
 end
 
-local function set_task_aside(tag, place, kind, id, packed, score)
+local function set_task_aside(tag, place, kind, id, encoded, score)
   if place == '' then return end
-  set_aside(tag, place, kind, id, call('HGET', tag .. 't', id), packed or '', score or '')
+  set_aside(tag, place, kind, id, call('HGET', tag .. 't', id), encoded or '', score or '')
 end
 
 before_end[#before_end + 1] = function()

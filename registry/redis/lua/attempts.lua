@@ -2,7 +2,7 @@
 -- What follows a failed attempt.
 
 -- A random number from 0 to 1 for this task now. Not from math.random, which starts with the same seed in every script.
-local function chance(id)
+local function random_fraction(id)
   return tonumber(string.sub(redis.sha1hex(id .. clock[1] .. clock[2]), 1, 8), 16) / 4294967296
 end
 
@@ -12,7 +12,7 @@ local LONGEST_BACKOFF = 3600000
 local function backoff_ms(tag, id, task)
   local wait = (task.b or in_ms(policy_of(tag).backoff or 10)) * 2 ^ math.min((task.a or 1) - 1, 20)
   local least, most = 0.9 * math.min(wait, LONGEST_BACKOFF), math.min(1.1 * wait, LONGEST_BACKOFF)
-  return math.floor(least + (most - least) * chance(id))
+  return math.floor(least + (most - least) * random_fraction(id))
 end
 
 local function attempts_left(tag, task)

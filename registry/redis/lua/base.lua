@@ -169,8 +169,8 @@ end
 
 -- The queue exists, and the sweeper must look at it at `at` (ms) at the latest.
 local function due(list, at)
-  local known = dues[list]
-  if not known or known > at then dues[list] = at end
+  local earlier = dues[list]
+  if not earlier or earlier > at then dues[list] = at end
 end
 
 -- The reply for one entry's failure: Redis 7 raises tables, older ones strings. A Redis that takes no writes refuses
@@ -240,8 +240,8 @@ local function enter_index()
     return
   end
   for n = 1, #near, 2 do
-    local known = call('ZSCORE', INDEX, near[n + 1])
-    if not known or tonumber(known) > tonumber(near[n]) then call('ZADD', INDEX, near[n], near[n + 1]) end
+    local current = call('ZSCORE', INDEX, near[n + 1])
+    if not current or tonumber(current) > tonumber(near[n]) then call('ZADD', INDEX, near[n], near[n + 1]) end
   end
 end
 

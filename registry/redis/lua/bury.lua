@@ -5,7 +5,7 @@ local function bury_leased(list, lease, reason)
   local tag = '{' .. list .. '}'
   if call('ZREM', tag .. 'l', lease) == 0 then return {1} end
   local id = string.match(lease, '^[^-]*')
-  local task = known(tag, id) or {a = 1}
+  local task = load_task(tag, id) or {a = 1}
   remember(task, reason)
   bury(list, tag, id, task, reason)
   return {0}

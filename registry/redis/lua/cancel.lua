@@ -18,7 +18,7 @@ local function cancel(list, said)
   local id, place = string.match(said, '^(%S*) ?(.*)$')
   local tag = '{' .. list .. '}'
   if call('HEXISTS', tag .. 't', id) == 0 then return {1} end
-  local before, task = aside_bytes, known(tag, id) or {s = 'r'}
+  local before, task = aside_bytes, load_task(tag, id) or {s = 'r'}
   if task.s == 'x' or task.s == 'e' then
     remove(list, tag, id, task, place)
     return {0, 'removed', place ~= '' and aside_bytes - before or nil}
@@ -28,7 +28,7 @@ local function cancel(list, said)
     -- A task that is marked already stays so whatever is undone.
     if not task.c then set_aside(tag, place, 'm', id, task.o and task.o.i or '') end
     task.c = true
-    keep(tag, id, task)
+    save_task(tag, id, task)
     return {0, 'marked', place ~= '' and aside_bytes - before or nil}
   end
   set_aside(tag, place, 'c', id, {s = task.s, du = task.du, z = now})

@@ -10,9 +10,9 @@ local function end_all(list)
   if not group then return end
   held[list] = nil
   local tag = '{' .. list .. '}'
-  local known_of, plain = call('HMGET', tag .. 'm', unpack(group)), {}
+  local records, plain = call('HMGET', tag .. 'm', unpack(group)), {}
   for i, id in ipairs(group) do
-    local task = known_of[i] and cmsgpack.unpack(known_of[i])
+    local task = records[i] and cmsgpack.unpack(records[i])
     if not task then
       plain[#plain + 1] = id
     elseif task.s ~= 'e' then

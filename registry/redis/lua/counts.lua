@@ -6,16 +6,16 @@
 
 -- The first element of a list that is no tombstone, from place `at` behind its head on: its place, since when it is
 -- ready (false for a raw element), and whether it was put to the head. Returns nothing behind the last element. After
--- MOST_STALE tombstones the next element counts, whatever it is.
-local MOST_STALE = 100
+-- MAX_STALE tombstones the next element counts, whatever it is.
+local MAX_STALE = 100
 local function first_alive(tag, from, at)
-  for n = at, at + MOST_STALE do
+  for n = at, at + MAX_STALE do
     local e = call('LINDEX', from, -n)
     if not e then return end
     local id, generation = parse_element(e)
     if not id then return n, false, false end
-    local task = known(tag, id)
-    if n == at + MOST_STALE or not is_tombstone(tag, id, generation, task) then
+    local task = load_task(tag, id)
+    if n == at + MAX_STALE or not is_tombstone(tag, id, generation, task) then
       return n, task and task.rs or tonumber(string.sub(id, 1, 11), 16), task ~= nil and task.rh == true
     end
   end

@@ -8,7 +8,7 @@ local HEADS = 10
 
 local function delete_one(list, tag, id, state, place)
   local waits = state == 'r' or state == 'd'
-  local packed, kind, at = nil, state, nil
+  local encoded, kind, at = nil, state, nil
   if state == 'r' then
     if call('HEXISTS', tag .. 't', id) == 0 then return false end
   else
@@ -19,10 +19,10 @@ local function delete_one(list, tag, id, state, place)
     end
     if not at then return false end
   end
-  if waits or place ~= '' then packed = call('HGET', tag .. 'm', id) end
-  local task = waits and unpack_known(packed) or nil
+  if waits or place ~= '' then encoded = call('HGET', tag .. 'm', id) end
+  local task = waits and unpack_task(encoded) or nil
   if state == 'r' and task and task.s ~= 'r' then return false end
-  set_task_aside(tag, place, state == 'r' and 't' or kind, id, packed, at)
+  set_task_aside(tag, place, state == 'r' and 't' or kind, id, encoded, at)
   if state == 'r' then
     leave_tombstone(list, tag, task or {})
   else
@@ -36,7 +36,7 @@ end
 local function delete(list, ids, said)
   local tag = '{' .. list .. '}'
   local state, place = string.match(said, '^(%a) ?(.*)$')
-  must_be_list(list)
+  check_is_list(list)
   if place == '' then
     may_grow()
   elseif is_undone(tag, place) then

@@ -28,11 +28,11 @@ local function expires_first(opts)
 end
 
 -- The earlier answer to an Idempotency-Key: the ids, nil for none, or false when another request had this key.
-local function remembered_as(memory, print)
+local function remembered_as(memory, fingerprint)
   local answered = call('GET', memory)
   if not answered then return nil end
-  local first, known_print = string.match(answered, '^(%S+) (.*)$')
-  return known_print == print and first
+  local first, stored_fingerprint = string.match(answered, '^(%S+) (.*)$')
+  return stored_fingerprint == fingerprint and first
 end
 
 local function with_head(head, tails)
@@ -79,11 +79,11 @@ local function push_one(list, tag, id, payload, opts, rules)
   if refused then return refused end
   if opts.k then
     local other = call('HGET', tag .. 'k', opts.k)
-    local task = other and known(tag, other)
+    local task = other and load_task(tag, other)
     if task and not (task.x and task.x <= now and (task.s == 'r' or task.s == 'd')) then
       if opts.w and not (task.w and (task.r or 0) >= (opts.r or 0)) then
         task.w, task.r = true, math.max(task.r or 0, opts.r or 0)
-        keep(tag, other, task)
+        save_task(tag, other, task)
       end
       -- The task is stored already, so a full Redis does not make this push fail.
       if memory then redis.pcall('SET', memory, other .. '+ ' .. opts.ih, 'PX', DAY) end

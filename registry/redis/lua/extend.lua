@@ -4,12 +4,12 @@
 --   or ExtendOptions.
 -- Reply per entry: {0, length ms, cancel} · {1} the lease is lost · {8, text}; of the first entries only, where the
 --   tasks' records are large.
-local function extend(list, lease, length, packed)
+local function extend(list, lease, length, encoded)
   local tag = '{' .. list .. '}'
   if not is_held(tag, lease) then return {1} end
   length = tonumber(length)
   local id = string.match(lease, '^[^-]*')
-  local task = known(tag, id)
+  local task = load_task(tag, id)
   if not task or not task.o then return {1} end
   local rules = policy_of(tag)
   local changed = length ~= 0 and length ~= task.o.l
@@ -25,12 +25,12 @@ local function extend(list, lease, length, packed)
   call('ZREM', tag .. 'l', lease)
   call('ZADD', tag .. 'l', now + length, lease)
   if task.o.m then call('PEXPIRE', task.o.m, math.max(length, call('PTTL', task.o.m))) end
-  if packed ~= '' then
-    local opts = cmsgpack.unpack(packed)
+  if encoded ~= '' then
+    local opts = cmsgpack.unpack(encoded)
     task.pr, task.pm = opts.p or task.pr, opts.m or task.pm
     changed = true
   end
-  if changed then keep(tag, id, task) end
+  if changed then save_task(tag, id, task) end
   due(list, now + length)
   return {0, length, task.c and 1 or 0}
 end

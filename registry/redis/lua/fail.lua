@@ -3,14 +3,14 @@
 -- KEYS: the list of each entry. ARGV per entry: lease id, FailOptions.
 -- Reply per entry: {0, 'ready' | 'delayed' | 'dead'} · {1} the lease is lost · {8, text}; of the first entries only,
 --   where the tasks' records are large.
-local function fail(list, lease, packed)
+local function fail(list, lease, encoded)
   local tag = '{' .. list .. '}'
-  must_be_list(list)
+  check_is_list(list)
   if not is_held(tag, lease) then return {1} end
   call('ZREM', tag .. 'l', lease)
   local id = string.match(lease, '^[^-]*')
-  local opts = cmsgpack.unpack(packed)
-  local task = known(tag, id) or {a = 1}
+  local opts = cmsgpack.unpack(encoded)
+  local task = load_task(tag, id) or {a = 1}
   remember(task, 'failed', opts.e)
   task.er, task.ll = opts.e, nil
   if task.c or opts.n or not attempts_left(tag, task) then

@@ -8,7 +8,7 @@
 local function holds(value, text) return string.find(value, text, 1, true) ~= nil end
 
 local function read(tag, most, shown, text)
-  local reply, bytes, looked = {0, 0, 0}, 0, 0
+  local reply, bytes, examined = {0, 0, 0}, 0, 0
   for i = 7, #ARGV do
     local id, payload = ARGV[i], ''
     if shown < 0 then
@@ -17,17 +17,17 @@ local function read(tag, most, shown, text)
       payload = call('HGET', tag .. 't', id)
     end
     if payload then
-      local packed = call('HGET', tag .. 'm', id)
+      local encoded = call('HGET', tag .. 'm', id)
       local hit = text ~= '' and (holds(payload, text) or holds(id, text))
-      if text == '' or hit or (packed and holds(packed, text)) then
-        reply[#reply + 1] = {id, string.sub(payload, 1, math.max(shown, 0)), #payload, packed, hit and 1 or 0}
+      if text == '' or hit or (encoded and holds(encoded, text)) then
+        reply[#reply + 1] = {id, string.sub(payload, 1, math.max(shown, 0)), #payload, encoded, hit and 1 or 0}
       end
-      bytes = bytes + #payload + (packed and #packed or 0)
+      bytes = bytes + #payload + (encoded and #encoded or 0)
     end
-    looked = looked + 1
+    examined = examined + 1
     if bytes >= most then break end
   end
-  reply[2], reply[3] = looked, bytes
+  reply[2], reply[3] = examined, bytes
   return reply
 end
 

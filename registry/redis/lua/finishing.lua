@@ -6,7 +6,7 @@ local function forget(list, tag, id)
   drained[list] = true
 end
 
-local function keep_policy(list, tag, rules)
+local function save_policy(list, tag, rules)
   if next(rules) == nil then
     call('DEL', tag .. 'c')
     drained[list] = true
@@ -21,26 +21,26 @@ local function done_for(tag) return in_ms(retention_of(tag).done or 3600) end
 
 -- Forget the oldest done tasks beyond the queue's limit; those that a push asked to keep are in {Q}f, and not counted.
 -- Returns how many are still over the limit.
-local MOST_TRIMMED = 1000
+local MAX_TRIMMED = 1000
 local function trim(list, tag)
-  local over = call('ZCARD', tag .. 'e') - (retention_of(tag).done_max or 1000)
-  if over <= 0 then return 0 end
-  local gone = call('ZRANGE', tag .. 'e', 0, math.min(over, MOST_TRIMMED) - 1)
+  local excess = call('ZCARD', tag .. 'e') - (retention_of(tag).done_max or 1000)
+  if excess <= 0 then return 0 end
+  local gone = call('ZRANGE', tag .. 'e', 0, math.min(excess, MAX_TRIMMED) - 1)
   call('ZREM', tag .. 'e', unpack(gone))
   call('HDEL', tag .. 't', unpack(gone))
   call('HDEL', tag .. 'm', unpack(gone))
   drained[list] = true
-  return over - #gone
+  return excess - #gone
 end
 
 -- The done tasks of this call, written together: their records by queue, {id, record, id, record, …}, and the scores of
 -- both sets by their keys, {score, id, score, id, …}.
-local ends, known_ends = {}, {}
+local ends, end_records = {}, {}
 -- Lua cannot pass more arguments than this to one command.
-local MOST_ARGUMENTS = 2000
+local MAX_ARGUMENTS = 2000
 
 local function write_ends(list)
-  local tag, fields = '{' .. list .. '}', known_ends[list]
+  local tag, fields = '{' .. list .. '}', end_records[list]
   if not fields then return end
   call('HMSET', tag .. 'm', unpack(fields))
   for _, key in ipairs({tag .. 'e', tag .. 'f'}) do
@@ -48,7 +48,7 @@ local function write_ends(list)
     ends[key] = nil
   end
   trim(list, tag)
-  known_ends[list] = nil
+  end_records[list] = nil
 end
 
 before_end[#before_end + 1] = function()
@@ -60,7 +60,7 @@ local function make_done(list, tag, id, task, result, handed_over)
   slot_freed(list, tag)
   -- The queue's retention does not apply to a task that was handed over without a lease, unless it had a key.
   local stay = handed_over and not task.k and 0 or done_for(tag)
-  local asked_for = math.max(task.r or 0, task.i and DAY or 0)
+  local kept_for = math.max(task.r or 0, task.i and DAY or 0)
   local lease = task.o and task.o.i
   remember(task, 'done')
   if result == '\255' then
@@ -68,22 +68,22 @@ local function make_done(list, tag, id, task, result, handed_over)
     result = ''
   end
   task.s, task.v, task.z, task.ll = 'e', result ~= '' and result or nil, now, lease
-  tell_ended(list, id, task)
-  if stay == 0 and asked_for == 0 then return forget(list, tag, id) end
-  task.u, task.ku = stay == 0 or nil, asked_for > 0 and now + asked_for or nil
-  local key = tag .. (asked_for > 0 and 'f' or 'e')
-  local scores, fields = ends[key] or {}, known_ends[list] or {}
+  publish_end(list, id, task)
+  if stay == 0 and kept_for == 0 then return forget(list, tag, id) end
+  task.u, task.ku = stay == 0 or nil, kept_for > 0 and now + kept_for or nil
+  local key = tag .. (kept_for > 0 and 'f' or 'e')
+  local scores, fields = ends[key] or {}, end_records[list] or {}
   local n, at = #scores, #fields
-  scores[n + 1], scores[n + 2] = score(asked_for > 0 and now + asked_for or now), id
+  scores[n + 1], scores[n + 2] = score(kept_for > 0 and now + kept_for or now), id
   fields[at + 1], fields[at + 2] = id, cmsgpack.pack(task)
-  ends[key], known_ends[list] = scores, fields
-  due(list, now + (asked_for > 0 and asked_for or stay))
-  if at + 2 >= MOST_ARGUMENTS then write_ends(list) end
+  ends[key], end_records[list] = scores, fields
+  due(list, now + (kept_for > 0 and kept_for or stay))
+  if at + 2 >= MAX_ARGUMENTS then write_ends(list) end
 end
 
 -- The time that a push asked for has ended: from now on the queue's retention applies, as to its other done tasks.
-local function no_longer_asked_for(list, tag, id)
-  local task = known(tag, id)
+local function end_kept_time(list, tag, id)
+  local task = load_task(tag, id)
   if not task or task.u or task.z + done_for(tag) <= now then return forget(list, tag, id) end
   call('ZADD', tag .. 'e', score(task.z), id)
 end
@@ -93,7 +93,7 @@ end
 local function drop(list, tag, id, task)
   if task then
     free_key(tag, id, task)
-    tell_ended(list, id, task)
+    publish_end(list, id, task)
     call('ZREM', tag .. 'o', id)
   end
   forget(list, tag, id)

@@ -11,7 +11,7 @@ local function clear_head(list, tag, p, most)
     local e = call('LINDEX', from, -1)
     local id, generation
     if e then id, generation = parse_element(e) end
-    if not id or not is_tombstone(tag, id, generation, known(tag, id)) then return gone end
+    if not id or not is_tombstone(tag, id, generation, load_task(tag, id)) then return gone end
     call('RPOP', from)
     lift_tombstone(tag, p)
   end

@@ -3,7 +3,7 @@
 
 -- The record of a task has 64 KiB at most, without its result. All but the history has 16 KiB at most; the history
 -- keeps the newest twenty attempts, or as many of them as fit.
-local MOST_ATTEMPTS, MOST_BYTES_OF_THEM = 20, 49152
+local MAX_ATTEMPTS, MAX_BYTES_OF_THEM = 20, 49152
 
 local function bytes_of(attempt)
   local bytes = 100 + #(attempt.w or '') + #(attempt.r or '')
@@ -19,9 +19,9 @@ local function remember(task, reason, err)
   h[#h + 1] = {a = task.a or 0, w = lease.w, f = lease.f, t = now, r = reason, e = err}
   if #h > 1 then
     local kept, bytes = {}, 0
-    for i = #h, math.max(1, #h - MOST_ATTEMPTS + 1), -1 do
+    for i = #h, math.max(1, #h - MAX_ATTEMPTS + 1), -1 do
       bytes = bytes + bytes_of(h[i])
-      if bytes > MOST_BYTES_OF_THEM and #kept > 0 then break end
+      if bytes > MAX_BYTES_OF_THEM and #kept > 0 then break end
       table.insert(kept, 1, h[i])
     end
     h = kept

@@ -1,9 +1,9 @@
 -- uses: base
--- The moves between the states of a task. `task` is the unpacked entry of {Q}m, `known` returns nil where
+-- The moves between the states of a task. `task` is the unpacked entry of {Q}m, `load_task` returns nil where
 -- there is none.
 local DAY = 86400000
 -- A task that somebody waits for is kept at least this long after its end, ms, whatever its push or its queue says.
-local FOR_WHO_WAITS = 60000
+local MIN_KEPT_FOR_WAITERS = 60000
 
 -- A cache of scores as text: Redis turns a number into text with printf, and back into a number, and most scores of a
 -- call are equal.
@@ -19,19 +19,19 @@ end
 
 -- A call that reads large records blocks Redis for everybody: it stops early, and its remaining entries go with the
 -- next call.
-local MOST_KNOWN_BYTES = 1048576
-local known_bytes = 0
-local function has_read_enough() return known_bytes >= MOST_KNOWN_BYTES end
+local MAX_BYTES_READ = 1048576
+local bytes_read = 0
+local function has_read_enough() return bytes_read >= MAX_BYTES_READ end
 
-local function unpack_known(packed)
-  if not packed then return nil end
-  known_bytes = known_bytes + #packed
-  return cmsgpack.unpack(packed)
+local function unpack_task(encoded)
+  if not encoded then return nil end
+  bytes_read = bytes_read + #encoded
+  return cmsgpack.unpack(encoded)
 end
 
-local function known(tag, id) return unpack_known(call('HGET', tag .. 'm', id)) end
+local function load_task(tag, id) return unpack_task(call('HGET', tag .. 'm', id)) end
 
-local function keep(tag, id, task)
+local function save_task(tag, id, task)
   call('HSET', tag .. 'm', id, cmsgpack.pack(task))
 end
 
@@ -39,8 +39,8 @@ local policies = {}
 local function policy_of(tag)
   local rules = policies[tag]
   if not rules then
-    local packed = call('GET', tag .. 'c')
-    rules = packed and cmsgpack.unpack(packed) or {}
+    local encoded = call('GET', tag .. 'c')
+    rules = encoded and cmsgpack.unpack(encoded) or {}
     policies[tag] = rules
   end
   return rules
@@ -61,7 +61,7 @@ end
 
 -- Refuse an entry before it changes anything when another program keeps something else under the queue's name: Redis
 -- does not roll back what a script did before it failed, and a task would be left in no list.
-local function must_be_list(list) call('LLEN', list) end
+local function check_is_list(list) call('LLEN', list) end
 
 -- Whether the lease is still held. One that has run out is not, even if the sweeper has not removed it yet.
 local function is_held(tag, lease)
@@ -87,7 +87,7 @@ local function make_ready(list, tag, id, task, head, new)
   call(head and 'RPUSH' or 'LPUSH', ready_list(list, tag, task.p), element(id, task))
   task.s, task.du = 'r', nil
   if not new then task.rs, task.rh = now, head or nil end
-  keep(tag, id, task)
+  save_task(tag, id, task)
   due(list, task.x or FAR)
   wake(list)
 end
@@ -95,7 +95,7 @@ end
 local function make_delayed(list, tag, id, task, at)
   call('ZADD', tag .. 'd', at, id)
   task.s, task.du = 'd', at
-  keep(tag, id, task)
+  save_task(tag, id, task)
   slot_freed(list, tag)
   due(list, math.min(at, task.x or FAR))
 end
@@ -117,26 +117,26 @@ local function free_key(tag, id, task)
   if task.k and call('HGET', tag .. 'k', task.k) == id then call('HDEL', tag .. 'k', task.k) end
 end
 
-local function tell_ended(list, id, task)
+local function publish_end(list, id, task)
   if task.w then ended[#ended + 1] = list .. '\t' .. id end
 end
 
 -- When to forget a task that died at `died`.
 local function dead_until(tag, task, died)
-  return died + math.max(in_ms(retention_of(tag).dead or 2592000), task.w and FOR_WHO_WAITS or 0)
+  return died + math.max(in_ms(retention_of(tag).dead or 2592000), task.w and MIN_KEPT_FOR_WAITERS or 0)
 end
 
 -- Forget the oldest dead tasks beyond the queue's limit, `most` at most. Returns how many are still over the limit.
-local MOST_DEAD = 100000
+local MAX_DEAD = 100000
 local function trim_dead(list, tag, most)
-  local over = call('ZCARD', tag .. 'x') - (retention_of(tag).dead_max or MOST_DEAD)
-  if over <= 0 then return 0 end
-  local gone = call('ZRANGE', tag .. 'x', 0, math.min(over, most) - 1)
+  local excess = call('ZCARD', tag .. 'x') - (retention_of(tag).dead_max or MAX_DEAD)
+  if excess <= 0 then return 0 end
+  local gone = call('ZRANGE', tag .. 'x', 0, math.min(excess, most) - 1)
   call('ZREM', tag .. 'x', unpack(gone))
   call('HDEL', tag .. 't', unpack(gone))
   call('HDEL', tag .. 'm', unpack(gone))
   drained[list] = true
-  return over - #gone
+  return excess - #gone
 end
 
 local function bury(list, tag, id, task, reason, err)
@@ -144,8 +144,8 @@ local function bury(list, tag, id, task, reason, err)
   call('ZADD', tag .. 'x', score(forget), id)
   task.s, task.y, task.z, task.er, task.du = 'x', reason, now, err or task.er, nil
   free_key(tag, id, task)
-  keep(tag, id, task)
-  tell_ended(list, id, task)
+  save_task(tag, id, task)
+  publish_end(list, id, task)
   slot_freed(list, tag)
   due(list, forget)
   -- Where there are too many, each new dead task removes two: one for itself, and one more.

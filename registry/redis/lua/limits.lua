@@ -7,15 +7,15 @@
 -- one pair, at the time of the last.
 local GRAINS = 100
 
-local function recall_starts(q)
+local function load_starts(q)
   local rate = q.rules.rate
   q.most = math.ceil(rate)
   q.stretch = math.ceil(q.most * 1000 / rate)
   q.starts, q.started = {}, 0
-  local packed = call('HGET', q.tag .. 'n', 'starts')
-  local known_starts = packed and cmsgpack.unpack(packed) or {}
-  for n = 1, #known_starts, 2 do
-    local at, count = known_starts[n], known_starts[n + 1]
+  local encoded = call('HGET', q.tag .. 'n', 'starts')
+  local stored = encoded and cmsgpack.unpack(encoded) or {}
+  for n = 1, #stored, 2 do
+    local at, count = stored[n], stored[n + 1]
     -- Starts in the future are dropped: a clock that was set back must not lengthen a stretch.
     if at > now - q.stretch and at <= now then
       q.starts[#q.starts + 1], q.starts[#q.starts + 2] = at, count
@@ -37,10 +37,10 @@ end
 
 -- When the next task may start: once enough earlier starts have left the stretch.
 local function next_start(q)
-  local over = q.started - q.most
+  local excess = q.started - q.most
   for n = 1, #q.starts, 2 do
-    over = over - q.starts[n + 1]
-    if over < 0 then return q.starts[n] + q.stretch end
+    excess = excess - q.starts[n + 1]
+    if excess < 0 then return q.starts[n] + q.stretch end
   end
 end
 
@@ -48,12 +48,12 @@ end
 local GATES, RATE = {'paused', 'concurrency_limited', 'rate_limited'}, 3
 
 -- The first gate, from number `from` on, that is shut now; nil for none.
-local function shut_gate(q, from)
+local function closed_gate(q, from)
   local rules = q.rules
   if from == 1 and rules.paused and now < (rules.paused_until or FAR) then return 1 end
   if from <= 2 and rules.concurrency and call('ZCARD', q.tag .. 'l') >= rules.concurrency then return 2 end
   if from <= RATE and rules.rate then
-    if not q.starts then recall_starts(q) end
+    if not q.starts then load_starts(q) end
     if q.started >= q.most then return RATE end
   end
 end

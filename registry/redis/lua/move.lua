@@ -6,23 +6,23 @@
 -- The moved tasks that somebody waits for: every daemon is told where they are now.
 local moves = {}
 -- Copying payloads blocks Redis: a call that has copied this many bytes leaves the rest to the next one.
-local MOST_BYTES, copied = 1048576, 0
+local MAX_BYTES, copied = 1048576, 0
 
-local function carry(list, tag, to, h, id, task)
+local function move_task(list, tag, to, target_tag, id, task)
   if task and task.k and task.s ~= 'x' then
-    if call('HEXISTS', h .. 'k', task.k) == 1 then return false end
+    if call('HEXISTS', target_tag .. 'k', task.k) == 1 then return false end
     free_key(tag, id, task)
-    call('HSET', h .. 'k', task.k, id)
+    call('HSET', target_tag .. 'k', task.k, id)
   end
   local payload = call('HGET', tag .. 't', id)
   copied = copied + #payload
-  call('HSET', h .. 't', id, payload)
+  call('HSET', target_tag .. 't', id, payload)
   if task then
-    keep(h, id, task)
+    save_task(target_tag, id, task)
     -- A dead task has expired already, or never will.
     if task.x and task.s ~= 'x' then
       call('ZREM', tag .. 'o', id)
-      call('ZADD', h .. 'o', task.x, id)
+      call('ZADD', target_tag .. 'o', task.x, id)
     end
   end
   forget(list, tag, id)
@@ -30,13 +30,13 @@ local function carry(list, tag, to, h, id, task)
   return true
 end
 
-local function move_ready(list, tag, to, h, most)
+local function move_ready(list, tag, to, target_tag, most)
   local moved, skipped, left, kept = 0, 0, most, {}
   for p = 0, 9 do
     local from = p == 0 and list or tag .. p
-    local into = p == 0 and to or h .. p
+    local into = p == 0 and to or target_tag .. p
     for _ = 1, math.min(left, call('LLEN', from)) do
-      if copied >= MOST_BYTES then break end
+      if copied >= MAX_BYTES then break end
       local e = call('RPOP', from)
       left = left - 1
       local id, generation = parse_element(e)
@@ -45,14 +45,14 @@ local function move_ready(list, tag, to, h, most)
         call('LPUSH', into, e)
         moved = moved + 1
       else
-        local task = known(tag, id)
+        local task = load_task(tag, id)
         if is_tombstone(tag, id, generation, task) then
           lift_tombstone(tag, p)
-        elseif carry(list, tag, to, h, id, task) then
+        elseif move_task(list, tag, to, target_tag, id, task) then
           -- It is behind others now, so it is no longer at the head; `rs` stays as it is.
           if task and task.rh then
             task.rh = nil
-            keep(h, id, task)
+            save_task(target_tag, id, task)
           end
           call('LPUSH', into, e)
           moved = moved + 1
@@ -65,18 +65,18 @@ local function move_ready(list, tag, to, h, most)
   end
   -- Tasks that could not be moved keep their places at the head.
   for i = #kept, 1, -1 do call('RPUSH', kept[i][1], kept[i][2]) end
-  return moved, skipped, left <= 0 or copied >= MOST_BYTES
+  return moved, skipped, left <= 0 or copied >= MAX_BYTES
 end
 
-local function move_set(list, tag, to, h, kind, most, passed)
+local function move_set(list, tag, to, target_tag, kind, most, skipped_before)
   local moved, skipped = 0, 0
-  local pairs_ = call('ZRANGE', tag .. kind, passed, passed + most - 1, 'WITHSCORES')
+  local pairs_ = call('ZRANGE', tag .. kind, skipped_before, skipped_before + most - 1, 'WITHSCORES')
   for i = 1, #pairs_, 2 do
-    if copied >= MOST_BYTES then return moved, skipped, true end
+    if copied >= MAX_BYTES then return moved, skipped, true end
     local id, at = pairs_[i], pairs_[i + 1]
-    if carry(list, tag, to, h, id, known(tag, id)) then
+    if move_task(list, tag, to, target_tag, id, load_task(tag, id)) then
       call('ZREM', tag .. kind, id)
-      call('ZADD', h .. kind, at, id)
+      call('ZADD', target_tag .. kind, at, id)
       due(to, tonumber(at))
       moved = moved + 1
     else
@@ -86,19 +86,19 @@ local function move_set(list, tag, to, h, kind, most, passed)
   return moved, skipped, #pairs_ >= 2 * most
 end
 
-local function move(list, to, state, most, passed)
-  local tag, h = '{' .. list .. '}', '{' .. to .. '}'
-  most, passed = tonumber(most), tonumber(passed)
+local function move(list, to, state, most, skipped_before)
+  local tag, target_tag = '{' .. list .. '}', '{' .. to .. '}'
+  most, skipped_before = tonumber(most), tonumber(skipped_before)
   local kind = call('TYPE', to).ok
   if kind ~= 'none' and kind ~= 'list' then return {6, 'WRONGTYPE'} end
   local moved, skipped, more
   if state == 'ready' then
-    moved, skipped, more = move_ready(list, tag, to, h, most)
+    moved, skipped, more = move_ready(list, tag, to, target_tag, most)
   else
-    moved, skipped, more = move_set(list, tag, to, h, state == 'delayed' and 'd' or 'x', most, passed)
+    moved, skipped, more = move_set(list, tag, to, target_tag, state == 'delayed' and 'd' or 'x', most, skipped_before)
   end
   if moved > 0 then
-    due(to, call('EXISTS', h .. 'o') == 1 and now or FAR)
+    due(to, call('EXISTS', target_tag .. 'o') == 1 and now or FAR)
     wake(to)
   end
   drained[list] = true

@@ -25,15 +25,15 @@ local function pop(list, nonce, lease_ms, opts)
 end
 
 -- Pops of one queue are taken together, except those that are remembered or end another poll.
-local MOST_BYTES = 1048576
+local MAX_BYTES = 1048576
 local replies, spent, options, groups, lists, count = {}, 0, {}, {}, {}, {}
 for _, list in ipairs(KEYS) do
   if not count[list] then lists[#lists + 1] = list end
   count[list] = (count[list] or 0) + 1
 end
 for i = 1, #KEYS do
-  local list, packed = KEYS[i], ARGV[3 + i * 3]
-  local opts = packed ~= '' and cmsgpack.unpack(packed) or nil
+  local list, encoded = KEYS[i], ARGV[3 + i * 3]
+  local opts = encoded ~= '' and cmsgpack.unpack(encoded) or nil
   options[i] = opts
   if count[list] > 1 and not (opts and (opts.ik or opts.n)) then
     local group = groups[list] or {entries = {}, asks = {}}
@@ -45,8 +45,8 @@ end
 
 local function pop_group(list, group)
   local at = 1
-  while at <= #group.asks and spent <= MOST_BYTES do
-    local given = pop_some(list, group.asks, at, MOST_BYTES - spent + 1)
+  while at <= #group.asks and spent <= MAX_BYTES do
+    local given = pop_together(list, group.asks, at, MAX_BYTES - spent + 1)
     if #given == 0 then return end
     for j, reply in ipairs(given) do
       replies[group.entries[at + j - 1]] = reply
@@ -63,7 +63,7 @@ for list, group in pairs(groups) do
 end
 for i = 1, #KEYS do
   local at = 1 + i * 3
-  if not replies[i] and spent > MOST_BYTES then replies[i] = {2} end
+  if not replies[i] and spent > MAX_BYTES then replies[i] = {2} end
   if not replies[i] then
     local reply = reply_of(pop, KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), options[i])
     if reply[1] == 0 then spent = spent + #reply[3] end

@@ -5,10 +5,10 @@
 -- Reply per entry: {0, {0, id, payload, attempt, raw, lease ms, traceparent, replayed, list, nonce}, …} · {1} · {2} ·
 --   {3, code[, ms, list, …]} each list is limited for ms · {5} · {6|8, text}.
 if too_late() then return {'LATE', now} end
-local MOST_BYTES = 8388608
+local MAX_BYTES = 8388608
 
 -- Most polls of many queues find nothing, so one command checks that first.
-local function hold_nothing(lists)
+local function all_empty(lists)
   local keys = {}
   for n, list in ipairs(lists) do
     local tag = '{' .. list .. '}'
@@ -17,8 +17,8 @@ local function hold_nothing(lists)
   return call('EXISTS', unpack(keys)) == 0
 end
 
-local function pop_many(first, nonce, lease_ms, packed)
-  local opts = cmsgpack.unpack(packed)
+local function pop_many(first, nonce, lease_ms, encoded)
+  local opts = cmsgpack.unpack(encoded)
   lease_ms = tonumber(lease_ms)
   opts.l = true
   if opts.n then call('PUBLISH', SPACE .. 'worker', PROCESS .. '\n' .. opts.n .. '\n' .. opts.w) end
@@ -27,26 +27,26 @@ local function pop_many(first, nonce, lease_ms, packed)
   local held = memory and replay(memory, opts.ih, opts.k)
   if held then return {0, unpack(held)} end
   if held == false then return {5} end
-  if hold_nothing(opts.q) then return {1} end
-  local given, bytes, nothing, turn, over = {}, 0, {1}, opts.s or 0, {}
+  if all_empty(opts.q) then return {1} end
+  local given, bytes, nothing, turn, finished = {}, 0, {1}, opts.s or 0, {}
   local open = #opts.q
   local fair, at = opts.s ~= nil, 0
   local asks, limited = {}, {3, 'rate_limited'}
   for j = 1, fair and #opts.q > 1 and 0 or opts.c do asks[j] = {nonce, lease_ms, opts} end
-  while open > 0 and #given < opts.c and bytes < MOST_BYTES do
+  while open > 0 and #given < opts.c and bytes < MAX_BYTES do
     local list = opts.q[(turn + at) % #opts.q + 1]
-    if over[list] then
+    if finished[list] then
       at = at + 1
     else
       -- In pcall: what was taken from the other queues must be answered whatever is wrong with this one.
-      local together, group = pcall(pop_some, list, asks, #given + 1, MOST_BYTES - bytes, #given > 0)
-      for _, reply in ipairs(together and group or {}) do
+      local ok, group = pcall(pop_together, list, asks, #given + 1, MAX_BYTES - bytes, #given > 0)
+      for _, reply in ipairs(ok and group or {}) do
         reply[8], reply[9], reply[10] = 0, list, nonce
         given[#given + 1] = reply
         bytes = bytes + #reply[3]
       end
-      if not together or #group == 0 then
-        local reply = reply_of(pop_one, list, nonce, lease_ms, opts, #given > 0 and MOST_BYTES - bytes)
+      if not ok or #group == 0 then
+        local reply = reply_of(pop_one, list, nonce, lease_ms, opts, #given > 0 and MAX_BYTES - bytes)
         if reply[1] == 0 then
           reply[8], reply[9], reply[10] = 0, list, nonce
           given[#given + 1] = reply
@@ -54,10 +54,10 @@ local function pop_many(first, nonce, lease_ms, packed)
           if fair then at = at + 1 end
         else
           if reply[1] == 9 then break end
-          -- {2} wins over the replies of other queues: there may be tasks behind the tombstones that were cleared.
+          -- {2} wins finished the replies of other queues: there may be tasks behind the tombstones that were cleared.
           if reply[1] ~= 1 and nothing[1] ~= 2 then nothing = reply end
           if reply[1] == 3 and reply[3] then limited[#limited + 1], limited[#limited + 2] = reply[3], list end
-          over[list] = true
+          finished[list] = true
           open = open - 1
         end
       end

@@ -12,11 +12,11 @@ local function purge_list(list, tag, p, most, place)
     if not e then break end
     moves = moves + 1
     local id, generation = parse_element(e)
-    local packed = id and call('HGET', tag .. 'm', id)
-    local task = unpack_known(packed)
+    local encoded = id and call('HGET', tag .. 'm', id)
+    local task = unpack_task(encoded)
     local alive = not id or not is_tombstone(tag, id, generation, task)
     if alive and id then
-      set_task_aside(tag, place, 'r', id, packed)
+      set_task_aside(tag, place, 'r', id, encoded)
     elseif alive then
       set_aside(tag, place, 'raw', '', e, p)
     end
@@ -27,8 +27,8 @@ local function purge_list(list, tag, p, most, place)
   return count, moves
 end
 
-local function purge(list, said)
-  local most, state, place = string.match(said, '^(%d+) ?(%a*) ?(.*)$')
+local function purge(list, limits)
+  local most, state, place = string.match(limits, '^(%d+) ?(%a*) ?(.*)$')
   local tag = '{' .. list .. '}'
   local count, left, before = 0, tonumber(most), aside_bytes
   if place ~= '' then
@@ -41,10 +41,10 @@ local function purge(list, said)
   end
   for _, id in ipairs((state == 'ready' or left <= 0) and {} or call('ZRANGE', tag .. 'd', 0, left - 1)) do
     if is_enough() then break end
-    local packed = call('HGET', tag .. 'm', id)
-    set_task_aside(tag, place, 'd', id, packed, call('ZSCORE', tag .. 'd', id))
+    local encoded = call('HGET', tag .. 'm', id)
+    set_task_aside(tag, place, 'd', id, encoded, call('ZSCORE', tag .. 'd', id))
     call('ZREM', tag .. 'd', id)
-    drop(list, tag, id, unpack_known(packed))
+    drop(list, tag, id, unpack_task(encoded))
     count, left = count + 1, left - 1
   end
   drained[list] = true

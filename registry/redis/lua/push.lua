@@ -15,16 +15,16 @@ for _, list in ipairs(KEYS) do count[list] = (count[list] or 0) + 1 end
 local function load_rules()
   local keys = {}
   for i, list in ipairs(KEYS) do keys[i] = '{' .. list .. '}c' end
-  local packed = call('MGET', unpack(keys))
+  local encoded = call('MGET', unpack(keys))
   for i, list in ipairs(KEYS) do
-    rules_of[list] = rules_of[list] or (packed[i] and cmsgpack.unpack(packed[i])) or NO_RULES
+    rules_of[list] = rules_of[list] or (encoded[i] and cmsgpack.unpack(encoded[i])) or NO_RULES
   end
 end
 
--- After `came` plain tasks were pushed to a list that now has this length.
-local function entered(list, tag, length_now, came)
+-- After `pushed` plain tasks were pushed to a list that now has this length.
+local function entered(list, tag, length_now, pushed)
   -- Raw elements of other programs do not put the queue into the index: our first tasks behind them do.
-  if length_now == came or call('HLEN', tag .. 't') == came then due(list, FAR) end
+  if length_now == pushed or call('HLEN', tag .. 't') == pushed then due(list, FAR) end
   wake(list)
 end
 

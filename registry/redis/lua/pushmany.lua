@@ -19,11 +19,11 @@ local function answer_without(list, tag, n, opts, memory)
   if rules.max_length and length(list, tag) + n > rules.max_length then return {9, rules.max_length} end
 end
 
-local function push_many(list, packed, options)
+local function push_many(list, encoded, options)
   local tag = '{' .. list .. '}'
   local opts = options ~= '' and cmsgpack.unpack(options) or {}
   local memory = opts.ik and tag .. 'i:pushes:' .. opts.ik
-  local batch = cmsgpack.unpack(packed)
+  local batch = cmsgpack.unpack(encoded)
   local staged = type(batch[2]) == 'string'
   local head, payloads = staged and batch[2] or STAMP, staged and {} or batch[2]
   local ids = with_head(head, batch[1])

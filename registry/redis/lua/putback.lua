@@ -13,7 +13,7 @@ local function last_answer(tag, id, task, answer)
   if #others == 0 then return #task.o.k > 0 end
   if #others < #task.o.k then
     task.o.k = others
-    keep(tag, id, task)
+    save_task(tag, id, task)
   end
   return false
 end
@@ -21,11 +21,11 @@ end
 local function put_back(list, lease, answer)
   local tag = '{' .. list .. '}'
   local id = string.match(lease, '^[^-]*')
-  must_be_list(list)
-  local task = known(tag, id)
+  check_is_list(list)
+  local task = load_task(tag, id)
   if task and task.o and task.o.k and not last_answer(tag, id, task, answer) then return {1} end
   if call('ZREM', tag .. 'l', lease) == 0 then return {1} end
-  if taken_away(tag, task, lease) or (not task and is_forgotten(list, tag, id)) then return {0} end
+  if cancelled_in_handover(tag, task, lease) or (not task and forgotten_in_handover(list, tag, id)) then return {0} end
   if task then
     task.a, task.o = math.max(0, (task.a or 1) - 1), nil
     if task.c then

@@ -8,22 +8,22 @@
 --   foreign element to show, text to look for in those ('' for none).
 -- Reply: {0, {id or false, generation, beginning of a foreign element, priority, place from the head, place from the
 --   tail, mark, length, 1 where the text was found}, …} · {1, where the search continues} · {6|8, text}.
-local MOST_SEARCHED, SLACK, MOST_BYTES = 5000, 200, 262144
+local MAX_SEARCHED, SLACK, MAX_BYTES = 5000, 200, 262144
 
 -- The place behind the element, from the head; 0 when it is gone; nil and where to continue when the search is not
 -- complete.
-local function place_behind(from, mark, head, tail, going_on)
+local function place_behind(from, mark, head, tail, resume_at)
   local furthest = call('LLEN', from) - 1 - tail
   if furthest < 0 then return 0 end
-  if going_on == '' then
+  if resume_at == '' then
     -- Usually nothing has left the list, or nothing has been added.
     for _, place in ipairs({math.min(head, furthest), furthest}) do
       local e = call('LINDEX', from, -place - 1)
       if e and has_mark(e, mark) then return place + 1 end
     end
   end
-  local upto = math.min(furthest, tonumber(going_on) or furthest)
-  local down = math.max(0, upto - MOST_SEARCHED + 1)
+  local upto = math.min(furthest, tonumber(resume_at) or furthest)
+  local down = math.max(0, upto - MAX_SEARCHED + 1)
   local found
   each_from(from, down, upto - down + 1, function(e, place)
     if has_mark(e, mark) then found = place end
@@ -35,13 +35,13 @@ local function place_behind(from, mark, head, tail, going_on)
   return nil, down - 1 + SLACK
 end
 
-local function elements(list, first, mark, head, tail, going_on, most, shown, text)
+local function elements(list, first, mark, head, tail, resume_at, most, shown, text)
   local tag, reply, bytes = '{' .. list .. '}', {0}, 0
   for p = first, 0, -1 do
     local from = p == 0 and list or tag .. p
     local at, on = 0, nil
     if mark ~= '' and p == first then
-      at, on = place_behind(from, mark, head, tail, going_on)
+      at, on = place_behind(from, mark, head, tail, resume_at)
       if not at then return {1, on} end
     end
     local length = call('LLEN', from)
@@ -53,9 +53,9 @@ local function elements(list, first, mark, head, tail, going_on, most, shown, te
         id or false, generation or 0, id and '' or string.sub(e, 1, shown),
         p, place, length - 1 - place, mark_of(e), #e, hit and 1 or 0,
       }
-      return bytes >= MOST_BYTES
+      return bytes >= MAX_BYTES
     end)
-    if #reply > most or bytes >= MOST_BYTES then break end
+    if #reply > most or bytes >= MAX_BYTES then break end
   end
   return reply
 end

@@ -4,12 +4,12 @@
 --   text}.
 local function release(list, lease, wait)
   local tag = '{' .. list .. '}'
-  must_be_list(list)
+  check_is_list(list)
   if not is_held(tag, lease) then return {1} end
   wait = tonumber(wait)
   call('ZREM', tag .. 'l', lease)
   local id = string.match(lease, '^[^-]*')
-  local task = known(tag, id) or {a = 1}
+  local task = load_task(tag, id) or {a = 1}
   remember(task, 'released')
   task.a, task.ll = math.max(0, task.a - 1), nil
   if task.c then

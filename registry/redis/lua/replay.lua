@@ -1,24 +1,24 @@
 -- uses: base, life, take
 -- How many of the answers that gave a lease it remembers.
-local MOST_ANSWERS = 20
+local MAX_ANSWERS = 20
 
 -- Remember the leases of a pop: a repeat with the same Idempotency-Key gets those again that are still held.
-local function remember_pop(memory, print, given)
+local function remember_pop(memory, fingerprint, given)
   local longest, leases = 0, {}
   for _, one in ipairs(given) do
     longest = math.max(longest, one[6])
     leases[#leases + 1] = {one[9], one[2] .. '-' .. one[10]}
   end
-  call('SET', memory, cmsgpack.pack({p = print, l = leases}), 'PX', longest)
+  call('SET', memory, cmsgpack.pack({p = fingerprint, l = leases}), 'PX', longest)
 end
 
 -- The tasks of the earlier pop that are still held; nil for no earlier pop or none held; false: another request had
 -- this key.
-local function replay(memory, print, answer)
-  local packed = call('GET', memory)
-  if not packed then return nil end
-  local seen = cmsgpack.unpack(packed)
-  if seen.p ~= print then return false end
+local function replay(memory, fingerprint, answer)
+  local encoded = call('GET', memory)
+  if not encoded then return nil end
+  local seen = cmsgpack.unpack(encoded)
+  if seen.p ~= fingerprint then return false end
   local held = {}
   for _, pair in ipairs(seen.l) do
     local list, lease = pair[1], pair[2]
@@ -26,11 +26,11 @@ local function replay(memory, print, answer)
     local ends = call('ZSCORE', tag .. 'l', lease)
     if ends and tonumber(ends) > now then
       local id, nonce = string.match(lease, '^([^-]*)-(.*)$')
-      local task = known(tag, id)
+      local task = load_task(tag, id)
       may_grow()
       task.o.k[#task.o.k + 1] = answer
-      if #task.o.k > MOST_ANSWERS then table.remove(task.o.k, 1) end
-      keep(tag, id, task)
+      if #task.o.k > MAX_ANSWERS then table.remove(task.o.k, 1) end
+      save_task(tag, id, task)
       local payload = call('HGET', tag .. 't', id)
       held[#held + 1] = {0, id, payload, task.a, 0, tonumber(ends) - now, task.tp or false, 1, list, nonce}
     end

@@ -23,7 +23,7 @@ local function restore_ready(list, tag, id, task, head)
   -- A plain task has no record.
   if next(task) then
     task.s = 'r'
-    keep(tag, id, task)
+    save_task(tag, id, task)
   end
   due(list, task.x or FAR)
   wake(list)
@@ -33,7 +33,7 @@ local function restore_dead(list, tag, id, task)
   task.z = task.z or now
   local forgotten = dead_until(tag, task, task.z)
   call('ZADD', tag .. 'x', score(forgotten), id)
-  keep(tag, id, task)
+  save_task(tag, id, task)
   due(list, forgotten)
   trim_dead(list, tag, 2)
 end
@@ -41,16 +41,16 @@ end
 local function restore_done(list, tag, id, task)
   task.z = task.z or now
   call('ZADD', tag .. (task.ku and 'f' or 'e'), score(task.ku or task.z), id)
-  keep(tag, id, task)
+  save_task(tag, id, task)
   due(list, task.ku or task.z + done_for(tag))
   trim(list, tag)
 end
 
-local function restore(list, id, payload, packed)
+local function restore(list, id, payload, encoded)
   local tag = '{' .. list .. '}'
   if call('HEXISTS', tag .. 't', id) == 1 then return {1} end
   if not is_list(list) then return {6, 'WRONGTYPE'} end
-  local task = cmsgpack.unpack(packed)
+  local task = cmsgpack.unpack(encoded)
   local state = task.s or 'r'
   task.s = nil
   local waits = state ~= 'x' and state ~= 'e'

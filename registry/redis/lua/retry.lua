@@ -7,9 +7,9 @@
 local function retry(list, id, said)
   local tag = '{' .. list .. '}'
   local how, place = string.match(said, '^(%w*) ?(.*)$')
-  must_be_list(list)
+  check_is_list(list)
   if place ~= '' and is_undone(tag, place) then return {2} end
-  local task = known(tag, id)
+  local task = load_task(tag, id)
   if not task or task.s ~= 'x' then return {1} end
   if task.y == 'not_json' then return {11} end
   if task.k then

@@ -4,9 +4,9 @@
 --   delayed · {8, text}.
 local function run(list, id)
   local tag = '{' .. list .. '}'
-  must_be_list(list)
+  check_is_list(list)
   if call('HEXISTS', tag .. 't', id) == 0 then return {1} end
-  local task = known(tag, id) or {s = 'r'}
+  local task = load_task(tag, id) or {s = 'r'}
   if call('ZREM', tag .. 'd', id) == 0 then return {2, task.s} end
   make_ready(list, tag, id, task, false)
   return {0}

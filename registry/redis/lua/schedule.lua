@@ -11,11 +11,11 @@
 if too_late() then return {'LATE', now} end
 local SCHEDULES, TICKS = SPACE .. 'schedules', SPACE .. 'ticks'
 
-local function push_tick(list, id, payload, packed)
+local function push_tick(list, id, payload, encoded)
   local tag = '{' .. list .. '}'
   local rules = policy_of(tag)
-  if packed ~= '' or rules.ttl then
-    return push_one(list, tag, id, payload, packed ~= '' and cmsgpack.unpack(packed) or {}, rules)
+  if encoded ~= '' or rules.ttl then
+    return push_one(list, tag, id, payload, encoded ~= '' and cmsgpack.unpack(encoded) or {}, rules)
   end
   if rules.max_length and length(list, tag) >= rules.max_length then return {9, rules.max_length} end
   call('LPUSH', list, '\1' .. id)

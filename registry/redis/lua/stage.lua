@@ -6,11 +6,11 @@
 -- Reply per entry: {0, the head of the ids} · {6|7|8, text}.
 local STAGED_FOR = 60000
 
-local function stage(list, head, packed)
+local function stage(list, head, encoded)
   local tag = '{' .. list .. '}'
   if not is_list(list) then return {6, 'WRONGTYPE'} end
   if head == '' then head = STAMP end
-  local part = cmsgpack.unpack(packed)
+  local part = cmsgpack.unpack(encoded)
   local fields, scores, ends = {}, {}, now + STAGED_FOR
   for i, tail in ipairs(part[1]) do
     fields[2 * i - 1], fields[2 * i] = head .. tail, part[2][i]

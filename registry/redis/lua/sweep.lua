@@ -6,7 +6,7 @@
 -- Reply: {queues swept, moves made, the time}.
 local moves, per_kind = 0, tonumber(ARGV[5])
 -- Forgetting an acknowledged lease is one command for many.
-local TRACES_A_MOVE = 10
+local TRACES_PER_MOVE = 10
 
 local function lapse_leases(list, tag)
   local leases = call('ZREVRANGEBYSCORE', tag .. 'l', now, '-inf', 'LIMIT', 0, per_kind)
@@ -16,11 +16,11 @@ local function lapse_leases(list, tag)
   for _, lease in ipairs(leases) do
     call('ZREM', tag .. 'l', lease)
     local id = string.match(lease, '^[^-]*')
-    local task = known(tag, id)
-    if task or not is_forgotten(list, tag, id) then
+    local task = load_task(tag, id)
+    if task or not forgotten_in_handover(list, tag, id) then
       task = task or {}
       local reason = (not task.o or task.o.h) and 'handover_expired' or 'lease_expired'
-      if not taken_away(tag, task, lease) then lapse(list, tag, id, task, reason) end
+      if not cancelled_in_handover(tag, task, lease) then lapse(list, tag, id, task, reason) end
     end
     moves = moves + 1
   end
@@ -29,7 +29,7 @@ end
 local function end_delays(list, tag)
   for _, id in ipairs(call('ZRANGEBYSCORE', tag .. 'd', '-inf', now, 'LIMIT', 0, per_kind)) do
     call('ZREM', tag .. 'd', id)
-    local task = known(tag, id)
+    local task = load_task(tag, id)
     if task then make_ready(list, tag, id, task, false) end
     moves = moves + 1
   end
@@ -38,7 +38,7 @@ end
 local function expire(list, tag)
   for _, id in ipairs(call('ZRANGEBYSCORE', tag .. 'o', '-inf', now, 'LIMIT', 0, per_kind)) do
     call('ZREM', tag .. 'o', id)
-    local task = known(tag, id)
+    local task = load_task(tag, id)
     if task and task.s == 'r' then leave_tombstone(list, tag, task) end
     if task and task.s == 'd' then call('ZREM', tag .. 'd', id) end
     if task and (task.s == 'r' or task.s == 'd') then bury(list, tag, id, task, 'expired') end
@@ -49,7 +49,7 @@ end
 local function forget_old(list, tag)
   for _, id in ipairs(call('ZRANGEBYSCORE', tag .. 'f', '-inf', now, 'LIMIT', 0, per_kind)) do
     call('ZREM', tag .. 'f', id)
-    no_longer_asked_for(list, tag, id)
+    end_kept_time(list, tag, id)
     moves = moves + 1
   end
   trim(list, tag)
@@ -61,10 +61,10 @@ local function forget_old(list, tag)
       moves = moves + 1
     end
   end
-  local traces = math.min(call('ZCOUNT', tag .. 'a', '-inf', now), TRACES_A_MOVE * per_kind)
+  local traces = math.min(call('ZCOUNT', tag .. 'a', '-inf', now), TRACES_PER_MOVE * per_kind)
   if traces > 0 then
     call('ZREMRANGEBYRANK', tag .. 'a', 0, traces - 1)
-    moves = moves + math.floor(traces / TRACES_A_MOVE)
+    moves = moves + math.floor(traces / TRACES_PER_MOVE)
   end
 end
 
@@ -91,7 +91,7 @@ local function resume(list, tag)
   if not rules.paused_until or now < rules.paused_until then return end
   may_grow()
   rules.paused, rules.paused_until = nil, nil
-  keep_policy(list, tag, rules)
+  save_policy(list, tag, rules)
   wake(list)
 end
 
@@ -108,7 +108,7 @@ end
 
 local function sweep(list)
   local tag = '{' .. list .. '}'
-  must_be_list(list)
+  check_is_list(list)
   expire(list, tag)
   lapse_leases(list, tag)
   end_delays(list, tag)

@@ -17,8 +17,8 @@ end
 local function load_queue(list, tag)
   local q = {tag = tag}
   if call('EXISTS', tag .. 'm', tag .. 'c') > 0 then
-    local packed = call('GET', tag .. 'c')
-    q.rules = packed and cmsgpack.unpack(packed)
+    local encoded = call('GET', tag .. 'c')
+    q.rules = encoded and cmsgpack.unpack(encoded)
     q.metas = true
     q.ranked = 0 < call(
       'EXISTS', tag .. 1, tag .. 2, tag .. 3, tag .. 4, tag .. 5, tag .. 6, tag .. 7, tag .. 8, tag .. 9
@@ -37,7 +37,7 @@ end
 -- The reply when the queue's policy forbids a start now, else nil.
 local function held_back(list, q, leased)
   if q.rules.concurrency and not leased then return {4} end
-  local gate = shut_gate(q, 1)
+  local gate = closed_gate(q, 1)
   if gate ~= RATE then return gate and {3, GATES[gate]} end
   local at = next_start(q)
   may_grow()
@@ -76,7 +76,7 @@ local function pop_one(list, nonce, lease_ms, opts, room)
     local payload, task, raw, stale = nil, nil, 0, false
     if id then
       payload = call('HGET', tag .. 't', id)
-      task = payload and q.metas and known(tag, id) or nil
+      task = payload and q.metas and load_task(tag, id) or nil
       stale = not payload or is_stale(task, generation)
     else
       made = made + 1
@@ -108,7 +108,7 @@ local function pop_one(list, nonce, lease_ms, opts, room)
         task.s, task.a, task.x = 'l', attempt, nil
         task.o = lease_for(opts or NO_OPTIONS, lease, length)
         task.pr, task.pm = nil, nil
-        keep(tag, id, task)
+        save_task(tag, id, task)
         q.metas = true
       end
       due(list, now + length)
@@ -118,23 +118,23 @@ local function pop_one(list, nonce, lease_ms, opts, room)
   return {2}
 end
 
--- `pop_some`: several pops from a queue without rules and priorities, with a few commands for all of them. `asks` are
--- {nonce, lease ms, options}; it returns the replies to the first of them. A task that is not simple stays where it is,
--- for `pop_one`. Nothing may fail between LTRIM and the last write: Redis would not bring the tasks back.
+-- `pop_together`: several pops from a queue without rules and priorities, with a few commands for all of them. `asks`
+-- are {nonce, lease ms, options}; it returns the replies to the first of them. A task that is not simple stays where it
+-- is, for `pop_one`. Nothing may fail between LTRIM and the last write: Redis would not bring the tasks back.
 -- Payloads are read before it is known whether there is room for them: more at a time when the last ones were small.
-local AT_ONCE, MOST_AT_ONCE, SMALL_BYTES = 16, 128, 65536
+local AT_ONCE, MAX_AT_ONCE, SMALL_BYTES = 16, 128, 65536
 local at_once = AT_ONCE
 
--- The packed record of a plain task under a lease without further options. It is packed once for all leases of one
+-- The encoded record of a plain task under a lease without further options. It is packed once for all leases of one
 -- length, and differs only in the lease id.
 local plain_leased, plain_length = {}, nil
 local function pack_leased(lease, length)
   if length ~= plain_length then plain_leased, plain_length = {}, length end
   local around = plain_leased[#lease]
   if not around then
-    local packed = cmsgpack.pack({s = 'l', a = 1, o = {i = lease, l = length, f = now}})
-    local from, to = string.find(packed, lease, 1, true)
-    around = {string.sub(packed, 1, from - 1), string.sub(packed, to + 1)}
+    local encoded = cmsgpack.pack({s = 'l', a = 1, o = {i = lease, l = length, f = now}})
+    local from, to = string.find(encoded, lease, 1, true)
+    around = {string.sub(encoded, 1, from - 1), string.sub(encoded, to + 1)}
     plain_leased[#lease] = around
   end
   return around[1] .. lease .. around[2]
@@ -153,7 +153,7 @@ end
 
 -- `bound`: which payload may have more bytes than there is room: none when true, only the first when false, the last
 -- when nil.
-local function pop_some(list, asks, from, room, bound)
+local function pop_together(list, asks, from, room, bound)
   local q = loaded[list] or load_queue(list, '{' .. list .. '}')
   if q.rules or q.ranked then return {} end
   local most = math.min(at_once, #asks - from + 1)
@@ -190,7 +190,7 @@ local function pop_some(list, asks, from, room, bound)
     given[j] = {0, id, payload, task and task.a or 1, 0, length, task and task.tp or false}
     first, room, read = math.min(first, now + length), room - #payload, read + #payload
   end
-  at_once = read < SMALL_BYTES and math.min(2 * at_once, MOST_AT_ONCE) or AT_ONCE
+  at_once = read < SMALL_BYTES and math.min(2 * at_once, MAX_AT_ONCE) or AT_ONCE
   if #given == 0 then return given end
   call('LTRIM', list, 0, -#given - 1)
   call('ZADD', q.tag .. 'l', unpack(leases))

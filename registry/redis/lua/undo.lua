@@ -25,8 +25,8 @@ local function why_not_wait(tag, id, task)
   if task.k and is_taken(tag, id, task.k) then return 'key_taken' end
 end
 
-local function back_among_waiting(kind, list, tag, id, payload, packed, at)
-  local task = packed ~= '' and unpack_known(packed) or {}
+local function back_among_waiting(kind, list, tag, id, payload, encoded, at)
+  local task = encoded ~= '' and unpack_task(encoded) or {}
   local reason = why_not_wait(tag, id, task)
   if reason then return reason end
   -- Its tombstone names the generation that it had.
@@ -42,13 +42,13 @@ local function is_over(tag, kind, task, at)
   return at <= now and (task.u or done_until <= now)
 end
 
-local function back_among_ended(kind, list, tag, id, payload, packed, at)
-  local task, score_at = unpack_known(packed), tonumber(at)
+local function back_among_ended(kind, list, tag, id, payload, encoded, at)
+  local task, score_at = unpack_task(encoded), tonumber(at)
   if is_over(tag, kind, task, score_at) then return 'expired' end
-  local most = kind == 'x' and (retention_of(tag).dead_max or MOST_DEAD) or (retention_of(tag).done_max or 1000)
+  local most = kind == 'x' and (retention_of(tag).dead_max or MAX_DEAD) or (retention_of(tag).done_max or 1000)
   if kind ~= 'f' and call('ZCARD', tag .. kind) >= most then return 'no_room' end
   call('HSET', tag .. 't', id, payload)
-  call('HSET', tag .. 'm', id, packed)
+  call('HSET', tag .. 'm', id, encoded)
   call('ZADD', tag .. kind, at, id)
   due(list, kind == 'e' and score_at + done_for(tag) or score_at)
 end
@@ -70,25 +70,25 @@ end
 
 -- A retried task that has waited since is dead again.
 back.w = function(list, tag, id, was)
-  local task = known(tag, id)
+  local task = load_task(tag, id)
   if not task or task.s == 'x' or task.s == 'e' then return 'gone' end
   if task.s == 'l' or (task.a or 0) ~= was.a then return 'started' end
   local forgotten = dead_until(tag, task, was.z)
   if forgotten <= now then return 'expired' end
-  if call('ZCARD', tag .. 'x') >= (retention_of(tag).dead_max or MOST_DEAD) then return 'no_room' end
+  if call('ZCARD', tag .. 'x') >= (retention_of(tag).dead_max or MAX_DEAD) then return 'no_room' end
   if task.s == 'd' then call('ZREM', tag .. 'd', id) else leave_tombstone(list, tag, task) end
   free_key(tag, id, task)
   call('ZADD', tag .. 'x', score(forgotten), id)
   task.s, task.du = 'x', nil
   task.n, task.nn, task.x, task.c, task.q, task.y, task.z = was.n, was.nn, was.x, was.c, was.q, was.y, was.z
-  keep(tag, id, task)
-  tell_ended(list, id, task)
+  save_task(tag, id, task)
+  publish_end(list, id, task)
   due(list, forgotten)
 end
 
 -- A cancelled task waits again.
 back.c = function(list, tag, id, was)
-  local task = known(tag, id)
+  local task = load_task(tag, id)
   if not task or task.s ~= 'x' or task.y ~= 'cancelled' or task.z ~= was.z then return 'gone' end
   local reason = why_not_wait(tag, id, task)
   if reason then return reason end
@@ -99,10 +99,10 @@ end
 
 -- The holder of a marked task need not stop.
 back.m = function(_, tag, id, lease)
-  local task = known(tag, id)
+  local task = load_task(tag, id)
   if not task or task.s ~= 'l' or not task.c or (task.o and task.o.i or '') ~= lease then return 'gone' end
   task.c = nil
-  keep(tag, id, task)
+  save_task(tag, id, task)
 end
 
 local function undo(list, operation, number, most)
@@ -110,17 +110,17 @@ local function undo(list, operation, number, most)
   local begin = 'undo:' .. tag .. operation .. ':'
   local from, left = begin .. number, begin .. 'left'
   local count, moves, reasons, reply = 0, 0, {}, {0, 0, 0}
-  must_be_list(list)
+  check_is_list(list)
   may_grow()
   call('SET', begin .. 'undone', 1, 'PX', ASIDE_FOR)
   while moves < tonumber(most) and not is_enough() do
-    local packed = call('LINDEX', from, -1)
-    if not packed then break end
-    moves, aside_bytes = moves + 1, aside_bytes + #packed
-    local record = cmsgpack.unpack(packed)
+    local encoded = call('LINDEX', from, -1)
+    if not encoded then break end
+    moves, aside_bytes = moves + 1, aside_bytes + #encoded
+    local record = cmsgpack.unpack(encoded)
     local reason = back[record[1]](list, tag, unpack(record, 2))
     if reason then
-      call('LPUSH', left, packed)
+      call('LPUSH', left, encoded)
       aside_until[left] = true
       reasons[reason] = (reasons[reason] or 0) + 1
     else

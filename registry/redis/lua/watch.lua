@@ -4,13 +4,13 @@
 local function watch(list, id)
   local tag = '{' .. list .. '}'
   if call('HEXISTS', tag .. 't', id) == 0 then return {1} end
-  local task = known(tag, id) or {s = 'r'}
+  local task = load_task(tag, id) or {s = 'r'}
   if task.s ~= 'x' and task.s ~= 'e' and not task.w then
     may_grow()
     task.w = true
     -- Keep it long enough for the waiting client to read how it ended.
-    task.r = math.max(task.r or 0, FOR_WHO_WAITS)
-    keep(tag, id, task)
+    task.r = math.max(task.r or 0, MIN_KEPT_FOR_WAITERS)
+    save_task(tag, id, task)
   end
   return {0, task.s}
 end

@@ -5,14 +5,14 @@
 -- Reply: {0, {gates that are shut: paused, concurrency_limited, rate_limited}, tasks of higher priorities, tasks before
 --   it in this piece, elements read, 1 when it was met} · {6|8, text}. For a task that is not ready the last four
 --   are 0.
-local MOST_BYTES = 262144
+local MAX_BYTES = 262144
 
 local function shut_gates(tag)
   local q, shut = {tag = tag, rules = policy_of(tag)}, {}
-  local gate = shut_gate(q, 1)
+  local gate = closed_gate(q, 1)
   while gate do
     shut[#shut + 1] = GATES[gate]
-    gate = shut_gate(q, gate + 1)
+    gate = closed_gate(q, gate + 1)
   end
   return shut
 end
@@ -38,13 +38,13 @@ local function before(list, tag, id, task, offset, most)
     local alive = true
     bytes = bytes + #e
     if other and some_stale then
-      local packed = call('HGET', tag .. 'm', other)
-      if packed then bytes = bytes + #packed end
+      local encoded = call('HGET', tag .. 'm', other)
+      if encoded then bytes = bytes + #encoded end
       alive = call('HEXISTS', tag .. 't', other) == 1
-        and not is_stale(packed and cmsgpack.unpack(packed), generation)
+        and not is_stale(encoded and cmsgpack.unpack(encoded), generation)
     end
     if alive then count = count + 1 end
-    return bytes >= MOST_BYTES
+    return bytes >= MAX_BYTES
   end)
   return count, read, met
 end
@@ -52,7 +52,7 @@ end
 local function why(list, id, offset, most)
   local tag = '{' .. list .. '}'
   local gates = shut_gates(tag)
-  local task = known(tag, id) or {s = 'r'}
+  local task = load_task(tag, id) or {s = 'r'}
   if task.s ~= 'r' or call('HEXISTS', tag .. 't', id) == 0 then return {0, gates, 0, 0, 0, 0} end
   return {0, gates, higher(tag, task.p or 0), before(list, tag, id, task, offset, most)}
 end
