@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from registry.cli.worker import progress_of, result_of
+from registry.cli.verdicts import progress_of, result_of
 from tests.ctl import Ctl, ctl_of
 from tests.live import Daemon, RedisServer, wait_until
 from tests.talk import becomes, cancel, counts, push, pushed, queue, task, tasks

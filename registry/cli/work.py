@@ -19,7 +19,8 @@ from registry.cli.errors import FAILED
 from registry.cli.main import App, Command
 from registry.cli.output import Output
 from registry.cli.text import clean, cut
-from registry.cli.worker import Line, Settings, Worker, worker_name
+from registry.cli.verdicts import Settings
+from registry.cli.worker import Line, Worker, worker_name
 
 # In cron, the registry may be away for so long, s.
 CRON_PATIENCE = 60.0
