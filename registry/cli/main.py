@@ -24,12 +24,14 @@ from registry.cli.text import clean
 # The name of each command, and "module:function" in registry.cli.
 COMMANDS = {
     "push": "push:push",
+    "pushmany": "pushmany:pushmany",
     "pop": "push:pop",
     "ack": "push:ack",
     "fail": "push:fail",
     "release": "push:release",
     "extend": "push:extend",
     "work": "work:work",
+    "wait": "wait:wait",
     "queues": "queues:queues",
     "queue": "queues:queue",
     "tasks": "tasks:tasks",
