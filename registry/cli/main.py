@@ -43,6 +43,8 @@ COMMANDS = {
     "audit": "audit:audit",
     "undo": "audit:undo",
     "top": "top:top",
+    "export": "transfer:export",
+    "import": "transfer:import_",
     "token": "tokens:token",
     "doctor": "doctor:doctor",
     "completion": "completion:completion",
