@@ -25,6 +25,7 @@ EXIT_CODES = (
     ("3", "not found: no such task, schedule or audit entry; nothing to pop"),
     ("4", "refused: no or the wrong token, a lost lease, a full queue"),
     ("5", "unreachable: nobody answers, or the daemon cannot work now"),
+    ("124", "`wait --timeout`: the task has not ended in time"),
     ("130", "ended by Ctrl-C"),
 )
 ENVIRONMENT = (

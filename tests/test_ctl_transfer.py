@@ -12,7 +12,7 @@ import pytest
 from tests.ctl import Ctl, ctl_of
 from tests.live import Daemon, RedisServer
 from tests.talk import ask, counts, drain, fresh, leased, policy, push, pushed, queue, task, tasks
-from tests.test_exports import fill, shown
+from tests.test_exports import fill, seen_of
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def everything(daemon: Daemon) -> dict[str, Any]:
     names = [row["name"] for row in ask(daemon, "GET", "/api/queues").ok()["queues"]]
     schedules = ask(daemon, "GET", "/api/schedules").ok()["schedules"]
     return {
-        "queues": {name: (shown(daemon, name), queue(daemon, name)["policy"]) for name in names},
+        "queues": {name: (seen_of(daemon, name), queue(daemon, name)["policy"]) for name in names},
         "schedules": [{**one, "next_at": None} for one in schedules],
     }
 

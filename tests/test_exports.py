@@ -54,7 +54,7 @@ def wipe(redis: RedisServer, name: str) -> None:
         redis.command("DEL", key)
 
 
-def address_text(daemon: Daemon, name: str) -> dict[str, Any]:
+def seen_of(daemon: Daemon, name: str) -> dict[str, Any]:
     """What a client sees of a queue: every task of every state, in order."""
     return {
         state: [{**one, "queue": None} for one in tasks(daemon, name, f"state={state}&limit=1000")]
@@ -99,7 +99,7 @@ def test_an_export_that_was_wiped_and_imported_is_the_same_queue(
     served: Daemon, module_redis: RedisServer, q: str
 ) -> None:
     fill(served, q)
-    before, records, held = address_text(served, q), export(served, q), counts(served, q)
+    before, records, held = seen_of(served, q), export(served, q), counts(served, q)
     assert held == {"ready": 6, "delayed": 5, "dead": 2, "done": 2}
     assert [one["state"] for one in records] == ["ready"] * 6 + ["delayed"] * 5 + ["dead"] * 2 + ["done"] * 2
     wipe(module_redis, q)
@@ -107,12 +107,12 @@ def test_an_export_that_was_wiped_and_imported_is_the_same_queue(
 
     said = restore(served, q, records).ok()
     assert said == {"success": True, "count": 15, "skipped": 0, "key_taken": []}
-    assert address_text(served, q) == before
+    assert seen_of(served, q) == before
     assert export(served, q) == records
     # Nothing is stored a second time, or twice in one request.
     for again in (records, records + records):
         assert restore(served, q, again).ok()["count"] == 0
-    assert address_text(served, q) == before
+    assert seen_of(served, q) == before
     # What is stored is in force: the order, the options, the bytes, the unique key, the attempts.
     assert push(served, q, 0, "key=one").ok()["duplicate"]
     first = leased(served, q, "lease=&wait=0")
