@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -9,13 +10,17 @@ import re
 import select
 import signal
 import subprocess
+import termios
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from registry.cli import output
+from tests.conftest import StartDaemon
 from tests.ctl import COMMAND, Canned, Ctl, answer, ctl_of
-from tests.live import Daemon, wait_until
+from tests.live import ROOT, Daemon, RedisServer, wait_until
 from tests.talk import ask, counts, pushed
 
 EMPTY = answer(200, {"queues": [], "cursor": None})
@@ -135,25 +140,55 @@ def test_a_closed_pipe_is_quiet(ctl: Ctl, served: Daemon, q: str) -> None:
     assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
 
 
+class Screen:
+    """A command on a terminal of 100 columns; ``seen`` is all that a person saw so far."""
+
+    def __init__(self, ctl: Ctl, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self._ours, theirs = pty.openpty()
+        environ = {**ctl.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30", **(env or {})}
+        self._process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=theirs, stdout=theirs, stderr=theirs, env=environ, cwd=ROOT,
+            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(theirs)
+        self.seen = ""
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._ours)
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def until(self, text: str | None, seconds: float = 20) -> None:
+        """Read until the text is seen; without one, until the command closes the terminal."""
+        end = time.monotonic() + seconds
+        while text is None or text not in self.seen:
+            assert select.select([self._ours], [], [], max(0.0, end - time.monotonic()))[0], self.seen
+            try:
+                self.seen += os.read(self._ours, 65536).decode("utf-8", "replace")
+            except OSError:  # the other side is closed
+                assert text is None, self.seen
+                return
+
+    def end(self) -> int:
+        """The exit code."""
+        self.until(None)
+        return self._process.wait(10)
+
+
 def on_a_terminal(
     ctl: Ctl, *arguments: str, types: str = "", env: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """The exit code, and all that a person sees who runs this on a terminal of 100 columns and types that."""
-    ours, theirs = pty.openpty()
-    environ = {**ctl.environ, "TERM": "xterm", "COLUMNS": "100", **(env or {})}
-    one = subprocess.Popen([*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environ)
-    os.close(theirs)
-    seen = b""
-    os.write(ours, types.encode())
-    end = time.monotonic() + 20
-    while time.monotonic() < end and select.select([ours], [], [], 20)[0]:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:  # the other side is closed
-            break
-        seen += data
-    os.close(ours)
-    return one.wait(10), seen.decode()
+    """The exit code, and all that a person sees who runs this and types that."""
+    with Screen(ctl, *arguments, env=env) as screen:
+        screen.type(types)
+        return screen.end(), screen.seen
 
 
 def plain(seen: str) -> str:
@@ -185,3 +220,109 @@ def test_json_from_a_process(ctl: Ctl, served: Daemon, q: str) -> None:
     with ctl.process("--json", "queues", "--search", q) as one:
         out, error = one.communicate(timeout=20)
     assert (one.returncode, error, json.loads(out)["name"]) == (0, "", q)
+
+
+def test_a_base_path_and_a_unix_socket(
+    daemon: StartDaemon, redis_server: RedisServer, short_dir: Path
+) -> None:
+    with Canned(answer(404), by_path={"/base/api/queues": EMPTY}) as server:
+        assert Ctl(f"{server.url}/base/", short_dir).rows("queues") == []
+    path = short_dir / "r.sock"
+    one = daemon(f"--listen=unix:{path}", redis=redis_server, wait=False)
+    ctl = Ctl(f"unix://{path}", short_dir)
+    wait_until(lambda: ctl.run("queues").exit_code == 0, 20, f"an answer on {path}:\n{one.log}")
+    assert ctl.ok("push", "q", "--", "-5") and ctl.ok("pop", "q") == "-5\n"
+    assert "ok    socket" in ctl.ok("doctor", "--wait", "0")
+
+
+def test_top_on_a_terminal(ctl: Ctl, served: Daemon, q: str) -> None:
+    pushed(served, q)
+    with Screen(ctl, "top", "--interval", "0.2", "--search", q) as screen:
+        screen.until(q)
+        pushed(served, q)
+        screen.until("+")  # so many more a second
+        screen.type("\x03")
+        assert screen.end() == 130
+    assert "Traceback" not in screen.seen
+
+
+DEAD = {
+    "type": "E\x1b",
+    "message": "no [red]\x9b",
+    "count": 1200,
+    "queues": ["a", "b"],
+    "workers": ["w"],
+    "points_to": "worker",
+}
+WORKER = {
+    "worker": "w\u202e",
+    "address": "127.0.0.1:1",
+    "user_agent": "curl/8\x07",
+    "queues": ["a", "b"],
+    "parked": True,
+    "order": "run",
+}
+
+
+def test_the_dead_and_the_workers(tmp_path: Path) -> None:
+    moments = {"first": "2026-11-24T07:46:10.226Z", "last": "2026-11-25T07:46:10.226Z"}
+    since = {
+        "since": "2026-11-24T07:46:10.226Z",
+        "last_seen": "2026-11-24T07:46:10.226Z",
+        "leases": ["x", "y"],
+    }
+    pages = {
+        "/api/dead": answer(200, {"groups": [{**DEAD, **moments}, {**DEAD, **moments, "queues": ["c"]}]}),
+        "/api/workers": answer(200, {"workers": [{**WORKER, **since}]}),
+        "/api/workers/w1": answer(200, {"success": True}),
+    }
+    with Canned(answer(404), by_path=pages) as server:
+        ctl = Ctl(server.url, tmp_path)
+        assert (
+            r"1,200  E\x1b  no [red]\x9b  a, b    a worker   2026-11-24 07:46:10  2026-11-25 07:46:10"
+            in ctl.ok("dead")
+        )
+        assert [row["queues"] for row in ctl.rows("dead", "--queue", "c")] == [["c"]]
+        shown = ctl.ok("workers").splitlines()[1]
+        assert (
+            shown.startswith(r"w\u202e") and "a, b" in shown and "waits" in shown and r"curl/8\x07" in shown
+        )
+        assert ctl.ok("worker", "w1", "quiet") == "The worker is told to be quiet.\n"
+        ctl.fails(2, "worker", "w1", "dance")
+
+
+def test_what_takes_long_shows_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "PATIENCE", 0.0)
+    monkeypatch.setattr(output, "is_terminal", lambda stream: True)
+    asked = threading.Event()
+
+    def left() -> int:
+        asked.set()
+        return 3
+
+    assert output.Output().watch("deleting", 10, lambda: asked.wait(10), left) is True
+    assert "deleting" in capsys.readouterr().err
+    assert output.Output(as_json=True).watch("deleting", 10, lambda: 1, left) == 1
+    with pytest.raises(ZeroDivisionError):
+        output.Output().watch("deleting", 10, lambda: 1 // 0, left)
+
+
+def test_a_shell_completes_commands(ctl: Ctl) -> None:
+    env = {
+        "_REGISTRYCTL_COMPLETE": "bash_complete",
+        "COMP_WORDS": "registryctl queue x pur",
+        "COMP_CWORD": "3",
+    }
+    with ctl.process(env=env) as one:
+        out, error = one.communicate(timeout=20)
+    assert (out, error) == ("plain,purge\n", "")
+
+
+def test_a_terminal_that_knows_few_characters(ctl: Ctl, served: Daemon, q: str) -> None:
+    name = f"{q}-€"
+    ask(served, "PUT", f"/api/pushTask/{q}-%E2%82%AC", 1).ok()
+    with ctl.process("queues", "--search", name, env={"PYTHONIOENCODING": "latin-1"}) as one:
+        out, error = one.communicate(timeout=20)
+    assert (one.returncode, error) == (0, "") and rf"{q}-\u20ac" in out

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import cached_property
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import click
@@ -253,4 +254,8 @@ for _option in cli.params:
 
 def run() -> NoReturn:
     """Run the command line of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that cannot show a character gets its number.
+            stream.reconfigure(errors="backslashreplace")
     cli.main()

@@ -11,6 +11,7 @@ import click
 from registry.cli.client import Answer
 from registry.cli.errors import BadUsage, CliError, NotFound
 from registry.cli.main import App, Command
+from registry.cli.output import is_terminal
 from registry.cli.text import clean_json, duration
 
 # The longest wait that the daemon grants by default is 55 s; it caps what is asked for.
@@ -20,6 +21,8 @@ MOST_WAIT = 86_400.0
 def read_payload(given: str | None) -> bytes:
     """The payload of an argument: JSON text, ``@FILE``, or standard input for ``-`` and for none."""
     if given is None or given == "-":
+        if is_terminal(sys.stdin):
+            click.echo("The JSON comes from the keyboard; Ctrl-D ends it.", err=True)
         return sys.stdin.buffer.read()
     if given.startswith("@"):
         try:

@@ -7,6 +7,7 @@ queues are asked one after the other.
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -18,6 +19,9 @@ from registry.cli.main import App, Command, Group
 from registry.cli.output import is_terminal, progress
 from registry.cli.queues import STATES, tell_undo
 from registry.cli.text import clean_json, compact, cut, duration, moment, since
+
+# Asking so many queues takes about a second.
+MANY = 200
 
 
 @click.command(cls=Command)
@@ -81,15 +85,15 @@ def find_task(app: App, queue: str, task_id: str) -> tuple[str, Answer]:
     """The queue that a task is in, and the task; without a ``queue`` all queues are asked. Raises `NotFound`."""
     if queue:
         return queue, app.client.get("queues", queue, "tasks", task_id)
-    names = [row["name"] for row, _ in each_row(app, "queues", key="queues")]
-    show = len(names) > 200 and is_terminal(sys.stderr) and not app.out.as_json
-    bar = progress("looking for the task", len(names)) if show else None
     try:
-        if bar is not None:
-            bar.__enter__()
+        names = [row["name"] for row, _ in each_row(app, "queues", key="queues")]
+    except Refused as error:
+        raise Refused(f"{error.format_message()} Name the queue too: QUEUE/{task_id}") from None
+    show = len(names) > MANY and is_terminal(sys.stderr) and not app.out.as_json
+    with progress("looking for the task", len(names)) if show else nullcontext() as advance:
         for number, name in enumerate(names):
-            if bar is not None:
-                bar(number)
+            if advance is not None:
+                advance(number)
             try:
                 return name, app.client.get("queues", name, "tasks", task_id)
             except NotFound:
@@ -98,9 +102,6 @@ def find_task(app: App, queue: str, task_id: str) -> tuple[str, Answer]:
                 # A key of another type at this queue's name, or a queue that this token may not read.
                 if error.status not in (403, 409):
                     raise
-    finally:
-        if bar is not None:
-            bar.__exit__()
     raise NotFound(f"There is no task {task_id} in any of {len(names):,} queues. (not_found)")
 
 
