@@ -41,7 +41,9 @@ class Tasks:
 
     def verb(self, head: Head, body: bytes, address: str) -> Any:
         word = head.path.split(b"/")[2].decode() if head.path.startswith(b"/api/") else head.path.decode()
-        told = {n.decode(): v.decode("latin-1") for n in TOLD_HEADERS if (v := head.get(n)) is not None}
+        told = {
+            n.decode(): v.decode("latin-1") for n in TOLD_HEADERS if (v := head.fields.get(n)) is not None
+        }
         self.asked.append({"popTask": "pop", "pushTask": "push"}.get(word, word))
         parts = [head.method.decode(), head.path.decode(), repr(head.query), repr(body), told]
         answer = Answer(200, json.dumps(parts).encode(), ((b"Task-Id", b"x"),))

@@ -152,11 +152,11 @@ def test_heads_share_what_they_have_in_common(world: World) -> None:
     first, second = (heads.parse(ask(f"GET /api/popTask/results:{n}?wait=20&lease=5")) for n in "12")
     assert (first.name, second.name) == (b"results:1", b"results:2")
     assert first.options == {"wait": 20.0, "lease": 5.0}
-    for shared in ("options", "query", "verb", "method", "fields", "logged"):
+    for shared in ("options", "query", "found", "method", "fields"):
         assert getattr(first, shared) is getattr(second, shared), shared
     acks = [heads.parse(ask(f"POST /api/ackTask/{q}/{lease}")) for q in "ab" for lease in ("1-2", "3-4")]
-    assert [ack.segments for ack in acks] == [[b"a", b"1-2"], [b"a", b"3-4"], [b"b", b"1-2"], [b"b", b"3-4"]]
-    assert len({id(ack.options) for ack in acks}) == len({id(ack.verb) for ack in acks}) == 1
+    assert [ack.segments for ack in acks] == [(b"a", b"1-2"), (b"a", b"3-4"), (b"b", b"1-2"), (b"b", b"3-4")]
+    assert len({id(ack.options) for ack in acks}) == len({id(ack.found) for ack in acks}) == 1
 
 
 def test_answers_that_nobody_reads_have_one_budget(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ class Connection:
         self.transport = None
         access, head = self._server.access, self._head
         if access is not None and head is not None and state in (BODY, BUSY):
-            access.served(self.address, head.line, CUT_OFF, 0, head.logged, self._began)
+            access.served(self.address, head.line, CUT_OFF, 0, head.fields.logged, self._began)
         if call is not None:
             call.cancel()
         if answer is not None and answer.deliveries:
@@ -228,7 +228,8 @@ class Connection:
                 except Refusal as refusal:
                     self._refuse(refusal, data[at:end])
                     break
-            size = head.length
+            fields = head.fields
+            size = fields.length
             if size:
                 whole = end + size
                 if len(data) < whole:
@@ -236,7 +237,7 @@ class Connection:
                     break
                 body = data[end:whole]
                 end = whole
-            elif head.chunked:
+            elif fields.chunked:
                 self._begin_body(head, data[end:])
                 break
             else:
@@ -305,15 +306,15 @@ class Connection:
             self._serve(bytes(head.data))
 
     def _begin_body(self, head: Head, data: bytes) -> None:
-        limits = self._server.limits
+        limits, fields = self._server.limits, head.fields
         self.state = BODY
         self._head = head
         self._began = monotonic()
         self._buffer = b""
-        self.due = self._server.now + limits.body_seconds + (head.length or head.limit) / limits.body_rate
+        self.due = self._server.now + limits.body_seconds + (fields.length or head.limit) / limits.body_rate
         if head.expects and not data:
             send_now(self.transport, CONTINUE)
-        self._incoming = Chunks(head.limit) if head.chunked else Counted(head.length)
+        self._incoming = Chunks(head.limit) if fields.chunked else Counted(fields.length)
         self._continue_body(data)
 
     def _continue_body(self, data: bytes) -> None:
@@ -350,10 +351,11 @@ class Connection:
         try:
             if self._server.unsent_bytes > MAX_UNSENT_BYTES:
                 raise too_many_answers()
-            assert head.verb is not None
-            called = head.verb(head, body, self.address)
+            found = head.found
+            assert found.verb is not None
+            called = found.verb(head, body, self.address)
             if called.__class__ is not Answer:
-                if head.parks:
+                if found.parks:
                     self._call = called
                 called.addCallbacks(self._write, self._fail)
                 return
@@ -428,7 +430,9 @@ class Connection:
         assert answer is not None
         if server.access is not None:
             size = 0 if head.bodiless else len(answer.body)
-            server.access.served(self.address, head.line, answer.status, size, head.logged, self._began)
+            server.access.served(
+                self.address, head.line, answer.status, size, head.fields.logged, self._began
+            )
         if count == len(data):
             self._answer = None
             if answer.deliveries:

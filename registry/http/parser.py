@@ -7,10 +7,11 @@ same heads and header blocks again and again, so the parsed ones are remembered.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import httptools
+from msgspec import Struct
 
 from registry.http.auth import ANYONE, STRANGER, Access, Gate, forbidden
 from registry.http.codec import names_from
@@ -109,7 +110,7 @@ def logged_agents(referer: bytes | None, user_agent: bytes | None) -> str:
     )
 
 
-class Found(NamedTuple):
+class Found(Struct, frozen=True):
     """What answers a head: ``verb(head, body, address)``, where ``address`` is the caller's.
 
     ``parks``: the request may wait for long, and is cancelled when its client leaves. ``remembers``: the head is worth
@@ -125,11 +126,12 @@ class Found(NamedTuple):
     many: bool = False
 
 
+NO_OPTIONS: dict[str, Any] = {}
 _NOT_YET = Found(None)
 
 
 class Head:
-    """A request without its body; ``verb(head, body, address)`` answers it. An access line shows ``line``.
+    """A request without its body; ``found`` says what answers it. An access line shows ``line``.
 
     ``name``, ``segments``, ``options``: what `registry.http.routes` found in path and query. Ten thousand polls may wait,
     each with its own head, so a head keeps no copy of what many can share.
@@ -138,49 +140,39 @@ class Head:
     __slots__ = (
         "access",
         "bodiless",
-        "chunked",
         "close",
         "expects",
         "fields",
         "found",
-        "get",
         "keep_alive",
-        "length",
         "limit",
         "line",
-        "logged",
         "method",
         "name",
         "options",
-        "parks",
         "path",
         "query",
         "request_id",
         "segments",
-        "verb",
     )
 
-    def __init__(self, method: bytes, path: bytes, query: bytes, fields: Fields, is_http_10: bool) -> None:
+    def __init__(
+        self, method: bytes, path: bytes, query: bytes, fields: Fields, line: str, is_http_10: bool
+    ) -> None:
         self.method = _METHODS[method]
         self.path = path
         self.query = query
         self.fields = fields
-        self.get = fields.get
-        self.length = fields.length
-        self.chunked = fields.chunked
-        self.expects = fields.expects and not is_http_10
-        self.logged = fields.logged
+        self.line = line
         self.request_id = fields.request_id
+        self.expects = fields.expects and not is_http_10
         self.bodiless = method == b"HEAD"
         self.close = fields.close or (is_http_10 and not fields.keep_alive)
         self.keep_alive = fields.keep_alive and not self.close
-        self.line = ""
         self.limit = 0
-        self.verb: Callable[..., Any] | None = None
-        self.parks = False
         self.name = b""
-        self.segments: list[bytes] = []
-        self.options: dict[str, Any] = {}
+        self.segments: tuple[bytes, ...] = ()
+        self.options = NO_OPTIONS
         self.access = ANYONE  # what its sender may do
         self.found = _NOT_YET
 
@@ -317,18 +309,17 @@ class Heads:
             path, _, query = target.partition(b"?")
             is_http_10 = version == b"HTTP/1.0"
         fields = self._blocks.get(block) or self._block(block)
-        head = Head(method, path, query or b"", fields, is_http_10)
         if len(target) > VALUE_LIMIT:
             line = line.replace(target, target[:VALUE_LIMIT] + b"...")
         # A plain line needs no escaping.
-        head.line = mask_tokens(line.decode() if plain is not None else escape(line))
+        shown = mask_tokens(line.decode() if plain is not None else escape(line))
+        head = Head(method, path, query or b"", fields, shown, is_http_10)
         head.found = found = self._find(head)
-        head.verb, head.parks = found.verb, found.parks
         try:
             self._validate(head, target, authority, b"HTTP/1.0" if is_http_10 else b"HTTP/1.1", address)
-            if head.length or head.chunked:
+            if fields.length or fields.chunked:
                 head.limit = self._limit_of(path)
-                if head.length > head.limit:
+                if fields.length > head.limit:
                     raise too_large(head.limit)
         except Refusal as refusal:
             refusal.head = head
@@ -417,7 +408,7 @@ class Heads:
             raise
 
 
-def check_right(access: Access, found: Found, name: bytes, segments: list[bytes]) -> None:
+def check_right(access: Access, found: Found, name: bytes, segments: Sequence[bytes]) -> None:
     """Refuse the holder of a token who lacks the right, for each of the queues that the path names."""
     right = found.right
     for queue in names_from(segments[0]) if found.many else (name,):

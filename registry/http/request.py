@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from registry.errors import NotFound
 from registry.http.auth import Access, Caller
@@ -15,19 +17,7 @@ Options = Mapping[str, Callable[[str, str], Any]]
 NO_OPTIONS: Options = {}
 
 
-class HeadLike(Protocol):
-    """The part of a request before its body. ``get(name)`` takes a header's name in lower case."""
-
-    method: bytes
-    path: bytes
-    query: bytes
-    access: Access
-
-    @property
-    def get(self) -> Callable[[bytes], bytes | None]: ...
-
-
-class Request:
+class Request(Struct, eq=False):
     """A request. ``name``: the queue or schedule in the path, b"" if there is none.
 
     ``segments``: the raw variable segments of the path, the name's first. ``options``: the parsed options of the query; do not change
@@ -35,41 +25,20 @@ class Request:
     ``request_id``: only where the route demands "operate" or "admin".
     """
 
-    __slots__ = (
-        "_access",
-        "_address",
-        "body",
-        "header",
-        "name",
-        "options",
-        "query",
-        "request_id",
-        "segments",
-    )
-    request_id: bytes
-
-    def __init__(
-        self,
-        head: HeadLike,
-        name: bytes,
-        segments: list[bytes],
-        options: dict[str, Any],
-        body: bytes,
-        address: str,
-    ) -> None:
-        self.query = head.query
-        self.header = head.get
-        self.name = name
-        self.segments = segments
-        self.options = options
-        self.body = body
-        self._access = head.access
-        self._address = address
+    name: bytes
+    segments: Sequence[bytes]
+    query: bytes
+    options: dict[str, Any]
+    header: Callable[[bytes], bytes | None]
+    body: bytes
+    access: Access
+    address: str
+    request_id: bytes = b""
 
     @property
     def caller(self) -> Caller:
         """Who sent it, and what that caller may do."""
-        return Caller(self._access, self._address)
+        return Caller(self.access, self.address)
 
 
 class Route(NamedTuple):
@@ -95,7 +64,7 @@ class Match(NamedTuple):
     """A route, and the raw variable segments of a path."""
 
     route: Route
-    segments: list[bytes]
+    segments: tuple[bytes, ...]
 
     def name(self) -> bytes:
         """The name in the path, or b"" where there is none; raises `BadName`."""
@@ -143,7 +112,7 @@ class Table:
         route = methods.get(method)
         if route is None:
             raise WrongMethod(methods)
-        return Match(route, segments)
+        return Match(route, tuple(segments))
 
 
 # Keys that no segment can equal, because a segment holds no slash.

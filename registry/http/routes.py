@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from klein import Klein
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -303,7 +304,7 @@ class Api:
         leaf = self._leaves.get((head.method, above, head.query))
         if leaf is not None:
             found, head.name, first, head.options = leaf
-            head.segments = [first, last]
+            head.segments = first, last
             return found
         # Whoever may come in learns why nothing answers, but only holders of the right learn what is wrong with the options.
         found = Found(None)
@@ -318,7 +319,7 @@ class Api:
             head.query, head.options = self._query(match, head.query)
         except Exception:
             answer = failure_answer(Failure())
-            return found._replace(verb=lambda head, body, address: answer, parks=False)
+            return replace(found, verb=lambda head, body, address: answer, parks=False)
         if len(segments) == 1 and b":" not in segments[0]:
             # A queue that was made for one request (its name has a colon) does not come again.
             found = often
@@ -357,7 +358,8 @@ class Api:
         """Check the token of a request of twisted.web, and its rights; raises `Refusal`, or `BadName`."""
         if not self._gate.is_closed:
             return ANYONE
-        found, name, segments = Found(None), b"", [b""]
+        found, name = Found(None), b""
+        segments: tuple[bytes, ...] = ()
         try:
             match = self._table.find(head.method, head.path)
             found, name, segments = self._found[match.route.verb][0], match.name(), match.segments
@@ -374,8 +376,17 @@ class Api:
         return access
 
     def _run(self, match: Match, head: WebHead, body: bytes) -> Any:
-        parsed = Request(head, match.name(), match.segments, match.options(head.query), body, head.address)
-        parsed.request_id = head.request_id
+        parsed = Request(
+            match.name(),
+            match.segments,
+            head.query,
+            match.options(head.query),
+            head.get,
+            body,
+            head.access,
+            head.address,
+            head.request_id,
+        )
         answer = getattr(self, match.route.verb)(parsed)
         return as_deferred(answer) if isinstance(answer, Promise) else answer
 
@@ -409,21 +420,31 @@ class Api:
 def _found(row: Route, verb: Callable[..., Any]) -> tuple[Found, Found]:
     """What `Api.find` returns for a route: for a head that comes once, and for one that comes often."""
     once = Found(verb, row.parks, False, row.right, row.or_push, "<names>" in row.path)
-    return once, once if row.right in RECORDED else once._replace(remembers=True)
+    return once, once if row.right in RECORDED else replace(once, remembers=True)
 
 
 def _answering(row: Route, endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes, str], Any]:
-    def act(head: Head, body: bytes, address: str) -> Any:
-        request = Request(head, head.name, head.segments, head.options, body, address)
-        # The audit has the id that the answer will have. Such a head is not remembered, so this is no other request's.
-        request.request_id = head.request_id = head.request_id or _request_id()
-        return endpoint(request)
+    def answer(head: Head, body: bytes, address: str, request_id: bytes = b"") -> Any:
+        return endpoint(
+            Request(
+                head.name,
+                head.segments,
+                head.query,
+                head.options,
+                head.fields.get,
+                body,
+                head.access,
+                address,
+                request_id,
+            )
+        )
 
-    if row.right in RECORDED:
-        return act
-    return lambda head, body, address: endpoint(
-        Request(head, head.name, head.segments, head.options, body, address)
-    )
+    def answer_recorded(head: Head, body: bytes, address: str) -> Any:
+        # The audit has the id that the answer will have. Such a head is not remembered, so this is no other request's.
+        head.request_id = head.request_id or _request_id()
+        return answer(head, body, address, head.request_id)
+
+    return answer_recorded if row.right in RECORDED else answer
 
 
 def _request_id() -> bytes:

@@ -192,7 +192,7 @@ class Server(Factory):  # type: ignore[misc]
         more = b"".join(b"%b: %b\r\n" % pair for pair in refusal.headers)
         if self.access is not None:
             shown = head.line if head else mask_tokens(escape(line)) or "-"
-            logged = head.logged if head else '"-" "-"'
+            logged = head.fields.logged if head else '"-" "-"'
             self.access.served(
                 connection.address, shown, refusal.status, 0 if bodiless else len(body), logged, monotonic()
             )
