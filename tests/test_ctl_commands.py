@@ -264,6 +264,7 @@ def test_audit_and_undo(ctl: Ctl, served: Daemon, q: str) -> None:
     cancelled = ctl.run("task", f"{q}/{again}", "cancel")
     assert "came back" in ctl.ok("undo", cancelled.stderr.split()[-1])
     assert "undo" not in ctl.run("queue", q, "purge", "--yes", "--no-undo").stderr
+    assert ctl.rows("audit", "--queue", q, "--action", "purge")[0]["undo"] is None
     ctl.fails(3, "task", f"{q}/{task_id}")
 
 

@@ -104,8 +104,6 @@ def test_what_may_have_been_carried_out_is_repeated_only_with_a_key(
 
 
 def test_the_token_goes_into_one_header_only(tmp_path: Path) -> None:
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login a password b", "utf-8")
-    (tmp_path / ".netrc").chmod(0o600)
     (tmp_path / "token").write_text("rgy_filed\n", "utf-8")
     with Canned(refused(401)) as server:
         ctl = Ctl(server.url, tmp_path)
@@ -133,7 +131,7 @@ def test_ctrl_c_ends_it_without_a_traceback(ctl: Ctl, served: Daemon, q: str) ->
 
 def test_a_closed_pipe_is_quiet(ctl: Ctl, served: Daemon, q: str) -> None:
     ask(served, "POST", f"/api/pushTasks/{q}", ["x" * 900] * 500).ok()
-    command = f"{' '.join(COMMAND)} tasks {q} --all --json | head -1"
+    command = f"{' '.join(COMMAND)} tasks {q} --all --json | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, env={**ctl.environ}, timeout=30, check=True
     )

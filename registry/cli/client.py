@@ -74,7 +74,7 @@ class Answer:
 
 
 class _Bearer(httpx2.Auth):
-    """Sets the token, or nothing; because there is one, httpx2 does not look into ~/.netrc."""
+    """Sets the token, if there is one."""
 
     def __init__(self, token: str) -> None:
         self._token = token

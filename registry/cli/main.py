@@ -192,6 +192,16 @@ class Main(Group):
         found: click.Command = getattr(importlib.import_module(f"registry.cli.{module}"), name)
         return found
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read the output has had enough, as in "registryctl tasks q | head".
+            _close_stdout()
+            ctx.exit(0)
+        return result
+
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **more: Any
     ) -> NoReturn:
@@ -200,7 +210,6 @@ class Main(Group):
             more["standalone_mode"] = False
             ended = super().main(args, prog_name or PROGRAM, **more)
             code = ended if isinstance(ended, int) else 0
-            sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
             code = USAGE
             click.echo(error.format_message(), err=True)
@@ -214,10 +223,6 @@ class Main(Group):
             error.show()
         except (click.Abort, KeyboardInterrupt):
             code = INTERRUPTED
-        except BrokenPipeError:
-            # Whoever read the output has had enough, as in "registryctl tasks q | head".
-            code = 0
-            _close_stdout()
         except OSError as error:
             click.echo(f"{PROGRAM}: {clean(error)}", err=True)
         except Exception as error:
