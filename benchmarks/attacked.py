@@ -26,7 +26,7 @@ from pathlib import Path
 
 from rig import load, sockets
 from rig.programs import ROOT, Registry
-from rig.rounds import Row, options, parse, tell
+from rig.rounds import Row, options, parse, report
 
 BIG = "/api/queues/big/tasks?limit=1000"
 LEASE = re.compile(rb'"lease":"([^"]+)"')
@@ -156,13 +156,13 @@ def behave(port: int, seconds: float) -> list[float]:
 
 def main() -> None:
     parser = options(str(__doc__), rounds=1, seconds=8)
-    parser.add_argument("--only", choices=list(ATTACKS), help="this attack alone")
-    parser.add_argument("--checkout", type=Path, default=ROOT, help="the source that runs [this one]")
+    parser.add_argument("--only", choices=list(ATTACKS), help="run only this attack")
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="the checkout to run [this one]")
     given = parse(parser)
     rows = []
     for name in [given.only] if given.only else ATTACKS:
         rows += one(name, given)
-    tell(rows)
+    report(rows)
 
 
 def one(name: str, given: argparse.Namespace) -> list[Row]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import cycle
 import push_pop
 from rig.programs import ROOT, Registry, Server, start
-from rig.rounds import Costs, alternate, options, parse, tell
+from rig.rounds import Costs, alternate, options, parse, report
 
 KINDS = ("push", "pop", "cycle", "batches")
 
@@ -48,7 +48,7 @@ def compare(before: Path, given: argparse.Namespace) -> None:
     servers = start(partial(Registry, name="now"), partial(Registry, checkout=before, name="before"))
     costs = Costs()
     alternate(servers, given.rounds, lambda server: one_round(server, costs, given))
-    tell(
+    report(
         [costs.row(f"{kind} against {given.commit}", ("now", kind), ("before", kind), None) for kind in KINDS]
     )
 

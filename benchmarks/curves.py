@@ -79,7 +79,7 @@ def curve(
 
 def main() -> None:
     parser = options(str(__doc__), seconds=2)
-    parser.add_argument("--folder", default="docs", help="where the pictures go [docs]")
+    parser.add_argument("--folder", default="docs", help="folder for the pictures [docs]")
     given = parse(parser)
 
     def some(values: tuple[int, ...]) -> tuple[int, ...]:

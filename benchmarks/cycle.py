@@ -12,7 +12,7 @@ import re
 
 from rig import load, sockets
 from rig.programs import Beanstalkd, Registry, Server, start
-from rig.rounds import Costs, measure, options, parse, tell
+from rig.rounds import Costs, measure, options, parse, report
 
 BATCH = 100
 LEASE = re.compile(rb'"lease":"([^"]+)"')
@@ -98,10 +98,12 @@ def main() -> None:
         for server in servers:
             server.close()
     if len(servers) == 1:
-        print(costs.told("registry", "cycle"), "a task; in batches", costs.told("registry", "batches"))
+        print(
+            costs.describe("registry", "cycle"), "a task; in batches", costs.describe("registry", "batches")
+        )
         return
     peer_cycle = ("beanstalkd", "put, reserve, delete")
-    tell(
+    report(
         [
             costs.row("push, leased pop, ack, against beanstalkd", ("registry", "cycle"), peer_cycle, 3.0),
             costs.row(

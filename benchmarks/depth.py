@@ -16,7 +16,7 @@ from functools import partial
 from cycle import LEASE
 from rig import load, sockets
 from rig.programs import Registry
-from rig.rounds import Costs, Row, measure, options, parse, tell
+from rig.rounds import Costs, Row, measure, options, parse, report
 from rig.sockets import Line
 
 BIG = "zoneCheck"
@@ -139,7 +139,10 @@ def looks(server: Registry, path: str, times: int) -> float:
 def main() -> None:
     parser = options(str(__doc__), rounds=5)
     parser.add_argument(
-        "--ready", type=int, default=1_000_000, help="ready tasks; the rest follows [1000000]"
+        "--ready",
+        type=int,
+        default=1_000_000,
+        help="number of ready tasks; the other sizes follow from it [1000000]",
     )
     parser.add_argument("--tasks", type=int, default=10_000, help="tasks a round [10000]")
     given = parse(parser)
@@ -185,7 +188,7 @@ def main() -> None:
     finally:
         full.close()
         empty.close()
-    tell(
+    report(
         [
             costs.row(f"{what} on a full Redis, against an empty one", ("full", what), ("empty", what), 1.2)
             for what in ("push", "leased pop", "ack", "cancel", "ttl")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rig import load
 from rig.programs import Registry
-from rig.rounds import Costs, Row, measure, options, parse, tell
+from rig.rounds import Costs, Row, measure, options, parse, report
 
 PUSH = "/api/pushTask/zoneCheck"
 
@@ -84,7 +84,7 @@ def main() -> None:
         rows.append(
             Row("pushes an fsync", pushes / calls, 2, "", True, f"{calls} fsyncs for {pushes} pushes")
         )
-    tell(rows)
+    report(rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from contextlib import closing
 from parked import hand_overs
 from rig import load
 from rig.programs import Registry
-from rig.rounds import Row, options, parse, tell
+from rig.rounds import Row, options, parse, report
 from rig.sockets import Line
 
 
@@ -44,7 +44,7 @@ def main() -> None:
             two.close()
     finally:
         one.close()
-    tell(
+    report(
         [
             Row(f"push to parked poller, {name}: {what}", load.percentile(took, percent), goal, "ms")
             for name, took, what, percent, goal in (

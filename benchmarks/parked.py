@@ -16,7 +16,7 @@ from contextlib import closing
 
 from rig import accounting, load
 from rig.programs import Registry, wait_until
-from rig.rounds import Row, options, parse, tell
+from rig.rounds import Row, options, parse, report
 from rig.sockets import Line, connect, http, request
 
 HAND_OVERS = 500
@@ -74,7 +74,7 @@ def answered(parked: list[socket.socket], seconds: float) -> tuple[int, float]:
 def main() -> None:
     parser = options(str(__doc__), seconds=10)
     parser.add_argument("--pollers", type=int, default=10_000, help="parked polls [10000]")
-    parser.add_argument("--queues", type=int, default=1_000, help="queues they wait at [1000]")
+    parser.add_argument("--queues", type=int, default=1_000, help="number of queues they wait for [1000]")
     given = parse(parser)
     if given.quick:
         given.pollers, given.queues = 200, 20
@@ -122,7 +122,7 @@ def main() -> None:
     commands = ", ".join(f"{name} {n / given.seconds:.1f}" for name, n in sorted(calls.items()) if n)
     idle = ", ".join(f"{name} {(cpu_after[name] - cpu[name]) * 100 / given.seconds:.1f} %" for name in cpu)
     print(f"SIGTERM: {count} of {given.pollers} polls answered 202, exit code {code}; idle CPU: {idle}")
-    tell(
+    report(
         [
             Row(
                 f"{given.pollers} parked pollers on {given.queues} queues: memory each",

@@ -11,7 +11,7 @@ from functools import partial
 from cycle import Count, single
 from rig import accounting, sockets
 from rig.programs import Registry
-from rig.rounds import Costs, Row, measure, options, parse, tell
+from rig.rounds import Costs, Row, measure, options, parse, report
 
 
 def cycles_done(server: Registry, given: argparse.Namespace) -> int:
@@ -45,7 +45,7 @@ def main() -> None:
     # Count the processes that used more than a tenth of the busiest one's CPU; the parent, which only watches, used less.
     shares = sorted(share for share in used.values() if share > max(used.values()) / 10)
     parts = ", ".join(f"{100 * share / sum(shares):.0f} %" for share in shares)
-    tell(
+    report(
         [
             costs.row(
                 "two processes, CPU of push, leased pop, ack against one",

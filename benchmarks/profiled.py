@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("work", nargs="?", choices=WORK, default="push")
     parser.add_argument("--lines", type=int, default=25)
     parser.add_argument(
-        "--redis", action="store_true", help="also which commands Redis ran, and for how long"
+        "--redis", action="store_true", help="also show which Redis commands ran, and for how long"
     )
     given = parse(parser)
     daemon = Registry(twistd=("--profile=profile", "--profiler=cprofile", "--savestats"))

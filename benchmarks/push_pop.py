@@ -11,7 +11,7 @@ import contextlib
 
 from rig import load
 from rig.programs import Express, Registry, Server, Webdis, start
-from rig.rounds import Costs, Row, alternate, measure, options, parse, tell
+from rig.rounds import Costs, Row, alternate, measure, options, parse, report
 from rig.sockets import Line
 
 PATHS = {
@@ -63,8 +63,8 @@ def main() -> None:
                 costs.row(f"{what}: how much less than in 2018", ("2018", what), (mine, what), times, True)
             )
         if not costs.has("webdis", what) and not costs.has("2018", what):
-            print(f"{what}: {costs.told(mine, what)}, with no peer to compare it to")
-    tell(rows)
+            print(f"{what}: {costs.describe(mine, what)}, with no peer to compare it to")
+    report(rows)
 
 
 if __name__ == "__main__":

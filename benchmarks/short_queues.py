@@ -10,7 +10,7 @@ import argparse
 
 from rig import load
 from rig.programs import Registry, Server, Webdis, start
-from rig.rounds import Costs, measure, options, parse, tell
+from rig.rounds import Costs, measure, options, parse, report
 
 # At most so many pushed tasks are not popped yet when wrk stops. Each round uses new queues, so they add up.
 LEFT = 64 + 64
@@ -64,7 +64,7 @@ def main() -> None:
         for what in ("one queue", "a queue a task"):
             title = f"push and pop in turn, {what}, against webdis"
             rows.append(costs.row(title, ("registry", what), ("webdis", what), None))
-    tell(rows)
+    report(rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from contextlib import closing
 from cycle import LEASE
 from rig import accounting, load, pictures
 from rig.programs import Registry
-from rig.rounds import Row, tell
+from rig.rounds import Row, report
 from rig.sockets import Line, connect, request
 
 SAMPLE_SECONDS = 5
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="how long [10]")
     parser.add_argument("--rate", type=float, default=400, help="requests a second [400]")
     parser.add_argument("--png", default="", help="where to save the picture (needs matplotlib)")
-    parser.add_argument("--quick", action="store_true", help="five seconds: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="five seconds, to see that it runs")
     given = parser.parse_args()
     seconds = 5.0 if given.quick else given.minutes * 60
     samples: list[tuple[float, float, float]] = []
@@ -138,7 +138,7 @@ def main() -> None:
         late = statistics.median(sample[column] for sample in samples[-fifth:])
         detail = f"{early:.1f} MB in the second fifth, {late:.1f} MB in the last; {requests} requests in {seconds:.0f} s"
         rows.append(Row(f"soak: {name}, end against beginning", late / early, goal, "×", detail=detail))
-    tell(rows)
+    report(rows)
     if given.png:
         pictures.save_soak(given.png, samples)
 

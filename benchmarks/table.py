@@ -34,8 +34,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--only", default=",".join(PARTS), help="of these, separated by commas")
-    parser.add_argument("--quick", action="store_true", help="one short round each: do they run at all?")
+    parser.add_argument(
+        "--only", default=",".join(PARTS), help="run only these benchmarks, separated by commas"
+    )
+    parser.add_argument("--quick", action="store_true", help="one short round each, to see that they run")
     given = parser.parse_args()
     options = ["--quick"] if given.quick else ["--rounds", str(given.rounds), "--seconds", str(given.seconds)]
     lines = ["| work | measured | goal | | shown by | of it |", "|---|---|---|---|---|---|"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rig import load, sockets
 from rig.programs import Registry, Server
-from rig.rounds import Costs, alternate, measure, options, parse, tell
+from rig.rounds import Costs, alternate, measure, options, parse, report
 from rig.sockets import Line, Talk
 
 from registry.model.tokens import hash_of, new_secret
@@ -92,7 +92,7 @@ def main() -> None:
             one_round(server, costs, given, secrets if server.name == "tokens" else [])
 
         alternate(servers, given.rounds, both)
-    tell(
+    report(
         [
             costs.row(f"{kind} with {TOKENS} tokens against none", ("tokens", kind), ("none", kind), goal)
             for kind, goal in KINDS.items()

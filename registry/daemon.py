@@ -26,7 +26,7 @@ from registry.errors import RedisUnavailable, RegistryError, sentence
 from registry.http.access import Access
 from registry.http.admin import Admin
 from registry.http.auth import Gate
-from registry.http.json_check import BadJson, check_json
+from registry.http.options import is_json
 from registry.http.parser import Heads
 from registry.http.routes import Api
 from registry.http.server import Server
@@ -151,7 +151,7 @@ class Daemon(StopsOnce):
         self._link = Link(reactor, address, name="scripts", on_ready=self._on_redis_connected)
         self._pool = Pool(lambda: Link(reactor, address, name="look-ups"), max(1, config.pool_max - 2))
         self._store = Store(self._link, self._pool, config.key_prefix)
-        self.queues = Queues(self._store, reactor.callLater, _is_json, redis_wait=config.redis_wait)
+        self.queues = Queues(self._store, reactor.callLater, is_json, redis_wait=config.redis_wait)
         self._completions = Completions(self.queues)
         notices = Notices(self.queues, self._completions)
         self._subscriber = Subscriber(
@@ -355,11 +355,3 @@ def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
 
 def _fsync(word: str) -> Literal["always", "everysec"]:
     return "everysec" if word == "everysec" else "always"
-
-
-def _is_json(payload: bytes) -> bool:
-    try:
-        check_json(payload)
-    except BadJson:
-        return False
-    return True

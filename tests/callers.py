@@ -1,4 +1,4 @@
-"""Callers with tokens: a daemon with a tokens file, and requests that carry one of its tokens, or none."""
+"""Callers with tokens: a daemon with a tokens file, and requests with one of its tokens or with none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grammar of JSON once more, a step for each token: what `registry.http.json_check` says is compared with it."""
+"""A second JSON parser, one step per token; the results of `registry.http.json_check` are compared with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the connections to Redis share."""
+"""Helpers for the tests of the connections to Redis."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def wait_until(true: Callable[[], Any], seconds: float = 10.0, what: str = "the 
         if answer:
             return answer
         if time.monotonic() > end:
-            raise AssertionError(f"{what} did not come true within {seconds} s")
+            raise AssertionError(f"{what} was not met within {seconds} s")
         time.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""Queues over a store in memory, on a clock that stands still, and polls of them."""
+"""Queues over a store in memory, with a clock that the test advances, and polls of them."""
 
 from __future__ import annotations
 
@@ -189,9 +189,9 @@ class Poll:
         self.got: Any = ...
         self.taken: Any = None
         self.reply = world.queues.polls.pop(name, wait)
-        self.reply.addCallbacks(self._told, lambda failure: setattr(self, "got", failure.value))
+        self.reply.addCallbacks(self._on_result, lambda failure: setattr(self, "got", failure.value))
 
-    def _told(self, taken: Any) -> None:
+    def _on_result(self, taken: Any) -> None:
         self.taken = taken
         self.got = taken and taken.payload
 

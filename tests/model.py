@@ -1,4 +1,4 @@
-"""What the scripts are to do, in plain Python: tasks and their queues, without Redis and without hurry."""
+"""A model of the scripts in plain Python: tasks and queues, without Redis, simple instead of fast."""
 
 from __future__ import annotations
 

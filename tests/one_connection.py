@@ -1,4 +1,4 @@
-"""Connections over a transport in memory, with a verb that tells what it was asked."""
+"""Connections over a transport in memory, with a verb that answers with what it was asked."""
 
 # mypy: allow-untyped-calls, disable-error-code="comparison-overlap,unreachable"
 

@@ -1,4 +1,4 @@
-"""The same bytes to a connection of ours and to a stock server of twisted.web, both in front of the same endpoints."""
+"""Sends the same bytes to our connection and to a stock twisted.web server in front of the same endpoints."""
 
 # mypy: allow-untyped-calls, disable-error-code="comparison-overlap,unreachable"
 

@@ -1,4 +1,4 @@
-"""How the stories begin that are told to the scripts and to their model: clients that push and pop."""
+"""Hypothesis rules that drive the scripts and their model alike: clients that push and pop."""
 
 from __future__ import annotations
 

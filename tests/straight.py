@@ -1,4 +1,4 @@
-"""The store asked by a program that waits for each answer, under a clock that stands still."""
+"""Calls the store and waits for each answer, with a clock that does not advance by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Talking to the daemon over HTTP, as its clients do: one request at a time, or several that wait beside each other."""
+"""An HTTP client for the tests: one request at a time, or several that wait in parallel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/any-program.md: what it says to type works as it stands."""
+"""docs/any-program.md: its commands work as printed."""
 
 from __future__ import annotations
 

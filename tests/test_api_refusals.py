@@ -104,7 +104,7 @@ BAD_NAMES = {
 
 @pytest.mark.parametrize("path", BAD_NAMES.values(), ids=BAD_NAMES)
 @pytest_twisted.ensureDeferred
-async def test_a_bad_name_is_told_and_nothing_stored(world: World, path: str) -> None:
+async def test_a_bad_name_is_reported_and_nothing_stored(world: World, path: str) -> None:
     refused(await world.push(b"1", path), 400, "bad_name")
     refused(await world.pop(path), 400, "bad_name")
     assert world.stored() == set()
@@ -112,7 +112,7 @@ async def test_a_bad_name_is_told_and_nothing_stored(world: World, path: str) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_is_not_utf_8_is_told_and_nothing_stored(connected: World) -> None:
+async def test_a_name_that_is_not_utf_8_is_reported_and_nothing_stored(connected: World) -> None:
     refused(await connected.push(b"1", "a%FF"), 400, "bad_name")
     refused(await connected.pop("a%FF"), 400, "bad_name")
     assert connected.stored() == set()
@@ -280,7 +280,7 @@ async def test_the_position_in_a_batch_of_lines_counts_from_the_beginning(world:
 
 
 @pytest_twisted.ensureDeferred
-async def test_head_is_told_what_get_would_be(world: World) -> None:
+async def test_head_gets_the_headers_of_a_get(world: World) -> None:
     for path, status in (
         ("schedules/s", 404),
         ("queues/q", 200),

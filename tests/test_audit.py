@@ -1,4 +1,4 @@
-"""Who did what: a line for each change of an operator, and none for anything else."""
+"""The audit log: one line for each change by an operator, and none for anything else."""
 
 from __future__ import annotations
 

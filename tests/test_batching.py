@@ -1,4 +1,4 @@
-"""Group commit: what travels together, how much at once, and that each request gets its own reply."""
+"""Group commit: which requests share a call, how many, and that each gets its own reply."""
 
 from __future__ import annotations
 
@@ -421,7 +421,7 @@ def test_what_a_redis_that_goes_away_refused_is_sent_again_in_front_of_the_rest(
     assert names(wire) == [("push", ["a", "b", "c", "d", "e"])]
 
 
-def test_a_redis_that_stays_and_refuses_is_told_at_once(wire: Wire) -> None:
+def test_a_redis_that_stays_and_refuses_is_reported_at_once(wire: Wire) -> None:
     replies = wire.add("push", Entry("a"))
     wire.turn()
     wire.open.pop()[1].errback(RedisUnavailable("NOREPLICAS"))

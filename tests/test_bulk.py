@@ -1,4 +1,4 @@
-"""What is done to many tasks at once: deleted, retried, forgotten; also where Redis is full of them."""
+"""Bulk operations: delete, retry and forget many tasks, also in a full Redis."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_many_ready_tasks_that_are_deleted_leave_nothing(
     leaves_nothing(module_redis_process, q)
 
 
-def test_who_waits_for_a_task_that_is_deleted_is_told(served: Daemon, q: str) -> None:
+def test_a_client_that_waits_for_a_deleted_task_is_notified(served: Daemon, q: str) -> None:
     asked = Asked(served, "PUT", f"/api/pushTask/{q}?delay=60", "1", {"Prefer": "wait=20"})
     assert asked.waits(0.3)
     assert delete(served, q, f"state=delayed&before={now()}") == (1, 0)

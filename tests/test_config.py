@@ -1,4 +1,4 @@
-"""Four layers, one Config, and sentences a person can act on."""
+"""Settings: four sources, one Config, and error messages that a person can act on."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_the_exact_sentence(tmp_path: Path) -> None:
     assert str(caught.value) == f'PORT is "y" (from {env_file}): {must}'
 
 
-def test_a_wrong_redis_url_is_told_without_its_password() -> None:
+def test_a_wrong_redis_url_is_reported_without_its_password() -> None:
     with pytest.raises(ConfigError) as caught:
         read(REDIS_URL="redis://ada:hunter2@h:99999")
     assert "hunter2" not in str(caught.value) and "redis://ada:***@h" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Raw bytes in, raw bytes out: what the web server says to malformed, hostile and ordinary clients."""
+"""Raw bytes in, raw bytes out: the answers to malformed, hostile and ordinary requests."""
 
 # mypy: allow-untyped-calls
 

@@ -1,4 +1,4 @@
-"""Answers over TCP, a unix socket and TLS: told when their bytes are in the kernel, or never will be."""
+"""Answers over TCP, a unix socket and TLS: reported when their bytes are in the kernel, or never will be."""
 
 from __future__ import annotations
 

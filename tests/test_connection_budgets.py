@@ -1,4 +1,4 @@
-"""What connections may take from each other: turns, memory for bodies and for answers."""
+"""Fairness between connections: turns, and memory for bodies and for answers."""
 
 # mypy: allow-untyped-calls
 

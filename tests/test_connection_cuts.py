@@ -1,4 +1,4 @@
-"""What comes in pieces, or behind something else, is answered as if it had come whole and alone."""
+"""Requests in pieces, or behind other bytes, get the same answers as whole single requests."""
 
 # mypy: allow-untyped-calls
 
@@ -185,7 +185,7 @@ def test_an_answer_that_is_none_is_500(
     assert len(answers(bytes(transport.out))) == 2
 
 
-def test_one_that_is_told_to_come_back_is_told_once(world: World) -> None:
+def test_a_client_told_to_come_back_is_told_once(world: World) -> None:
     waiting: Deferred[Answer] = Deferred()
     transport = asking(world, lambda head, body, address: waiting)
     world.server.drain()

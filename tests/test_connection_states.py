@@ -1,4 +1,4 @@
-"""A connection's states: order, deadlines, hang-ups, and the moment in which an answer has left."""
+"""The states of a connection: order, deadlines, hang-ups, and the moment at which an answer has left."""
 
 # mypy: allow-untyped-calls, disable-error-code="comparison-overlap,unreachable"
 
@@ -234,7 +234,7 @@ def test_draining_ends_what_is_idle_and_lets_the_rest_finish(world: World) -> No
     assert idle.ended == "closed"
 
 
-def test_what_fails_is_told(world: World) -> None:
+def test_what_fails_is_reported(world: World) -> None:
     world.verbs.later = []
     transport = world.connect()
     transport.protocol.dataReceived(PUSH)

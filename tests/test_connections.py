@@ -67,7 +67,7 @@ def test_http_1_0_is_kept_alive_when_it_asks_for_it(line: Line, q: str) -> None:
     assert line.ended()
 
 
-def test_who_says_keep_alive_is_told_for_how_long(line: Line, q: str) -> None:
+def test_a_keep_alive_client_is_told_for_how_long(line: Line, q: str) -> None:
     request = b"GET /api/popTask/%b?wait=0 HTTP/1.1\r\nHost: localhost\r\n" % q.encode()
     assert "keep-alive" not in line.ask(request + b"\r\n")[1]
     assert line.ask(request + b"Connection: keep-alive\r\n\r\n")[1]["keep-alive"] == "timeout=75"

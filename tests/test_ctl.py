@@ -85,7 +85,7 @@ def test_without_any_setting_it_is_the_daemon_of_this_machine(tmp_path: Path) ->
         ('default = "a"\n[profiles.a]\ntoken = "two words"', 0o600, "no token has"),
     ],
 )
-def test_a_wrong_configuration_is_told(config: Path, text: str, mode: int, words: str) -> None:
+def test_a_wrong_configuration_is_reported(config: Path, text: str, mode: int, words: str) -> None:
     config.write_text(text, "utf-8")
     config.chmod(mode)
     error = Ctl("", config.parents[2]).fails(2, "queues")

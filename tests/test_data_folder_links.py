@@ -1,4 +1,4 @@
-"""DATA_DIR in a place where somebody else can put links: nothing of ours is written, or has its mode changed, through them."""
+"""DATA_DIR where another user can place links: nothing is written, and no mode changed, through them."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def test_ones_own_links_are_followed(short_dir: Path, redis_binary: str) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_ring_of_links_is_told(short_dir: Path, redis_binary: str) -> None:
+async def test_a_ring_of_links_is_reported(short_dir: Path, redis_binary: str) -> None:
     (short_dir / "a").symlink_to("b")
     (short_dir / "b").symlink_to("a")
     assert "Too many levels" in await refusal(make(short_dir / "a", redis_binary).start())

@@ -1,4 +1,4 @@
-"""Durations as programs print them, wherever a request may say one: rounded up to the ms, and refused where they are none."""
+"""Durations in every place of a request, as programs print them: rounded up to the ms, or refused."""
 
 from __future__ import annotations
 

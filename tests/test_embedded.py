@@ -1,4 +1,4 @@
-"""The private Redis: real servers, real kill -9, real damage."""
+"""The embedded Redis: real servers, kill -9 and damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose data is whose: the embedded server is chosen by who has written the folder, and never starts empty beside data."""
+"""Which server the embedded Redis uses: the one that can read the data, and never an empty start next to data."""
 
 from __future__ import annotations
 

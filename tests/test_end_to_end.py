@@ -1,4 +1,4 @@
-"""The daemon as its clients and operators know it: real processes, real sockets, real signals."""
+"""The daemon as clients and operators see it: real processes, sockets and signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One descriptor for all connections: who is read, and who is left to its own transport."""
+"""One descriptor for all connections: which are read by epoll, and which by their own transport."""
 
 # mypy: allow-untyped-calls
 

@@ -1,4 +1,4 @@
-"""Export and import of a queue: what was wiped in between is back as it was, and importing again changes nothing."""
+"""Export and import of a queue: an import restores what was deleted, and a second import changes nothing."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_an_imported_task_does_not_wake_its_own_tombstone(served: Daemon, q: str
 
 
 @pytest.mark.every_redis
-def test_a_task_whose_key_is_taken_is_told_and_left_out(
+def test_a_task_whose_key_is_taken_is_reported_and_left_out(
     served: Daemon, module_redis: RedisServer, q: str
 ) -> None:
     one = pushed(served, q, 1, "key=k")

@@ -198,13 +198,13 @@ def test_a_good_history_passes(records: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(("told", "records"), BAD.items(), ids=BAD)
-def test_a_broken_promise_is_told(told: str, records: list[Any]) -> None:
+def test_a_broken_promise_is_reported(told: str, records: list[Any]) -> None:
     violations = check(history(*records))
     expected = told.split(":")[0].split(",")[0].removeprefix("t1 of q is ")
     assert any(expected in violation for violation in violations), violations
 
 
-def test_a_key_left_behind_is_told() -> None:
+def test_a_key_left_behind_is_reported() -> None:
     assert check(history(left_behind=("reply:1",))) != []
 
 

@@ -1,4 +1,4 @@
-"""What can be seen of queues and tasks: lists with their cursors, counts, a task as it is, and why it does not run."""
+"""Inspection: lists with cursors, counts, a single task, and why it does not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches too large for one call: Redis is never kept from others for long, and they are stored all or none all the same."""
+"""Batches too large for one call: they block Redis only briefly, and are still stored completely or not at all."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_no_call_carries_more_than_a_part(served: Daemon, module_redis_process: 
     leaves_nothing(redis, q)
 
 
-def test_its_tasks_are_told_in_order_and_keep_their_options(served: Daemon, q: str) -> None:
+def test_its_tasks_are_reported_in_order_and_keep_their_options(served: Daemon, q: str) -> None:
     before = pushed(served, q, "before")
     ids = batch(served, q, SOME, "priority=3&attempts=7").ok()["ids"]
     low = batch(served, q, SOME).ok()["ids"]

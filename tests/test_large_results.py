@@ -1,4 +1,4 @@
-"""A result, an error or a message that is larger than what is kept: the work counts all the same."""
+"""A result, an error or a message above its limit: the task still ends as it should."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_result_of_just_the_limit_is_kept(served: Daemon, q: str) -> None:
     assert "result" not in row["history"][0]
 
 
-def test_a_late_ack_with_too_large_a_result_is_told_both(served: Daemon, q: str) -> None:
+def test_a_late_ack_with_too_large_a_result_is_reported_both(served: Daemon, q: str) -> None:
     pushed(served, q, 1, "result=60&attempts=1")
     found = leased(served, q, "lease=0.1&wait=0")
     becomes(served, q, dead=1)
@@ -58,7 +58,7 @@ def test_a_late_ack_with_too_large_a_result_is_told_both(served: Daemon, q: str)
     assert task(served, q, found["id"])["state"] == "done"
 
 
-def test_a_large_result_of_a_lost_lease_is_told_so(served: Daemon, q: str) -> None:
+def test_a_large_result_of_a_lost_lease_is_reported_so(served: Daemon, q: str) -> None:
     assert say(served, "ack", q, "a-b", LONG).refused(409, "lease_lost")
 
 

@@ -1,4 +1,4 @@
-"""Who knows what: the folders of the house, read as they are written."""
+"""The layers: which package may import or name what, checked in the source."""
 
 from __future__ import annotations
 

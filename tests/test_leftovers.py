@@ -1,4 +1,4 @@
-"""What a script must not leave behind, refuse, or take too long for: on real redis-servers, of every version there is."""
+"""Keys that a script must not leave behind, and calls that must not be refused or slow, on every Redis version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the holder of a lease may say, and what time does to a lease, on one daemon."""
+"""The requests of a lease holder, and how leases expire, on one daemon."""
 
 from __future__ import annotations
 

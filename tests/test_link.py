@@ -1,4 +1,4 @@
-"""Connections to a Redis that is well: replies, passwords, being ready, stopping, pools."""
+"""Connections to a working Redis: replies, passwords, readiness, stopping, pools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections to Redis, and every way in which it goes away."""
+"""Connections to Redis, and every way in which they are lost."""
 
 from __future__ import annotations
 

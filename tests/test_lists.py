@@ -1,4 +1,4 @@
-"""Lists of tasks: bounded in bytes, and with cursors that whatever comes and goes meanwhile does not disturb."""
+"""Lists of tasks: bounded in bytes, with cursors that stay valid while tasks come and go."""
 
 from __future__ import annotations
 

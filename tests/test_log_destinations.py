@@ -1,4 +1,4 @@
-"""Where lines go: streams, journald and syslog as functions, and real twistd and twist processes."""
+"""Log destinations: streams, journald and syslog as functions, and real twistd and twist processes."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_syslog_records(syslog_path: str) -> None:
     ]
 
 
-def test_a_stuck_syslog_daemon_blocks_nothing_and_the_loss_is_told(syslog_path: str) -> None:
+def test_a_stuck_syslog_daemon_blocks_nothing_and_the_loss_is_reported(syslog_path: str) -> None:
     daemon = SyslogDaemon(syslog_path)
     destination = SyslogDestination("registry", syslog_path)
     for number in range(5000):  # with a blocking socket this never returns
@@ -318,7 +318,7 @@ def test_a_log_file_that_cannot_be_written_is_one_sentence(probe: Path) -> None:
         run(probe, "twistd", "-n", "--pidfile=", "--logfile=/nowhere/my.log")
 
 
-def test_a_syslog_that_is_not_there_is_told(probe: Path, syslog_path: str) -> None:
+def test_a_syslog_that_is_not_there_is_reported(probe: Path, syslog_path: str) -> None:
     environ = {**os.environ, "PYTHONPATH": f"{probe}{os.pathsep}{ROOT}"}
     environ["SYSLOG"] = syslog_path
     code = "from twisted.scripts.twistd import run; run()"

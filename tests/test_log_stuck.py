@@ -1,4 +1,4 @@
-"""A log that nobody reads, or that was moved away: the daemon serves on, and stops when it is told to."""
+"""A log that nobody reads, or that was moved away: the daemon keeps serving, and stops on a signal."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_the_end_waits_a_moment_for_a_reader_and_no_longer() -> None:
         os.close(writing)
 
 
-def test_a_full_disk_is_told_of_afterwards() -> None:
+def test_a_full_disk_is_reported_afterwards() -> None:
     took: list[bytes] = []
     full = True
 

@@ -1,4 +1,4 @@
-"""What a body may cost: bytes in memory and steps of Python, for those that are made to cost much. Nothing here is timed."""
+"""The cost of hostile bodies, in bytes of memory and steps of Python. Nothing here is timed."""
 
 from __future__ import annotations
 

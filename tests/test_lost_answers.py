@@ -1,4 +1,4 @@
-"""What becomes of a task whose answer did not arrive, and of the traces that tasks leave."""
+"""Tasks whose answer did not arrive, and the keys that tasks leave behind."""
 
 from __future__ import annotations
 

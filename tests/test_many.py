@@ -1,4 +1,4 @@
-"""Many at once: batches of tasks, pops of several queues, settling many leases, and polls that name their worker."""
+"""Several at once: batches of tasks, pops of several queues, settling many leases, and polls of named workers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_batch_that_is_no_array_of_tasks_is_refused_whole(served: Daemon, q: s
     assert counts(served, q) == {}
 
 
-def test_a_bad_line_is_told_and_nothing_of_the_batch_is_stored(served: Daemon, q: str) -> None:
+def test_a_bad_line_is_reported_and_nothing_of_the_batch_is_stored(served: Daemon, q: str) -> None:
     kind = "application/x-ndjson"
     batch(served, q, b'{"a":1}\n{"b":\n3', Content_Type=kind).refused(400, "bad_json")
     batch(served, q, b"\n\n", Content_Type=kind).refused(400, "bad_json")

@@ -1,4 +1,4 @@
-"""What strangers park must cost others nothing: the chores that look after it do a bounded piece at a time."""
+"""Many parked polls must not slow others down: the chores handle them in bounded pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory the embedded Redis may fill, and what happens when it is full."""
+"""The memory limit of the embedded Redis, and what happens when it is reached."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def test_what_a_cgroup_allows(tmp_path: Path) -> None:
 @every_redis
 @pytest.mark.parametrize(("given", "meant"), [(None, machine.memory() // 2), (0, 0), (8 * MIB, 8 * MIB)])
 @pytest_twisted.ensureDeferred
-async def test_the_server_is_told(short_dir: Path, redis_binary: str, given: int | None, meant: int) -> None:
+async def test_the_server_is_reported(
+    short_dir: Path, redis_binary: str, given: int | None, meant: int
+) -> None:
     embedded = make(short_dir, redis_binary, maxmemory=given)
     path = (await embedded.start()).path
     try:

@@ -210,7 +210,7 @@ def test_what_is_put_back_became_ready_then(q: Queue) -> None:
 
 
 @pytest.mark.every_redis
-def test_nothing_is_told_of_a_raw_element_nor_of_tombstones(q: Queue) -> None:
+def test_a_raw_element_and_tombstones_have_no_age(q: Queue) -> None:
     q.driver.redis("LPUSH", "q", "1")
     q.push()
     assert q.oldest() is None

@@ -1,4 +1,4 @@
-"""Two live workers that bear one ``worker=`` name: both are served, wherever they poll, and no task goes back for it."""
+"""Two live workers with the same ``worker=`` name: both are served, and no task is put back because of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator does to tasks and queues: cancel, retry, run, move, purge, and the rules of a queue."""
+"""The operations of an operator: cancel, retry, run, move, purge, and the rules of a queue."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_cancelled_tasks_leave_nothing_behind_once_forgotten(
     leaves_nothing(module_redis_process, q)
 
 
-def test_cancel_marks_what_is_leased_and_its_holder_is_told(served: Daemon, q: str) -> None:
+def test_cancel_marks_what_is_leased_and_its_holder_is_notified(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1)
     held = leased(served, q)
     assert cancel(served, q, task_id) == "marked"

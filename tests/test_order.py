@@ -1,4 +1,4 @@
-"""First in, first out, also where moments tie and through whichever daemon a task came: the order of the pushes decides."""
+"""First in, first out: the order of the pushes, also for equal times and across daemons."""
 
 from __future__ import annotations
 

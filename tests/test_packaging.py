@@ -1,4 +1,4 @@
-"""What is installed is whole: the scripts, the pages and twistd's plugin, from a wheel and from an editable checkout."""
+"""The installed package is complete: scripts, pages and twistd's plugin, from a wheel and from a checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of a queue: how they are set, and what each of them does."""
+"""The rules of a queue: how they are set, and what each does."""
 
 from __future__ import annotations
 
@@ -157,14 +157,14 @@ def test_concurrency_bounds_the_leases_and_wants_them(served: Daemon, q: str) ->
     assert waiting.answer(2).ok()["task"] == 3
 
 
-def test_a_poll_without_lease_is_told_although_others_are_parked(served: Daemon, q: str) -> None:
+def test_a_poll_without_lease_is_reported_although_others_are_parked(served: Daemon, q: str) -> None:
     policy(served, q, concurrency=1)
     parked = poll(served, q)
     pop(served, q, "wait=10").refused(409, "lease_required")
     parked.hang_up()
 
 
-def test_a_parked_poll_without_lease_is_told_when_the_rule_comes(served: Daemon, q: str) -> None:
+def test_a_parked_poll_without_lease_is_reported_when_the_rule_comes(served: Daemon, q: str) -> None:
     waiting = poll(served, q, "wait=20")
     policy(served, q, concurrency=1)
     waiting.answer(2).refused(409, "lease_required")

@@ -1,4 +1,4 @@
-"""What children of several processes must not show: the password of Redis."""
+"""The Redis password must not be visible in child processes."""
 
 from __future__ import annotations
 

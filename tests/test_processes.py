@@ -1,4 +1,4 @@
-"""Several processes behind one address: that they share the work, and what happens when one of them ends."""
+"""Several processes behind one address: they share the work, and a child that ends is replaced."""
 
 from __future__ import annotations
 

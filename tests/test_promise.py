@@ -1,4 +1,4 @@
-"""What goes up in place of a Deferred, and the Deferred that is made of it."""
+"""Promises, and the Deferreds that are made of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_promise_tells_what_was_made_of_the_value_whichever_comes_first(first:
     assert (told, failed) == ([2], [])
 
 
-def test_a_promise_of_nothing_is_told_too() -> None:
+def test_a_promise_of_nothing_is_reported_too() -> None:
     promise = Promise(lambda value: None)
     promise.callback(1)
     assert listened(promise) == ([None], [])
@@ -82,7 +82,7 @@ def test_a_deferred_that_was_cancelled_takes_no_answer_any_more(ok: bool) -> Non
     assert len(failed) == 1
 
 
-def test_many_replies_are_told_as_one_in_their_order_or_as_the_first_failure() -> None:
+def test_many_replies_are_reported_as_one_in_their_order_or_as_the_first_failure() -> None:
     for fails in (False, True):
         all_: Deferred[Any] = Deferred()
         gathering = Gathering(3, all_)

@@ -1,4 +1,4 @@
-"""What a push may say about its task: each option as it works, and each as it is refused."""
+"""The options of a push: how each works, and how invalid values are refused."""
 
 from __future__ import annotations
 

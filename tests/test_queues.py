@@ -1,4 +1,4 @@
-"""Queues when all is not well: no Redis, what is refused, what is not JSON, the end; and confirms, which are gathered."""
+"""Queues in trouble: no Redis, refused calls, elements that are not JSON, shutdown; and gathered confirms."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_without_redis_new_pops_are_parked_behind_those_that_are(world: World) -
     assert [poll.got for poll in [*polls, elsewhere]] == [b"0", b"1", b"2", b"3"]
 
 
-def test_without_redis_a_pop_that_does_not_wait_is_told_at_once(world: World) -> None:
+def test_without_redis_a_pop_that_does_not_wait_is_reported_at_once(world: World) -> None:
     gone(world)
     poll = world.pop(wait=0)
     world.turn()
@@ -90,7 +90,7 @@ def test_without_redis_a_pop_that_does_not_wait_is_told_at_once(world: World) ->
 
 
 @pytest.mark.parametrize("outcome", ["not_applied", "unknown"])
-def test_a_pop_that_outlives_its_wait_without_redis_is_told_so(world: World, outcome: str) -> None:
+def test_a_pop_that_outlives_its_wait_without_redis_is_reported_so(world: World, outcome: str) -> None:
     [parked] = world.parked(1)
     gone(world, outcome)
     poll = world.pop()
@@ -105,7 +105,9 @@ def test_a_pop_that_outlives_its_wait_without_redis_is_told_so(world: World, out
     assert world.nothing_left()
 
 
-def test_a_pop_whose_question_failed_is_told_nothing_when_redis_was_back_before_its_end(world: World) -> None:
+def test_a_pop_whose_question_failed_is_reported_nothing_when_redis_was_back_before_its_end(
+    world: World,
+) -> None:
     gone(world)
     polls = [world.pop() for _ in range(3)]
     world.turn(5)
@@ -197,7 +199,9 @@ def test_a_bad_name_asks_nothing(world: World) -> None:
         assert world.store.payloads(name) == [b"1"]
 
 
-def test_when_draining_parked_pollers_are_told_there_is_nothing_and_newcomers_refused(world: World) -> None:
+def test_when_draining_parked_pollers_are_reported_there_is_nothing_and_newcomers_refused(
+    world: World,
+) -> None:
     polls = world.parked(3)
     world.store.slow = True
     asking = world.pop(b"other")

@@ -1,4 +1,4 @@
-"""A queue's rate: never more than it says, wherever the second begins, and all of it while there is work and a poller."""
+"""The rate of a queue: never exceeded in any second, and fully used while there is work and a poller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records of `registry.model`: the same as in the catalogue of the scripts, and the same bytes as ever."""
+"""The records of `registry.model`: they match the catalogue of the scripts, and their encoding never changes."""
 
 from __future__ import annotations
 

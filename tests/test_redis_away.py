@@ -1,4 +1,4 @@
-"""Redis goes away for a moment, and clients of 2018 do not notice: they neither pause nor try again."""
+"""Redis is away for a moment, and clients of 2018, which never retry, do not notice."""
 
 from __future__ import annotations
 
@@ -356,7 +356,9 @@ def test_a_daemon_that_stops_does_not_wait_for_redis(kept: RedisServer) -> None:
         daemon.wait()
 
 
-def test_the_rules_of_a_queue_are_told_as_soon_as_redis_is_back(served: Daemon, kept: RedisServer) -> None:
+def test_the_rules_of_a_queue_are_reported_as_soon_as_redis_is_back(
+    served: Daemon, kept: RedisServer
+) -> None:
     """They are changed over one connection, and read over another, which comes back by itself."""
     daemon = served
     q = fresh()

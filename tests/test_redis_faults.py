@@ -1,4 +1,4 @@
-"""A Redis that says no, or cannot be asked: what producers are told, and what the operator."""
+"""A Redis that refuses calls or cannot be reached: the messages for producers and for the operator."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def have_few_databases(redis: RedisServer) -> str:
     ],
 )
 @pytest.mark.every_redis
-def test_producers_are_told_whose_fault_it_is(
+def test_producers_are_reported_whose_fault_it_is(
     daemon: StartDaemon, redis_server: RedisServer, no: Callable[[RedisServer], str], words: str
 ) -> None:
     url = no(redis_server)
@@ -125,7 +125,7 @@ def test_what_passes_by_itself(text: str) -> None:
     assert "Redis" in public_text(text) and OURS not in public_text(text)
 
 
-def test_what_redis_refuses_is_told_with_its_meaning() -> None:
+def test_what_redis_refuses_is_reported_with_its_meaning() -> None:
     assert (
         "NOPERM" in refusal_text("NOPERM")
         and "lacks a permission" in refusal_text("NOPERM")

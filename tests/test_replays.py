@@ -1,4 +1,4 @@
-"""An answer that is lost takes nothing from another answer that gave the same lease, whichever of the two was first."""
+"""A lost answer does not take away a lease that another answer to the same request has given."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ async def test_a_paused_schedule_waits_until_it_goes_on(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_next_tick_that_is_too_late_is_told_right_and_mended(world: World) -> None:
+async def test_a_next_tick_that_is_too_late_is_reported_right_and_mended(world: World) -> None:
     right = (await world.one.put(b"nightly", NIGHTLY))["next_ms"]
     world.due(right + 86_400_000)
     assert (await world.one.get(b"nightly"))["next_ms"] == right
@@ -249,7 +249,7 @@ def test_every_tick_comes_after_the_moment_it_was_asked_for(zone: str, cron: str
 @pytest.mark.parametrize(
     "cron", ["0 0 31 2 *", "0 0 30 2 *", "5 4 31 4,6,9,11 *", "0 0 */30 2 MON#5", "* * 31 feb *"]
 )
-def test_a_cron_that_never_comes_is_told_as_such(cron: str) -> None:
+def test_a_cron_that_never_comes_is_reported_as_such(cron: str) -> None:
     with pytest.raises(BadOption, match="'cron' never matches"):
         check({**NIGHTLY, "cron": cron}, 1_800_000_000_000)
 
@@ -258,7 +258,7 @@ def test_a_cron_that_never_comes_is_told_as_such(cron: str) -> None:
     "cron",
     ["0 0 31 13 *", "61 0 31 2 *", "0 0 32 2 *", "0 0 31 2 8", "1," * 200 + "1 * * * *", "\ud800 * * * *"],
 )
-def test_a_cron_that_is_none_is_told_otherwise(cron: str) -> None:
+def test_a_cron_that_is_none_is_reported_otherwise(cron: str) -> None:
     with pytest.raises(BadOption, match="five fields"):
         check({**NIGHTLY, "cron": cron}, 1_800_000_000_000)
 

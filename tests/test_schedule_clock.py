@@ -1,4 +1,4 @@
-"""What a schedule does when Redis's clock is wrong for a while, or is set back."""
+"""Schedules when Redis's clock is wrong for a while or is set back."""
 
 from __future__ import annotations
 

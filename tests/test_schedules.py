@@ -66,7 +66,7 @@ def test_a_schedule_is_kept_listed_replaced_and_dropped(served: Daemon, q: str) 
         ask(served, method, f"/api/schedules/{q}").refused(404, "not_found")
 
 
-def test_the_next_tick_is_told_in_utc_by_the_schedules_own_zone(served: Daemon, q: str) -> None:
+def test_the_next_tick_is_reported_in_utc_by_the_schedules_own_zone(served: Daemon, q: str) -> None:
     row = put(served, q, cron="30 12 * * *", timezone="Asia/Kolkata", queue=q, task=1)
     assert row["next_at"].endswith("T07:00:00.000Z")
     now = datetime.now(UTC)

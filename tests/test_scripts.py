@@ -1,4 +1,4 @@
-"""Each verb on real redis-servers, of every version there is: what is answered, and what is then stored."""
+"""Each script on every Redis version: its reply, and what it stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A setting that is wrong is one sentence that says what to change, and never what may be a password."""
+"""An invalid setting: one sentence that says what to change and never shows a password."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_is_no_url_is_not_shown_wherever_it_comes_from(tmp_path: Path, text
         assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
-def test_a_password_alone_is_told_what_is_missing(tmp_path: Path) -> None:
+def test_a_password_alone_is_reported_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "url").write_text(SECRET)
     said = refused(start(tmp_path, REDIS_URL_FILE=f"{tmp_path}/url"))
     assert said.startswith(
@@ -108,7 +108,7 @@ def test_a_password_that_needs_escaping_gets_a_hint(password: str) -> None:
 # --- .env ---
 
 
-def test_what_changes_nothing_in_an_env_file_is_told(tmp_path: Path) -> None:
+def test_what_changes_nothing_in_an_env_file_is_reported(tmp_path: Path) -> None:
     path = str(tmp_path / ".env")
     Path(path).write_text(
         f"\ufeffPORT=81\n\n# {SECRET}\nQUEUE_TIMOUT=5\nqueue_timeout=6\nNODE_ENV={SECRET}\nexport POOL_MAX=7\n"
@@ -261,7 +261,7 @@ def test_nothing_else_is_said(tmp_path: Path, name: str, value: str, said: str) 
         assert said in line and SECRET not in line
 
 
-def test_a_port_in_use_is_told_once(daemon: StartDaemon, redis_server: RedisServer) -> None:
+def test_a_port_in_use_is_reported_once(daemon: StartDaemon, redis_server: RedisServer) -> None:
     first = daemon(redis=redis_server)
     one = daemon(f"--port={first.port}", redis=redis_server, wait=False)
     assert one.wait(20) == 1

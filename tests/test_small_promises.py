@@ -1,4 +1,4 @@
-"""Promises of the API that are easily overlooked, each with the request that would show it broken."""
+"""Small promises of the API that are easily overlooked, one test each."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_long_preference_is_capped_not_ignored(served: Daemon, q: str, prefere
     assert 5 <= float(answer.headers["preference-applied"].removeprefix("wait=")) <= 55
 
 
-def test_who_waits_for_the_end_is_told_it_wherever_the_task_has_moved(served: Daemon, q: str) -> None:
+def test_who_waits_for_the_end_is_reported_it_wherever_the_task_has_moved(served: Daemon, q: str) -> None:
     asked = Asked(served, "PUT", f"/api/pushTask/{q}", b"1", {"Prefer": "wait=10"})
     wait_until(lambda: counts(served, q) == {"ready": 1}, 3)
     looked = Asked(served, "GET", f"/api/queues/{q}/tasks/{tasks(served, q)[0]['id']}?wait=10")
@@ -132,7 +132,7 @@ def test_a_fair_pop_reads_no_whole_queue(served: Daemon, module_redis_process: R
     assert b"cmdstat_lrange" not in module_redis_process.command("INFO", "commandstats")
 
 
-def test_what_came_of_an_ack_is_told_with_a_refusal_of_the_pop_too(served: Daemon, q: str) -> None:
+def test_what_came_of_an_ack_is_reported_with_a_refusal_of_the_pop_too(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     lease = leased(served, q)["lease"]
     policy(served, q, concurrency=1)
@@ -319,7 +319,7 @@ def test_the_done_are_listed_newest_first_whatever_keeps_them(served: Daemon, q:
     assert listed(served, q) == list(reversed(range(8)))
 
 
-def test_who_looks_at_a_task_that_moves_is_told_where_it_is(served: Daemon, q: str) -> None:
+def test_who_looks_at_a_task_that_moves_is_reported_where_it_is(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1)
     looking = Asked(served, "GET", f"/api/queues/{q}/tasks/{task_id}?wait=1.5")
     assert looking.waits(0.3)

@@ -1,4 +1,4 @@
-"""Small promises about time: what is kept for who waits, a ttl and a delay, the length of a lease, jitter."""
+"""Small promises about time: tasks kept for waiting clients, ttl and delay, lease lengths, jitter."""
 
 from __future__ import annotations
 

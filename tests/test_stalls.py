@@ -1,4 +1,4 @@
-"""A reactor that stands still says so, and names what was running."""
+"""A blocked reactor is logged with the code that was running."""
 
 from __future__ import annotations
 

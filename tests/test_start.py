@@ -1,4 +1,4 @@
-"""The first seconds of a daemon: where it listens, what it waits for, and what it says when it cannot start."""
+"""The start of the daemon: where it listens, what it waits for, and its messages when it cannot start."""
 
 from __future__ import annotations
 

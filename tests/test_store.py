@@ -1,4 +1,4 @@
-"""The store around its scripts, on real redis-servers: a full one, a flushed cache, a wrong clock, a newer schema."""
+"""The store on real redis-servers: a full one, a flushed script cache, a wrong clock, a newer schema."""
 
 from __future__ import annotations
 

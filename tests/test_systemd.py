@@ -141,7 +141,7 @@ def test_no_sockets_passed() -> None:
 
 
 @pytest.mark.parametrize(("names", "told"), [("", 1), ("a", 0)])
-def test_a_socket_without_a_name_is_told(monkeypatch: pytest.MonkeyPatch, names: str, told: int) -> None:
+def test_a_socket_without_a_name_is_reported(monkeypatch: pytest.MonkeyPatch, names: str, told: int) -> None:
     lines: list[str] = []
     monkeypatch.setattr(systemd.log, "warn", lambda text, **_: lines.append(text))
     with socket.create_server(("127.0.0.1", 0)) as passed:

@@ -1,4 +1,4 @@
-"""Listening with TLS, as the clients of today speak it: with a choice of protocols (ALPN)."""
+"""Listening with TLS and ALPN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that come, go and expire while the daemon runs; files that cannot be used; wrong tokens by the dozen."""
+"""Tokens that are added, revoked and expire while the daemon runs; unusable files; many wrong tokens."""
 
 from __future__ import annotations
 

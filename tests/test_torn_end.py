@@ -1,4 +1,4 @@
-"""An append-only file whose end was torn off inside a transaction: cutting only the torn command would leave a MULTI open."""
+"""An append-only file that ends inside a transaction: cutting only the last command would leave a MULTI open."""
 
 from __future__ import annotations
 

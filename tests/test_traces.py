@@ -1,4 +1,4 @@
-"""What is kept of failed attempts: bounded in bytes, whatever the texts of the errors are made of."""
+"""The history of failed attempts is bounded in bytes, whatever the error texts contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told when Redis answers and still cannot be used, and when somebody ends the daemon in an unusual way."""
+"""A Redis that answers but cannot be used, and unusual ways to end the daemon."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_readyz_asks_redis_and_does_not_wait_for_long(served: Daemon, redis_serv
 
 
 @every_redis
-def test_a_demoted_master_is_told_of_and_left(served: Daemon, redis_server: RedisServer) -> None:
+def test_a_demoted_master_is_reported_of_and_left(served: Daemon, redis_server: RedisServer) -> None:
     q = fresh()
     pushed(served, q, 1)
     connections = redis_server.command("INFO", "stats").split(b"total_connections_received:")[1].split()[0]
@@ -195,7 +195,7 @@ def all_of(connection: socket.socket) -> bytes:
     return found
 
 
-def test_new_requests_of_a_stopping_daemon_are_told(served: Daemon) -> None:
+def test_new_requests_of_a_stopping_daemon_are_reported(served: Daemon) -> None:
     """On connections that were idle, whatever road they took, as long as something is under way."""
     q = fresh()
     half = connected(served)

@@ -1,4 +1,4 @@
-"""Two daemons on one Redis are one registry: what is said to one holds at the other within about a second."""
+"""Two daemons on one Redis are one registry: a change at one is in force at the other within about a second."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_task_can_be_waited_for_at_another_daemon(one: Daemon, two: Daemon, q:
     assert (row["state"], row["result"]) == ("done", 5)
 
 
-def test_a_cancel_at_one_is_told_by_the_other_to_the_holder(one: Daemon, two: Daemon, q: str) -> None:
+def test_a_cancel_at_one_is_reported_by_the_other_to_the_holder(one: Daemon, two: Daemon, q: str) -> None:
     task_id = pushed(one, q, 1)
     held = leased(one, q)
     ask(two, "DELETE", f"/api/queues/{q}/tasks/{task_id}").ok()

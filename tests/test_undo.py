@@ -1,4 +1,4 @@
-"""What operators delete, and take back: each task as it was, once, in its place."""
+"""Undo: each deleted task comes back once, unchanged and in its place."""
 
 from __future__ import annotations
 

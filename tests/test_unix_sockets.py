@@ -1,4 +1,4 @@
-"""Unix sockets: who may connect, and that nothing which a killed daemon left keeps the next one from starting."""
+"""Unix sockets: who may connect, and that leftovers of a killed daemon do not keep the next one from starting."""
 
 from __future__ import annotations
 

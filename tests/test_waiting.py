@@ -1,4 +1,4 @@
-"""Parked pollers: who is next, who keeps a place, and what becomes of those that hang up."""
+"""Parked pollers: which is next, which keeps its place, and what happens to those that hang up."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def pid_in(path: Path) -> int:
     return int(wait_until(lambda: path.exists() and path.read_text().strip(), 10, "a process number"))
 
 
-def test_a_worker_that_is_told_to_end_finishes_what_runs(
+def test_a_worker_that_is_reported_to_end_finishes_what_runs(
     ctl: Ctl, served: Daemon, q: str, tmp_path: Path
 ) -> None:
     pushed(served, q, f"echo > {tmp_path}/began; sleep 1; echo ok")

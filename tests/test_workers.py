@@ -1,4 +1,4 @@
-"""TaskFilter of a worker's polls ends, when they are told of to several daemons."""
+"""Which poll of a worker ends when several daemons hear of its polls."""
 
 from __future__ import annotations
 

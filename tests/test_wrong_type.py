@@ -1,4 +1,4 @@
-"""Another program's key in the place of a queue's list: whatever is refused then has changed nothing."""
+"""Another program's key in place of a queue's list: a refused request changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A redis-server whose clock is set by the test: a library in front of it adds to the time that the system tells."""
+"""A redis-server whose clock the test sets: a preloaded library adds an offset to the system time."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the benchmarks share: programs to start, the kernel's accounting, load, rounds and their ratios."""
+"""Shared code of the benchmarks: programs to start, CPU accounting, load, rounds and ratios."""

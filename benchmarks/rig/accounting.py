@@ -1,4 +1,4 @@
-"""What the kernel says that processes use: CPU by ``/proc/<pid>/stat``, memory by ``smaps_rollup``."""
+"""CPU and memory of processes, from ``/proc/<pid>/stat`` and ``smaps_rollup``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def family(pid: int) -> list[int]:
-    """The process and all that descend from it and live."""
+    """The process and all its living descendants."""
     parents: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():

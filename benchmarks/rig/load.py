@@ -23,7 +23,7 @@ def task(size: int = 60) -> bytes:
 
 
 class Load(NamedTuple):
-    """What the generator saw: latencies in milliseconds, ``failed`` are statuses from 400 on and broken connections."""
+    """Results of a load: latencies in ms; ``failed`` counts statuses from 400 on and broken connections."""
 
     requests: int
     seconds: float
@@ -44,7 +44,7 @@ def percentile(values: list[float], percent: float) -> float:
 
 
 def fixed(port: int, method: str, path: str, body: bytes, connections: int, seconds: float) -> Load:
-    """The same request all the time."""
+    """The same request again and again."""
     if WRK:
         return _wrk(port, "fixed.lua", connections, seconds, body, [method, path])
 
@@ -89,7 +89,7 @@ def _wrk(
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
-        told = subprocess.run(
+        result = subprocess.run(
             [
                 WRK,
                 "-t1",
@@ -108,7 +108,7 @@ def _wrk(
             text=True,
             check=False,
         )
-    lines = [line for line in told.stdout.splitlines() if line.startswith("{")]
-    if told.returncode or not lines:
-        raise RuntimeError(f"wrk failed: {told.stdout}{told.stderr}")
+    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
+    if result.returncode or not lines:
+        raise RuntimeError(f"wrk failed: {result.stdout}{result.stderr}")
     return Load(**json.loads(lines[-1]))

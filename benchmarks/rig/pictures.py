@@ -10,7 +10,7 @@ def _plots(columns: int, rows: int = 1) -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise SystemExit("No picture without matplotlib: pip install matplotlib") from None
+        raise SystemExit("Pictures need matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -43,11 +43,11 @@ def free_port() -> int:
             return port
 
 
-def wait_until(true: Callable[[], Any], seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if time.monotonic() > end:
-            raise RuntimeError(f"{what} did not come true within {seconds} s")
+            raise RuntimeError(f"{what} was not met within {seconds} s")
         time.sleep(0.02)
 
 
@@ -86,7 +86,7 @@ class Program:
         wait_until(open_, seconds, f"a server on port {port}")
 
     def trim_log(self) -> None:
-        """Logs of millions of lines are part of the work, and of no use later."""
+        """Empty the log: writing millions of lines is part of the measured work, but nobody needs them later."""
         with contextlib.suppress(OSError):
             os.truncate(self.log, 0)
 
@@ -204,7 +204,7 @@ class Registry(Server):
         program = str(beside) if beside.exists() else shutil.which("twistd")
         if program is None:
             raise SystemExit(
-                "No twistd: run the benchmarks with the Python that the package is installed in."
+                "twistd was not found: run the benchmarks with the Python that the package is installed in."
             )
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         env = {**kept, "HOME": str(self.folder), "PYTHONPATH": str(checkout), "REDIS_URL": self.redis.url}
@@ -236,7 +236,7 @@ class Webdis(Server):
     def __init__(self) -> None:
         binary = shutil.which("webdis")
         if binary is None:
-            raise Missing("webdis is not installed (Debian: apt-get install webdis): measured without it.")
+            raise Missing("webdis is not installed (Debian: apt-get install webdis); skipped.")
         super().__init__()
         self.redis = Redis()
         self.port = free_port()
@@ -266,23 +266,19 @@ class Express(Server):
     def __init__(self) -> None:
         node, npm = shutil.which("node"), shutil.which("npm")
         if node is None:
-            raise Missing("node is not installed: measured without the 2018 program.")
+            raise Missing("node is not installed; the 2018 program is skipped.")
         if not (SEED / "node_modules" / "express").is_dir():
             if npm is None:
-                raise Missing(
-                    "npm is not installed, and benchmarks/seed2018 needs it once: measured without it."
-                )
-            told = subprocess.run(
+                raise Missing("npm is not installed, and benchmarks/seed2018 needs it once; skipped.")
+            result = subprocess.run(
                 [npm, "install", "--no-audit", "--no-fund", "--no-package-lock"],
                 cwd=SEED,
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            if told.returncode:
-                raise Missing(
-                    f"npm install failed in benchmarks/seed2018: measured without it.\n{told.stderr}"
-                )
+            if result.returncode:
+                raise Missing(f"npm install failed in benchmarks/seed2018; skipped.\n{result.stderr}")
         super().__init__()
         self.redis = Redis()
         self.port = free_port()
@@ -300,9 +296,7 @@ class Beanstalkd(Server):
     def __init__(self) -> None:
         binary = shutil.which("beanstalkd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if binary is None:
-            raise Missing(
-                "beanstalkd is not installed (Debian: apt-get install beanstalkd): measured without it."
-            )
+            raise Missing("beanstalkd is not installed (Debian: apt-get install beanstalkd); skipped.")
         super().__init__()
         self.port = free_port()
         self.run([binary, "-l", "127.0.0.1", "-p", str(self.port)])
@@ -310,7 +304,7 @@ class Beanstalkd(Server):
 
 
 def start(*kinds: Callable[[], Server]) -> list[Server]:
-    """Those that can be run here; for each other one its sentence is printed."""
+    """Start the servers that can run here; print the reason for each of the others."""
     running = []
     for kind in kinds:
         try:

@@ -1,4 +1,4 @@
-"""Alternating rounds, medians, ratios: A B A B … in the same minutes, so that what else the machine does hits both."""
+"""Alternating rounds (A B A B …), medians and ratios: other load on the machine then affects both alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTLE_SECONDS = 0.4
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. ``measured`` and ``goal`` are of one unit; at most, unless ``at_least``; None: no goal."""
+    """A line of the table. ``measured`` and ``goal`` have the same unit; the goal is a maximum unless ``at_least``, None for none."""
 
     work: str
     measured: float
@@ -35,15 +35,15 @@ class Row:
         return self.measured >= self.goal if self.at_least else self.measured <= self.goal
 
     def __str__(self) -> str:
-        told = f"{self.measured:.2f} {self.unit}  {self.work}"
+        result = f"{self.measured:.2f} {self.unit}  {self.work}"
         if self.goal is not None:
             bound = "at least" if self.at_least else "at most"
-            told += f": {bound} {self.goal:g} {self.unit}, {'met' if self.met else 'MISSED'}"
-        return told + (f"\n    {self.detail}" if self.detail else "")
+            result += f": {bound} {self.goal:g} {self.unit}, {'met' if self.met else 'MISSED'}"
+        return result + (f"\n    {self.detail}" if self.detail else "")
 
 
-def tell(rows: Sequence[Row]) -> None:
-    """The ratios first. With BENCHMARK_JSON they are appended to that file too, for ``table.py``."""
+def report(rows: Sequence[Row]) -> None:
+    """Print the rows. With BENCHMARK_JSON, append them to that file too, for ``table.py``."""
     for row in rows:
         print(row, flush=True)
     path = os.environ.get("BENCHMARK_JSON")
@@ -58,7 +58,7 @@ def options(text: str, rounds: int = 7, seconds: float = 4) -> argparse.Argument
     parser.add_argument("--rounds", type=int, default=rounds, help=f"alternating rounds [{rounds}]")
     parser.add_argument("--seconds", type=float, default=seconds, help=f"length of a round [{seconds:g}]")
     parser.add_argument("--connections", type=int, default=50, help="keep-alive connections [50]")
-    parser.add_argument("--quick", action="store_true", help="one short round: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
     return parser
 
 
@@ -87,7 +87,7 @@ def measure(roots: Mapping[str, int], work: Callable[[], int], settle: float = S
     time.sleep(settle)
     after = accounting.cpus(roots)
     if not count:
-        raise RuntimeError("nothing was done in a round")
+        raise RuntimeError("a round did no work")
     return Cost({name: (after[name] - before[name]) * 1e6 / count for name in roots})
 
 
@@ -117,7 +117,7 @@ class Costs:
     def median(self, who: str, what: str) -> float:
         return statistics.median(cost.total for cost in self._found[who, what])
 
-    def told(self, who: str, what: str) -> str:
+    def describe(self, who: str, what: str) -> str:
         """``registry 30.1 µs (server 20.0 + redis 10.1)``"""
         found = self._found[who, what]
         shares = [
@@ -142,5 +142,5 @@ class Costs:
         goal: float | None,
         at_least: bool = False,
     ) -> Row:
-        detail = f"{self.told(*above)}; {self.told(*below)}; {self.spread(above, below)}"
+        detail = f"{self.describe(*above)}; {self.describe(*below)}; {self.spread(above, below)}"
         return Row(work, self.ratio(above, below), goal, "×", at_least, detail)

@@ -18,7 +18,7 @@ Framing = Callable[[bytes], int]
 
 
 def http(data: bytes) -> int:
-    """An answer of ours: always with a Content-Length."""
+    """Frame an answer of the daemon, which always has a Content-Length."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return 0
@@ -31,7 +31,7 @@ def http(data: bytes) -> int:
 
 
 def beanstalk(data: bytes) -> int:
-    """A line; behind RESERVED a task of the length it tells."""
+    """Frame a line; after RESERVED, a task of the length that the line gives."""
     end = data.find(b"\r\n")
     if end < 0:
         return 0
@@ -42,7 +42,7 @@ def beanstalk(data: bytes) -> int:
 
 
 def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
-    """A whole request; PUT and POST tell the length of their body."""
+    """A complete request; PUT and POST have a Content-Length."""
     length = f"Content-Length: {len(body)}\r\n" if body or method != "GET" else ""
     more = "".join(f"{header}\r\n" for header in headers)
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}{more}\r\n".encode() + body

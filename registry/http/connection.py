@@ -39,8 +39,8 @@ from registry.http.limits import (
     too_many_bodies,
 )
 from registry.http.parser import Head, PartialHead
-from registry.http.sockets import beneath_tls, send_now, tune
 from registry.http.validation import Refusal
+from registry.sockets import beneath_tls, send_now, set_tcp_options
 
 if TYPE_CHECKING:
     from registry.http.server import Server
@@ -88,7 +88,8 @@ class Connection:
         self.transport = transport
         server = self._server
         self.is_plain = isinstance(transport, SocketTransport)
-        tune(beneath_tls(transport))
+        # A silent client is gone after 60 s, one that takes no bytes after 30 s.
+        set_tcp_options(transport, idle=30, interval=10, count=3, unread_ms=30_000)
         server.opened(self)
         self.due = server.now + server.limits.idle_seconds
         self._resume_reading()

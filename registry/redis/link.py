@@ -35,7 +35,8 @@ from txredisapi import ResponseError
 from registry.errors import RedisUnavailable
 from registry.redis.address import RedisAddress, parse_redis_url
 from registry.redis.faults import public_text
-from registry.redis.protocol import LinkProtocol, keep_alive, pack
+from registry.redis.protocol import LinkProtocol, pack
+from registry.sockets import set_tcp_options
 
 __all__ = ["Link", "Pool", "RedisAddress", "pack", "parse_redis_url"]
 
@@ -184,7 +185,7 @@ class Link:
         self._refused = False
         self._marks.clear()
         self._seen, self._quiet_since = 0, self._monotonic()
-        keep_alive(protocol.transport)
+        set_tcp_options(protocol.transport, idle=5, interval=2, count=3, unread_ms=8000)
         self._ticked = self._monotonic()
         self._tick = self._reactor.callLater(self._tick_every, self._on_tick)
         self._handshake_call = self._handshake(protocol)

@@ -138,23 +138,3 @@ class LinkProtocol(RedisProtocol):  # type: ignore[misc]
             answer = waiting.popleft()
             if not answer.called:
                 answer.errback(RedisUnavailable(public_text(why), "unknown"))
-
-
-def keep_alive(transport: Any) -> None:
-    """Let the kernel notice a peer that has vanished; nothing to do on a unix socket."""
-    sock = getattr(transport, "transport", transport).getHandle()  # beneath TLS, if there is TLS
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    transport.setTcpNoDelay(True)
-    transport.setTcpKeepAlive(True)
-    for name, value in (
-        ("TCP_KEEPIDLE", 5),
-        ("TCP_KEEPINTVL", 2),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 8000),
-    ):
-        if hasattr(socket, name):
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-            except OSError:  # a sandbox may not support the option; our own PING still watches
-                return

@@ -1,4 +1,4 @@
-"""Producers and workers that write down every request and what came of it."""
+"""Producers and workers that record every request and its outcome."""
 
 from __future__ import annotations
 

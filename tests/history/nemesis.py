@@ -1,4 +1,4 @@
-"""Takes away what the daemons stand on, one thing at a time, and gives it back."""
+"""Takes away one dependency of the daemons at a time, and restores it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run: clients and nemesis for so many seconds, then everything healed and drained, and a look at what is left."""
+"""One run: clients and nemesis for some seconds, then recovery, drain, and a check of what is left."""
 
 from __future__ import annotations
 

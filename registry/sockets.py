@@ -17,21 +17,28 @@ def beneath_tls(transport: Any) -> Any:
     return transport
 
 
-def tune(transport: Any) -> None:
-    """Set TCP options: send at once; detect within 60 s that a silent peer is gone, within 30 s that it takes no bytes."""
+def set_tcp_options(transport: Any, *, idle: int, interval: int, count: int, unread_ms: int) -> None:
+    """Send at once, and let the kernel notice a peer that is gone; does nothing on a unix socket.
+
+    A silent peer is probed after ``idle`` seconds, ``count`` times, ``interval`` seconds apart. A peer that acknowledges no bytes
+    is given up after ``unread_ms``.
+    """
+    transport = beneath_tls(transport)
     handle = transport.getHandle()
     if handle.family not in (socket.AF_INET, socket.AF_INET6):
         return
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)
     for name, value in (
-        ("TCP_KEEPIDLE", 30),
-        ("TCP_KEEPINTVL", 10),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 30_000),
+        ("TCP_KEEPIDLE", idle),
+        ("TCP_KEEPINTVL", interval),
+        ("TCP_KEEPCNT", count),
+        ("TCP_USER_TIMEOUT", unread_ms),
     ):
         if hasattr(socket, name):
-            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            # A sandbox may not support the option.
+            with suppress(OSError):
+                handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def send_now(transport: Any, data: bytes) -> None:
