@@ -31,7 +31,8 @@ from registry.listening import ListeningSocket, adopt
 
 log = Logger()
 
-# The environment variable that marks a process as a child: JSON, {"slot": 0, "bound": [[fd, slot, endpoint], …], "tokens": false}.
+# The environment variable that marks a process as a child: JSON,
+# {"slot": 0, "bound": [[fd, slot, endpoint], …], "tokens": false, "warnings": ["…", …]}.
 VARIABLE = "REGISTRY_CHILD"
 LINK = 3  # the file descriptor of the link
 ALIVE_SECONDS = 10.0
@@ -80,6 +81,7 @@ class Parent:
         read = json.loads(settings)
         self._slot: int = read["slot"]
         self.has_tokens: bool = read["tokens"]  # there were tokens since the parent began
+        self.warnings: list[str] = read["warnings"]  # about the addresses that the parent listens on
         self._bound = [ListeningSocket(*one) for one in read["bound"]]
         self._covered: dict[int, list[Any]] = {}
         self._ports: list[Any] = []

@@ -106,6 +106,13 @@ class Config:
         "Empty: tokens.json in DATA_DIR. It is read again when it changes. Without the file, or without a token in it, nobody "
         "needs a token.",
     )
+    allow_anonymous: bool = setting(
+        False,
+        values.yes_no,
+        "Listen beyond loopback although there is no token: yes or no.",
+        "Without it the daemon then refuses to start. Everybody who can connect can push, pop and delete. No effect once there "
+        "is a token.",
+    )
     redis_server: str | None = setting(
         None,
         values.path,

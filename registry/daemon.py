@@ -35,11 +35,11 @@ from registry.listening import (
     ConnectionLimit,
     accept_waiting,
     address_text,
+    check_public,
     is_loopback,
     listen_on,
     raise_file_limit,
     startup_error,
-    warn_if_public,
 )
 from registry.queue.completions import Completions
 from registry.queue.inspector import Inspector
@@ -98,6 +98,7 @@ class Daemon(StopsOnce):
         self._built = False
         self._ready_once = False
         self._warnings: list[str] = []
+        self._strangers: list[str] = []
         self._gate = Gate()
         self._tokens = TokenWatch(config.tokens_file, self._gate, reactor, self._tokens_changed)
         self._overlaps: list[str] = []
@@ -168,7 +169,7 @@ class Daemon(StopsOnce):
             admin,
             self._redis_state,
             lambda: self.stopping,
-            lambda: self._warnings + self._overlaps + self._tokens.warnings,
+            self._all_warnings,
             self._gate,
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
@@ -240,6 +241,7 @@ class Daemon(StopsOnce):
         if self.stopping:
             return
         if self._parent is not None:
+            self._strangers = self._parent.warnings
             self._parent.listen(self._connection_limit, self._ports)
         for port in self._paused_ports:
             port.startReading()
@@ -258,7 +260,18 @@ class Daemon(StopsOnce):
                 port.stopReading()
                 self._paused_ports.append(port)
             log.info("listening on {address}", address=address_text(port.getHost()))
-        warn_if_public(port.getHost() for port in self._ports)
+        self._warn_of_strangers([port.getHost() for port in self._ports])
+
+    def _warn_of_strangers(self, addresses: list[Any]) -> None:
+        allowed = self.config.allow_anonymous
+        self._strangers = check_public(addresses, has_tokens=self._gate.is_closed, allow_anonymous=allowed)
+        for text in self._strangers:
+            log.critical("{text}", text=text)
+
+    def _all_warnings(self) -> list[str]:
+        """What an operator should know now."""
+        strangers = [] if self._gate.is_closed else self._strangers
+        return strangers + self._warnings + self._overlaps + self._tokens.warnings
 
     def _redis_ready(self) -> bool:
         return self._store.ready and self._pool.ready

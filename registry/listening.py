@@ -252,20 +252,36 @@ def accept_waiting(port: Any) -> None:
         port.doRead()
 
 
-def warn_if_public(addresses: Iterable[Any]) -> None:
-    """Log one warning that lists the addresses other machines can reach, because there is no authentication."""
-    reached = [address_text(one) for one in addresses if not _is_private(one)]
-    if reached:
-        log.warn(
-            "anybody who can reach {where} can push, pop and purge; list the host names that clients use in ALLOWED_HOSTS",
-            where=" or ".join(reached),
+class PublicWithoutTokens(ValueError):
+    """Other machines could connect, and nobody would need a token."""
+
+
+def check_public(addresses: Iterable[Any], *, has_tokens: bool, allow_anonymous: bool) -> list[str]:
+    """Refuse to listen where other machines can connect while there is no token; raises `PublicWithoutTokens`.
+
+    Returns warnings for an operator: one if that is allowed.
+    """
+    reached = [address_text(one) for one in addresses if not _is_local(one)]
+    if has_tokens or not reached:
+        return []
+    where = " or ".join(reached)
+    if not allow_anonymous:
+        raise PublicWithoutTokens(
+            f"Other machines could connect to {where}, and there is no token: create one (registryctl token create), or let "
+            "everybody in (ALLOW_ANONYMOUS=1)."
         )
+    warning = (
+        f"ALLOW_ANONYMOUS is set and there is no token: anybody who can reach {where} can push, pop and purge; list the host "
+        "names that clients use in ALLOWED_HOSTS."
+    )
+    return [warning]
 
 
-def _is_private(address: Any) -> bool:
-    if not isinstance(address, (IPv4Address, IPv6Address)):
-        return True  # a unix socket is protected by its mode
-    return is_loopback(address.host.partition("%")[0])
+def _is_local(address: Any) -> bool:
+    """Whether only this machine can connect there. An unknown type of address may be anywhere."""
+    if isinstance(address, UNIXAddress):
+        return True  # its mode protects it
+    return isinstance(address, (IPv4Address, IPv6Address)) and is_loopback(address.host.partition("%")[0])
 
 
 def is_loopback(text: str) -> bool:

@@ -36,7 +36,7 @@ from registry.child import LINK, VARIABLE, LineLink, line_link
 from registry.config import Config, passwords_of
 from registry.endpoints import endpoints_of
 from registry.errors import RegistryError
-from registry.listening import SocketBinder, address_text, raise_file_limit, startup_error, warn_if_public
+from registry.listening import SocketBinder, address_text, check_public, raise_file_limit, startup_error
 from registry.model.tokens import TokensError, load
 from registry.output import Output, reader
 from registry.redis.embedded import Embedded
@@ -95,6 +95,7 @@ class Processes(StopsOnce):
         self._watch.clock = reactor
         self._redis_url = config.redis_url or ""
         self._url_file: int | None = None  # a memfd that the children read
+        self._warnings: list[str] = []
         self.was_ready = self._given_up = self._has_tokens = False
 
     def startService(self) -> None:
@@ -122,7 +123,12 @@ class Processes(StopsOnce):
             log.info(
                 "listening on {where}, with {n} processes", where=address_text(where), n=config.processes
             )
-        warn_if_public(self.binder.addresses)
+        allowed = config.allow_anonymous
+        self._warnings = check_public(
+            self.binder.addresses, has_tokens=self._has_tokens, allow_anonymous=allowed
+        )
+        for text in self._warnings:
+            log.critical("{text}", text=text)
         for slot in self.slots:
             slot.spawn()
         self._watch.start(1, now=False)
@@ -173,7 +179,9 @@ class Processes(StopsOnce):
             "PYTHONPATH": os.pathsep.join(
                 os.path.abspath(path) for path in sys.path if os.pathsep not in path
             ),
-            VARIABLE: json.dumps({"slot": slot, "bound": bound, "tokens": self._has_tokens}),
+            VARIABLE: json.dumps(
+                {"slot": slot, "bound": bound, "tokens": self._has_tokens, "warnings": self._warnings}
+            ),
         }
 
     def reload(self) -> None:
