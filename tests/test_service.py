@@ -253,3 +253,14 @@ def test_dev_restarts_on_a_change(run_environment: dict[str, str], short_dir: Pa
         process.terminate()
         process.wait(40)
     assert not healthy(env["PORT"])
+
+
+@needs("systemd-analyze")
+def test_systemd_understands_how_the_page_on_tokens_uses_a_credential(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "tokens.md").read_text("utf-8")
+    lines = page[page.index("    [Service]\n") :].partition("\n\n")[0]
+    assert "LoadCredential=tokens.json:" in lines and "TOKENS_FILE=%d/tokens.json" in lines
+    unit = (ROOT / "registry.service").read_text("utf-8")
+    more = "\n".join(line.strip() for line in lines.splitlines())
+    assert verify(tmp_path, f"{unit}\n{more}\n") == ""
+    assert "Unknown key" in verify(tmp_path, f"{unit}\n{more.replace('LoadCredential', 'LoadCredentials')}\n")
