@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 
 from registry.http.limits import MAX_HEADERS_SIZE, MAX_LINE, too_large
 from registry.http.validation import Refusal, bad_request
@@ -15,24 +16,25 @@ MAX_SIZE_LINE = 1024
 class Counted:
     """A body of ``length`` bytes. ``feed`` returns None until the body is complete, then the bytes after it; see ``whole()``."""
 
-    __slots__ = ("_body", "_length")
+    __slots__ = ("_body", "_left")
 
     def __init__(self, length: int) -> None:
-        self._length = length
-        self._body = bytearray()
+        self._left = length
+        self._body = BytesIO()
 
     def feed(self, data: bytes) -> bytes | None:
         """Take more bytes."""
-        self._body += data
-        if len(self._body) < self._length:
-            return None
-        rest = bytes(self._body[self._length :])
-        del self._body[self._length :]
-        return rest
+        left = self._left
+        self._left -= len(data)
+        if self._left >= 0:
+            self._body.write(data)
+            return None if self._left else b""
+        self._body.write(data[:left])
+        return data[left:]
 
     def whole(self) -> bytes:
-        """The body."""
-        return bytes(self._body)
+        """The body, which is not copied."""
+        return self._body.getvalue()
 
 
 class Chunks:
@@ -45,15 +47,15 @@ class Chunks:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._body = bytearray()
+        self._body = BytesIO()
         self._line = b""  # the part of a size line or a trailer that has arrived
         self._left = -1  # bytes missing of the chunk, including its line end; -1: its size has not arrived
         self._extensions = 0  # bytes of chunk extensions, which follow the sizes
         self._trailers = -1  # bytes of trailers; -1: none yet
 
     def whole(self) -> bytes:
-        """The body."""
-        return bytes(self._body)
+        """The body, which is not copied."""
+        return self._body.getvalue()
 
     def feed(self, data: bytes) -> bytes | None:
         """Take more bytes."""
@@ -61,7 +63,7 @@ class Chunks:
         while at < size:
             if self._left > 2:
                 piece = data[at : at + self._left - 2]
-                self._body += piece
+                self._body.write(piece)
                 self._left -= len(piece)
                 at += len(piece)
                 continue
@@ -100,7 +102,7 @@ class Chunks:
             length = int(found[1], 16)
             if length == 0:
                 self._trailers = 0
-            elif len(self._body) + length > self._limit:
+            elif self._body.tell() + length > self._limit:
                 raise too_large(self._limit)
             else:
                 self._left = length + 2
