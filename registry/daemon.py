@@ -31,6 +31,7 @@ from registry.http.parser import Heads
 from registry.http.routes import Api
 from registry.http.server import Server
 from registry.http.tasks import Tasks
+from registry.http.turns import Turns
 from registry.listening import (
     ConnectionLimit,
     accept_waiting,
@@ -162,8 +163,11 @@ class Daemon(StopsOnce):
         self._sweeper = Sweeper(self._store, self.queues, schedules, reactor, self._look_for_overlaps)
         inspector = Inspector(self.queues)
         operations = Operations(self.queues, inspector)
-        self.verbs = Tasks(self.queues, inspector, self._completions, config)
-        admin = Admin(self.queues, inspector, operations, schedules, self._completions, config.max_wait)
+        turns = Turns(reactor.callLater)
+        self.verbs = Tasks(self.queues, inspector, self._completions, turns, config)
+        admin = Admin(
+            self.queues, inspector, operations, schedules, self._completions, turns, config.max_wait
+        )
         self.api = api = Api(
             self.verbs,
             admin,

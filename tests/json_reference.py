@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from registry.http import json_check
+from registry.http import json_faults
 from registry.http.json_check import MAX_DEPTH, BadJson
 
 SPACE = re.compile(rb"[ \t\n\r]*+")
@@ -34,16 +34,16 @@ def scan(body: bytes, most: int = MAX_DEPTH) -> None:
             else:
                 continue
         else:
-            found = json_check._SCALAR.match(body, pos)
+            found = json_faults.SCALAR.match(body, pos)
             if found is None:
-                raise json_check._unexpected(body, pos)
+                raise json_faults.unexpected(body, pos)
             pos = found.end()
         # A value has ended: close brackets until a comma asks for the next one.
         while True:
             pos = _skip_space(body, pos)
             if not open_brackets:
                 if pos < end:
-                    raise json_check._unexpected(body, pos)
+                    raise json_faults.unexpected(body, pos)
                 return
             byte = body[pos] if pos < end else -1
             if byte == 0x2C:
@@ -52,7 +52,7 @@ def scan(body: bytes, most: int = MAX_DEPTH) -> None:
                     pos = _key(body, _skip_space(body, pos))
                 break
             if byte != CLOSES[open_brackets[-1]]:
-                raise json_check._unexpected(body, pos)
+                raise json_faults.unexpected(body, pos)
             open_brackets.pop()
             pos += 1
 
@@ -64,10 +64,10 @@ def _skip_space(body: bytes, pos: int) -> int:
 
 def _key(body: bytes, pos: int) -> int:
     """Read a key and its colon at ``pos``; return where its value may begin."""
-    found = json_check._STRING.match(body, pos)
+    found = json_faults.STRING.match(body, pos)
     if found is None:
-        raise json_check._unexpected(body, pos)
+        raise json_faults.unexpected(body, pos)
     pos = _skip_space(body, found.end())
     if body[pos : pos + 1] != b":":
-        raise json_check._unexpected(body, pos)
+        raise json_faults.unexpected(body, pos)
     return pos + 1

@@ -1,4 +1,4 @@
-"""Which bodies are JSON: a table like JSONTestSuite's, then the fast and the slow check compared."""
+"""Which bodies are JSON: a table in the manner of JSONTestSuite, then the two roads against each other."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from registry.errors import BadBody
 from registry.http import json_check
 from registry.http.json_check import MAX_DEPTH, BadJson, check_json
+from registry.http.json_cut import Part
+from registry.http.turns import at_once
 from tests.json_reference import scan
 
 
@@ -252,8 +254,7 @@ def test_depth_counts_brackets_outside_strings(
     monkeypatch: pytest.MonkeyPatch, body: bytes, piece: int
 ) -> None:
     """However the body falls into pieces: escapes and characters may be cut by their ends."""
-    monkeypatch.setattr(json_check, "PIECE", piece)
-    monkeypatch.setattr(json_check, "UTF8_PIECE", max(piece, 4))
+    monkeypatch.setattr(json_check, "PIECE", max(piece, 4))
     check_json(body, 4)
     with pytest.raises(BadJson) as caught:
         check_json(body, 3)
@@ -358,23 +359,81 @@ def test_all_judges_agree_on_damaged_values(value: object, ascii_only: bool, dat
     assert isinstance(found, ValueError) or told(check_json, damaged) == found
 
 
-@settings(max_examples=400, deadline=None)
-@given(
-    st.lists(st.sampled_from([b"\\", b"u", b"d", b"D", b'"', b"8", b"00"]), max_size=24), st.integers(3, 9)
+def walked(body: bytes) -> None:
+    """The way of long bodies, whatever the size."""
+    at_once(json_check._walking(body, MAX_DEPTH))
+
+
+BODIES = st.lists(PIECES, max_size=14).map(b"".join) | st.builds(
+    lambda value, ascii_only, at, crumb, cut: (
+        (text := json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))[
+            : at % (len(text) + 1)
+        ]
+        + crumb
+        + text[at % (len(text) + 1) + cut :]
+    ),
+    VALUES,
+    st.booleans(),
+    st.integers(0, 1000),
+    PIECES | st.just(b""),
+    st.integers(0, 2),
 )
-@example([b"\\"] * 7 + [b"u", b"d", b"8", b"00"], 3)
-@example([b"u", b"\\", b"u", b"d", b"8", b"00"], 3)
-def test_marks_are_the_same_in_whatever_pieces(parts: list[bytes], size: int) -> None:
-    body = b"".join(parts)
-    whole = json_check.mark(body)
+
+
+@settings(max_examples=400, deadline=None)
+@given(BODIES, st.sampled_from([4, 5, 6, 7, 9, 16, 40]))
+@example(b"[  ,  [1]]", 6)
+@example(b'{"aaaaaa":1,}', 4)
+@example(b"[11,]", 4)
+@example(b'{"aaaaaaaa":{"b":1},"cccccccc":2}', 4)
+@example(b'[{ "a":0}\n,"[b]"  ,]', 4)
+@example(b'["\\\\\\\\",\'"\\ud800\\ud83d\\ude00"]', 4)
+def test_all_judges_agree_on_bodies_in_small_pieces(body: bytes, piece: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_check, "MARKS_PER_TURN", size)
-        assert json_check.mark(body) == whole
-    assert json_check.unmark(whole) == body
+        patch.setattr(json_check, "PIECE", piece)
+        found = told(walked, body)
+    told_whole = told(slow, body)
+    assert (found is None) == (told_whole is None)
+    assert isinstance(told_whole, ValueError) or found == told_whole
 
 
-def test_escapes_are_replaced_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_check, "MARKS_PER_TURN", 100)
-    body = b'["\\ud800' + b"\\\\" * 1000 + b'"]'
-    # Once to replace them, and once to look for bad ones.
-    assert len(list(json_check.checking(body))) > 40
+@pytest.mark.parametrize("body", [b"[[[null{", b"[[[1 [", b'[[[{"a":1}', b"[[[tru[", b"[[[1,]", b"[[[[1,]"])
+def test_the_first_error_is_told_where_a_body_is_too_deep_and_broken(body: bytes) -> None:
+    with pytest.raises(BadJson) as caught:
+        check_json(body, 3)
+    with pytest.raises(BadJson) as expected:
+        scan(body, 3)
+    assert (caught.value.position, caught.value.code) == (expected.value.position, expected.value.code)
+
+
+@settings(max_examples=150, deadline=None)
+@given(VALUES, st.booleans(), st.sampled_from(["", " ", "\n      "]), st.integers(4, 40))
+@example([[[1], [[2, "aaaaaaaaaaaa"]]], {"a": [[3]], "b": ["bbbbbbbbbbbb", 4]}], True, "\n      ", 7)
+@example({"a": [{"b": 1, "c": "x" * 30}], "d": [{"b": 2, "c": "x" * 30}]}, True, "", 5)
+@example([[[[1]]], [[[2, 3]]], 4], True, "\n      ", 5)
+def test_values_are_cut_from_small_pieces_as_the_bytes_that_came(
+    value: object, ascii_only: bool, space: str, piece: int
+) -> None:
+    text = json.dumps([value], ensure_ascii=ascii_only, separators=("," + space, space + ":"))
+    try:
+        body = text.encode()
+    except UnicodeEncodeError:
+        return
+
+    def cut(part: Part, value: object) -> None:
+        assert json.loads(part.whole()) == value
+        if isinstance(value, list):
+            parts = at_once(part.elements(100))
+            assert len(parts) == len(value)
+            for one, expected in zip(parts, value, strict=True):
+                cut(one, expected)
+        elif isinstance(value, dict):
+            members = at_once(part.members(*value))
+            assert members.keys() == value.keys()
+            for name, one in members.items():
+                cut(one, value[name])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_check, "PIECE", piece)
+        patch.setattr(json_check, "WINDOWS", (4,))
+        cut(Part.of(body, at_once(json_check._walking(body, MAX_DEPTH))), json.loads(text))

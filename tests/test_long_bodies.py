@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from registry.errors import RegistryError
-from registry.http import options
-from registry.http.json_check import check_json, checking
+from registry.http import json_check, options
+from registry.http.json_check import PIECE, SHORT, BadJson, check_json, checking
 from registry.http.json_cut import Part
-from registry.http.turns import Steps, at_once, in_turns
+from registry.http.turns import Steps, Turns, at_once
 from registry.model import Error, FailOptions
 from tests.live import Daemon, wait_until
 from tests.talk import Asked
@@ -34,7 +34,7 @@ def full(piece: bytes, before: bytes = b"[", after: bytes = b"]", between: bytes
 
 
 def failed(body: bytes) -> Steps[Any]:
-    return options.fail_options((yield from options.members(body, "error", "delay", "retry")))
+    return (yield from options.fail_options((yield from options.members(body, "error", "delay", "retry"))))
 
 
 def extended(body: bytes) -> Steps[Any]:
@@ -50,8 +50,7 @@ def lines(body: bytes) -> Steps[Any]:
 
 
 def schedule(body: bytes) -> Steps[Any]:
-    options.schedule(body)
-    yield
+    return options.schedule(body)
 
 
 READ: dict[str, Callable[[bytes], Steps[Any]]] = {
@@ -183,43 +182,105 @@ def test_a_batch_is_not_built_past_its_limit(monkeypatch: pytest.MonkeyPatch) ->
     assert made <= 2 * 1005
 
 
-class Turns:
-    """A reactor that has one call a turn."""
+# Digits, white space and brackets are read in one piece however many they are: that takes a nanosecond for each.
+IN_ONE_PIECE = {"one integer", "a fail with a long delay"}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_the_parser_reads_no_more_than_two_pieces_in_a_step(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be interrupted, and takes up to 7 ns for a byte."""
+    kind, body = COSTLY[name]
+    lengths = [0]
+    skip = json_check._skip
+
+    def counted(text: bytes) -> object:
+        lengths[-1] += len(text)
+        return skip(text)
+
+    monkeypatch.setattr(json_check, "_skip", counted)
+    try:
+        for _ in READ[kind](body):
+            lengths.append(0)
+    except RegistryError:
+        pass
+    # An error is looked for three times, with bytes around it.
+    most = 4 * len(body) if name in IN_ONE_PIECE else 12 * PIECE
+    assert max(lengths) <= most
+    assert len(lengths) >= len(body) // SHORT or kind == "lines" or sum(lengths) < SHORT
+
+
+class Reactor:
+    """Has one call a turn, and a clock on which a step takes a ms."""
 
     def __init__(self) -> None:
-        self.calls: list[Callable[[], None]] = []
-        self.taken = 0
+        self.calls: list[tuple[float, Callable[[], None]]] = []
+        self.turns = 0
+        self.time = 0.0
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        self.calls.append(call)
+        self.calls.append((seconds, call))
 
-    def turn(self) -> None:
-        (call,), self.calls = self.calls, []
-        self.taken += 1
+    def turn(self) -> float:
+        """Returns for how long the reactor did other work before it."""
+        ((seconds, call),), self.calls = self.calls, []
+        self.turns += 1
         call()
+        return seconds
 
 
-def test_a_long_body_is_read_in_many_turns() -> None:
-    """Each turn looks at a bounded piece, but for the passes of the parser itself."""
-    turns = Turns()
-    done = in_turns(checking(b"[" + b"[]," * (4 * SIZE // 3) + b"[]]"), turns.later)
-    while not done.called:
-        turns.turn()
-    assert turns.taken >= 8
+def test_the_work_of_all_requests_together_takes_a_few_ms_of_a_turn_in_rotation() -> None:
+    reactor = Reactor()
+    turns = Turns(reactor.later, lambda: reactor.time)
+    done: list[str] = []
+
+    def work(name: str, steps: int) -> Steps[str]:
+        for _ in range(steps):
+            reactor.time += 0.001
+            done.append(name)
+            yield
+        return name
+
+    a, b, c = (turns.run(work(*one)) for one in (("a", 5), ("b", 3), ("c", 1)))
+    pauses = [reactor.turn() for _ in range(2)]
+    assert done == [*"abca", *"bab"] + ["a"]
+    assert pauses == [0, pytest.approx(0.004)]
+    assert (c.result, b.called) == ("c", False)
+    while reactor.calls:
+        reactor.turn()
+    assert (a.result, b.result) == ("a", "b")
+    # It rests until there is more to do.
+    d = turns.run(work("d", 1))
+    while not d.called:
+        reactor.turn()
+    assert not reactor.calls
+
+
+def test_an_error_of_one_does_not_end_the_others() -> None:
+    reactor = Reactor()
+    turns = Turns(reactor.later, lambda: reactor.time)
+    errors: list[Any] = []
+    turns.run(checking(b"[" * 600)).addErrback(errors.append)
+    good = turns.run(checking(b"[]"))
+    reactor.turn()
+    assert errors[0].check(BadJson) and good.result is None
 
 
 def test_work_in_turns_ends_when_nobody_waits_for_it_any_more() -> None:
-    turns = Turns()
+    reactor = Reactor()
+    turns = Turns(reactor.later, lambda: reactor.time)
 
     def work() -> Steps[None]:
         while True:
+            reactor.time += 0.001
             yield
 
-    done = in_turns(work(), turns.later).addErrback(lambda _: None)
-    turns.turn()
+    done = turns.run(work()).addErrback(lambda _: None)
+    reactor.turn()
     done.cancel()
-    turns.turn()
-    assert not turns.calls
+    reactor.turn()
+    assert not reactor.calls
 
 
 PAYLOADS = [
@@ -280,9 +341,7 @@ def test_a_long_trace_keeps_its_end_and_says_so(unit: str, lead: str) -> None:
 
     text = f'"{lead}{unit * (120_000 // len(unit))}"'
     whole = json.loads(text)
-    failed = options.fail_options(
-        at_once(options.members(b'{"error":{"trace":%b}}' % text.encode(), "error"))
-    )
+    failed = at_once(READ["fail"](b'{"error":{"trace":%b}}' % text.encode()))
     assert failed.error == Error(trace=options.shortened(whole, -8000), truncated=True)
     told = options.extend_options(at_once(options.members(b'{"message":%b}' % text.encode(), "message")))
     assert told.message == options.shortened(whole, 1000)

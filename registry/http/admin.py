@@ -38,7 +38,7 @@ from registry.http.rows import (
     without_payloads,
 )
 from registry.http.schedules import ScheduleRequests, check_fill
-from registry.http.turns import in_turns
+from registry.http.turns import Turns
 from registry.queue.audit import Action, Audit
 from registry.queue.completions import Completions
 from registry.queue.inspector import Inspector
@@ -121,13 +121,15 @@ class Admin:
         operations: Operations,
         schedules: Schedules,
         completions: Completions,
+        turns: Turns,
         max_wait: float,
     ) -> None:
         self._queues = queues
+        self._turns = turns
         self._inspector = inspector
         self._operations = operations
         self.trail = Trail(Audit(queues))
-        self.schedules = ScheduleRequests(schedules, self.trail)
+        self.schedules = ScheduleRequests(schedules, self.trail, turns)
         self._completions = completions
         self._transfers = Transfers(queues)
         self._max_wait = max_wait
@@ -303,7 +305,7 @@ class Admin:
     @inlineCallbacks
     def restore(self, request: Request) -> Any:
         """Store the tasks of an export again."""
-        tasks = yield in_turns(records(request.body), self._queues.later)
+        tasks = yield self._turns.run(records(request.body))
 
         @inlineCallbacks
         def act(action: Action) -> Any:

@@ -142,7 +142,7 @@ def records(body: bytes) -> Steps[list[tuple[bytes, bytes, Task]]]:
         if len(found) == options.MAX_PER_BATCH:
             raise BadBody(f"An import has at most {options.MAX_PER_BATCH} tasks at once.")
         try:
-            found.append(_record(Part.of(line, (yield from checking(line)))))
+            found.append((yield from _record(Part.of(line, (yield from checking(line))))))
         except BadJson as error:
             raise BadBody(f"Line {number} is not JSON: {error.reason} at byte {error.position}.") from None
         except (BadBody, BadOption) as error:
@@ -165,8 +165,8 @@ def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
         at = end + 1
 
 
-def _record(line: Part) -> tuple[bytes, bytes, Task]:
-    members = line.members(*_MEMBERS)
+def _record(line: Part) -> Steps[tuple[bytes, bytes, Task]]:
+    members = yield from line.members(*_MEMBERS)
     payload = _bytes_of(members, "task", "payload_base64")
     if payload is None:
         raise BadBody("it has neither 'task' nor 'payload_base64'.")

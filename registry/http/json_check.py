@@ -5,9 +5,13 @@ deep. Lone surrogate escapes, duplicate keys, ``1e999`` and integers of any leng
 
 msgspec decides, by skipping over a ``Raw`` value (about 0.2 µs for 60 bytes). It follows the grammar with three exceptions,
 which are corrected here: it accepts invalid UTF-8, it refuses ``"\\ud800"``, and it limits depth by the interpreter's
-recursion limit. Each correction is a pass of C over the body or a piece of it, never a step of Python for each token, and
-none keeps more than two copies of the body, so that one request does not hold up the others. `_locating` finds the exact
-position of an error and words it.
+recursion limit.
+
+msgspec takes up to 7 ns for a byte, and cannot be interrupted: it would hold up all other requests for a tenth of a second
+with a body of 16 MiB. So a long body is read in pieces. Each ends behind a comma or inside a string, and becomes a text that
+is JSON exactly if the body can go on there: in front of it stand the containers that are open where it begins, and behind
+it they are closed: ``1,[{"c":2,`` inside an array becomes ``[0,`` + ``1,[{"c":2,`` + ``"":0}]]``. Neither a piece
+nor a body takes a step of Python for each of its tokens. `registry.http.json_cut` uses the same places to cut a body.
 """
 
 from __future__ import annotations
@@ -15,88 +19,147 @@ from __future__ import annotations
 import re
 import sys
 from array import array
+from bisect import bisect_right
 from codecs import utf_8_decode
-from collections.abc import Sequence
 from itertools import accumulate
 
 import msgspec
 
-from registry.errors import BadBody
+from registry.http.json_faults import LOOK_AHEAD, SHORT_VALUE, BadJson, located, not_in_escape, position_of
 from registry.http.turns import Steps, at_once
 
+__all__ = ["MAX_DEPTH", "BadJson", "Places", "check_json", "checking"]
+
 MAX_DEPTH = 500
-# Bytes examined at a time: cutting the strings out of them briefly takes many times their size.
-PIECE = 16 * 1024
-PIECES_PER_TURN = 32
-UTF8_PIECE = 64 * 1024
-MARKS_PER_TURN = 1024 * 1024
-# How many bytes of a string are examined where no string should be.
-LOOK_AHEAD = 64 * 1024
-# How many brackets are counted in one step.
-BLOCK = 256
+# Bytes up to which a body is read in one piece if nothing is wrong with it.
+SHORT = 256 * 1024
+# Bytes of a piece of a longer one. The longest steps are those for a piece of brackets: 5 ms.
+PIECE = 64 * 1024
+# How many bytes are searched for the end of a value before its pieces are looked up.
+WINDOWS = (256, 4096, PIECE)
 
 _skip = msgspec.json.Decoder(type=msgspec.Raw).decode
 
-# A string without its closing quote.
-_STRING_PART = rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+'
-_STRING_REST = re.compile(_STRING_PART)
-_STRING_START = rb'"' + _STRING_PART
-_BROKEN_STRING = re.compile(_STRING_START)
-_STRING = re.compile(_STRING_START + rb'"')
-_SCALAR = re.compile(
-    _STRING_START + rb'"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+|true|false|null'
-)
-_FAST_POSITION = re.compile(r"\(byte (\d+)\)$")
+SPACE = b" \t\r\n"
 _STEP = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_UTF_32 = f"utf-32-{sys.byteorder[0]}e"
 _BRACKET_OR_QUOTE = re.compile(rb'["\[\]{}]')
-_WORD = b"+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 # These bytes never occur in UTF-8. They replace the backslash before a surrogate, and both bytes of an escaped backslash.
-_SURROGATE_MARK, _ESCAPED_MARK = b"\xfd", b"\xfe\xff"
-_MARKS = (
-    (b"\\\\", _ESCAPED_MARK),
-    (b"\\ud", _SURROGATE_MARK + b"ud"),
-    (b"\\uD", _SURROGATE_MARK + b"uD"),
-)
-_ESCAPE = re.compile(rb"\\u[0-9A-Fa-f]{4}")
+_MARKS = ((b"\\\\", b"\xfe\xff"), (b"\\ud", b"\xfdud"), (b"\\uD", b"\xfduD"))
 _BAD_MARK = re.compile(rb"\xfdu[dD](?![0-9A-Fa-f]{3})")
-_UNMARK = bytes.maketrans(b"\xfd\xfe\xff", b"\\\\\\")
+
+# The open containers at a place, outermost first, are bytes of ``[``, ``{`` and, at the end only, ``"`` inside a string that
+# is a value; ``K`` instead of the last ``{`` inside a string that is a key.
+_KEY = b"K"
+_OPENING = {b"[": b"[0,", b"{": b'{"":0,', b'"': b'"', _KEY: b'{"', b"": b""}
+_CLOSING = {b"[": b"0]", b"{": b'"":0}', b'"': b'"', _KEY: b'":0}', b"": b""}
+_CLOSED = bytes.maketrans(b"[{", b"]}")
 
 
-class BadJson(BadBody):
-    """A body that is not JSON, or too deep for us.
+def opening(containers: bytes) -> bytes:
+    """The beginning of a JSON text in which these containers are open, and a value, a key or the rest of a string is due."""
+    return containers[:-1].replace(b"{", b'{"":') + _OPENING[containers[-1:]]
 
-    ``position`` is the offset in bytes of the first byte that does not fit (the length of the body when more
-    was expected), ``reason`` what is wrong there, ``code`` is ``bad_json`` or ``too_deep``.
+
+def closing(containers: bytes) -> bytes:
+    """The end of such a text, behind a comma or inside the string."""
+    return _CLOSING[containers[-1:]] + containers[-2::-1].translate(_CLOSED)
+
+
+class Places:
+    """Where the pieces of a body begin, but for the first one: ``offsets``, and the open ``containers`` at each.
+
+    ``lowest``: the smallest number of open containers in the piece before it; a string counts as one if it fills the piece.
     """
 
-    def __init__(self, position: int, reason: str, code: str = "bad_json") -> None:
-        if code == "too_deep":
-            super().__init__(f"The body is {reason}, at byte {position}.")
-        else:
-            super().__init__(f"The body is not JSON: {reason} at byte {position}.")
-        self.position = position
-        self.reason = reason
-        self.code = code
+    __slots__ = ("body", "containers", "lowest", "offsets")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.offsets: list[int] = []
+        self.containers: list[bytes] = []
+        self.lowest: list[int] = []
+
+    def end_of(self, at: int, depth: int) -> int:
+        """The offset behind the value that begins at ``at`` inside ``depth`` containers of a body that was checked."""
+        body, offsets = self.body, self.offsets
+        found = SHORT_VALUE.match(body, at, at + WINDOWS[0])
+        if found is not None and body[found.end()] in b",]} \t\r\n":
+            return found.end()
+        view = memoryview(body)
+        for window in WINDOWS:
+            end = _end_of_first(view[at : at + window])
+            if end is not None:
+                return at + end
+        place = bisect_right(offsets, at)
+        begin, before = at, b""
+        if place < len(offsets):
+            end = _end_of_first(view[at : offsets[place]])
+            if end is not None:
+                return at + end
+            # It goes on in the next piece, and ends in the first one in which its own containers are closed.
+            place += 1
+            while place < len(offsets) and self.lowest[place] > depth:
+                place += 1
+            begin, before = offsets[place - 1], opening(self.containers[place - 1][depth:])
+        stop = offsets[place] if place < len(offsets) else len(body)
+        end = _end_of_first(before + body[begin:stop])
+        assert end is not None
+        return begin - len(before) + end
+
+
+def _end_of_first(text: bytes | memoryview) -> int | None:
+    """The offset behind the first value of a text in which something follows it; None if it is not whole, or nothing follows."""
+    fault = _fault(text)
+    if fault and "trailing" not in fault:
+        fault = _fault(mark(bytes(text)), room=2 * MAX_DEPTH)
+    if "trailing" not in fault:
+        return None
+    end = position_of(fault)
+    assert end is not None
+    end -= 1
+    # There may be white space in between.
+    while True:
+        window = bytes(text[max(0, end - 64) : end])
+        value = window.rstrip(SPACE)
+        if value:
+            return end - len(window) + len(value)
+        end -= len(window)
 
 
 def check_json(body: bytes, most: int = MAX_DEPTH) -> None:
     """Raise `BadJson` unless ``body`` is one JSON value, at most ``most`` deep, with nothing but white space around it."""
+    if not _is_plain(body, most):
+        at_once(_walking(body, most))
+
+
+def checking(body: bytes, most: int = MAX_DEPTH) -> Steps[Places | None]:
+    """Like `check_json`, in steps that are each short enough for a turn of the reactor.
+
+    Returns the places at which it was divided, None if msgspec can read it as it is, and it is short.
+    """
+    if len(body) <= SHORT and _is_plain(body, most):
+        return None
+    return (yield from _walking(body, most))
+
+
+def _is_plain(body: bytes, most: int) -> bool:
+    """Whether this is certainly JSON. Otherwise it may be, or not."""
     try:
         if body.isascii() or _is_short_utf8(body):
             _skip(body)
             # A body nested too deep has more than ``most`` opening brackets, so short bodies need no counting.
-            if len(body) <= most or body.count(b"[") + body.count(b"{") <= most:
-                return
+            return len(body) <= most or body.count(b"[") + body.count(b"{") <= most
     except (msgspec.DecodeError, RecursionError):
         pass
-    at_once(checking(body, most))
+    return False
 
 
 def _is_short_utf8(body: bytes) -> bool:
     # Long bodies are decoded in pieces: one character past U+FFFF makes every character of a text take four bytes.
-    if len(body) > UTF8_PIECE:
+    if len(body) > PIECE:
         return False
     try:
         body.decode()
@@ -105,44 +168,16 @@ def _is_short_utf8(body: bytes) -> bool:
     return True
 
 
-def checking(body: bytes, most: int = MAX_DEPTH) -> Steps[bytes]:
-    """Like `check_json`, in steps that are each short enough for a turn of the reactor.
-
-    Returns the body as msgspec can read it: with `mark` applied if that was needed.
-    """
-    yield from _checking_utf8(body)
-    marked, fault = body, _fault(body)
-    yield
-    if fault and fault != TOO_DEEP and b"\\" in body:
-        # msgspec wants surrogates in pairs; the grammar does not.
-        marked = yield from _marking(body)
-        yield
-        fault = _fault(marked)
-        yield
-    if fault == TOO_DEEP:
-        yield from _checking_depth(body, most)
-        marked = yield from _marking(body)
-        yield
-        fault = _fault(marked, room=2 * most)
-    if fault:
-        error = yield from _locating(body, marked, fault)
-        yield from _checking_depth(body[: error.position], most)
-        raise error
-    if len(body) > most and body.count(b"[") + body.count(b"{") > most:
-        yield from _checking_depth(body, most)
-    return marked
-
-
 TOO_DEEP = "too deep for the interpreter"
 
 
-def _fault(body: bytes, room: int = 0) -> str:
-    """The error of the fast parser for this body, "" for none. ``room``: levels to add to the interpreter's recursion limit."""
+def _fault(text: bytes | memoryview, room: int = 0) -> str:
+    """The error of the fast parser for this text, "" for none. ``room``: levels to add to the interpreter's recursion limit."""
     limit = sys.getrecursionlimit()
     if room:
         sys.setrecursionlimit(limit + room)
     try:
-        _skip(body)
+        _skip(text)
     except msgspec.DecodeError as error:
         return str(error)
     except RecursionError:
@@ -156,187 +191,188 @@ def _fault(body: bytes, room: int = 0) -> str:
 def _checking_utf8(body: bytes) -> Steps[None]:
     if body.isascii():
         return
-    view, at, pieces = memoryview(body), 0, 0
+    view, at = memoryview(body), 0
     while at < len(body):
-        piece = view[at : at + UTF8_PIECE]
+        piece = view[at : at + PIECE]
         try:
             # A character that is split between two pieces is left to the next one.
             at += utf_8_decode(piece, "strict", at + len(piece) == len(body))[1]
         except UnicodeDecodeError as error:
             wrong = at + error.start
             raise BadJson(wrong, f"invalid UTF-8 (0x{body[wrong]:02x})") from None
-        pieces += 1
-        if not pieces % PIECES_PER_TURN:
-            yield
-
-
-def mark(body: bytes) -> bytes:
-    """Replace the escapes in ``body``, which is UTF-8, that msgspec cannot read; `unmark` restores them.
-
-    A mark is as long as what it replaces, so positions do not change.
-    """
-    return at_once(_marking(body))
-
-
-def _marking(body: bytes) -> Steps[bytes]:
-    marked = yield from _replacing(body, len(body), _MARKS)
-    for at in range(0, len(marked), MARKS_PER_TURN):
         yield
-        end = at + MARKS_PER_TURN
-        bad = _BAD_MARK.search(marked, at, end + 5)
-        if bad is not None and (bad.start() < end or end + 5 >= len(marked)):
-            # It is not a valid escape: restore it, so that the fast parser reports it.
-            return marked[: bad.start()] + b"\\" + marked[bad.start() + 1 :]
-    return marked
 
 
-def _replacing(body: bytes, stop: int, pairs: Sequence[tuple[bytes, bytes]]) -> Steps[bytes]:
-    """Replace escapes up to ``stop`` by others of the same length; one piece per step, because there may be millions."""
-    pieces, at = [], 0
-    while at < stop:
-        end = min(at + MARKS_PER_TURN, stop)
-        # An escape that is split between two pieces is left to the next one.
-        for begun in (b"\\", b"\\u") if end < stop else ():
-            if _ends_with(body, at, end, begun):
-                end -= len(begun)
-                break
-        piece = body[at:end]
-        for escape, other in pairs:
-            piece = piece.replace(escape, other)
-        pieces.append(piece)
-        at = end
-        yield
-    return b"".join(pieces)
+def mark(text: bytes) -> bytes:
+    """Replace the escapes in ``text``, a piece of a body, that msgspec cannot read, by as many bytes."""
+    if b"\\" not in text:
+        return text
+    for escape, other in _MARKS:
+        text = text.replace(escape, other)
+    bad = _BAD_MARK.search(text)
+    if bad is not None:
+        # It is not a valid escape: restore it, so that the fast parser reports it.
+        return text[: bad.start()] + b"\\" + text[bad.start() + 1 :]
+    return text
 
 
-def _ends_with(body: bytes, start: int, end: int, begun: bytes) -> bool:
-    """Whether the piece ends with ``begun`` as the beginning of an escape."""
-    if not body.endswith(begun, start, end):
-        return False
-    # The last of an odd number of backslashes begins an escape.
-    before = body[start : end - len(begun) + 1]
-    return bool((len(before) - len(before.rstrip(b"\\"))) & 1)
-
-
-def not_in_escape(marked: bytes | memoryview, at: int) -> int:
-    """The first position from ``at`` on that is not inside an escape, in a result of `mark`."""
-    for before in range(max(0, at - 5), at):
-        if marked[before] in b"\\\xfd":
-            at = max(at, before + (6 if marked[before + 1] == 0x75 else 2))
-    # The second half of an escaped backslash
-    return at + (marked[at : at + 1] == b"\xff")
-
-
-def unmark(piece: bytes) -> bytes:
-    """Undo `mark` in a piece of its result."""
-    return piece.translate(_UNMARK)
-
-
-def _checking_depth(body: bytes, most: int) -> Steps[None]:
-    """Follow the brackets of ``body`` piece by piece, and raise `BadJson` at the one that is too deep."""
-    level, inside = 0, 0
-    at, pieces = 0, 0
+def _walking(body: bytes, most: int) -> Steps[Places]:
+    """Check the body piece by piece, one a step. See the module's docstring."""
+    yield from _checking_utf8(body)
+    if not body:
+        raise _refused(body, 0, b"", 0)
+    places = Places(body)
+    # Where the current text begins, and what is open there; how far the brackets were followed, and what is open now.
+    start, opened = 0, b""
+    at, open_now, is_inside = 0, b"", False
+    lowest = 0
     while at < len(body):
-        end = at + PIECE
-        if _ends_with(body, at, end, b"\\"):
-            # The escaped character belongs to this piece.
-            end += 1
+        end = min(not_in_escape(body, at + PIECE, at), len(body))
         piece = body[at:end]
         if b"\\" in piece:
-            # Remove escaped backslashes, then escaped quotes: after that, every other part between quotes is a string.
+            # Without escaped quotes, every other part between quotes is a string.
             piece = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
         parts = piece.split(b'"')
-        brackets = b"".join(parts[inside::2]).translate(_STEP, _NOT_BRACKETS)
-        reached = _follow(brackets, level, most)
-        if reached is None:
-            raise _first_too_deep(piece, at, level, bool(inside), most)
-        level = reached
-        inside = (inside + len(parts) - 1) & 1
-        at = end
-        pieces += 1
-        if not pieces % PIECES_PER_TURN:
-            yield
+        stop = end
+        if end < len(body):
+            parts = _cut(parts, is_inside)
+            # A text that ends neither behind a comma nor inside a string goes on in the next piece.
+            stop = at + sum(map(len, parts)) + len(parts) - 1
+        was_inside, is_inside = is_inside, bool((is_inside + len(parts) - 1) & 1)
+        ends = stop == len(body) or is_inside or parts[-1].endswith(b",")
+        brackets = b"".join(parts[was_inside::2]).translate(None, _NOT_BRACKETS)
+        after = _follow(brackets, open_now, most)
+        if isinstance(after, int):
+            raise _too_deep(body, start, opened, at, piece, was_inside, after, most)
+        if after is None:
+            raise _refused(body, start, opened, stop)
+        open_now, kept = after
+        lowest = min(lowest, kept)
+        at = stop
+        if ends:
+            now = open_now
+            if at == len(body):
+                now = b""
+            elif is_inside and len(parts) == 1 and was_inside:
+                # The same string as in the piece before.
+                now, lowest = opened, len(opened)
+            elif is_inside and _is_key(body, start, at - len(parts[-1]) - 1, open_now):
+                now = open_now[:-1] + _KEY
+            elif is_inside:
+                now += b'"'
+            is_over = at < len(body) and not now
+            if is_over or not _is_valid(opening(opened) + body[start:at] + closing(now)):
+                raise _refused(body, start, opened, at)
+            start, opened = at, now
+            if at < len(body):
+                places.offsets.append(start)
+                places.containers.append(opened)
+                places.lowest.append(lowest)
+            lowest = len(open_now)
+        yield
+    return places
 
 
-def _follow(brackets: bytes, level: int, most: int) -> int | None:
-    """The depth after these brackets, which begin at ``level``; None if it exceeds ``most`` on the way."""
-    for at in range(0, len(brackets), BLOCK):
-        block = brackets[at : at + BLOCK]
-        opens = block.count(1)
-        if level + opens > most and level + max(accumulate(array("b", block))) > most:
-            return None
-        level += 2 * opens - len(block)
-    return level
+def _cut(parts: list[bytes], is_inside: bool) -> list[bytes]:
+    """The parts of a piece up to its last comma outside of strings, or else up to a place inside its last string, if it has one."""
+    for number in range(len(parts) - 1, -1, -1):
+        if (number + is_inside) & 1 == 0:
+            comma = parts[number].rfind(b",") + 1
+            if comma:
+                return [*parts[:number], parts[number][:comma]]
+            if len(parts) - number > 3 * MAX_DEPTH:
+                # So many strings without a comma are not JSON.
+                break
+    if (len(parts) + is_inside) & 1 and (len(parts) > 2 or (is_inside and parts[0])):
+        # It ends behind a string: leave the closing quote to the next piece.
+        return parts[:-1]
+    return parts
 
 
-def _first_too_deep(piece: bytes, start: int, level: int, inside: bool, most: int) -> BadJson:
-    position = start
+def _is_key(body: bytes, start: int, quote: int, containers: bytes) -> bool:
+    """Whether the string that begins at ``quote`` must be a key."""
+    return containers[-1:] == b"{" and not body[start:quote].rstrip(SPACE).endswith(b":")
+
+
+def _is_valid(text: bytes) -> bool:
+    return not _fault(text) or not _fault(mark(text), room=2 * MAX_DEPTH)
+
+
+def _follow(brackets: bytes, containers: bytes, most: int) -> tuple[bytes, int] | int | None:
+    """The open containers after these brackets, and how many of them were never closed meanwhile.
+
+    Or the index of the bracket that is one too many, or None if one closes nothing.
+    """
+    # Most containers are closed soon. To remove those without others inside takes less time than to follow them.
+    rest, hidden = brackets, 0
+    while len(rest) > 64:
+        less = rest.replace(b"[]", b"").replace(b"{}", b"")
+        if 4 * len(less) > 3 * len(rest):
+            break
+        rest, hidden = less, hidden + 1
+    if hidden and len(containers) + hidden <= most:
+        after = _follow_each(rest, containers, most - hidden)
+        if not isinstance(after, int):
+            return after
+    return _follow_each(brackets, containers, most)
+
+
+def _follow_each(brackets: bytes, containers: bytes, most: int) -> tuple[bytes, int] | int | None:
+    if not brackets:
+        return containers, len(containers)
+    levels = array("i", accumulate(array("b", brackets.translate(_STEP)), initial=len(containers)))
+    underflow = False
+    # As text, because its searches are fast. No character is negative.
+    try:
+        text = levels.tobytes().decode(_UTF_32, "surrogatepass")
+    except UnicodeDecodeError as error:
+        text, underflow = levels[: error.start // 4].tobytes().decode(_UTF_32, "surrogatepass"), True
+    deep = text.find(chr(most + 1))
+    if deep >= 0:
+        return deep - 1
+    if underflow:
+        return None
+    # The container at each level was opened where the level below it was left for the last time.
+    opened = bytearray()
+    level, last = levels[-1], len(text)
+    while level > len(opened) and (last := text.rfind(chr(level - len(opened) - 1), 0, last)) >= 0:
+        opened.append(brackets[last])
+    kept = level - len(opened)
+    return containers[:kept] + opened[::-1], kept
+
+
+def _too_deep(
+    body: bytes, start: int, opened: bytes, at: int, piece: bytes, is_inside: bool, index: int, most: int
+) -> BadJson:
+    """The error for the bracket with this index in the piece at ``at``, unless there is another one before it."""
+    position = at
     for found in _BRACKET_OR_QUOTE.finditer(piece):
         if found[0] == b'"':
-            inside = not inside
-        elif not inside:
-            level += 1 if found[0] in b"[{" else -1
-            if level > most:
-                position = start + found.start()
+            is_inside = not is_inside
+        elif not is_inside:
+            if not index:
+                position = at + found.start()
                 break
+            index -= 1
+    before = _error_in(body, start, opened, position + 16)
+    if before is not None and before.position <= position:
+        return before
     return BadJson(position, f"nested more than {most} levels deep", "too_deep")
 
 
-def _locating(body: bytes, marked: bytes, fault: str) -> Steps[BadJson]:
-    """Describe the error that the fast parser found in ``body``, with its exact position.
-
-    The parser's own position is a few bytes late inside a string, a number or a word.
-    """
-    found = _FAST_POSITION.search(fault)
-    position = int(found[1]) if found else len(body)
-    escape = marked.rfind(b"\\u", max(0, position - 6), position)
-    if escape >= 0 and not _ESCAPE.match(marked, escape):
-        # The parser may have read a quote after it as one of its digits.
-        position = escape
-    before = yield from _replacing(marked, position, ((b'\\"', b"__"),))
-    if "truncated" in fault:
-        # The parser does not read the last bytes if the word that begins there would be longer.
-        for at in range(max(0, position - 4), position):
-            if marked[at] in b"tfn" and not before.count(b'"', 0, at) & 1 and not _SCALAR.match(marked, at):
-                return _unexpected(body, at)
-    if before.count(b'"') & 1:
-        quote = before.rfind(b'"')
-        near = not_in_escape(marked, max(quote + 1, position - 32))
-        rest = _STRING_REST.match(body, near, near + LOOK_AHEAD)
-        if rest and body[rest.end() : rest.end() + 1] != b'"':
-            return _in_string(body, rest.end())
-        return _unexpected(body, quote)
-    if "trailing characters" in fault:
-        return _unexpected(body, position - 1)
-    if "expected" in fault:
-        return _unexpected(body, position)
-    start = len(before.rstrip(_WORD))
-    scalar = _SCALAR.match(marked, start)
-    return _unexpected(body, scalar.end() if scalar else start)
+def _refused(body: bytes, start: int, opened: bytes, stop: int) -> BadJson:
+    """The error that makes the text from ``start`` to ``stop`` wrong."""
+    error = _error_in(body, start, opened, stop + 2 * LOOK_AHEAD)
+    assert error is not None
+    return error
 
 
-def _in_string(body: bytes, pos: int) -> BadJson:
-    """Describe why a string cannot continue at ``pos``."""
-    if body[pos:] == b"\\":
-        pos += 1
-    elif body[pos : pos + 1] == b"\\":
-        return BadJson(pos, "an invalid escape in a string")
-    if pos < len(body) and body[pos] < 0x20:
-        return BadJson(pos, f"a control character (0x{body[pos]:02x}) in a string")
-    return BadJson(pos, "unexpected end")
-
-
-def _unexpected(body: bytes, pos: int) -> BadJson:
-    """Describe what is wrong at ``pos``, or inside a string that begins there."""
-    broken = _BROKEN_STRING.match(body, pos, pos + LOOK_AHEAD)
-    if broken and broken.end() != pos + LOOK_AHEAD and body[broken.end() : broken.end() + 1] != b'"':
-        return _in_string(body, broken.end())
-    if not body.strip(b" \t\n\r"):
-        return BadJson(pos, "the body is empty, a value was expected")
-    if pos >= len(body):
-        return BadJson(pos, "unexpected end")
-    if body.startswith(b"\xef\xbb\xbf") and pos == 0:
-        return BadJson(0, "a byte order mark")
-    character = body[pos : pos + 4].decode("utf-8", "ignore")[:1]
-    shown = f'"{character}"' if character.isprintable() else f"0x{body[pos]:02x}"
-    return BadJson(pos, f"unexpected {shown}")
+def _error_in(body: bytes, start: int, opened: bytes, stop: int) -> BadJson | None:
+    before = opening(opened)
+    text = before + body[start:stop]
+    marked = mark(text)
+    fault = _fault(marked, room=2 * MAX_DEPTH)
+    if not fault or fault == TOO_DEEP:
+        return None
+    error = located(text, marked, fault)
+    return BadJson(start - len(before) + error.position, error.reason)

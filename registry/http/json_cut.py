@@ -1,7 +1,8 @@
 """Cuts JSON into members, elements and texts, each as its original bytes, without building the values inside.
 
-A value may be many times as large in memory as on the wire: an empty list takes 56 bytes instead of two. So msgspec cuts
-a body one level at a time and skips everything else, and only values that are known to be short are built.
+A value may be many times as large in memory as on the wire: an empty list takes 56 bytes instead of two. So only values
+that are known to be short are built. msgspec cuts a short one, one level at a time, and skips everything else. A long one is
+cut one member or element at a time, with the help of the places at which it was divided when it was checked.
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ import msgspec
 
 from registry.errors import BadBody, BadOption
 from registry.http.codec import ExactFloat
-from registry.http.json_check import mark, not_in_escape, unmark
+from registry.http.json_check import PIECE, SPACE, Places
+from registry.http.json_faults import STRING, escapes_before, not_in_escape
+from registry.http.turns import Steps
 
 # The longest value that is built, bytes; only texts may be longer.
 MAX_BUILT = 16 * 1024
 # The most bytes of one character: a surrogate pair as two escapes.
 MAX_CHARACTER_BYTES = 12
+# How many members or elements are cut in a step, and of how many bytes together.
+CUTS_A_STEP = 256
+# How often the few names of an object may be repeated, all together, in a body that is long.
+MOST_MEMBERS = 100
+# Characters of a name that are looked at; all names are shorter.
+MAX_NAME = 256
 
 _UNKNOWN = "unknown field `"
 
@@ -30,18 +39,29 @@ Payload = bytes | memoryview
 
 
 class Part:
-    """A JSON value, checked but not built. ``raw`` has no white space around it; ``marked``: `mark` was applied to it."""
+    """A JSON value, checked but not built. ``raw`` has no white space around it.
 
-    __slots__ = ("_marked", "_raw")
+    ``places``: see `registry.http.json_check.checking`; ``at``: where in the body it begins; ``depth``: how many containers it is in.
+    """
 
-    def __init__(self, raw: bytes | msgspec.Raw, marked: bool) -> None:
+    __slots__ = ("_at", "_depth", "_places", "_raw")
+
+    def __init__(
+        self, raw: Payload | msgspec.Raw, places: Places | None = None, at: int = 0, depth: int = 0
+    ) -> None:
         self._raw = raw
-        self._marked = marked
+        self._places = places
+        self._at = at
+        self._depth = depth
 
     @classmethod
-    def of(cls, body: bytes, checked: bytes) -> Part:
-        """A whole body; ``checked`` is what `registry.http.json_check.checking` returned for it."""
-        return cls(checked.strip(b" \t\r\n"), checked is not body)
+    def of(cls, body: bytes, places: Places | None) -> Part:
+        """A whole body; ``places`` is what `registry.http.json_check.checking` returned for it."""
+        at = _skip_space(body, 0)
+        end = len(body)
+        while body[end - 1] in SPACE:
+            end -= len(window := body[max(at, end - PIECE) : end]) - len(window.rstrip(SPACE))
+        return cls(memoryview(body)[at:end], places, at)
 
     def __len__(self) -> int:
         return len(self._raw)
@@ -53,40 +73,76 @@ class Part:
 
     def whole(self) -> bytes:
         """The original bytes."""
-        raw = bytes(self._raw)
-        return unmark(raw) if self._marked else raw
+        return bytes(self._raw)
 
     def payload(self) -> Payload:
-        """The original bytes, not copied if possible."""
-        return self.whole() if self._marked else memoryview(self._raw)
+        """The original bytes, not copied."""
+        return memoryview(self._raw)
 
-    def members(self, *names: str) -> dict[str, Part]:
+    def members(self, *names: str) -> Steps[dict[str, Part]]:
         """The members of an object by name; of two with the same name, the last counts.
 
         Raises `BadOption` for a name that is not in ``names``, and `BadBody` for what is not an object.
         """
+        if self.kind != b"{":
+            raise BadBody("The body of this request must be a JSON object.")
+        if self._places is not None:
+            return (yield from self._members(self._places, names))
         try:
             found = _object(names)(self._raw)
         except msgspec.ValidationError as error:
-            at = str(error).find(_UNKNOWN)
-            if at < 0:
-                raise BadBody("The body of this request must be a JSON object.") from None
-            unknown = str(error)[at + len(_UNKNOWN) :].rpartition("`")[0]
-        except UnicodeDecodeError as error:
-            # A name that contains marks is not in ``names``.
-            unknown = unmark(error.object).decode("utf-8", "backslashreplace")
-        else:
-            parts = zip(names, msgspec.structs.astuple(found), strict=True)
-            return {name: Part(raw, self._marked) for name, raw in parts if raw is not None}
-        raise BadOption(f"Unknown field {unknown[:80]!r}; this request accepts: {', '.join(names)}.")
+            message = str(error)
+            at = message.find(_UNKNOWN) + len(_UNKNOWN)
+            raise _unknown(message[at:].rpartition("`")[0], names) from None
+        parts = zip(names, msgspec.structs.astuple(found), strict=True)
+        return {name: Part(raw) for name, raw in parts if raw is not None}
 
-    def elements(self, most: int) -> list[Part]:
+    def elements(self, most: int) -> Steps[list[Part]]:
         """The first elements of an array, at most ``most`` + 1 of them."""
+        if self._places is not None:
+            return (yield from self._elements(self._places, most))
         found = []
         for raw in msgspec.structs.astuple(_array(most + 1)(self._raw)):
             if raw is None:
                 break
-            found.append(Part(raw, self._marked))
+            found.append(Part(raw))
+        return found
+
+    def _members(self, places: Places, names: tuple[str, ...]) -> Steps[dict[str, Part]]:
+        body, depth = places.body, self._depth + 1
+        found: dict[str, Part] = {}
+        at = _skip_space(body, self._at + 1)
+        count, stop = 0, at + PIECE
+        while body[at] != ord("}"):
+            # A name that is longer than this is not in ``names``.
+            key = STRING.match(body, at, at + PIECE)
+            name = Part(memoryview(body)[at : key.end() if key else at + PIECE]).text(MAX_NAME)[0]
+            if key is None or name not in names:
+                raise _unknown(name, names)
+            at = _skip_space(body, _skip_space(body, key.end()) + 1)
+            end = places.end_of(at, depth)
+            found[name] = Part(memoryview(body)[at:end], places, at, depth)
+            at = _after_comma(body, end)
+            count += 1
+            if count > MOST_MEMBERS:
+                raise BadBody(f"An object in the body of this request has more than {MOST_MEMBERS} members.")
+            if count % CUTS_A_STEP == 0 or at > stop:
+                stop = at + PIECE
+                yield
+        return found
+
+    def _elements(self, places: Places, most: int) -> Steps[list[Part]]:
+        body, depth = places.body, self._depth + 1
+        found: list[Part] = []
+        at = _skip_space(body, self._at + 1)
+        stop = at + PIECE
+        while body[at] != ord("]") and len(found) <= most:
+            end = places.end_of(at, depth)
+            found.append(Part(memoryview(body)[at:end], places, at, depth))
+            at = _after_comma(body, end)
+            if len(found) % CUTS_A_STEP == 0 or at > stop:
+                stop = at + PIECE
+                yield
         return found
 
     def value(self, name: str) -> Any:
@@ -98,43 +154,44 @@ class Part:
     def text(self, most: int, from_end: bool = False) -> tuple[str, bool]:
         """The first ``most`` characters of a text, or with ``from_end`` the last, and whether there are more."""
         bound = MAX_CHARACTER_BYTES * (most + 2)
-        if len(self) <= bound:
-            raw = self.whole()
+        raw = memoryview(self._raw)
+        if len(raw) <= bound:
+            part = bytes(raw)
         elif from_end:
-            raw = b'"' + self._end(bound)
+            start = len(raw) - bound
+            before = bytes(raw[start - 6 : start + 6])
+            if escapes_before(raw, start):
+                start += 1
+            else:
+                # Six bytes before, an escape of six bytes may begin.
+                at = before.rfind(b"\\", 1, 6)
+                if at >= 0 and before[at + 1 : at + 2] == b"u" and escapes_before(raw, start - 6 + at + 1):
+                    start += at
+            part = b'"' + bytes(raw[start:])
         else:
-            raw = self._start(bound) + b'"'
-        text: str = json.loads(raw.decode("utf-8", "ignore"))
+            part = bytes(raw[: bound + 6])
+            # Without an escape that is cut off by the end.
+            part = part[: not_in_escape(part, bound)] + b'"'
+        text: str = json.loads(part.decode("utf-8", "ignore"))
         cut = text[-most:] if from_end else text[:most]
         return cut, len(text) > most
 
-    def _start(self, size: int) -> bytes:
-        raw = bytes(memoryview(self._raw)[:size])
-        if not self._marked:
-            raw = mark(raw)
-        # Drop an escape that is cut off by the end.
-        last = max(raw.rfind(first, size - 6) for first in (b"\\", b"\xfd", b"\xfe"))
-        if last >= 0 and size < last + (6 if raw[last + 1 : last + 2] == b"u" else 2):
-            raw = raw[:last]
-        return unmark(raw)
 
-    def _end(self, size: int) -> bytes:
-        raw = memoryview(self._raw)
-        start = len(raw) - size
-        if self._marked:
-            return unmark(bytes(raw[not_in_escape(raw, start) :]))
-        before = bytes(raw[:start])
-        if _ends_in_escape(before):
-            start -= 1
-        at = before.rfind(b"\\", start - 5, start)
-        if at >= 0 and raw[at + 1] == ord("u") and _ends_in_escape(before[: at + 1]):
-            start = at + 6
-        return bytes(raw[start:])
+def _unknown(name: str, names: tuple[str, ...]) -> BadOption:
+    return BadOption(f"Unknown field {name[:80]!r}; this request accepts: {', '.join(names)}.")
 
 
-def _ends_in_escape(raw: bytes) -> bool:
-    # The last of an odd number of backslashes begins an escape.
-    return bool((len(raw) - len(raw.rstrip(b"\\"))) & 1)
+def _skip_space(body: bytes, at: int) -> int:
+    while body[at] in SPACE:
+        window = body[at : at + PIECE]
+        at += len(window) - len(window.lstrip(SPACE))
+    return at
+
+
+def _after_comma(body: bytes, at: int) -> int:
+    """The next member or element behind the one that ends at ``at``, or the closing bracket."""
+    at = _skip_space(body, at)
+    return _skip_space(body, at + 1) if body[at] == ord(",") else at
 
 
 @lru_cache(maxsize=32)

@@ -22,9 +22,9 @@ from registry.http.codec import (
     text,
     whole,
 )
-from registry.http.json_check import MAX_DEPTH, BadJson, check_json, checking
+from registry.http.json_check import MAX_DEPTH, PIECE, BadJson, check_json, checking
 from registry.http.json_cut import Part, Payload
-from registry.http.turns import Steps, at_once
+from registry.http.turns import Steps
 from registry.model import Error, ExtendOptions, FailOptions, PushOptions
 
 Header = Callable[[bytes], "bytes | None"]
@@ -181,32 +181,38 @@ def payloads(header: Header, body: bytes) -> Steps[list[Payload]]:
                 "The body of a batch must be a JSON array of tasks, or one per line as application/x-ndjson."
             )
         yield
-        found = [part.payload() for part in array.elements(MAX_PER_BATCH)]
+        found = [part.payload() for part in (yield from array.elements(MAX_PER_BATCH))]
     if not 1 <= len(found) <= MAX_PER_BATCH:
         has = f"at least {MAX_PER_BATCH + 1}" if found else "none"
         raise BadBody(f"A batch must have 1 to {MAX_PER_BATCH} tasks; this one has {has}.")
     return found
 
 
-# White space and empty lines, then a line.
-_LINE = re.compile(rb"[ \t\r\n]*+([^\n]++)")
+_SPACE = re.compile(rb"[ \t\r\n]*+")
 
 
 def _lines(body: bytes) -> Steps[list[Payload]]:
     found: list[Payload] = []
     at = read = 0
-    while len(found) <= MAX_PER_BATCH and (match := _LINE.match(body, at)):
-        line = match[1].rstrip(b" \t\r")
-        try:
-            if len(line) > BYTES_PER_TURN:
-                yield from checking(line)
-            else:
-                check_json(line)
-        except BadJson as error:
-            raise BadJson(match.start(1) + error.position, error.reason, error.code) from None
-        found.append(line)
-        read += match.end() - at
-        at = match.end()
+    while len(found) <= MAX_PER_BATCH:
+        # White space and empty lines, then a line.
+        start = _SPACE.match(body, at, at + BYTES_PER_TURN).end()  # type: ignore[union-attr]
+        end = body.find(b"\n", start)
+        line = body[start : end if end >= 0 else len(body)].rstrip(b" \t\r")
+        if line and start < at + BYTES_PER_TURN:
+            try:
+                if len(line) > PIECE:
+                    yield from checking(line)
+                else:
+                    check_json(line)
+            except BadJson as error:
+                raise BadJson(start + error.position, error.reason, error.code) from None
+            found.append(line)
+            start += len(line)
+        elif start == len(body):
+            break
+        read += start - at
+        at = start
         if read > BYTES_PER_TURN:
             read = 0
             yield
@@ -221,7 +227,7 @@ def members(body: bytes, *names: str) -> Steps[dict[str, Part]]:
     if whole.kind != b"{":
         raise BadBody("The body of this request must be a JSON object.")
     yield
-    return whole.members(*names)
+    return (yield from whole.members(*names))
 
 
 def no_members(body: bytes, sentence: str) -> Steps[None]:
@@ -252,7 +258,7 @@ def shortened(text: str, most: int) -> str:
     return cut_bytes(near.encode("utf-8", "replace"), most).decode()
 
 
-def fail_options(given: dict[str, Part]) -> FailOptions:
+def fail_options(given: dict[str, Part]) -> Steps[FailOptions]:
     """``error``, ``delay`` and ``retry`` of a fail, checked. A field of the error that is too long is cut and sets ``truncated``."""
     delay = given["delay"].value("delay") if "delay" in given else None
     delay_ms = milliseconds(delay) if isinstance(delay, int | float) else None
@@ -261,15 +267,18 @@ def fail_options(given: dict[str, Part]) -> FailOptions:
     retry = given["retry"].value("retry") if "retry" in given else None
     if retry is not None and not isinstance(retry, bool):
         raise BadOption("The field 'retry' must be true or false.")
-    error = _error(given["error"]) if "error" in given else None
+    error = (yield from _error(given["error"])) if "error" in given else None
     return FailOptions(error=error, delay=delay_ms, no_retry=retry is False)
 
 
-def _error(part: Part) -> Error | None:
+def _error(part: Part) -> Steps[Error | None]:
     if _absent(part):
         return None
     try:
-        fields = {"message": part} if part.kind == b'"' else part.members(*ERROR_FIELDS)
+        if part.kind == b'"':
+            fields = {"message": part}
+        else:
+            fields = yield from part.members(*ERROR_FIELDS)
         texts = [(k, _text(field, ERROR_FIELDS[k])) for k, field in fields.items() if not _absent(field)]
     except (BadOption, BadBody):
         raise BadOption(
@@ -329,7 +338,7 @@ def settle_entries(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
         if name == "acks" and (plain := _plain_leases(part)):
             acks = [(lease, None) for lease in plain]
         else:
-            entries[name] = part.elements(MAX_PER_BATCH)
+            entries[name] = yield from part.elements(MAX_PER_BATCH)
     if len(acks) + sum(map(len, entries.values())) > MAX_PER_BATCH:
         raise BadBody(f"At most {MAX_PER_BATCH} leases can be settled at once.")
     read = 0
@@ -340,9 +349,9 @@ def settle_entries(body: bytes) -> Steps[tuple[list[Acked], list[Failed]]]:
                 read = 0
                 yield
             if name == "acks":
-                acks.append(_ack_of(part))
+                acks.append((yield from _ack_of(part)))
             else:
-                fails.append(_fail_of(part))
+                fails.append((yield from _fail_of(part)))
     return acks, fails
 
 
@@ -355,10 +364,10 @@ def _plain_leases(part: Part) -> list[bytes]:
     return _QUOTED_LEASE.findall(raw) if _PLAIN_LEASES.fullmatch(raw) else []
 
 
-def _ack_of(part: Part) -> Acked:
+def _ack_of(part: Part) -> Steps[Acked]:
     if part.kind == b'"':
         return _lease_of(part, "An element of 'acks'"), None
-    fields = _entry(
+    fields = yield from _entry(
         part, 'An element of "acks" must be a lease or an object with lease and result.', "result"
     )
     result = fields.get("result")
@@ -366,15 +375,15 @@ def _ack_of(part: Part) -> Acked:
     return lease, None if result is None or _absent(result) else result
 
 
-def _fail_of(part: Part) -> Failed:
+def _fail_of(part: Part) -> Steps[Failed]:
     wrong = 'An element of "fails" must be an object with lease, error, delay and retry.'
-    fields = _entry(part, wrong, "error", "delay", "retry")
-    return _lease_of(fields["lease"], "A lease in 'fails'"), fail_options(fields)
+    fields = yield from _entry(part, wrong, "error", "delay", "retry")
+    return _lease_of(fields["lease"], "A lease in 'fails'"), (yield from fail_options(fields))
 
 
-def _entry(part: Part, wrong: str, *names: str) -> dict[str, Part]:
+def _entry(part: Part, wrong: str, *names: str) -> Steps[dict[str, Part]]:
     try:
-        fields = part.members("lease", *names)
+        fields = yield from part.members("lease", *names)
     except (BadOption, BadBody):
         raise BadOption(wrong) from None
     if "lease" not in fields or fields["lease"].kind != b'"':
@@ -409,12 +418,11 @@ def decode_cursor(cursor: str) -> bytes:
     return unquote_to_bytes(cursor)
 
 
-def schedule(body: bytes) -> dict[str, Any]:
+def schedule(body: bytes) -> Steps[dict[str, Any]]:
     """The members of a schedule: its task as the original bytes, the others as values, because they are short."""
     fields: dict[str, Any] = {}
-    for name, part in at_once(
-        members(body, "cron", "timezone", "queue", "task", "options", "missed", "paused")
-    ).items():
+    names = ("cron", "timezone", "queue", "task", "options", "missed", "paused")
+    for name, part in (yield from members(body, *names)).items():
         fields[name] = part.whole() if name == "task" else part.value(name)
     fields.setdefault("task", None)
     return fields

@@ -13,7 +13,7 @@ from registry.http.audit import Trail
 from registry.http.codec import json_answer, text, whole
 from registry.http.request import Options, Request
 from registry.http.rows import Page, schedule_row, without_payloads
-from registry.http.turns import at_once
+from registry.http.turns import Turns, at_once
 from registry.queue.audit import Action
 from registry.queue.pages import SHOWN_BYTES
 from registry.queue.schedules import Schedules
@@ -42,8 +42,9 @@ def _schedule(
 class ScheduleRequests:
     """The requests about schedules. Every method takes a `Request`."""
 
-    def __init__(self, schedules: Schedules, trail: Trail) -> None:
+    def __init__(self, schedules: Schedules, trail: Trail, turns: Turns) -> None:
         self._schedules = schedules
+        self._turns = turns
         self._trail = trail
 
     @inlineCallbacks
@@ -74,7 +75,7 @@ class ScheduleRequests:
     @inlineCallbacks
     def put(self, request: Request) -> Any:
         """Create or replace a schedule."""
-        name, fields = request.name, options.schedule(request.body)
+        name, fields = request.name, (yield self._turns.run(options.schedule(request.body)))
         given = {} if fields.get("options") is None else fields["options"]
         fields["options"], fields["push"] = options.schedule_options(given)
         check_fill(request, fields.get("queue"))

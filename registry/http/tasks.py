@@ -44,8 +44,8 @@ from registry.http.options import (
     settle_entries,
 )
 from registry.http.request import Request
-from registry.http.turns import Steps, at_once, in_turns
-from registry.model import PopOptions, PushOptions, Task, text_of
+from registry.http.turns import Steps, Turns, at_once
+from registry.model import FailOptions, PopOptions, PushOptions, Task, text_of
 from registry.queue.completions import Completions
 from registry.queue.delivery import Delivery, Pushed
 from registry.queue.inspector import Inspector
@@ -74,9 +74,10 @@ class Tasks:
     """The requests of producers and workers. Every verb takes a `Request`."""
 
     def __init__(
-        self, queues: Queues, inspector: Inspector, completions: Completions, config: Config
+        self, queues: Queues, inspector: Inspector, completions: Completions, turns: Turns, config: Config
     ) -> None:
         self._queues = queues
+        self._turns = turns
         self._polls = queues.polls
         self._leases = Leases(queues)
         self._inspector = inspector
@@ -87,7 +88,7 @@ class Tasks:
         self._short_result = min(LONG, config.max_result_bytes)
         self._wait = config.queue_timeout
         self._max_wait = max(config.max_wait, config.queue_timeout)
-        self._turn = 0
+        self._fair_turn = 0
 
     # Pushing
 
@@ -114,7 +115,7 @@ class Tasks:
         """Parse a body and pass the result to ``then``; a long body is parsed over several turns of the reactor."""
         if len(body) <= LONG:
             return as_deferred(then(at_once(steps)))
-        return in_turns(steps, self._queues.later).addCallback(lambda read: as_deferred(then(read)))
+        return self._turns.run(steps).addCallback(lambda read: as_deferred(then(read)))
 
     @inlineCallbacks
     def _push_and_wait(self, request: Request, options: PushOptions, wait: float) -> Any:
@@ -253,8 +254,8 @@ class Tasks:
         wait = min(given.get("wait", self._wait), self._max_wait)
         start = None
         if given.get("order") == "fair":
-            self._turn += 1
-            start = self._turn % len(names)
+            self._fair_turn += 1
+            start = self._fair_turn % len(names)
         length = ms(given.get("lease", 0.0))
 
         def pop(key: str | None = None, digest: str | None = None) -> Deferred[list[Delivery]]:
@@ -297,11 +298,14 @@ class Tasks:
         """Record that the attempt failed."""
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
 
-        def read(fields: dict[str, Part]) -> Deferred[Answer]:
-            d = self._leases.fail(name, lease, fail_options(fields))
+        def parsed() -> Steps[FailOptions]:
+            return (yield from fail_options((yield from members(body, "error", "delay", "retry"))))
+
+        def read(options: FailOptions) -> Deferred[Answer]:
+            d = self._leases.fail(name, lease, options)
             return d.addCallback(lambda state: json_answer(200, {"success": True, "state": state}))
 
-        return self._read(members(body, "error", "delay", "retry"), body, read)
+        return self._read(parsed(), body, read)
 
     def release(self, request: Request) -> Deferred[Answer]:
         """Put the task back; the attempt is not counted."""

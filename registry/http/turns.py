@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator
 from time import monotonic
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ from twisted.internet.defer import Deferred
 T = TypeVar("T")
 # A generator that yields None after each step and returns the result.
 Steps = Generator[None, None, T]
+
+# The longest time that is spent on such work in one turn of the reactor, s; the last step may pass it.
+TURN_SECONDS = 0.004
 
 
 def at_once(steps: Steps[T]) -> T:
@@ -23,17 +27,42 @@ def at_once(steps: Steps[T]) -> T:
             return result
 
 
-def in_turns(steps: Steps[T], later: Callable[..., Any]) -> Deferred[T]:
-    """Run each step in its own turn of the reactor, starting with the next turn; fires with the result.
+class Turns:
+    """Runs the long work of all requests, a few ms in each turn of the reactor, one step of each in rotation.
 
-    ``later(seconds, f)`` schedules a call of ``f``. After a cancel, no further step is run.
+    ``later(seconds, f)`` schedules a call of ``f``. ``now()`` is a monotonic time in seconds.
     """
-    done: Deferred[T] = Deferred()
 
-    def step() -> None:
+    def __init__(self, later: Callable[..., Any], now: Callable[[], float] = monotonic) -> None:
+        self._later = later
+        self._now = now
+        self._waiting: deque[tuple[Steps[Any], Deferred[Any]]] = deque()
+        self._is_scheduled = False
+
+    def run(self, steps: Steps[T]) -> Deferred[T]:
+        """Run these steps, beginning with the next turn; fires with their result. After a cancel, no further step is run."""
+        done: Deferred[T] = Deferred()
+        self._waiting.append((steps, done))
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            # Not in this turn: the caller that read the body first releases it.
+            self._later(0, self._turn)
+        return done
+
+    def _turn(self) -> None:
+        waiting, began = self._waiting, self._now()
+        took = 0.0
+        while waiting and took < TURN_SECONDS:
+            self._step(*waiting.popleft())
+            took = self._now() - began
+        self._is_scheduled = bool(waiting)
+        if waiting:
+            # Leave the others as much time: their push takes several turns, and waits for one of these at most.
+            self._later(took, self._turn)
+
+    def _step(self, steps: Steps[Any], done: Deferred[Any]) -> None:
         if done.called:
             return
-        began = monotonic()
         try:
             next(steps)
         except StopIteration as end:
@@ -41,9 +70,4 @@ def in_turns(steps: Steps[T], later: Callable[..., Any]) -> Deferred[T]:
         except Exception:
             done.errback()
         else:
-            # Leave the others as much time as the step took: their push takes several turns, and waits for at most one step.
-            later(monotonic() - began, step)
-
-    # Not in this turn: the caller that read the body first releases it.
-    later(0, step)
-    return done
+            self._waiting.append((steps, done))
