@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from registry.cli.verdicts import progress_of, result_of
+from tests.callers import Callers, guarded
 from tests.ctl import Ctl, ctl_of
 from tests.live import Daemon, RedisServer, wait_until
 from tests.talk import becomes, cancel, counts, push, pushed, queue, task, tasks
@@ -353,3 +354,34 @@ def test_the_environment_of_a_command_says_until_when_its_lease_is(ctl: Ctl, ser
     left = time.mktime(time.strptime(expires, "%Y-%m-%dT%H:%M:%SZ")) - time.timezone - time.time()
     assert 400 < left < 501
     assert os.environ.get("REGISTRY_TASK_ID") is None
+
+
+def test_a_token_is_sent_and_a_worker_without_the_right_ends(
+    module_redis: RedisServer, tmp_path: Path, q: str
+) -> None:
+    callers = Callers(tmp_path / "tokens.json")
+    pop, other = callers.add("worker", f"pop {q}"), callers.add("other", "pop other")
+    callers.add("producer", f"push {q}")
+    with guarded(module_redis, callers) as guard:
+        one = guard.ask("producer", "POST", f"/api/pushTask/{q}", 1).ok()["id"]
+        ctl = ctl_of(guard.daemon, tmp_path)
+        for token, words in ((other, "pop"), ("", "REGISTRY_TOKEN")):
+            with ctl.process("work", q, "--", "cat", env={"REGISTRY_TOKEN": token}) as worker:
+                err = ends(worker, 4)
+            assert words in err and "rgy_" not in err
+        with ctl.process("work", q, "--once", "--", "cat", env={"REGISTRY_TOKEN": pop}) as worker:
+            assert f"{one} attempt 1: done" in ends(worker)
+        assert "rgy_" not in guard.daemon.log
+
+
+def test_a_command_gets_no_files_of_the_worker_and_the_usual_signals(
+    ctl: Ctl, served: Daemon, q: str
+) -> None:
+    script = "ls /proc/self/fd; grep -E 'SigIgn|SigBlk' /proc/self/status"
+    one = pushed(served, q, 1)
+    worked(ctl, q, "--once", "--progress-fd", "9", "--", "sh", "-c", script)
+    *files, blocked, ignored = task(served, q, one)["result"].split("\n")
+    # ls opens the folder itself.
+    assert {"0", "1", "2", "9"} <= set(files) and len(files) == 5
+    # The C library uses two signals of its own.
+    assert [int(line.split()[1], 16) & 0x7FFFFFFF for line in (blocked, ignored)] == [0, 0]

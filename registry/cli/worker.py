@@ -171,7 +171,9 @@ class Worker:
                 else poll.result()
             )
         except CliError as error:
-            self._note(f"A task that was just taken could not be given back: {error.message}")
+            self._note(
+                f"{error.message} If the last poll was given a task, it comes back when its lease ends."
+            )
             return None
         self._obey(answer)
         await asyncio.gather(*(self._give_back(job) for job in _jobs(answer)))
@@ -338,7 +340,9 @@ class Worker:
         if not asking.done():
             await asyncio.wait([asking], timeout=SETTLE_SECONDS)
         if asking.done():
-            return asking.result()
+            answer = asking.result()
+            self._obey(answer)
+            return answer
         await _drop(asking)
         return None
 
