@@ -43,6 +43,10 @@ class Task:
         return int(0.45 * min(wait, HOUR) + 0.5 * min(1.1 * wait, HOUR))
 
 
+# What an operator deleted: a task or a raw element, and its priority.
+Aside = tuple[int, Task | bytes]
+
+
 @dataclass
 class Queue:
     """A queue as the model knows it; the next of each ready list is the first. Raw elements are bytes."""
@@ -207,11 +211,46 @@ class Queue:
                 goes(task)
         return moved, skipped
 
-    def purge(self) -> int:
-        gone = [*(task for line in self.ready.values() for task in line), *self.of("d")]
-        for task in gone:
+    def purge(self) -> list[Aside]:
+        """What is gone, in order."""
+        gone: list[Aside] = [(p, task) for p in range(9, -1, -1) for task in self.ready[p]]
+        gone += [(task.priority, task) for task in self.of("d")]
+        for _, task in gone:
             if not isinstance(task, bytes):
                 self.free_key(task)
                 del self.tasks[task.id]
         self.ready = {p: [] for p in range(10)}
-        return len(gone)
+        return gone
+
+    def delete(self, task: Task) -> Aside:
+        if task.state == "r":
+            self.leave_ready(task)
+        if task.state in "rd":
+            self.free_key(task)
+        del self.tasks[task.id]
+        return task.priority, task
+
+    def bring_back(self, aside: Aside, now: int) -> str | None:
+        """Why it does not come back, None when it has."""
+        priority, task = aside
+        if isinstance(task, bytes):
+            self.ready[priority].insert(0, task)
+            return None
+        if task.state == "x":
+            if task.forgotten <= now:
+                return "expired"
+            self.tasks[task.id] = task
+            return None
+        if task.expires is not None and task.expires <= now:
+            return "expired"
+        if task.key is not None and task.key in self.keys:
+            return "key_taken"
+        self.tasks[task.id] = task
+        if task.key is not None:
+            self.keys[task.key] = task.id
+        task.plain = False
+        if task.state == "d":
+            self.make_delayed(task, task.due)
+        else:
+            self.make_ready(task, head=True)
+        return None

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from registry.model import PopOptions
 from registry.redis.store import encode_options
-from tests.model import HANDOVER, HOUR, Queue, Task
+from tests.model import HANDOVER, HOUR, Aside, Queue, Task
 from tests.straight import Driver
 
 QUEUES = (b"a", b"b")
@@ -33,6 +33,8 @@ class Clients(RuleBasedStateMachine):
         self.count = itertools.count(1)
         self.raw_ids: set[bytes] = set()
         self.given: list[tuple[bytes, bytes]] = []
+        # What is set aside: the queue, the operation's number, its list and what could not come back.
+        self.asides: list[tuple[bytes, int, dict[str, list[Aside]]]] = []
 
     @property
     def now(self) -> int:

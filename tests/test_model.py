@@ -7,6 +7,7 @@ REGISTRY_TEST_MODEL_EXAMPLES says how many stories are told.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from msgspec import msgpack
 
 from registry.redis.store import encode_options
 from tests.live import RedisServer
-from tests.model import ACK_FOR, DAY, HOUR
+from tests.model import ACK_FOR, DAY, HOUR, Aside
 from tests.stories import DRIVER, QUEUES, Clients, picks, queues
 from tests.straight import Driver, compare
 
@@ -212,9 +213,51 @@ class Scripts(Clients):
         moved, skipped = self.queues[name].move(self.queues[to], state)
         assert reply == [0, moved, skipped, 0]
 
-    @rule(name=queues)
-    def purge(self, name: bytes) -> None:
-        assert self.driver.say("purge", name, b"1000") == [0, self.queues[name].purge(), 0]
+    @rule(name=queues, keeps=st.sampled_from([True, True, False]))
+    def purge(self, name: bytes, keeps: bool) -> None:
+        serial, aside = next(self.count), self.queues[name].purge()
+        reply = self.driver.say("purge", name, b"1000  %d:0" % serial if keeps else b"1000")
+        assert reply[:3] == [0, len(aside), 0]
+        if keeps:
+            self.asides.append((name, serial, {"0": aside, "left": []}))
+
+    # What they take back
+
+    @rule(pick=picks, state=st.sampled_from("rdx"))
+    def delete_and_set_aside(self, pick: int, state: str) -> None:
+        name, task_id = self.a_task(pick, state)
+        serial, task = next(self.count), self.find(name, task_id)
+        if task is not None and task.state == "l" and task.plain:
+            return  # as above
+        reply = self.driver.say("delete", name, task_id, b"%b %d:0" % (state.encode(), serial))
+        fits = task is not None and task.state == state
+        assert reply[:3] == [0, int(fits), 1]
+        if task is not None and fits:
+            aside = [self.queues[name].delete(task)]
+            self.asides.append((name, serial, {"0": aside, "left": []}))
+
+    def kept(self) -> list[tuple[bytes, int, str, dict[str, list[Aside]]]]:
+        """The lists that an undo finds."""
+        return [(name, n, at, lists) for name, n, lists in self.asides for at in lists if lists[at]]
+
+    @precondition(lambda self: self.kept())
+    @rule(pick=picks, most=st.sampled_from([1, 1000, 1000]))
+    def undo(self, pick: int, most: int) -> None:
+        kept = self.kept()
+        name, serial, number, lists = kept[-1 - pick % min(3, len(kept))]
+        waits, reasons, came = lists[number], Counter[bytes](), 0
+        most = min(most, len(waits))
+        for _ in range(most):
+            aside = waits.pop()
+            why = self.queues[name].bring_back(aside, self.now)
+            if why is None:
+                came += 1
+            else:
+                reasons[why.encode()] += 1
+                lists["left"].insert(0, aside)
+        reply = self.driver.say("undo", name, b"%d" % serial, number.encode(), b"%d" % most)
+        assert reply[:3] == [0, came, int(bool(waits))]
+        assert dict(zip(reply[3::2], reply[4::2], strict=True)) == reasons
 
     @rule(
         name=queues,
@@ -266,7 +309,9 @@ class Scripts(Clients):
         for days in (1, 60):
             self.driver.set_clock(self.now + days * DAY)
             self.driver.sweep()
-        assert set(self.driver.redis("KEYS", "*")) == {b"clock:s", b"clock:us"}
+        # What is set aside lasts for minutes, of a clock that moves.
+        left = {key for key in self.driver.redis("KEYS", "*") if not key.startswith(b"undo:{")}
+        assert left == {b"clock:s", b"clock:us"}
 
 
 @pytest.fixture
