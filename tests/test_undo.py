@@ -197,15 +197,19 @@ def test_a_bulk_retry_is_undone_for_those_that_still_wait(served: Daemon, q: str
     before = {row["id"]: row for row in tasks(served, q, "state=dead")}
     answer = ask(served, "POST", f"/api/queues/{q}/retry")
     assert answer.ok()["count"] == 4
-    done, released = leased(served, q), leased(served, q)
-    on(served, "ack", q, done["lease"]).ok()
-    on(served, "release", q, released["lease"]).ok()
-    assert leased(served, q)["id"] == released["id"]
-    assert undo(served, serial(answer)) == (2, {"gone": 1, "started": 1})
-    after = {row["id"]: row for row in tasks(served, q, "state=dead")}
-    assert after == {task_id: before[task_id] for task_id in ids[2:]}
-    # Once more, and they have as many attempts as the first time.
-    assert retry(served, q)["count"] == 2
+    held = [leased(served, q) for _ in range(4)]
+    on(served, "ack", q, held[0]["lease"]).ok()
+    # It waits again, for its next attempt.
+    on(served, "fail", q, held[1]["lease"], {"delay": 500}).ok()
+    # Given back, it is as if it had never been handed out.
+    on(served, "release", q, held[3]["lease"]).ok()
+    assert undo(served, serial(answer)) == (1, {"gone": 1, "started": 2})
+    [row] = tasks(served, q, "state=dead")
+    assert row["history"].pop()["reason"] == "released"
+    assert row == before[ids[3]]
+    assert counts(served, q) == {"delayed": 1, "leased": 1, "dead": 1, "done": 1}
+    # Once more, and it has as many attempts as the first time.
+    assert retry(served, q)["count"] == 1
     assert leased(served, q)["attempt"] == 2
 
 
@@ -228,6 +232,17 @@ def test_a_cancellation_is_undone(served: Daemon, q: str, query: str) -> None:
     assert undo(served, serial(answer)) == (1, {})
     assert rows(served, q) == before
     ask(served, "POST", f"/api/audit/{serial(answer)}/undo").refused(409, "already_undone")
+
+
+def test_only_the_last_of_two_cancellations_is_undone(served: Daemon, q: str) -> None:
+    one = pushed(served, q, 1)
+    first = ask(served, "DELETE", f"/api/queues/{q}/tasks/{one}")
+    assert retry(served, q, f"id={one}&reason=cancelled")["count"] == 1
+    time.sleep(0.002)
+    second = ask(served, "DELETE", f"/api/queues/{q}/tasks/{one}")
+    assert undo(served, serial(first)) == (0, {"gone": 1})
+    assert undo(served, serial(second)) == (1, {})
+    assert counts(served, q) == {"ready": 1}
 
 
 def test_a_leased_task_that_was_cancelled_may_go_on(served: Daemon, q: str) -> None:
@@ -382,9 +397,10 @@ def test_a_daemon_that_is_killed_leaves_what_it_deleted_to_be_undone(redis_serve
         killed.kill9()
         asked.hang_up()
         left = counts(other, "q").get("ready", 0)
-        assert 0 < left < 30_000
+        assert left < 30_000
         [row] = ask(other, "GET", "/api/audit").ok()["audit"]
-        assert (row["action"], row["outcome"], row["count"]) == ("delete", "unfinished", None)
+        # A machine that stalls for seconds may have let it finish.
+        assert not left or (row["action"], row["outcome"], row["count"]) == ("delete", "unfinished", None)
         assert undo(other, row["id"]) == (30_000 - left, {})
         assert counts(other, "q") == {"ready": 30_000}
         found: list[Any] = []
@@ -392,7 +408,6 @@ def test_a_daemon_that_is_killed_leaves_what_it_deleted_to_be_undone(redis_serve
             page = ask(other, "GET", "/api/popTasks/q?count=100&wait=0").ok()["tasks"]
             found += [one["task"] for one in page]
         assert found == list(range(3000))
-        # An operation that still runs would stop: nothing more is set aside under its line.
         entry = ask(other, "GET", "/api/audit?action=delete").ok()["audit"][0]
         assert entry["undo"]["undone"] == 30_000 - left
 
