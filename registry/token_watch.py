@@ -43,7 +43,7 @@ class TokenWatch:
         self._gate.replace(found.tokens)
         self._warn(list(found.warnings))
         if found.tokens:
-            log.info("{n} tokens are read from {path}", n=len(found.tokens), path=self._path)
+            log.info("read {n} tokens from {path}", n=len(found.tokens), path=self._path)
         self._look_call.start(LOOK_SECONDS, now=False)
 
     def stop(self) -> None:
@@ -69,13 +69,13 @@ class TokenWatch:
         try:
             found = load(self._path)
             if looks is None and self._gate.is_closed:
-                raise TokensError(f"The tokens file {self._path} has gone.")
+                raise TokensError(f"The tokens file {self._path} no longer exists.")
         except TokensError as error:
-            self._warn([f"{error} The tokens that it held before remain valid."])
+            self._warn([f"{error} The tokens read before remain valid."])
             return
         self._gate.replace(found.tokens)
         self._warn(list(found.warnings))
-        log.info("{n} tokens are read from {path}", n=len(found.tokens), path=self._path)
+        log.info("read {n} tokens from {path}", n=len(found.tokens), path=self._path)
         self._changed()
 
     def _warn(self, sentences: list[str]) -> None:

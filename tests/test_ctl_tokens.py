@@ -57,7 +57,7 @@ def test_create_list_and_revoke(here: Ctl, tmp_path: Path) -> None:
     ("code", "arguments", "words"),
     [
         (2, ("create", "a", "--right", "pop"), "glob"),
-        (2, ("create", "a", "--right", "root"), "is no right"),
+        (2, ("create", "a", "--right", "root"), "is not a right"),
         (2, ("create", "a"), "--right"),
         (2, ("create", "a", "--right", "view", "--expires", "tomorrow"), "--expires"),
         (2, ("create", "a", "--right", "view", "--expires", "2100-01-01T00:00:00"), "time zone"),
@@ -221,6 +221,7 @@ def test_the_doctor_says_what_to_do(tmp_path: Path, changed: dict[str, bytes], c
         ("unix:///nowhere.sock", "does not exist"),
         (f"http://127.0.0.1:{free_port()}", "cannot be reached"),
     ],
+    ids=["name", "unix", "tcp"],
 )
 def test_the_doctor_finds_nobody(tmp_path: Path, url: str, words: str) -> None:
     result = Ctl(url, tmp_path).run("doctor")

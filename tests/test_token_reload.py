@@ -157,11 +157,11 @@ def test_a_broken_file_keeps_the_tokens_and_says_so(callers: Callers) -> None:
     callers.path.chmod(0o666)
     wait_until(lambda: warned(callers, "chmod 600"))
     callers.path.unlink()
-    wait_until(lambda: warned(callers, "has gone"))
+    wait_until(lambda: warned(callers, "no longer exists"))
     assert callers.ask("", "GET", "/api/queues").status == 401
     callers.write()
     wait_until(lambda: not warned(callers, str(callers.path)))
-    assert "has gone. The tokens that it held before remain valid" in callers.daemon.log
+    assert "no longer exists. The tokens read before remain valid" in callers.daemon.log
     assert "Traceback" not in callers.daemon.log
 
 
@@ -192,7 +192,7 @@ def test_a_file_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
 def test_sighup_reads_a_file_that_looks_the_same(callers: Callers) -> None:
     log = len(callers.daemon.log)
     os.kill(callers.daemon.pid, signal.SIGHUP)
-    wait_until(lambda: "tokens are read from" in callers.daemon.log[log:])
+    wait_until(lambda: " tokens from " in callers.daemon.log[log:])
     known(callers, "admin")
 
 

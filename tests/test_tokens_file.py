@@ -78,14 +78,14 @@ def test_a_file_that_is_missing_or_empty_has_no_tokens(path: str) -> None:
         ({"name": SECRET}, "number 1: A token's name"),
         ({"hash": SECRET}, "token 'a': The hash"),
         ({"hash": HASH.replace("0", "A")}, "token 'a': The hash"),
-        ({"rights": []}, "may do nothing"),
-        ({"rights": ["push"]}, "by a glob"),
-        ({"rights": ["pop " + "a" * 256]}, "by a glob"),
-        ({"rights": ["view --all"]}, "'view --all' is no right"),
-        ({"rights": ["operate zone*"]}, "'operate zone*' is no right"),
-        ({"rights": [SECRET]}, "'rgy_***' is no right"),
+        ({"rights": []}, "at least one right"),
+        ({"rights": ["push"]}, "needs a glob"),
+        ({"rights": ["pop " + "a" * 256]}, "needs a glob"),
+        ({"rights": ["view --all"]}, "'view --all' is not a right"),
+        ({"rights": ["operate zone*"]}, "'operate zone*' is not a right"),
+        ({"rights": [SECRET]}, "'rgy_***' is not a right"),
         ({"rights": "view"}, "Expected `array`"),
-        ({"expires": "2027-01-31T12:00:00"}, "have a time zone"),
+        ({"expires": "2027-01-31T12:00:00"}, "need a time zone"),
         ({"expires": "2027-01-31"}, "Invalid RFC3339"),
         ({"expires": 1}, "Expected `datetime | null`"),
         # A misspelt "expires" would make a token that is valid for ever.
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_such_json_is_refused(path: str, text: str) -> None:
 
 
 def test_names_and_hashes_are_there_once(path: str) -> None:
-    with pytest.raises(TokensError, match="two tokens of the name 'a'"):
+    with pytest.raises(TokensError, match="two tokens named 'a'"):
         load(written(path, GOOD, {**GOOD, "hash": "1" * 64}))
     with pytest.raises(TokensError, match="'a' and 'b' are the same"):
         load(written(path, GOOD, {**GOOD, "name": "b"}))

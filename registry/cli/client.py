@@ -271,7 +271,7 @@ def api_path(*path: str | tuple[str, ...]) -> str:
     try:
         return "/api/" + "/".join(",".join(quote(name, safe="") for name in names) for names in segments)
     except UnicodeEncodeError:
-        raise BadUsage("A name is UTF-8; this one is not.") from None
+        raise BadUsage("A name must be UTF-8; this one is not.") from None
 
 
 def is_loopback(url: str) -> bool:

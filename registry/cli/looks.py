@@ -53,7 +53,7 @@ def workers(app: App) -> None:
     answer = app.client.get("workers")
     rows = zip(answer.json["workers"], answer.rows("workers"), strict=True)
     columns = ("worker", "address", "queues…", "since", "seen", "state", "#leases", "order", "program…")
-    print_rows(app, rows, columns, _worker_cells, "No worker is known.")
+    print_rows(app, rows, columns, _worker_cells, "There are no known workers.")
 
 
 def _worker_cells(row: dict[str, Any], _: str) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ def read_payload(given: str | None) -> bytes:
     """The payload of an argument: JSON text, ``@FILE``, or standard input for ``-`` and for none."""
     if given is None or given == "-":
         if is_terminal(sys.stdin):
-            click.echo("The JSON comes from the keyboard; Ctrl-D ends it.", err=True)
+            click.echo("Reading JSON from the keyboard; end it with Ctrl-D.", err=True)
         return sys.stdin.buffer.read()
     if given.startswith("@"):
         try:
@@ -99,7 +99,7 @@ def push(
 def header(name: str, value: str) -> str:
     """A value that can be sent as a header."""
     if not value.isascii() or not value.isprintable():
-        raise BadUsage(f"{name} is printable ASCII.")
+        raise BadUsage(f"{name} must be printable ASCII.")
     return value
 
 
@@ -141,7 +141,7 @@ def pop(
     more: dict[str, Any] = {"headers": headers, "wait": wait or 60.0}
     if len(queues) > 1 or count is not None or order is not None:
         if ack is not None:
-            raise BadUsage("--ack goes with one queue, and without --count.")
+            raise BadUsage("--ack is only allowed with one queue and without --count.")
         # The names go into one segment; a comma in a name is quoted, those between names are not.
         answer = app.client.post("popTasks", queues, query={**query, "count": count, "order": order}, **more)
         texts, rows = list(answer.rows("tasks")), answer.json["tasks"]
@@ -212,7 +212,7 @@ def _number(text: str) -> str:
     try:
         float(text)
     except ValueError:
-        raise BadUsage(f"--delay is a number of seconds, not {text!r}.") from None
+        raise BadUsage(f"--delay must be a number of seconds, not {text!r}.") from None
     return text
 
 

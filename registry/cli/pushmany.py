@@ -277,7 +277,7 @@ def not_json(line: bytes) -> str:
 
 
 def _constant(word: str) -> Any:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _lines() -> Iterator[bytes | None]:

@@ -140,16 +140,16 @@ def records(body: bytes) -> Steps[list[tuple[bytes, bytes, Task]]]:
     found: list[tuple[bytes, bytes, Task]] = []
     for number, line in _lines(body):
         if len(found) == options.MAX_PER_BATCH:
-            raise BadBody(f"An import has at most {options.MAX_PER_BATCH} tasks at once.")
+            raise BadBody(f"An import must have at most {options.MAX_PER_BATCH} tasks.")
         try:
             found.append((yield from _record(Part.of(line, (yield from checking(line))))))
         except BadJson as error:
             raise BadBody(f"Line {number} is not JSON: {error.reason} at byte {error.position}.") from None
         except (BadBody, BadOption) as error:
-            raise BadBody(f"Line {number} is no task of an export: {error}") from None
+            raise BadBody(f"Line {number} is not a task of an export: {error}") from None
         yield
     if not found:
-        raise BadBody("An import has at least one task.")
+        raise BadBody("An import must have at least one task.")
     return found
 
 
@@ -173,7 +173,9 @@ def _record(line: Part) -> Steps[tuple[bytes, bytes, Task]]:
     result = _bytes_of(members, "result", "result_base64")
     rest = [(name, part.whole()) for name, part in members.items() if name in _REST]
     if sum(len(value) for _, value in rest) > MOST_REST:
-        raise BadBody(f"all but its payload and its result is over the limit of {MOST_REST} bytes.")
+        raise BadBody(
+            f"its fields other than payload and result are larger than the limit of {MOST_REST} bytes."
+        )
     try:
         record = _decode(b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), value) for name, value in rest))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -181,7 +183,7 @@ def _record(line: Part) -> Steps[tuple[bytes, bytes, Task]]:
     if not _ID.fullmatch(record.id):
         raise BadBody("its 'id' is not 24 hexadecimal digits.")
     if record.state == "delayed" and record.due_at is None:
-        raise BadBody("it is delayed, and has no 'due_at'.")
+        raise BadBody("it is delayed but has no 'due_at'.")
     foreign = is_foreign(record.id.encode())
     if not foreign and "payload_base64" in members and not options.is_json(payload):
         raise BadBody("its payload is not JSON.")

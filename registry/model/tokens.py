@@ -122,14 +122,14 @@ def parse_right(text: str) -> Right:
     rest = rest.strip()
     if verb in ("push", "pop"):
         if not rest or len(rest.encode("utf-8", "replace")) > _MOST_GLOB:
-            raise TokensError(f"The right {verb!r} names its queues by a glob, such as '{verb} zone*'.")
+            raise TokensError(f"The right {verb!r} needs a glob of queue names, such as '{verb} zone*'.")
         return Right(verb, rest)
     if (verb, rest) == ("view", "--no-payloads"):
         return Right(verb, payloads=False)
     if verb in ("view", "operate", "admin") and not rest:
         return Right(verb)
     raise TokensError(
-        f"{mask_tokens(text)[:80]!r} is no right; there are 'push GLOB', 'pop GLOB', 'view', 'view --no-payloads', 'operate' "
+        f"{mask_tokens(text)[:80]!r} is not a right; the rights are 'push GLOB', 'pop GLOB', 'view', 'view --no-payloads', 'operate' "
         "and 'admin'."
     )
 
@@ -149,7 +149,7 @@ def load(path: str) -> TokensFile:
         raise TokensError(f"The tokens file {path} cannot be read: {error.strerror}.") from None
     if found.st_uid not in (0, os.geteuid()):
         raise TokensError(
-            f"The tokens file {path} belongs to another user (uid {found.st_uid}): who owns it can let anybody in. "
+            f"The tokens file {path} belongs to another user (uid {found.st_uid}): its owner can let anybody in. "
             f"Give it to the user that runs the daemon: chown {os.geteuid()} {path}"
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -157,7 +157,7 @@ def load(path: str) -> TokensFile:
             f"The tokens file {path} can be written by others, who could let themselves in: chmod 600 {path}"
         )
     if len(data) > _MOST_BYTES:
-        raise TokensError(f"The tokens file {path} is over {_MOST_BYTES >> 20} MiB.")
+        raise TokensError(f"The tokens file {path} is larger than {_MOST_BYTES >> 20} MiB.")
     warnings: tuple[str, ...] = ()
     # systemd shows credentials to one user by an access list, which the bits of the group stand for.
     if found.st_mode & stat.S_IROTH:
@@ -182,7 +182,7 @@ def _decode(data: bytes, path: str) -> tuple[Token, ...]:
             shown = repr(token.name) if _is_name(token.name) else f"number {number}"
             raise TokensError(f"The tokens file {path} is not valid, token {shown}: {error}") from None
         if token.name in names:
-            raise TokensError(f"The tokens file {path} has two tokens of the name {token.name!r}.")
+            raise TokensError(f"The tokens file {path} has two tokens named {token.name!r}.")
         if token.hash in hashes:
             raise TokensError(
                 f"In the tokens file {path}, {hashes[token.hash]!r} and {token.name!r} are the same token."
@@ -208,17 +208,17 @@ def check(token: Token) -> None:
     """Refuse a token that is not well formed; raises `TokensError`."""
     if not _is_name(token.name):
         raise TokensError(
-            "A token's name is 1 to 64 letters, digits and - _ . @, and begins with a letter or a digit."
+            "A token's name must be 1 to 64 letters, digits and - _ . @, and begin with a letter or a digit."
         )
     if not _HASH.fullmatch(token.hash):
-        raise TokensError("The hash of a token is the SHA-256 of it: 64 hexadecimal digits in lower case.")
+        raise TokensError("The hash of a token must be its SHA-256: 64 hexadecimal digits in lower case.")
     if not token.rights:
-        raise TokensError("A token without rights may do nothing; give it one.")
+        raise TokensError("A token needs at least one right.")
     for right in token.rights:
         parse_right(right)
     for moment in (token.created, token.expires):
         if moment is not None and moment.tzinfo is None:
-            raise TokensError("Times of a token have a time zone, such as 2027-01-31T12:00:00Z.")
+            raise TokensError("The times of a token need a time zone, such as 2027-01-31T12:00:00Z.")
 
 
 def create(path: str, name: str, rights: Sequence[str], expires: datetime | None = None) -> str:
@@ -235,7 +235,7 @@ def create(path: str, name: str, rights: Sequence[str], expires: datetime | None
         raise TokensError("The token would have expired already.")
     with _writing(path) as file:
         if any(one.name == name for one in file.tokens):
-            raise TokenExists(f"There is a token of the name {name!r} already.")
+            raise TokenExists(f"There is already a token named {name!r}.")
         file.tokens.append(token)
     return secret
 
@@ -248,7 +248,7 @@ def revoke(path: str, name: str) -> Token:
     with _writing(path) as file:
         found = next((one for one in file.tokens if one.name == name), None)
         if found is None:
-            raise NoSuchToken(f"There is no token of the name {name!r}.")
+            raise NoSuchToken(f"There is no token named {name!r}.")
         file.tokens.remove(found)
     return found
 

@@ -211,7 +211,7 @@ class Audit:
         self.check_undo(seen)
         lists, left = yield self._store.lists_aside(name, seen.serial)
         if not lists and not left and (seen.undone_at or line.done):
-            raise Conflict("already_undone", "Nothing of this is set aside any more: it was undone before.")
+            raise Conflict("already_undone", "This was already undone: nothing is left to bring back.")
         reasons: dict[str, int] = {}
         try:
             for number in reversed(range(lists)):
@@ -236,7 +236,7 @@ class Audit:
                 "Only purges, deletions, cancellations and retries can be undone, unless they were made with undo=no.",
             )
         if self._store.now_ms() > seen.undo_until:
-            raise Conflict("undo_expired", "This is over ten minutes old: what it deleted is gone.")
+            raise Conflict("undo_expired", "This is more than ten minutes old: what it deleted is gone.")
 
     @inlineCallbacks
     def _bring_back(

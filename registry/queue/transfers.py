@@ -43,7 +43,7 @@ class WholeWalk:
         at, _, inner = cursor.partition("~")
         states = ORDER if state is None else (state,)
         if cursor and at not in states:
-            raise BadOption("The option 'cursor' is what the page before gave as cursor.")
+            raise BadOption("The option 'cursor' must be the cursor of the previous page.")
         self._states = list(states[states.index(at) if cursor else 0 :])
         self._walk = self._begin(inner)
 
