@@ -23,6 +23,9 @@ token = "rgy_here"
 [profiles.there]
 url = "unix:///run/there.sock"
 token = "rgy_there"
+[profiles.filed]
+url = "http://h"
+token_file = "~/token"
 """
 
 
@@ -37,6 +40,7 @@ def config(tmp_path: Path) -> Path:
     path.parent.mkdir(parents=True)
     path.write_text(CONFIG, "utf-8")
     path.chmod(0o600)
+    (tmp_path / "token").write_text("rgy_filed\n", "utf-8")
     return path
 
 
@@ -56,13 +60,20 @@ def config(tmp_path: Path) -> Path:
             "rgy_there",
         ),
         ({"url": "https://h"}, {"REGISTRY_URL": "http://g", "REGISTRY_TOKEN": " x\n"}, "https://h", "x"),
+        ({"profile": "filed"}, {}, "http://h", "rgy_filed"),
         # The token of a profile is not sent to another address.
         ({"url": "https://h", "profile": "there"}, {}, "https://h", ""),
     ],
 )
 def test_where_it_connects(
-    config: Path, options: dict[str, str], environ: dict[str, str], url: str, token: str
+    monkeypatch: pytest.MonkeyPatch,
+    config: Path,
+    options: dict[str, str],
+    environ: dict[str, str],
+    url: str,
+    token: str,
 ) -> None:
+    monkeypatch.setenv("HOME", str(config.parents[2]))
     target = find_target({"HOME": str(config.parents[2]), **environ}, **options)
     assert (target.url, target.token) == (url, token)
     assert token == "" or token not in repr(target)

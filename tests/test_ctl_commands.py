@@ -173,6 +173,7 @@ def test_lists_go_on_past_a_page(ctl: Ctl, served: Daemon, q: str) -> None:
     assert len(ctl.rows("tasks", q)) == 100
     assert [row["task"] for row in ctl.rows("tasks", q, "--limit", "3")] == [0, 1, 2]
     assert len(words(ctl.ok("tasks", q, "--limit", "2"))) == 3
+    assert len(words(ctl.ok("tasks", q, "--all"))) == 1401
 
 
 def test_bulk_operations(ctl: Ctl, served: Daemon, q: str) -> None:

@@ -48,6 +48,7 @@ def test_create_list_and_revoke(here: Ctl, tmp_path: Path) -> None:
         ["admin"],
     ]
     assert not TOKEN.search(listed)
+    assert here.ok("token", "list", "--file", str(tmp_path / "none.json")) == ""
     assert here.ok("token", "revoke", "w1") == "The token w1 is revoked.\n"
     assert "holds no token" in here.run("token", "revoke", "w2").stderr
     assert here.ok("token", "list") == ""

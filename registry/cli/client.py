@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 import ssl
 import time
@@ -290,7 +291,7 @@ def _tls(target: Target) -> ssl.SSLContext | bool:
     if not target.ca_file:
         return True
     try:
-        return ssl.create_default_context(cafile=target.ca_file)
+        return ssl.create_default_context(cafile=os.path.expanduser(target.ca_file))
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror or "it contains no certificate"
         raise BadUsage(f"The file of certificates {target.ca_file} cannot be used: {reason}.") from None

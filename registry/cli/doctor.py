@@ -159,7 +159,7 @@ def _tls(app: App) -> Iterator[Check]:
         else:
             yield Check("tls", WARN, "none: whoever is on the way can read and change tasks; use https")
         return
-    context = ssl.create_default_context(cafile=app.target.ca_file or None)
+    context = ssl.create_default_context(cafile=os.path.expanduser(app.target.ca_file) or None)
     address = parts.hostname or "", parts.port or 443
     try:
         with (

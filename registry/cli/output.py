@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # What takes longer shows a progress bar, s.
 PATIENCE = 1.0
-# Of a table that goes to a file or a pipe: nothing is cut there.
+# Of what goes to a file or a pipe: nothing is cut there.
 UNLIMITED = 100_000
+# rich fits so many rows of a table into a terminal within a second.
+FITTED = 500
 
 
 def console_of(stream: IO[str]) -> Console:
@@ -81,7 +83,12 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Rows below their headings. A heading that begins with # is of numbers, one that ends with … may be cut."""
-        self.draw(table_of(columns, rows, narrow=is_terminal(sys.stdout)))
+        cells = [[clean("" if value is None else value) for value in row] for row in rows]
+        if is_terminal(sys.stdout) and len(cells) <= FITTED:
+            self.draw(table_of(columns, cells))
+        else:
+            for line in lines_of(columns, cells):
+                click.echo(line)
 
     def draw(self, what: Any) -> None:
         """Something of rich's on stdout, without the spaces that fill its lines up."""
@@ -172,21 +179,36 @@ class progress:
         self._bar.update(self._task, completed=max(0, most))
 
 
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[Any]], narrow: bool = True) -> Table:
-    """The table of `Output.table`. ``narrow``: cut what does not fit."""
+def lines_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table of clean cells, as wide as they are: for a file, a pipe, or more rows than rich is fast for."""
+    from rich.cells import cell_len
+
+    table = [[name.strip("#…") for name in columns], *rows]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    right = [name.startswith("#") for name in columns]
+    for row in table:
+        cells = []
+        for cell, width, to_the_right in zip(row, widths, right, strict=True):
+            space = " " * (width - cell_len(cell))
+            cells.append(space + cell if to_the_right else cell + space)
+        yield "  ".join(cells).rstrip()
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """The table of `Output.table`, which fits into the width of a terminal: columns whose heading ends with … are cut."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold" if narrow else "")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
         cut = name.endswith("…")
         table.add_column(
             name.strip("#…"),
             justify="right" if name.startswith("#") else "left",
             # A column that may wrap gives way to those that must not; its cells then are cut instead.
-            no_wrap=not (cut and narrow),
+            no_wrap=not cut,
             overflow="ellipsis" if cut else "fold",
-            min_width=8 if cut and narrow else None,
+            min_width=8 if cut else None,
         )
     for row in rows:
         table.add_row(*(Text(clean("" if value is None else value), no_wrap=True) for value in row))

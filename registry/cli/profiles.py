@@ -83,7 +83,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_token_file(path: str) -> str:
     """The token in a file, whose white space does not count."""
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).expanduser().read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise BadUsage(f"The token file {path} cannot be read: {reason}.") from None

@@ -100,10 +100,10 @@ def resume(context: click.Context) -> None:
 @click.argument("rules", nargs=-1, required=True, metavar="RULE=VALUE…")
 @click.pass_context
 def set_rules(context: click.Context, rules: tuple[str, ...]) -> None:
-    """Change the policy of the queue, such as rate=5 concurrency=2 paused=true.
+    """Change the policy of the queue.
 
-    A VALUE is a number, true, false, or JSON; RULE= resets a rule. The rules are paused, max_length, lease, attempts, backoff,
-    ttl, rate, concurrency, max_run and retention.
+    Such as: rate=5 concurrency=2 paused=true. A VALUE is a number, true, false, or JSON; RULE= resets a rule. The rules are
+    paused, max_length, lease, attempts, backoff, ttl, rate, concurrency, max_run and retention.
     """
     app: App = context.obj
     body = json_object(rules)
@@ -238,7 +238,7 @@ def purge(context: click.Context, no_undo: bool, yes: bool) -> None:
 def delete(
     context: click.Context, /, state: str, no_undo: bool, dry_run: bool, yes: bool, **which: Any
 ) -> None:
-    """Delete the tasks of one state, or those that the options select."""
+    """Delete the tasks of one state, or some of them."""
     app: App = context.obj
     name = name_of(context)
     query: Mapping[str, Any] = {"state": state, **which}
@@ -263,7 +263,7 @@ def delete(
 @selection
 @click.pass_context
 def retry(context: click.Context, /, spread: str | None, dry_run: bool, yes: bool, **which: Any) -> None:
-    """Make the dead tasks, or those that the options select, ready again."""
+    """Make the dead tasks, or some of them, ready again."""
     app: App = context.obj
     name = name_of(context)
     dry = app.client.post("queues", name, "retry", query={**which, "dry_run": True}, again=True)
@@ -294,7 +294,10 @@ def retry(context: click.Context, /, spread: str | None, dry_run: bool, yes: boo
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def move(context: click.Context, to: str | None, to_option: str | None, state: str, yes: bool) -> None:
-    """Move all tasks of one state to the tail of the queue TO; ids and order stay."""
+    """Move all tasks of one state to the queue TO.
+
+    They go to its tail. Their ids and their order stay.
+    """
     app: App = context.obj
     name, target = name_of(context), to or to_option
     if not target:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 from dotenv import dotenv_values
@@ -19,19 +20,28 @@ from registry.model import tokens
 _UNITS = dict(zip("smhdwy", (1, 60, 3600, 86_400, 7 * 86_400, 365 * 86_400), strict=True))
 
 
+def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value:
+        context.meta["file"] = value
+
+
+def with_file(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that names the tokens file, before and behind the name of the command."""
+    text = "The tokens file (TOKENS_FILE, else tokens.json in DATA_DIR, as the daemon finds it)."
+    return click.option("--file", metavar="FILE", help=text, callback=_keep, expose_value=False)(command)
+
+
+def _file(context: click.Context) -> str:
+    return str(context.meta.get("file") or tokens_file(os.environ))
+
+
 @click.group(cls=Group)
-@click.option(
-    "--file",
-    metavar="FILE",
-    help="The tokens file (TOKENS_FILE, else tokens.json in DATA_DIR, as the daemon finds it).",
-)
-@click.pass_context
-def token(context: click.Context, file: str | None) -> None:
+@with_file
+def token() -> None:
     """Create, list and revoke the tokens that let clients in.
 
     This works on the tokens file of this machine, as the user that runs the daemon (or root). Daemons notice within a second.
     """
-    context.meta["file"] = file or tokens_file(os.environ)
 
 
 def tokens_file(environ: Mapping[str, str]) -> str:
@@ -79,11 +89,12 @@ def _told(file: str) -> Iterator[None]:
     help="'push GLOB', 'pop GLOB', view, 'view --no-payloads', operate or admin; may be repeated.",
 )
 @click.option("--expires", metavar="WHEN", help="A time (2027-01-31T12:00:00Z) or a length (90d, 12h).")
+@with_file
 @click.pass_context
 def create(context: click.Context, name: str, rights: tuple[str, ...], expires: str | None) -> None:
     """Create a token and print it, alone on the last line. It is shown this once, and kept nowhere."""
     app: App = context.obj
-    file = context.meta["file"]
+    file = _file(context)
     try:
         for right in rights:
             tokens.parse_right(right)
@@ -107,11 +118,12 @@ def create(context: click.Context, name: str, rights: tuple[str, ...], expires: 
 
 
 @token.command("list")
+@with_file
 @click.pass_context
 def list_tokens(context: click.Context) -> None:
     """List the tokens: names, rights, expiry. The tokens themselves are not in the file."""
     app: App = context.obj
-    file = context.meta["file"]
+    file = _file(context)
     with _told(file):
         found = tokens.load(file)
     for warning in found.warnings:
@@ -143,11 +155,12 @@ def list_tokens(context: click.Context) -> None:
 
 @token.command()
 @click.argument("name")
+@with_file
 @click.pass_context
 def revoke(context: click.Context, name: str) -> None:
     """Take a token out of the file; daemons refuse it within a second."""
     app: App = context.obj
-    file = context.meta["file"]
+    file = _file(context)
     with _told(file):
         gone = tokens.revoke(file, name)
     if app.out.as_json:
