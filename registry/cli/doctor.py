@@ -21,7 +21,7 @@ from registry import __version__
 from registry.cli.client import is_loopback
 from registry.cli.errors import FAILED, REFUSED, UNREACHABLE, CliError, NotFound, Refused, Unreachable
 from registry.cli.main import App, Command
-from registry.cli.output import is_terminal
+from registry.cli.output import has_styles, is_terminal
 from registry.cli.text import clean, duration, moment
 
 # A queue that nobody pushes to; a poll of it leaves nothing behind.
@@ -61,9 +61,8 @@ def doctor(app: App, wait: float) -> None:
             app.out.json({"check": check.what, "state": check.state, "text": check.text})
         else:
             colour = {OK: "green", WARN: "yellow", BAD: "red"}.get(check.state)
-            # click leaves the colour out where stdout is no terminal; NO_COLOR it does not know.
             state = f"{check.state:<4}"
-            shown = state if os.environ.get("NO_COLOR") else click.style(state, fg=colour)
+            shown = click.style(state, fg=colour) if has_styles(sys.stdout) else state
             click.echo(f"{shown}  {check.what:<8}  {clean(check.text)}")
     raise click.exceptions.Exit(code)
 

@@ -6,6 +6,7 @@ Everything goes through `registry.cli.text`, and rich's own markup is off: ``[re
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +41,7 @@ def console_of(stream: IO[str]) -> Console:
         highlight=False,
         emoji=False,
         force_terminal=terminal,
+        color_system="auto" if has_styles(stream) else None,
         width=None if terminal else UNLIMITED,
         # Windows aside, the legacy renderer would ask the terminal by other means.
         legacy_windows=False,
@@ -51,6 +53,11 @@ def is_terminal(stream: IO[str]) -> bool:
         return stream.isatty()
     except ValueError:
         return False
+
+
+def has_styles(stream: IO[str]) -> bool:
+    """Whether colours and bold type may go there: to a terminal that knows them, unless NO_COLOR is set."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class Output:
@@ -85,7 +92,10 @@ class Output:
         """Rows below their headings. A heading that begins with # is of numbers, one that ends with … may be cut."""
         cells = [[clean("" if value is None else value) for value in row] for row in rows]
         if is_terminal(sys.stdout) and len(cells) <= FITTED:
-            self.draw(table_of(columns, cells))
+            # A terminal is narrow: columns without content leave their place to the others.
+            filled = [number for number in range(len(columns)) if any(row[number] for row in cells)]
+            shown = [[row[number] for number in filled] for row in cells]
+            self.draw(table_of([columns[number] for number in filled], shown))
         else:
             for line in lines_of(columns, cells):
                 click.echo(line)
