@@ -90,6 +90,8 @@ class Connection:
         self.is_plain = isinstance(transport, SocketTransport)
         # A silent client is gone after 60 s, one that takes no bytes after 30 s.
         set_tcp_options(transport, idle=30, interval=10, count=3, unread_ms=30_000)
+        if self.is_plain:
+            transport.logstr = transport.repstr = "HTTP"  # instead of two texts for each connection
         server.opened(self)
         self.due = server.now + server.limits.idle_seconds
         self._resume_reading()
