@@ -22,7 +22,7 @@ from registry.http.codec import dumps
 from registry.http.json_check import BadJson, checking
 from registry.http.json_cut import Part
 from registry.http.turns import Steps
-from registry.model import LETTERS, Attempt, Error, Lease, Task, text_of
+from registry.model import LETTERS, PLAIN, Attempt, Error, Lease, Task, text_of
 from registry.queue.names import is_foreign
 from registry.queue.pages import TaskView
 
@@ -104,18 +104,21 @@ def exported(view: TaskView) -> RawJson:
     row: dict[str, Any] = {"id": view.id, "queue": view.queue, "state": view.state}
     checked = view.id is not None and not is_foreign(view.id)
     row.update(_value("task", "payload_base64", view.payload, checked))
-    for name, value in structs.asdict(task).items():
-        if name not in _LEFT_OUT and value != getattr(_PLAIN, name):
-            row[name] = _plain(value)
-    if result := text_of(task.result):
-        row.update(_value("result", "result_base64", result, True))
-    if view.state == "leased" and task.lease is not None:
-        held = {"worker": task.lease.worker, "leased_at": task.lease.granted_at}
-        row.update({name: value for name, value in held.items() if value is not None})
+    # Most tasks have no record of their own; for these all below is left out.
+    if task is not PLAIN:
+        _add_record(row, task, view.state)
     return RawJson(dumps(row))
 
 
-_PLAIN = Task()
+def _add_record(row: dict[str, Any], task: Task, state: str) -> None:
+    for name, value in structs.asdict(task).items():
+        if name not in _LEFT_OUT and value != getattr(PLAIN, name):
+            row[name] = _plain(value)
+    if result := text_of(task.result):
+        row.update(_value("result", "result_base64", result, True))
+    if state == "leased" and task.lease is not None:
+        held = {"worker": task.lease.worker, "leased_at": task.lease.granted_at}
+        row.update({name: value for name, value in held.items() if value is not None})
 
 
 def _value(name: str, encoded: str, value: bytes, checked: bool) -> dict[str, Any]:
