@@ -42,7 +42,7 @@ from registry.model.tokens import mask_tokens
 
 # How many heads and header blocks are remembered, and the longest of them, bytes.
 # A thousand workers that each have a token of their own send two thousand different heads.
-MAX_REMEMBERED = 2048
+MAX_REMEMBERED = 4096
 MAX_REMEMBERED_SIZE = 2048
 
 # A request line that needs no further check: only the characters of RFC 3986, and no escape in the path.
@@ -50,6 +50,8 @@ _PLAIN_LINE = re.compile(
     rb"(GET|POST|PUT|PATCH|DELETE|HEAD) ((/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*))?) HTTP/1\.1"
 )
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+# A token on a line of its own that no further line continues.
+_TOKEN = re.compile(rb"[Aa]uthorization: ([Bb]earer rgy_[A-Za-z0-9_-]{43})\r\n(?![ \t])")
 # All heads share one object per method.
 _METHODS = {method: method for method in METHODS}
 
@@ -62,6 +64,7 @@ class Fields:
 
     __slots__ = (
         "accepted",
+        "accepted_with_token",
         "access",
         "all",
         "chunked",
@@ -71,6 +74,7 @@ class Fields:
         "keep_alive",
         "length",
         "logged",
+        "others",
         "request_id",
     )
 
@@ -81,6 +85,8 @@ class Fields:
         self.all = values
         self.access: Access | None = None
         self.accepted = False  # checked before, and accepted with every method and path
+        self.accepted_with_token = False  # the same together with any valid token
+        self.others: Fields | None = None  # the same headers without the token
         last = {name: found[-1] for name, found in values.items()}
         self.get = last.get
         length = last.get(b"content-length")
@@ -97,6 +103,19 @@ class Fields:
         self.expects = last.get(b"expect", b"").lower() == b"100-continue"
         self.request_id = sane_request_id(values.get(b"x-request-id", ()))
         self.logged = logged_agents(last.get(b"referer"), last.get(b"user-agent"))
+
+    def with_token(self, authorization: bytes, access: Access | None) -> Fields:
+        """The same headers, and this value of Authorization; ``get`` does not find it."""
+        fields = Fields.__new__(Fields)
+        fields.all = {**self.all, b"authorization": [authorization]}
+        fields.others, fields.access = self, access
+        fields.accepted = self.accepted_with_token and access is not None
+        fields.accepted_with_token = False
+        fields.get = self.get
+        fields.length, fields.chunked, fields.expects = self.length, self.chunked, self.expects
+        fields.close, fields.keep_alive = self.close, self.keep_alive
+        fields.request_id, fields.logged = self.request_id, self.logged
+        return fields
 
     def values(self, name: bytes) -> list[bytes]:
         """Every value of this name, in order."""
@@ -329,6 +348,20 @@ class Heads:
         return head
 
     def _block(self, block: bytes) -> Fields:
+        at = block.find(b"uthorization: ") - 1 if self._gate.is_closed else -1
+        found = _TOKEN.match(block, at) if at == 0 or (at > 0 and block[at - 1] == 0x0A) else None
+        if found is not None:
+            # Apart from their tokens, many workers send the same headers: these are read once.
+            rest = block[: found.start()] + block[found.end() :]
+            others = self._blocks.get(rest) or self._read_block(rest)
+            if b"authorization" not in others.all:
+                fields = others.with_token(found[1], self._gate.identify([found[1]]))
+                if len(block) <= MAX_REMEMBERED_SIZE:
+                    remember(self._blocks, block, fields)
+                return fields
+        return self._read_block(block)
+
+    def _read_block(self, block: bytes) -> Fields:
         if len(block) > MAX_HEADERS_SIZE:
             raise headers_too_large()
         if max(map(len, block.split(b"\r\n"))) > MAX_LINE:
@@ -371,6 +404,8 @@ class Heads:
         # A request that may come from another site's page is checked for each method and path.
         maybe_page = pages[0] or pages[1] or any(map(like_a_browser, agents))
         fields.accepted = authority is None and version == b"HTTP/1.1" and not maybe_page
+        if fields.accepted and fields.others is not None and fields.access is not None:
+            fields.others.accepted_with_token = True
 
     def _admit(self, head: Head, address: str | None, host: bytes | None) -> None:
         """Check the token and its rights, and the Host of a request without a valid token; raises `Refusal`.
