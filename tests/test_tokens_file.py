@@ -115,6 +115,13 @@ def test_a_file_that_is_no_such_json_is_refused(path: str, text: str) -> None:
     assert Path(path).read_bytes() == before
 
 
+def test_what_is_no_regular_file_is_refused_and_holds_up_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        with pytest.raises(TokensError, match="is not a regular file"):
+            load(str(path))
+
+
 def test_names_and_hashes_are_there_once(path: str) -> None:
     with pytest.raises(TokensError, match="two tokens named 'a'"):
         load(written(path, GOOD, {**GOOD, "hash": "1" * 64}))

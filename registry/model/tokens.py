@@ -140,9 +140,16 @@ def load(path: str) -> TokensFile:
     It cannot be used where others may write it, because they could let themselves in.
     """
     try:
-        with open(path, "rb") as file:
-            found = os.fstat(file.fileno())
-            data = file.read(_MOST_BYTES + 1)
+        # O_NONBLOCK: to open a pipe must not stop the daemon.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise TokensError(f"The tokens file {path} is not a regular file.")
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(_MOST_BYTES + 1)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return TokensFile(())
     except OSError as error:
