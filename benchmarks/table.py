@@ -17,7 +17,7 @@ from rig.rounds import Row
 
 HERE = Path(__file__).parent
 # Some of these ignore --rounds.
-PARTS = ("push_pop", "short_queues", "cycle", "parked", "handoff", "fsync", "processes")
+PARTS = ("push_pop", "short_queues", "cycle", "parked", "handoff", "fsync", "processes", "tokens")
 
 
 def rows_of(part: str, options: list[str]) -> list[Row]:
