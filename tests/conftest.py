@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How long, and how, the test of the history runs."""
     group = parser.getgroup("registry")
     group.addoption("--history-seconds", type=float, default=60.0, help="length of the history test's run")
-    group.addoption("--work-tasks", type=int, default=240, help="tasks of the test of registryctl work")
+    group.addoption("--work-tasks", type=int, default=160, help="tasks of the test of registryctl work")
     group.addoption(
         "--history-seed", type=int, default=None, help="its seed; a random one, printed, by default"
     )

@@ -73,7 +73,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "exit 65": ("", {"state": "dead", "type": "65", "attempt": 1}),
     "exit 75": ("", {"state": "delayed", "attempt": 0, "reason": "released"}),
     "kill -9 $$": ("attempts=1", {"state": "dead", "type": "SIGKILL", "said": "killed by SIGKILL"}),
-    "sleep 60": ("attempts=1", {"state": "dead", "type": "timeout", "said": "it ran longer than 1.5 s"}),
+    "sleep 60": ("attempts=1", {"state": "dead", "type": "timeout", "said": "it ran longer than 4 s"}),
     "trap : TERM; while :; do sleep 60; done": ("attempts=1", {"state": "dead", "type": "timeout"}),
 }
 
@@ -97,7 +97,7 @@ def test_what_each_end_means(ctl: Ctl, served: Daemon, q: str) -> None:
         "--concurrency",
         "5",
         "--timeout",
-        "1.5",
+        "4",
         "--kill-after",
         "0.3",
         "--progress-fd",
@@ -365,10 +365,9 @@ def test_a_token_is_sent_and_a_worker_without_the_right_ends(
     with guarded(module_redis, callers) as guard:
         one = guard.ask("producer", "POST", f"/api/pushTask/{q}", 1).ok()["id"]
         ctl = ctl_of(guard.daemon, tmp_path)
-        for token, words in ((other, "pop"), ("", "REGISTRY_TOKEN")):
-            with ctl.process("work", q, "--", "cat", env={"REGISTRY_TOKEN": token}) as worker:
-                err = ends(worker, 4)
-            assert words in err and "rgy_" not in err
+        with ctl.process("work", q, "--", "cat", env={"REGISTRY_TOKEN": other}) as worker:
+            err = ends(worker, 4)
+        assert "pop" in err and "rgy_" not in err
         with ctl.process("work", q, "--once", "--", "cat", env={"REGISTRY_TOKEN": pop}) as worker:
             assert f"{one} attempt 1: done" in ends(worker)
         assert "rgy_" not in guard.daemon.log

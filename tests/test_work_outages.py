@@ -104,7 +104,7 @@ def test_every_task_ends_as_its_command_says_while_daemon_and_redis_are_restarte
     daemon: StartDaemon, redis_server: RedisServer, request: pytest.FixtureRequest, tmp_path: Path, q: str
 ) -> None:
     count = request.config.getoption("--work-tasks")
-    restarts = 10 if count >= 5000 else 4
+    restarts = 10 if count >= 5000 else 3
     redis_server.stop()
     redis_server.start("--appendonly", "yes", "--appendfsync", "always")
     one = daemon(redis=redis_server).redis_ready()
@@ -118,7 +118,7 @@ def test_every_task_ends_as_its_command_says_while_daemon_and_redis_are_restarte
         "--concurrency",
         "8",
         "--timeout",
-        "1.5",
+        "5",
         "--kill-after",
         "0.2",
         "--delay",
