@@ -1,5 +1,5 @@
 -- uses: base, life, finishing
--- Ack: the work is done. A repeat within ten minutes gets the same reply.
+-- Ack: the task is done. A repeat within ten minutes gets the same reply.
 -- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none, the byte 255 for one that was too
 --   large).
 -- Reply per entry: {0, 'done'} · {0, 'late'} the lease had run out, but nobody else has the task · {1} the lease is

@@ -1,20 +1,20 @@
 -- uses: base, life, finishing
--- What operators delete is set aside for a while, so that it can be undone. Each operation has lists of its own,
--- undo:{Q}OPERATION:0, 1, …, which expire by themselves; an undo takes the last record first. A record, in msgpack, is
+-- What operators delete is set aside for eleven minutes, so that it can be undone. Each operation has its own lists,
+-- undo:{Q}OPERATION:0, 1, …, which expire. An undo takes the last record first. A record, in msgpack, is
 -- {kind, id, …}:
 --   'r' id, payload, Task, ''       a ready task whose element was taken out of its list
 --   't' id, payload, Task, ''       a ready task whose element may still be in its list, as a tombstone
 --   'd' 'x' 'e' 'f' id, payload, Task, score   a task of the sorted set of this letter
 --   'raw' '', element, priority     an element of another program
---   'w' id, what a retry changes    a dead task that waits again
---   'c' id, what a cancel changes   a task that waited, and is dead now
+--   'w' id, what a retry changes    a dead task that was retried
+--   'c' id, what a cancel changes   a waiting task that was cancelled
 --   'm' id, lease                   a leased task that was marked
 -- Task is packed, and '' for a plain one. undo:{Q}OPERATION:left has the records that could not come back.
--- undo:{Q}OPERATION:undone exists from the first call of an undo on: an operation that still runs stops then.
+-- undo:{Q}OPERATION:undone exists from the first call of an undo on: an operation that is still running then stops.
 local ASIDE_FOR = 660000
 local aside_bytes, aside_until = 0, {}
 
--- A call that reads or copies so many bytes leaves the rest to the next one.
+-- A call that has read or copied this many bytes leaves the rest to the next call.
 local function is_enough() return bytes_read + aside_bytes >= MAX_BYTES_READ end
 
 local function is_undone(tag, place)

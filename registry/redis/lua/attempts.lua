@@ -10,13 +10,13 @@ end
 -- equally long.
 local LONGEST_BACKOFF = 3600000
 local function backoff_ms(tag, id, task)
-  local wait = (task.b or in_ms(policy_of(tag).backoff or 10)) * 2 ^ math.min((task.a or 1) - 1, 20)
-  local least, most = 0.9 * math.min(wait, LONGEST_BACKOFF), math.min(1.1 * wait, LONGEST_BACKOFF)
-  return math.floor(least + (most - least) * random_fraction(id))
+  local wait = (task.b or in_ms(policy_of(tag).backoff or BACKOFF)) * 2 ^ math.min((task.a or 1) - 1, 20)
+  local shortest, longest = 0.9 * math.min(wait, LONGEST_BACKOFF), math.min(1.1 * wait, LONGEST_BACKOFF)
+  return math.floor(shortest + (longest - shortest) * random_fraction(id))
 end
 
 local function attempts_left(tag, task)
-  return (task.a or 0) < (task.n or policy_of(tag).attempts or 25)
+  return (task.a or 0) < (task.n or policy_of(tag).attempts or ATTEMPTS)
 end
 
 -- A lease ran out or its holder was lost. The lapse is counted; after the first one the task goes back to the head,

@@ -1,100 +1,100 @@
--- What every verb shares. Joined in front of each script at load: Redis 3.2 knows no `require`.
+-- What all scripts share. Joined in front of each script when it is loaded, because Redis 3.2 has no `require`.
 --
--- Keys of a queue whose list is Q (the name with the prefix); a name holds no brace, so none of these is a queue's
--- list:
+-- Keys of a queue whose list is Q (the name with the prefix). A name contains no brace, so no key below can be the list
+-- of another queue:
 --   Q, {Q}1 … {Q}9   ready, newest left; "\1" .. id (24 hex digits) [ ":" .. generation ], anything else is raw
 --   (another program's)
 --   {Q}t  hash  id -> payload, in every state        {Q}m  hash  id -> Task (below)
---   {Q}l  zset  lease id -> end of the lease, ms     {Q}d  zset  id -> due, ms
---   {Q}x  zset  id -> forgotten at, ms (dead)        {Q}e  zset  id -> ended at, ms (done)
---   {Q}f  zset  id -> until when its push asked to keep it, ms (done; in {Q}e after that)
---   {Q}o  zset  id -> expires, ms (ready or delayed, with a ttl)
---   {Q}k  hash  unique key -> id                     {Q}a  zset  lease id -> forgotten at, ms (acknowledged)
---   {Q}b  zset  id -> forgotten at, ms (a payload of a large batch that is still coming: in {Q}t, and in no state)
+--   {Q}l  zset  lease id -> end of the lease, ms     {Q}d  zset  id -> due time, ms (delayed)
+--   {Q}x  zset  id -> deletion time, ms (dead)       {Q}e  zset  id -> time of its end, ms (done)
+--   {Q}f  zset  id -> time until which its push asked to keep it, ms (done; in {Q}e after that)
+--   {Q}o  zset  id -> expiry, ms (ready or delayed, with a ttl)
+--   {Q}k  hash  unique key -> id                     {Q}a  zset  lease id -> deletion time, ms (acknowledged)
+--   {Q}b  zset  id -> deletion time, ms (payload of a large batch that is not complete: in {Q}t, and in no state)
 --   {Q}c  string, Policy                             {Q}n  hash  counters: s0 … s9 tombstones in the lists, rates
 --   {Q}i: strings, answers remembered for an Idempotency-Key, each with a time to live
---   undo:{Q} lists, what operators deleted, each with a time to live (aside.lua)
+--   undo:{Q}… lists, what operators deleted, each with a time to live (aside.lua)
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
 --   SPACE .. audit  zset  line -> serial, what operators did (audit.lua); SPACE .. audit:last the last serial
 --
--- Records, in msgpack. Of each field: the name it has here ("-" where that is its long name), its long name, and what
--- it means. registry/model has the same records with the same fields in the same order. A field that is not there
--- has its default: nil, false or 0. Moments and lengths of time are whole ms where nothing else is said.
+-- Records, in msgpack. Each field has a short name ("-": the long one is used here too), its long name, and a meaning.
+-- registry/model has the same records with the same fields in the same order. A missing field has its default: nil,
+-- false or 0. Times and durations are whole ms unless stated otherwise.
 --
--- Error: how an attempt failed, in the words of its worker.
+-- Error: how an attempt failed, as its worker reported it.
 --   -   type            kind of error
 --   -   message         what happened
---   -   trace           where; its end when it was too long
---   -   truncated       true when one of the three was cut
--- Lease: who has a task.
+--   -   trace           where it happened; only its end if it was too long
+--   -   truncated       true: one of the three was cut
+-- Lease: a lease and its holder.
 --   i   id              the task's id, "-", and the nonce of the pop
---   l   length          for how long it was given, or renewed, last
---   f   granted_at      when it was given
---   w   worker          who has it, as the pop said
---   h   hidden          true for the lease of a hand-over: the pop asked for none
---   k   answers         nonces of the answers that gave it to repeats of one request, the latest 20
---   m   memory          the key under which that request is remembered
--- Attempt: one that is over, in a task's history.
---   a   number          which one
---   w   worker          who had it
---   f   leased_at       from when
---   t   ended_at        until when
+--   l   length          of the lease, as last granted or renewed
+--   f   granted_at      time of the pop
+--   w   worker          name of the holder, from the pop
+--   h   hidden          true: the lease of a hand-over, because the pop asked for none
+--   k   answers         nonces of the latest 20 answers that granted it to repeats of one request
+--   m   memory          the key that remembers that request
+-- Attempt: a finished attempt in the history of its task.
+--   a   number          1 for the first attempt
+--   w   worker          name of the holder
+--   f   leased_at       when it began
+--   t   ended_at        when it ended
 --   r   reason          how it ended: done failed released lease_expired handover_expired not_json
 --   e   error           an Error
---   v   result          'too_large': there was a result, which is not kept
--- Task: a field of {Q}m. A task pushed without options has none there until it is leased.
+--   v   result          'too_large': its result was not kept
+-- Task: a value of {Q}m. A task pushed without options has none until it is leased.
 --   s   state           r ready, d delayed, l leased, x dead, e done; nil is r
 --   p   priority        0 to 9
---   n   attempts        how many it may have; nil: as many as the queue says
+--   n   attempts        attempts allowed; nil: the queue's
 --   b   backoff         nil: the queue's
 --   l   lease_length    nil: the queue's
---   k   key             of the tasks with this key one may wait or run
---   r   keep_result     for how long it is kept when it is done
---   tp  traceparent     handed to the worker as it came
---   w   awaited         true: somebody waits for its end, which is published
---   x   expires_at      dead then, unless it was leased before
---   i   idempotent      true: pushed with an Idempotency-Key, so kept a day
---   a   attempt         leases counted so far
---   g   generation      an element of a ready list that names another is a tombstone; nil is 0
---   nn  first_attempts  n of the first time, which each retry grants again
---   q   lapses          leases that ran out; behind the first one it waits for the backoff
---   du  due_at          when a delayed one is ready
---   rs  ready_since     since when it is ready; nil: since its push
---   rh  at_head         true: it was put to the head of its list then
+--   k   key             unique key: only one task with it may wait or run
+--   r   keep_result     how long the task is kept after it is done
+--   tp  traceparent     passed on to the worker unchanged
+--   w   awaited         true: a client waits for its end, so the end is published
+--   x   expires_at      it dies then unless it has been leased
+--   i   idempotent      true: pushed with an Idempotency-Key, so it is kept for a day
+--   a   attempt         attempts made so far
+--   g   generation      an element of a ready list with another generation is a tombstone; nil is 0
+--   nn  first_attempts  attempts allowed at first; each retry grants as many again
+--   q   lapses          expired leases; from the second on, the task waits for its backoff
+--   du  due_at          when a delayed task becomes ready
+--   rs  ready_since     when it became ready; nil: at its push
+--   rh  at_head         true: it was put at the head of its list then
 --   o   lease           a Lease, while it is leased
---   ll  last_lease      the lease that ended last, which may acknowledge it late
---   pr  progress        a number its holder told
---   pm  message         a text its holder told
---   c   cancelled       true: it is dead when its lease ends
+--   ll  last_lease      the last lease that ended; it may still acknowledge the task, late
+--   pr  progress        a number reported by its holder
+--   pm  message         a text reported by its holder
+--   c   cancelled       true: it dies when its lease ends
 --   h   history         Attempts, the newest last
 --   y   reason          why it is dead
---   er  error           the last Error
---   z   ended_at        when it was done or dead
---   v   result          JSON as it came
---   ku  kept_until      until when its push asked to keep it, which is its place in {Q}f
---   u   unkept          true: forgotten then; the queue does not keep it
+--   er  error           the latest Error
+--   z   ended_at        when it became done or dead
+--   v   result          JSON, unchanged
+--   ku  kept_until      time until which its push asked to keep it: its score in {Q}f
+--   u   unkept          true: it is deleted then, because the queue does not keep it
 -- Retention: the value of a policy's retention.
---   -   done            s that the done are kept
---   -   done_max        how many of them
---   -   dead            s that the dead are kept
---   -   dead_max        how many of them
+--   -   done            s that done tasks are kept
+--   -   done_max        number of done tasks kept
+--   -   dead            s that dead tasks are kept
+--   -   dead_max        number of dead tasks kept
 -- Policy: {Q}c, the rules of a queue.
---   -   paused          true: nothing is handed out
---   -   max_length      ready and delayed tasks
+--   -   paused          true: no task is handed out
+--   -   max_length      maximum number of ready and delayed tasks
 --   -   lease           s
---   -   attempts        how many a task may have
---   -   backoff         s before the second attempt
+--   -   attempts        attempts allowed
+--   -   backoff         s between the first failure and the second attempt
 --   -   ttl             s
---   -   rate            starts a second
---   -   concurrency     leases at a time
---   -   max_run         s that a lease may be renewed for in all
+--   -   rate            starts per second
+--   -   concurrency     leases at the same time
+--   -   max_run         s after the pop beyond which a lease is not extended
 --   -   retention       a Retention
---   -   paused_until    the end of the pause, nil for none
--- PushOptions: what a push says about its task.
---   d   delay           ready so long after the push
---   at  due_at          ready then; not beside d
+--   -   paused_until    end of the pause; nil for a pause without an end
+-- PushOptions: the options of a push.
+--   d   delay           time between the push and when the task is ready
+--   at  due_at          time at which it is ready; not together with d
 --   p   priority        as in Task
---   x   ttl             it expires so long after the push
+--   x   ttl             time between the push and its expiry
 --   l   lease_length    as in Task
 --   r   keep_result     as in Task
 --   b   backoff         as in Task
@@ -102,53 +102,53 @@
 --   k   key             as in Task
 --   tp  traceparent     as in Task
 --   w   awaited         as in Task
---   ik  idempotency_key a repeat with the same key and fingerprint is answered as the first was
+--   ik  idempotency_key a repeat with the same key and fingerprint gets the answer to the first
 --   ih  fingerprint     of the request's options and body
--- PopOptions: what a pop says.
+-- PopOptions: the options of a pop.
 --   l   leased          true: the worker asks for a lease; nil: for a hand-over
---   c   count           tasks at most (popmany)
---   s   start           in turns, from this queue on; nil: in the order of q (popmany)
---   w   worker          who polls
+--   c   count           maximum number of tasks (popmany)
+--   s   start           take turns, beginning with this queue; nil: in the order of q (popmany)
+--   w   worker          name of the worker
 --   ik  idempotency_key as in PushOptions
 --   ih  fingerprint     as in PushOptions
---   k   answer          the nonce by which this answer is told from others to the same request
---   n   poll            serial of a new poll of its worker, told to the other daemons
+--   k   answer          nonce of this answer, which differs from those of other answers to the same request
+--   n   poll            serial number of a new poll of its worker, published to the other daemons
 --   q   queues          the lists (popmany)
--- FailOptions: what a fail says.
+-- FailOptions: the options of a fail.
 --   e   error           an Error
---   d   delay           in place of the backoff
---   n   no_retry        true: dead at once
--- ExtendOptions: what the holder of a lease tells.
+--   d   delay           used instead of the backoff
+--   n   no_retry        true: the task is dead at once
+-- ExtendOptions: what the holder of a lease reports.
 --   p   progress        as in Task
 --   m   message         as in Task
--- PolicyChange: some rules of a queue change.
+-- PolicyChange: a change of some rules of a queue.
 --   -   set             rule -> value
---   -   reset           names of rules
---   p   pause           for so long
---   t   trim_only       true: go on with what an earlier change of the retention left
---   x   dead_from       from where the dead are gone over
---   y   only_shorter    true: none of them stays for longer than before
+--   -   reset           names of the rules to reset
+--   p   pause           its length
+--   t   trim_only       true: continue the work of an earlier change of the retention
+--   x   dead_from       where to continue among the dead tasks
+--   y   only_shorter    true: none of them is kept for longer than before
 --
--- Only scripts read what is packed in {Q}n's field starts (limits.lua) and under {Q}i (replay.lua).
+-- Two more records are read by scripts only: the field starts of {Q}n (limits.lua), and {Q}i… (replay.lua).
 --
 -- Codes, the first element of a reply:
 --   0   OK              done
---   1   NOTHING         no task, no such task, lease lost, changed by another meanwhile
+--   1   NOTHING         no task, no such task, lease lost, changed in the meantime
 --   2   AGAIN           ask again
---   3   HELD_BACK       paused or limited
---   4   LEASE_REQUIRED  a queue with a limit hands out leases only
+--   3   HELD_BACK       the queue is paused or limited
+--   4   LEASE_REQUIRED  a queue with a concurrency limit grants only leases
 --   5   KEY_REUSED      this Idempotency-Key belongs to another request
---   6   WRONG_TYPE      another program's key under the queue's name
+--   6   WRONG_TYPE      the key of the queue holds something else than a list
 --   7   REDIS_FULL      no memory left
---   8   REFUSED         by Redis, with its words
---   9   QUEUE_FULL      max_length
+--   8   REFUSED         by Redis; its text follows
+--   9   QUEUE_FULL      the queue has reached its max_length
 --   10  KEY_TAKEN       another task has this key
 --   11  NOT_JSON        another program's element, never to be served
---   12  EXPIRES_FIRST   its ttl ends before it is due
---   13  PARTS_GONE      parts of a large batch were forgotten before the last one came
--- A verb's own meaning of 1 and 2 is told in its file.
+--   12  EXPIRES_FIRST   the task would expire before it is due
+--   13  PARTS_GONE      parts of a large batch were deleted before the last one arrived
+-- A script that gives 1 or 2 a meaning of its own describes it in its file.
 --
--- ARGV: 1 not after (ms, 0 for no bound), 2 SPACE, 3 process id, then a fixed stride per entry.
+-- ARGV: 1 time after which the call is refused (ms, 0 for none), 2 SPACE, 3 process id, then a fixed number per entry.
 redis.replicate_commands()
 local call = redis.call
 local clock = call('TIME')
@@ -254,7 +254,7 @@ local function finish(replies)
     call('PUBLISH', SPACE .. 'wake', PROCESS .. '\n' .. table.concat(woken, '\n'))
   end
   if #ended > 0 then
-    -- Also to the daemon that made this call: it has not told anybody yet.
+    -- The daemon that made this call needs the notice too: it has not answered its own waiters.
     call('PUBLISH', SPACE .. 'ended', '-\n' .. table.concat(ended, '\n'))
   end
   return replies

@@ -1,5 +1,5 @@
 -- uses: base, life, history, each
--- Bury: a leased task is dead at once, even if it had attempts left.
+-- Bury: make a leased task dead at once, even if it has attempts left.
 -- KEYS: the list of each entry. ARGV per entry: lease id, reason. Reply per entry: {0} · {1} the lease was gone.
 local function bury_leased(list, lease, reason)
   local tag = '{' .. list .. '}'

@@ -1,6 +1,6 @@
 -- uses: base, life, finishing, aside, each
 -- Cancel: a waiting task becomes dead, a leased one is marked, one that has ended is removed.
--- KEYS: the list of each entry. ARGV per entry: task id, and after a space where what it was is set aside.
+-- KEYS: the list of each entry. ARGV per entry: task id; after a space, where its state before is set aside.
 -- Reply per entry: {0, 'cancelled' | 'marked' | 'removed'[, bytes set aside]} · {1} no such task · {6|7|8, text}.
 local function remove(list, tag, id, task, place)
   local kind, at = task.s, call('ZSCORE', tag .. task.s, id)
@@ -14,8 +14,8 @@ local function remove(list, tag, id, task, place)
   forget(list, tag, id)
 end
 
-local function cancel(list, said)
-  local id, place = string.match(said, '^(%S*) ?(.*)$')
+local function cancel(list, id_and_place)
+  local id, place = string.match(id_and_place, '^(%S*) ?(.*)$')
   local tag = '{' .. list .. '}'
   if call('HEXISTS', tag .. 't', id) == 0 then return {1} end
   local before, task = aside_bytes, load_task(tag, id) or {s = 'r'}
@@ -25,7 +25,7 @@ local function cancel(list, said)
   end
   may_grow()
   if task.s == 'l' then
-    -- A task that is marked already stays so whatever is undone.
+    -- A task that was marked before stays marked if this operation is undone.
     if not task.c then set_aside(tag, place, 'm', id, task.o and task.o.i or '') end
     task.c = true
     save_task(tag, id, task)

@@ -1,9 +1,9 @@
 -- uses: base, life, finishing, heads, aside, each
 -- Delete: forget tasks that are in a given state. A leased task cannot be deleted: its holder works on it.
--- KEYS: the list of each entry. ARGV per entry: task ids, separated by spaces; the letter of the state (r d x e), and
---   after a space where they are set aside.
--- Reply per entry: {0, how many were deleted, how many ids were looked at, bytes set aside} the others were not in that
---   state any more · {2} its undo has begun · {6|7|8, text}.
+-- KEYS: the list of each entry. ARGV per entry: task ids, separated by spaces; the letter of the state (r d x e);
+--   after a space, where they are set aside.
+-- Reply per entry: {0, how many were deleted, how many ids were looked at, bytes set aside} the others were in
+--   another state · {2} its undo has begun · {6|7|8, text}.
 local HEADS = 10
 
 local function delete_one(list, tag, id, state, place)
@@ -33,9 +33,9 @@ local function delete_one(list, tag, id, state, place)
   return true
 end
 
-local function delete(list, ids, said)
+local function delete(list, ids, selector)
   local tag = '{' .. list .. '}'
-  local state, place = string.match(said, '^(%a) ?(.*)$')
+  local state, place = string.match(selector, '^(%a) ?(.*)$')
   check_is_list(list)
   if place == '' then
     may_grow()

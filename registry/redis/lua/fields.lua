@@ -7,7 +7,7 @@
 --   {6|8, text}.
 local function holds(value, text) return string.find(value, text, 1, true) ~= nil end
 
-local function read(tag, most, shown, text)
+local function read(tag, limit, shown, text)
   local reply, bytes, examined = {0, 0, 0}, 0, 0
   for i = 7, #ARGV do
     local id, payload = ARGV[i], ''
@@ -25,7 +25,7 @@ local function read(tag, most, shown, text)
       bytes = bytes + #payload + (encoded and #encoded or 0)
     end
     examined = examined + 1
-    if bytes >= most then break end
+    if bytes >= limit then break end
   end
   reply[2], reply[3] = examined, bytes
   return reply

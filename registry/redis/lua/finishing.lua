@@ -17,13 +17,13 @@ local function save_policy(list, tag, rules)
 end
 
 -- How long a queue keeps its done tasks, ms.
-local function done_for(tag) return in_ms(retention_of(tag).done or 3600) end
+local function done_for(tag) return in_ms(retention_of(tag).done or KEEP_DONE) end
 
 -- Forget the oldest done tasks beyond the queue's limit; those that a push asked to keep are in {Q}f, and not counted.
 -- Returns how many are still over the limit.
 local MAX_TRIMMED = 1000
 local function trim(list, tag)
-  local excess = call('ZCARD', tag .. 'e') - (retention_of(tag).done_max or 1000)
+  local excess = call('ZCARD', tag .. 'e') - (retention_of(tag).done_max or MAX_DONE)
   if excess <= 0 then return 0 end
   local gone = call('ZRANGE', tag .. 'e', 0, math.min(excess, MAX_TRIMMED) - 1)
   call('ZREM', tag .. 'e', unpack(gone))
@@ -88,8 +88,8 @@ local function end_kept_time(list, tag, id)
   call('ZADD', tag .. 'e', score(task.z), id)
 end
 
--- Forget a task that never ended, which has left its list or set, and tell who waits for its end; `task` is its record,
--- nil for none.
+-- Forget a task that never ended and has left its list or set, and notify the clients that wait for its end. `task` is
+-- its record, nil for none.
 local function drop(list, tag, id, task)
   if task then
     free_key(tag, id, task)

@@ -4,10 +4,10 @@ local function is_tombstone(tag, id, generation, task)
   return is_stale(task, generation) or call('HEXISTS', tag .. 't', id) == 0
 end
 
--- Remove tombstones from the head of a ready list, `most` of them at most. Returns how many were removed.
-local function clear_head(list, tag, p, most)
+-- Remove tombstones from the head of a ready list, `limit` of them at most. Returns how many were removed.
+local function clear_head(list, tag, p, limit)
   local from = ready_list(list, tag, p)
-  for gone = 0, most - 1 do
+  for gone = 0, limit - 1 do
     local e = call('LINDEX', from, -1)
     local id, generation
     if e then id, generation = parse_element(e) end
@@ -15,5 +15,5 @@ local function clear_head(list, tag, p, most)
     call('RPOP', from)
     lift_tombstone(tag, p)
   end
-  return most
+  return limit
 end

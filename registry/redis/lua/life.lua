@@ -2,7 +2,10 @@
 -- The moves between the states of a task. `task` is the unpacked entry of {Q}m, `load_task` returns nil where
 -- there is none.
 local DAY = 86400000
--- A task that somebody waits for is kept at least this long after its end, ms, whatever its push or its queue says.
+-- The defaults of a policy, in its units.
+local LEASE, ATTEMPTS, BACKOFF = 60, 25, 10
+local KEEP_DONE, MAX_DONE, KEEP_DEAD, MAX_DEAD = 3600, 1000, 2592000, 100000
+-- A task whose end a client waits for is kept for at least this long after its end, ms.
 local MIN_KEPT_FOR_WAITERS = 60000
 
 -- A cache of scores as text: Redis turns a number into text with printf, and back into a number, and most scores of a
@@ -52,7 +55,7 @@ local function retention_of(tag) return policy_of(tag).retention or {} end
 local function in_ms(seconds) return math.floor(seconds * 1000 + 0.5) end
 
 -- The length of a queue's leases, ms.
-local function lease_of(rules) return in_ms(rules.lease or 60) end
+local function lease_of(rules) return in_ms(rules.lease or LEASE) end
 
 -- A lease has ended: where the queue limits their number, another task may start now.
 local function slot_freed(list, tag)
@@ -80,8 +83,8 @@ end
 
 -- Put a task into the ready list of its priority: at the head (right) or the tail (left). The id of a `new` task says
 -- since when it is ready.
--- A task that returns to the tail gets a new generation, so that whoever lists the tasks does not take its element for
--- the one seen at its former place.
+-- A task that returns to the tail gets a new generation, so that a list of the tasks does not mistake its element
+-- for the one at its former place.
 local function make_ready(list, tag, id, task, head, new)
   if not head and not new then task.g = (task.g or 0) + 1 end
   call(head and 'RPUSH' or 'LPUSH', ready_list(list, tag, task.p), element(id, task))
@@ -123,15 +126,14 @@ end
 
 -- When to forget a task that died at `died`.
 local function dead_until(tag, task, died)
-  return died + math.max(in_ms(retention_of(tag).dead or 2592000), task.w and MIN_KEPT_FOR_WAITERS or 0)
+  return died + math.max(in_ms(retention_of(tag).dead or KEEP_DEAD), task.w and MIN_KEPT_FOR_WAITERS or 0)
 end
 
--- Forget the oldest dead tasks beyond the queue's limit, `most` at most. Returns how many are still over the limit.
-local MAX_DEAD = 100000
-local function trim_dead(list, tag, most)
+-- Forget the oldest dead tasks beyond the queue's limit, `limit` at most. Returns how many are still over the limit.
+local function trim_dead(list, tag, limit)
   local excess = call('ZCARD', tag .. 'x') - (retention_of(tag).dead_max or MAX_DEAD)
   if excess <= 0 then return 0 end
-  local gone = call('ZRANGE', tag .. 'x', 0, math.min(excess, most) - 1)
+  local gone = call('ZRANGE', tag .. 'x', 0, math.min(excess, limit) - 1)
   call('ZREM', tag .. 'x', unpack(gone))
   call('HDEL', tag .. 't', unpack(gone))
   call('HDEL', tag .. 'm', unpack(gone))

@@ -3,7 +3,7 @@
 -- KEYS: the list they leave. ARGV per entry: the list they join, state (ready delayed dead), moves at most, how many
 --   were skipped before.
 -- Reply per entry: {0, moved, skipped, 1 when there is more} · {6, text} the target is no list · {8, text}.
--- The moved tasks that somebody waits for: every daemon is told where they are now.
+-- The moved tasks whose end a client waits for: every daemon is notified of their new queue.
 local moves = {}
 -- Copying payloads blocks Redis: a call that has copied this many bytes leaves the rest to the next one.
 local MAX_BYTES, copied = 1048576, 0
@@ -30,8 +30,8 @@ local function move_task(list, tag, to, target_tag, id, task)
   return true
 end
 
-local function move_ready(list, tag, to, target_tag, most)
-  local moved, skipped, left, kept = 0, 0, most, {}
+local function move_ready(list, tag, to, target_tag, limit)
+  local moved, skipped, left, kept = 0, 0, limit, {}
   for p = 0, 9 do
     local from = p == 0 and list or tag .. p
     local into = p == 0 and to or target_tag .. p
@@ -68,9 +68,9 @@ local function move_ready(list, tag, to, target_tag, most)
   return moved, skipped, left <= 0 or copied >= MAX_BYTES
 end
 
-local function move_set(list, tag, to, target_tag, kind, most, skipped_before)
+local function move_set(list, tag, to, target_tag, kind, limit, skipped_before)
   local moved, skipped = 0, 0
-  local pairs_ = call('ZRANGE', tag .. kind, skipped_before, skipped_before + most - 1, 'WITHSCORES')
+  local pairs_ = call('ZRANGE', tag .. kind, skipped_before, skipped_before + limit - 1, 'WITHSCORES')
   for i = 1, #pairs_, 2 do
     if copied >= MAX_BYTES then return moved, skipped, true end
     local id, at = pairs_[i], pairs_[i + 1]
@@ -83,19 +83,19 @@ local function move_set(list, tag, to, target_tag, kind, most, skipped_before)
       skipped = skipped + 1
     end
   end
-  return moved, skipped, #pairs_ >= 2 * most
+  return moved, skipped, #pairs_ >= 2 * limit
 end
 
-local function move(list, to, state, most, skipped_before)
+local function move(list, to, state, limit, skipped_before)
   local tag, target_tag = '{' .. list .. '}', '{' .. to .. '}'
-  most, skipped_before = tonumber(most), tonumber(skipped_before)
+  limit, skipped_before = tonumber(limit), tonumber(skipped_before)
   local kind = call('TYPE', to).ok
   if kind ~= 'none' and kind ~= 'list' then return {6, 'WRONGTYPE'} end
   local moved, skipped, more
   if state == 'ready' then
-    moved, skipped, more = move_ready(list, tag, to, target_tag, most)
+    moved, skipped, more = move_ready(list, tag, to, target_tag, limit)
   else
-    moved, skipped, more = move_set(list, tag, to, target_tag, state == 'delayed' and 'd' or 'x', most, skipped_before)
+    moved, skipped, more = move_set(list, tag, to, target_tag, state == 'delayed' and 'd' or 'x', limit, skipped_before)
   end
   if moved > 0 then
     due(to, call('EXISTS', target_tag .. 'o') == 1 and now or FAR)

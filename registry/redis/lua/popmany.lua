@@ -38,7 +38,7 @@ local function pop_many(first, nonce, lease_ms, encoded)
     if finished[list] then
       at = at + 1
     else
-      -- In pcall: what was taken from the other queues must be answered whatever is wrong with this one.
+      -- In pcall: tasks already taken from other queues must be answered even if this queue fails.
       local ok, group = pcall(pop_together, list, asks, #given + 1, MAX_BYTES - bytes, #given > 0)
       for _, reply in ipairs(ok and group or {}) do
         reply[8], reply[9], reply[10] = 0, list, nonce

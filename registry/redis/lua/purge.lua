@@ -1,13 +1,13 @@
 -- uses: base, life, finishing, heads, aside, each
--- Purge: forget the ready tasks, in the order of delivery, and the delayed ones, the next due first, a limited number
--- per call; leases, the dead, the done and the policy stay.
+-- Purge: delete the ready tasks in the order of delivery, then the delayed ones by due time, a limited number per call.
+-- Leased, dead and done tasks and the policy stay.
 -- KEYS: the list of each entry. ARGV per entry: 'N STATE PLACE': moves at most; 'ready' or 'delayed' for only one of
---   both; where they are set aside. The last two may be missing.
+--   the two; where they are set aside. The last two may be missing.
 -- Reply per entry: {0, purged, 1 when there is more[, bytes set aside]} · {2} its undo has begun · {6|7|8, text}.
-local function purge_list(list, tag, p, most, place)
+local function purge_list(list, tag, p, limit, place)
   local from = ready_list(list, tag, p)
   local count, moves = 0, 0
-  while moves < most and not is_enough() do
+  while moves < limit and not is_enough() do
     local e = call('LINDEX', from, -1)
     if not e then break end
     moves = moves + 1
@@ -27,10 +27,10 @@ local function purge_list(list, tag, p, most, place)
   return count, moves
 end
 
-local function purge(list, limits)
-  local most, state, place = string.match(limits, '^(%d+) ?(%a*) ?(.*)$')
+local function purge(list, limit_and_filter)
+  local limit, state, place = string.match(limit_and_filter, '^(%d+) ?(%a*) ?(.*)$')
   local tag = '{' .. list .. '}'
-  local count, left, before = 0, tonumber(most), aside_bytes
+  local count, left, before = 0, tonumber(limit), aside_bytes
   if place ~= '' then
     if is_undone(tag, place) then return {2} end
     must_have_room()

@@ -3,19 +3,19 @@
 -- have any size.
 local FEW, MANY, SMALL_BYTES = 8, 64, 65536
 
--- Call `each` with the elements of a ready list, from an offset behind its head on, until it returns true, `most`
+-- Call `each` with the elements of a ready list, from an offset behind its head on, until it returns true, `limit`
 -- elements were read or the list ends. Returns how many were read. Large elements are read a few at a time.
-local function each_from(list, offset, most, each)
+local function each_from(list, offset, limit, each)
   local read, at_once = 0, FEW
-  while read < most do
-    local wanted = math.min(at_once, most - read)
-    local elements = call('LRANGE', list, -(offset + read + wanted), -(offset + read + 1))
+  while read < limit do
+    local count = math.min(at_once, limit - read)
+    local elements = call('LRANGE', list, -(offset + read + count), -(offset + read + 1))
     local bytes = 0
     for i = #elements, 1, -1 do
       bytes, read = bytes + #elements[i], read + 1
       if each(elements[i], offset + read - 1) then return read end
     end
-    if #elements < wanted then return read end
+    if #elements < count then return read end
     at_once = bytes < SMALL_BYTES and math.min(2 * at_once, MANY) or FEW
   end
   return read

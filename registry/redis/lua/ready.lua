@@ -35,7 +35,7 @@ local function place_behind(from, mark, head, tail, resume_at)
   return nil, down - 1 + SLACK
 end
 
-local function elements(list, first, mark, head, tail, resume_at, most, shown, text)
+local function elements(list, first, mark, head, tail, resume_at, limit, shown, text)
   local tag, reply, bytes = '{' .. list .. '}', {0}, 0
   for p = first, 0, -1 do
     local from = p == 0 and list or tag .. p
@@ -45,7 +45,7 @@ local function elements(list, first, mark, head, tail, resume_at, most, shown, t
       if not at then return {1, on} end
     end
     local length = call('LLEN', from)
-    each_from(from, at, most - #reply + 1, function(e, place)
+    each_from(from, at, limit - #reply + 1, function(e, place)
       local id, generation = parse_element(e)
       bytes = bytes + math.min(#e, shown)
       local hit = not id and text ~= '' and string.find(e, text, 1, true)
@@ -55,7 +55,7 @@ local function elements(list, first, mark, head, tail, resume_at, most, shown, t
       }
       return bytes >= MAX_BYTES
     end)
-    if #reply > most or bytes >= MAX_BYTES then break end
+    if #reply > limit or bytes >= MAX_BYTES then break end
   end
   return reply
 end

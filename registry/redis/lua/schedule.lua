@@ -1,12 +1,12 @@
 -- uses: base, life, enter, each
--- Schedule: change the record of a schedule and push a task for its tick, in one step, unless somebody changed it
--- meanwhile.
+-- Schedule: change the record of a schedule and push a task for its tick, in one step, unless the schedule was changed
+-- in the meantime.
 -- KEYS: for each entry, the list that the task is pushed to.
 -- ARGV per entry: the schedule's name, its record ('' for none), its next tick (ms, '' for none), its new record
 --   ('' for none), its new next tick; and the tail of the id, payload and options (as for push) of a task. An empty
 --   tail pushes nothing: the options ('' for none) are only checked.
 -- Reply per entry: {0} changed · {0, the head of its id} changed, pushed · {0, id, 1} changed, a task with that key
---   exists · {1} somebody changed it meanwhile · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n}
+--   exists · {1} it was changed meanwhile · {6, text} wrong type · {7, text} full · {8, text} refused · {9, n}
 --   max_length · {12, ttl ms, delay ms} it would expire before it is due: nothing changed.
 if too_late() then return {'LATE', now} end
 local SCHEDULES, TICKS = SPACE .. 'schedules', SPACE .. 'ticks'
@@ -18,7 +18,7 @@ local function push_tick(list, id, payload, encoded)
     return push_one(list, tag, id, payload, encoded ~= '' and cmsgpack.unpack(encoded) or {}, rules)
   end
   if rules.max_length and length(list, tag) >= rules.max_length then return {9, rules.max_length} end
-  call('LPUSH', list, '\1' .. id)
+  call('LPUSH', list, element(id))
   call('HSET', tag .. 't', id, payload)
   due(list, FAR)
   wake(list)

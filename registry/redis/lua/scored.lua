@@ -16,8 +16,8 @@ end
 
 -- How many members have a smaller score, or the same score and a smaller name; and whether the member itself exists.
 local function rank_of(key, score, member)
-  local known = call('ZSCORE', key, member)
-  if known and tonumber(known) == tonumber(score) then return call('ZRANK', key, member), true end
+  local current = call('ZSCORE', key, member)
+  if current and tonumber(current) == tonumber(score) then return call('ZRANK', key, member), true end
   local low = call('ZCOUNT', key, '-inf', '(' .. score)
   local high = low + call('ZCOUNT', key, score, score)
   while low < high do
@@ -27,13 +27,13 @@ local function rank_of(key, score, member)
   return low, false
 end
 
-local function members(list, kind, down, score, member, most)
+local function members(list, kind, down, score, member, limit)
   local key, from = '{' .. list .. '}' .. kind, 0
   if score ~= '' then
-    local rank, there = rank_of(key, score, member)
-    from = down and call('ZCARD', key) - rank or rank + (there and 1 or 0)
+    local rank, exists = rank_of(key, score, member)
+    from = down and call('ZCARD', key) - rank or rank + (exists and 1 or 0)
   end
-  local found = call(down and 'ZREVRANGE' or 'ZRANGE', key, from, from + most - 1, 'WITHSCORES')
+  local found = call(down and 'ZREVRANGE' or 'ZRANGE', key, from, from + limit - 1, 'WITHSCORES')
   table.insert(found, 1, 0)
   return found
 end

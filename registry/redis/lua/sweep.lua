@@ -118,18 +118,18 @@ local function sweep(list)
   clear_heads(list, tag)
   dues[list], drained[list] = nil, nil
   if holds_nothing({list}) then
-    call('ZREM', SPACE .. 'index', list)
+    call('ZREM', INDEX, list)
   else
     -- If more is due than was done here, other queues have their turn first.
     local at = math.max(next_due(list, tag), now)
-    call('ZREM', SPACE .. 'index', list)
-    call('ZADD', SPACE .. 'index', at, list)
+    call('ZREM', INDEX, list)
+    call('ZADD', INDEX, at, list)
   end
   -- A queue with a rate may let the next task start: wake pollers whose own timer was lost.
   if policy_of(tag).rate then wake(list) end
 end
 
-local queues, swept = call('ZRANGEBYSCORE', SPACE .. 'index', '-inf', now, 'LIMIT', 0, ARGV[4]), 0
+local queues, swept = call('ZRANGEBYSCORE', INDEX, '-inf', now, 'LIMIT', 0, ARGV[4]), 0
 for _, list in ipairs(queues) do
   -- Other clients wait for Redis meanwhile; the remaining queues are still due.
   if moves >= per_kind then break end
@@ -138,8 +138,8 @@ for _, list in ipairs(queues) do
   if not ok then
     -- One queue in an unexpected state must not keep the others from being swept; it is tried again soon.
     dues[list], drained[list] = nil, nil
-    call('ZREM', SPACE .. 'index', list)
-    call('ZADD', SPACE .. 'index', now + 1000, list)
+    call('ZREM', INDEX, list)
+    call('ZADD', INDEX, now + 1000, list)
   end
 end
 return finish({swept, moves, now})

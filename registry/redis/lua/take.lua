@@ -80,7 +80,7 @@ local function pop_one(list, nonce, lease_ms, opts, room)
       stale = not payload or is_stale(task, generation)
     else
       made = made + 1
-      -- The capital A marks for good that nobody has checked this payload; no id made by a push has one.
+      -- The capital A marks a payload that was never checked; no id made by a push has one.
       -- The ids of one call are in the order of the list.
       id = string.format('%011xA%03x%04x%s', now, clock[2] % 1000, made, string.sub(nonce, 1, 5))
       payload, raw = e, 1
@@ -121,7 +121,7 @@ end
 -- `pop_together`: several pops from a queue without rules and priorities, with a few commands for all of them. `asks`
 -- are {nonce, lease ms, options}; it returns the replies to the first of them. A task that is not simple stays where it
 -- is, for `pop_one`. Nothing may fail between LTRIM and the last write: Redis would not bring the tasks back.
--- Payloads are read before it is known whether there is room for them: more at a time when the last ones were small.
+-- Payloads are read before their sizes are known: more at a time if the last ones were small.
 local AT_ONCE, MAX_AT_ONCE, SMALL_BYTES = 16, 128, 65536
 local at_once = AT_ONCE
 
@@ -144,10 +144,10 @@ end
 -- whole list from its newest element on, which costs more than the pops for a million elements: LINDEX then reads them
 -- one by one, counted from the other end.
 local LONG = 2000
-local function oldest(list, most)
-  if SINCE_7 or call('LLEN', list) <= LONG * most then return call('LRANGE', list, -most, -1) end
+local function oldest(list, count)
+  if SINCE_7 or call('LLEN', list) <= LONG * count then return call('LRANGE', list, -count, -1) end
   local elements = {}
-  for j = 1, most do elements[j] = call('LINDEX', list, j - most - 1) end
+  for j = 1, count do elements[j] = call('LINDEX', list, j - count - 1) end
   return elements
 end
 
@@ -156,10 +156,10 @@ end
 local function pop_together(list, asks, from, room, bound)
   local q = loaded[list] or load_queue(list, '{' .. list .. '}')
   if q.rules or q.ranked then return {} end
-  local most = math.min(at_once, #asks - from + 1)
+  local count = math.min(at_once, #asks - from + 1)
   -- LRANGE from -0 would return the whole list.
-  if most <= 0 then return {} end
-  local elements = oldest(list, most)
+  if count <= 0 then return {} end
+  local elements = oldest(list, count)
   local ids, generations = {}, {}
   for j = #elements, 1, -1 do
     local id, generation = parse_element(elements[j])
@@ -177,7 +177,7 @@ local function pop_together(list, asks, from, room, bound)
     if not payload or room <= 0 or (bound ~= nil and #payload > room and (bound or j > 1)) then break end
     if task and (task.x or is_stale(task, generations[j])) then break end
     local leased, lease = opts and opts.l, id .. '-' .. nonce
-    if length == 0 then length = task and task.l or 60000 end
+    if length == 0 then length = task and task.l or lease_of(NO_OPTIONS) end
     if leased and not (task or opts.w or opts.k or opts.mk) then
       fields[#fields + 1], fields[#fields + 2] = id, pack_leased(lease, length)
     elseif task or leased then

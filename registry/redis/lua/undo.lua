@@ -1,11 +1,11 @@
 -- uses: base, life, finishing, heads, aside, each
--- Undo: bring back what an operation set aside, the last first: then the ready tasks, each put to the head, have their
--- order again. A number of records per call.
+-- Undo: bring back what an operation set aside, the last record first: each ready task goes to the head, so together
+-- they have their order again. A limited number of records per call.
 -- KEYS: the list of each entry. ARGV per entry: the operation; the number of its list, or 'left'; records at most.
--- Reply per entry: {0, how many came back, 1 when there is more, reason, how many did not for it, reason, …} ·
---   {6|7|8, text}. The reasons: key_taken; expired, its ttl or its time among the dead or the done is over; no_room,
---   dead_max or done_max; exists, there is a task of this id; started, it was handed out since; gone, it has ended or
---   was deleted since.
+-- Reply per entry: {0, how many came back, 1 when there is more, reason, how many did not come back for it,
+--   reason, …} · {6|7|8, text}. The reasons: key_taken; expired, its ttl or its time as a dead or done task is over;
+--   no_room, dead_max or done_max is reached; exists, there is a task with this id; started, it was handed out since;
+--   gone, it has ended or was deleted since.
 local back = {}
 
 local function is_taken(tag, id, key)
@@ -45,8 +45,8 @@ end
 local function back_among_ended(kind, list, tag, id, payload, encoded, at)
   local task, score_at = unpack_task(encoded), tonumber(at)
   if is_over(tag, kind, task, score_at) then return 'expired' end
-  local most = kind == 'x' and (retention_of(tag).dead_max or MAX_DEAD) or (retention_of(tag).done_max or 1000)
-  if kind ~= 'f' and call('ZCARD', tag .. kind) >= most then return 'no_room' end
+  local limit = kind == 'x' and (retention_of(tag).dead_max or MAX_DEAD) or (retention_of(tag).done_max or MAX_DONE)
+  if kind ~= 'f' and call('ZCARD', tag .. kind) >= limit then return 'no_room' end
   call('HSET', tag .. 't', id, payload)
   call('HSET', tag .. 'm', id, encoded)
   call('ZADD', tag .. kind, at, id)
@@ -105,7 +105,7 @@ back.m = function(_, tag, id, lease)
   save_task(tag, id, task)
 end
 
-local function undo(list, operation, number, most)
+local function undo(list, operation, number, limit)
   local tag = '{' .. list .. '}'
   local begin = 'undo:' .. tag .. operation .. ':'
   local from, left = begin .. number, begin .. 'left'
@@ -113,7 +113,7 @@ local function undo(list, operation, number, most)
   check_is_list(list)
   may_grow()
   call('SET', begin .. 'undone', 1, 'PX', ASIDE_FOR)
-  while moves < tonumber(most) and not is_enough() do
+  while moves < tonumber(limit) and not is_enough() do
     local encoded = call('LINDEX', from, -1)
     if not encoded then break end
     moves, aside_bytes = moves + 1, aside_bytes + #encoded

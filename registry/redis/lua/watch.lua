@@ -1,5 +1,5 @@
 -- uses: base, life, each
--- Watch: somebody waits for the end of this task, so its end is published to every daemon.
+-- Watch: a client waits for the end of this task, so its end will be published to every daemon.
 -- KEYS: the list of each entry. ARGV per entry: task id. Reply per entry: {0, state} · {1} no such task · {8, text}.
 local function watch(list, id)
   local tag = '{' .. list .. '}'

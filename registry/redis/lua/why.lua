@@ -1,6 +1,6 @@
 -- uses: base, life, limits, stale, reading
--- Why: what keeps a task from being handed out: the rules of its queue that let nothing start now, and the ready tasks
--- that go before it. Reads a piece of its list per call. Reads only.
+-- Why: what keeps a task from being handed out: the rules of its queue that let no task start now, and the ready tasks
+-- that go before it. Reads one piece of its list per call. Reads only.
 -- KEYS: the list. ARGV after the common three: task id, the place from the head to begin at, elements at most.
 -- Reply: {0, {gates that are shut: paused, concurrency_limited, rate_limited}, tasks of higher priorities, tasks before
 --   it in this piece, elements read, 1 when it was met} · {6|8, text}. For a task that is not ready the last four
@@ -25,11 +25,11 @@ local function higher(tag, priority)
   return math.max(0, count)
 end
 
-local function before(list, tag, id, task, offset, most)
+local function before(list, tag, id, task, offset, limit)
   local p, mine, count, bytes, met = task.p or 0, element(id, task), 0, 0, 0
   -- Without tombstones every element is a task.
   local some_stale = tombstones(tag, p) > 0
-  local read = each_from(ready_list(list, tag, p), offset, most, function(e)
+  local read = each_from(ready_list(list, tag, p), offset, limit, function(e)
     if e == mine then
       met = 1
       return true
@@ -49,12 +49,12 @@ local function before(list, tag, id, task, offset, most)
   return count, read, met
 end
 
-local function why(list, id, offset, most)
+local function why(list, id, offset, limit)
   local tag = '{' .. list .. '}'
   local gates = shut_gates(tag)
   local task = load_task(tag, id) or {s = 'r'}
   if task.s ~= 'r' or call('HEXISTS', tag .. 't', id) == 0 then return {0, gates, 0, 0, 0, 0} end
-  return {0, gates, higher(tag, task.p or 0), before(list, tag, id, task, offset, most)}
+  return {0, gates, higher(tag, task.p or 0), before(list, tag, id, task, offset, limit)}
 end
 
 return reply_of(why, KEYS[1], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))
