@@ -1,4 +1,4 @@
-"""Which bodies are JSON: a table in the manner of JSONTestSuite, then the two roads against each other."""
+"""Which bodies are JSON: a table like JSONTestSuite's, then the fast and the slow check compared."""
 
 from __future__ import annotations
 
