@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from registry.layers import Layers
 from registry.listening import ListeningSocket, adopt
 
 log = Logger()
@@ -86,6 +87,7 @@ class Parent:
         self._covered: dict[int, list[Any]] = {}
         self._ports: list[Any] = []
         self._factory: Any = None
+        self._layers: Layers | None = None
         self._closed = False
         self._alive = LoopingCall(self._send, "alive")
         self._alive.clock = reactor
@@ -98,14 +100,14 @@ class Parent:
         text = environ.get(VARIABLE)
         return cls(reactor, text) if text else None
 
-    def listen(self, factory: Any, ports: list[Any]) -> None:
+    def listen(self, factory: Any, ports: list[Any], layers: Layers) -> None:
         """Accept on the sockets of this slot and on the shared ones; ``ports`` is kept up to date."""
-        self._factory, self._ports = factory, ports
+        self._factory, self._ports, self._layers = factory, ports, layers
         ports += self._adopt(None) + self._adopt(self._slot)
 
     def _adopt(self, slot: int | None) -> list[Any]:
         return [
-            adopt(self._reactor, one.fd, one.endpoint, self._factory)
+            adopt(self._reactor, one.fd, one.endpoint, self._factory, self._layers)
             for one in self._bound
             if one.slot == slot
         ]

@@ -173,8 +173,8 @@ class Config:
         0,
         values.whole(0, 1_000_000),
         "Maximum number of connections from one address; 0 for no limit.",
-        "A connection has one request at a time, so this also limits the waiting polls of an address. Do not set it behind a "
-        "proxy: all connections come from the proxy's address.",
+        "A connection has one request at a time, so this also limits the waiting polls of an address. It does not apply to "
+        "TRUSTED_PROXIES, whose connections are those of many clients, nor to unix sockets.",
     )
     max_result_bytes: int = setting(
         1048576,
@@ -208,6 +208,26 @@ class Config:
         "* allows any.",
         "Any other name is answered 421, unless a valid token comes with it. "
         "This stops web pages that point their own name at this machine (DNS rebinding).",
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        values.trusted_proxies,
+        "Addresses and networks, separated by commas, of the proxies whose X-Forwarded-For, X-Forwarded-Proto and Forwarded are "
+        "believed; unix for unix sockets.",
+        "The client's address then counts in the audit, the access log, the list of workers and the limit of wrong tokens. "
+        "Empty: these headers have no effect.",
+    )
+    base_path: str = setting(
+        "",
+        values.base_path,
+        "Path below which everything is served, such as /registry.",
+        "For a proxy that passes on only a part of a site, with the path as it is. /healthz and /readyz are there without it, too.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        values.origins,
+        "Origins, separated by commas, whose web pages may use the API, such as https://app.example.",
+        "Empty: only pages that the daemon itself serves. Where there are tokens, such a page needs one, too.",
     )
     processes: int = setting(
         1,

@@ -6,6 +6,7 @@ stop:  close ports -> answer parked polls -> finish requests in progress -> peri
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import time
@@ -22,16 +23,20 @@ from registry import __version__
 from registry.child import Parent
 from registry.config import Config, mask_url
 from registry.endpoints import endpoints_of
-from registry.errors import RedisUnavailable, RegistryError, sentence
+from registry.errors import RedisUnavailable, RegistryError, Unavailable, sentence
 from registry.http.access import Access
 from registry.http.admin import Admin
 from registry.http.auth import Gate
+from registry.http.cors import Cors
 from registry.http.options import is_json
 from registry.http.parser import Heads
+from registry.http.proxies import Proxies
 from registry.http.routes import Api
 from registry.http.server import Server
+from registry.http.sessions import Sessions
 from registry.http.tasks import Tasks
 from registry.http.turns import Turns
+from registry.layers import Layers
 from registry.listening import (
     ConnectionLimit,
     accept_waiting,
@@ -101,6 +106,9 @@ class Daemon(StopsOnce):
         self._warnings: list[str] = []
         self._strangers: list[str] = []
         self._gate = Gate()
+        self._sessions = Sessions(self._gate, config.base_path)
+        self._proxies = Proxies(config.trusted_proxies)
+        self._layers = Layers(self._proxies, reactor)
         self._tokens = TokenWatch(config.tokens_file, self._gate, reactor, self._tokens_changed)
         self._overlaps: list[str] = []
 
@@ -131,7 +139,11 @@ class Daemon(StopsOnce):
             address = yield self._embedded.start()
         self._build(address)
         self._connection_limit = ConnectionLimit(
-            self.server, self.server.by_address, max_connections, config.max_connections_per_address
+            self.server,
+            self.server.by_address,
+            max_connections,
+            config.max_connections_per_address,
+            self._proxies.trusts,
         )
         self._link.start()
         self._pool.start()
@@ -175,10 +187,20 @@ class Daemon(StopsOnce):
             lambda: self.stopping,
             self._all_warnings,
             self._gate,
+            self._sessions,
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
-        heads = Heads(api.find, host_allowed(config.allowed_hosts), _limits(config), self._gate)
+        heads = Heads(
+            api.find,
+            host_allowed(config.allowed_hosts),
+            _limits(config),
+            self._gate,
+            find_session=self._sessions.find,
+            proxies=self._proxies,
+            cors=Cors(config.cors_origins),
+            base_path=config.base_path,
+        )
         self.server = Server(
             heads,
             delivered=self.verbs.delivered,
@@ -200,6 +222,7 @@ class Daemon(StopsOnce):
             # No traceback is needed: the link treats this Redis as one that it cannot use.
             raise RedisUnavailable(str(e)) from e
         self._warnings = yield check_durability(link, first=not self._ready_once)
+        yield self._learn_secret()
         yield self._look_for_overlaps(on_connect=True)
         self._ready_once = True
         # Later, because the link is ready only after this function has returned.
@@ -209,10 +232,20 @@ class Daemon(StopsOnce):
     def _look_for_overlaps(self, on_connect: bool = False) -> Any:
         """Find other registries on this Redis. Each is logged once, and shown in /readyz for as long as it is there."""
         found = yield self._store.overlaps(on_connect=on_connect)
+        if not on_connect:
+            # Another daemon may have made a new one since, after somebody emptied Redis.
+            yield self._learn_secret()
         for text in found:
             if text not in self._overlaps:
                 log.critical("{text}", text=text)
         self._overlaps = found
+
+    @inlineCallbacks
+    def _learn_secret(self) -> Any:
+        """Learn what sessions are signed with, once there is a token to sign in with."""
+        if self._gate.is_closed:
+            with contextlib.suppress(Unavailable):
+                self._sessions.secret = yield self._store.session_secret()
 
     def _redis_is_back(self) -> None:
         self.queues.redis_is_back()
@@ -246,7 +279,7 @@ class Daemon(StopsOnce):
             return
         if self._parent is not None:
             self._strangers = self._parent.warnings
-            self._parent.listen(self._connection_limit, self._ports)
+            self._parent.listen(self._connection_limit, self._ports, self._layers)
         for port in self._paused_ports:
             port.startReading()
 
@@ -258,7 +291,7 @@ class Daemon(StopsOnce):
         # systemd keeps its sockets open, and the next daemon serves the connections that wait there.
         self._handed_over = not config.listen and strings[0].startswith("systemd:")
         for text in strings:
-            port = yield listen_on(self._reactor, text, self._connection_limit)
+            port = yield listen_on(self._reactor, text, self._connection_limit, self._layers)
             self._ports.append(port)
             if hasattr(port, "stopReading"):  # a third-party endpoint may not have it
                 port.stopReading()
@@ -275,7 +308,7 @@ class Daemon(StopsOnce):
     def _all_warnings(self) -> list[str]:
         """What an operator should know now."""
         strangers = [] if self._gate.is_closed else self._strangers
-        return strangers + self._warnings + self._overlaps + self._tokens.warnings
+        return strangers + self._warnings + self._overlaps + self._tokens.warnings + self._layers.warnings
 
     def _redis_ready(self) -> bool:
         return self._store.ready and self._pool.ready
@@ -291,12 +324,15 @@ class Daemon(StopsOnce):
 
     def reload(self) -> None:
         """Read again what can change while the daemon runs: SIGHUP."""
-        log.info("SIGHUP: the tokens file is read again")
+        log.info("SIGHUP: the tokens file and the certificates are read again")
         self._tokens.read_again()
+        self._layers.read_again()
 
     def _tokens_changed(self) -> None:
         if self._built:
             self.server.tokens_changed()
+            if self._store.ready:
+                self._learn_secret()
 
     # Stop
 

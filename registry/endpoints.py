@@ -14,6 +14,8 @@ from twisted.internet.endpoints import StandardIOEndpoint, serverFromString
 from registry.config import Config
 from registry.systemd import listen_fds
 
+# An endpoint string that begins with this speaks the PROXY protocol.
+PROXY_PROTOCOL = "haproxy:"
 LOOPBACK = ("127.0.0.1", "::1")
 
 
@@ -118,6 +120,8 @@ def _check_parts(text: str, endpoint: Any) -> None:
     if why:
         raise cannot_be_used(text, ValueError(why))
     context = getattr(endpoint, "_sslContextFactory", None)
+    if context is not None and re.search(r":sslmethod=(SSLv|TLSv1_(METHOD|SERVER|1_))", text):
+        raise cannot_be_used(text, ValueError("the oldest TLS that is served is 1.2"))
     if context is not None:
         try:
             context.getContext()

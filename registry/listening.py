@@ -19,7 +19,7 @@ import secrets
 import select
 import socket
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -31,10 +31,12 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from registry import unix_sockets
-from registry.endpoints import cannot_be_used, parse_endpoint
+from registry.endpoints import PROXY_PROTOCOL, cannot_be_used, parse_endpoint
+from registry.layers import Layers
 
 log = Logger()
 
@@ -47,7 +49,8 @@ FILES_KEPT_FREE = 200
 
 class ListeningSocket(NamedTuple):
     """A listening socket. ``fd``: its descriptor; ``slot``: the number of the child that accepts on it, None for all;
-    ``endpoint``: the endpoint string to serve its connections with, such as ``ssl:443:…``; empty for plain ones."""
+    ``endpoint``: the endpoint string to serve its connections with, such as ``ssl:443:…``; empty for plain ones, "haproxy:"
+    alone for plain ones behind a PROXY header."""
 
     fd: int
     slot: int | None
@@ -119,12 +122,13 @@ class SocketBinder:
         self._share(opens.listenUNIX(address, factory, max(backlog, BACKLOG), mode, wantPID))
 
     def adoptStreamPort(self, fd: int, family: int, factory: Any) -> None:
-        self._share(adopt(self._reactor, fd, "", factory))
+        self._share(adopt(self._reactor, fd, "", factory, None))
 
     def _share(self, port: Any) -> None:
         port.stopReading()
         self._ports.append(port)
-        self.bound.append(ListeningSocket(port.fileno(), None, ""))
+        proxied = PROXY_PROTOCOL if self._text.startswith(PROXY_PROTOCOL) else ""
+        self.bound.append(ListeningSocket(port.fileno(), None, proxied))
         self.addresses.append(_address(port.socket.getsockname()))
 
     @staticmethod
@@ -147,13 +151,14 @@ class SocketBinder:
         return one
 
 
-def listen_on(reactor: Any, text: str, factory: Any) -> Deferred[Any]:
-    """Listen on an endpoint string; fires with the port.
+def listen_on(reactor: Any, text: str, factory: Any, layers: Layers | None = None) -> Deferred[Any]:
+    """Listen on an endpoint string; fires with the port. Without ``layers``, nobody may connect.
 
     Fails with CannotListenError, or with ValueError with a sentence that names LISTEN.
     """
     opens: Any = reactor if isinstance(reactor, SocketBinder) else unix_sockets.Reactor(reactor, text)
-    endpoint = parse_endpoint(opens, text)
+    opens, inner = layers.around(opens, text) if layers is not None else (opens, text)
+    endpoint = parse_endpoint(opens, inner)
     if getattr(endpoint, "_backlog", None) == 50:
         endpoint._backlog = BACKLOG
 
@@ -182,13 +187,20 @@ def startup_error(error: BaseException | None) -> str:
     return f"Cannot listen on {where}: {of}{hint}."
 
 
-def adopt(reactor: Any, fd: int, endpoint: str, factory: Any) -> Any:
-    """A port that accepts on a duplicate of the listening socket ``fd`` and serves as ``endpoint`` says."""
-    if endpoint:
-        ports: list[Any] = []
-        served: Any = serverFromString(_Adopts(reactor, fd), endpoint)  # type: ignore[arg-type]
-        served.listen(factory).addCallback(ports.append)
-        return ports[0]
+def adopt(reactor: Any, fd: int, endpoint: str, factory: Any, layers: Layers | None) -> Any:
+    """A port that accepts on a duplicate of the listening socket ``fd`` and serves as ``endpoint`` says, with ``layers``."""
+    if endpoint == PROXY_PROTOCOL:
+        assert layers is not None
+        factory = layers.beneath(factory)
+    elif endpoint:
+        assert layers is not None
+        found: list[Any] = []
+        opens, inner = layers.around(_Adopts(reactor, fd), endpoint)
+        served: Any = serverFromString(opens, inner)
+        served.listen(factory).addBoth(found.append)
+        if isinstance(found[0], Failure):
+            found[0].raiseException()
+        return found[0]
     with socket.socket(fileno=os.dup(fd)) as one:
         one.setblocking(False)
         family = one.family
@@ -207,14 +219,7 @@ class _Adopts:
         self._fd = fd
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
-        return adopt(self._reactor, self._fd, "", factory)
-
-    def listenSSL(
-        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
-    ) -> Any:
-        from twisted.protocols.tls import TLSMemoryBIOFactory  # pyOpenSSL is needed for TLS only
-
-        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory))
+        return adopt(self._reactor, self._fd, "", factory, None)
 
 
 def _quiet() -> Factory:
@@ -313,19 +318,25 @@ class ConnectionLimit(Factory):  # type: ignore[misc]
     """Accepts at most ``limit`` connections: with more, open() and accept() would fail with EMFILE, for Redis and logs too.
 
     ``connections``: the number of open ones per address. ``limit_per_address``: the limit per address, 0 for none; it does not
-    apply to unix sockets. A connection beyond a limit is answered 503 and closed at once; a client that has already sent
-    its request may see only that the connection ends.
+    apply to unix sockets, nor where ``is_exempt(address)``. A connection beyond a limit is answered 503 and closed at once; a
+    client that has already sent its request may see only that the connection ends.
     """
 
     noisy = False
 
     def __init__(
-        self, factory: Any, connections: Counter[str], limit: int, limit_per_address: int = 0
+        self,
+        factory: Any,
+        connections: Counter[str],
+        limit: int,
+        limit_per_address: int = 0,
+        is_exempt: Callable[[str], bool] = lambda address: False,
     ) -> None:
         self._factory = factory
         self._connections = connections
         self._limit = limit
         self._limit_per_address = limit_per_address
+        self._is_exempt = is_exempt
         self._logged_at = -60.0
 
     def acceptableProtocols(self) -> list[bytes]:
@@ -345,6 +356,7 @@ class ConnectionLimit(Factory):  # type: ignore[misc]
             self._limit_per_address
             and host is not None
             and self._connections[host] >= self._limit_per_address
+            and not self._is_exempt(host)
         ):
             self._log_refusal(
                 "{host} has {n} connections open, the most that MAX_CONNECTIONS_PER_ADDRESS allows: new ones are refused",

@@ -5,6 +5,7 @@ A parser takes the text without surrounding spaces. It raises ValueError, whose 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from registry import machine
 from registry.duration import milliseconds
 from registry.redis.address import parse_redis_url
 
+# In TRUSTED_PROXIES: whoever connects to a unix socket.
+UNIX = "unix"
 LOG_LEVELS = ("debug", "info", "warn", "error", "critical")
 
 
@@ -111,6 +114,45 @@ def allowed_hosts(text: str) -> tuple[str, ...]:
             raise ValueError("host names separated by commas, without a scheme or a port; or * for any")
         names.append(name)
     return tuple(names)
+
+
+def trusted_proxies(text: str) -> tuple[str, ...]:
+    """Networks in their usual form, and the word "unix"."""
+    found = []
+    for part in filter(None, re.split(r"[,\s]+", text)):
+        if part.lower() == UNIX:
+            found.append(UNIX)
+            continue
+        try:
+            network = ipaddress.ip_network(part)
+        except ValueError:
+            raise ValueError(
+                "addresses and networks separated by commas, such as 10.0.0.5, 10.0.0.0/24 or ::1; or unix for unix sockets"
+            ) from None
+        found.append(str(network) if network.num_addresses > 1 else str(network.network_address))
+    return tuple(found)
+
+
+def base_path(text: str) -> str:
+    """ "/registry"; "" for the root."""
+    if re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", text) and not re.search(r"/\.\.?(/|$)", text):
+        return text.rstrip("/")
+    raise ValueError("a path such as /registry, of letters, digits and - . _ ~")
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Origins as browsers write them: in lower case, without the usual port."""
+    found = []
+    for part in filter(None, re.split(r"[,\s]+", text.lower())):
+        match = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?", part)
+        if match is None or int(match[3] or 0) > 65535:
+            raise ValueError(
+                "origins separated by commas, such as https://app.example or http://localhost:8080, without a path; * and null "
+                "are not accepted"
+            )
+        usual = {"http": "80", "https": "443"}[match[1]]
+        found.append(part if match[3] is None or match[3] != usual else part.rpartition(":")[0])
+    return tuple(found)
 
 
 def processes(text: str) -> int:

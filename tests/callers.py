@@ -26,6 +26,7 @@ class Callers:
         self.secrets: dict[str, str] = {}
         self.entries: dict[str, dict[str, Any]] = {}
         self.daemon: Any = None
+        self.cookie = ""  # of a session, where a test has signed in
         self._addresses = map("127.1.{0[0]}.{0[1]}".format, itertools.product(range(256), range(1, 255)))
 
     def add(self, name: str, *rights: str, expires: str | None = None) -> str:

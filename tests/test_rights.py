@@ -27,7 +27,9 @@ HOLDERS = {
     "operate": ["operate"],
     "admin": ["admin"],
 }
-EVERYBODY = {*STRANGERS, *HOLDERS}
+# Whoever has the cookie of a session that began with the token "admin".
+SESSION = "session"
+EVERYBODY = {*STRANGERS, *HOLDERS, SESSION}
 PUSH, POP = {"push", "admin"}, {"pop", "admin"}
 VIEW, OPERATE, ADMIN = {"view", "states", "operate", "admin"}, {"operate", "admin"}, {"admin"}
 READ_TASK = VIEW | {"push"}
@@ -71,6 +73,9 @@ TABLE: dict[str, tuple[set[str], list[tuple[str, str, Any]]]] = {
     "audit": (VIEW, [("GET", "/api/audit", b""), ("GET", "/api/audit?queue=a1&limit=1", b"")]),
     "undo": (OPERATE, [("POST", "/api/audit/999999999/undo", b"")]),
     "token": (set(HOLDERS), [("GET", "/api/token", b"")]),
+    "sign_in": (set(HOLDERS), [("POST", "/api/session", b"")]),
+    "session": (set(HOLDERS), [("GET", "/api/session", b"")]),
+    "sign_out": (EVERYBODY, [("DELETE", "/api/session", b"")]),
     "healthz": (EVERYBODY, [("GET", "/healthz", b""), ("HEAD", "/healthz", b"")]),
     "readyz": (EVERYBODY, [("GET", "/readyz", b"")]),
 }
@@ -90,6 +95,8 @@ def callers(module_redis_process: RedisServer) -> Iterator[Callers]:
         del one.entries["revoked"]
         one.write()
         wait_until(lambda: one.ask("revoked", "GET", "/api/token").status == 401)
+        signed_in = wait_until(lambda: one.ask("admin", "POST", "/api/session"))
+        one.cookie = signed_in.headers["set-cookie"].partition(";")[0]
         one.secrets["unknown"] = one.secrets["admin"][:-1] + ("a" if one.secrets["admin"][-1] != "a" else "b")
         yield one
 
@@ -100,6 +107,8 @@ def asked(callers: Callers, who: str, method: str, path: str, body: Any) -> Any:
         return callers.ask("", method, path, body, Authorization=f"Basic {secret}")
     if who == "cookie":
         return callers.ask("", method, path, body, Cookie=f"session={secret}; token={secret}")
+    if who == SESSION:
+        return callers.ask("", method, path, body, Cookie=callers.cookie, Sec_Fetch_Site="same-origin")
     if who == "query":
         mark = "&" if "?" in path else "?"
         return callers.ask("", method, f"{path}{mark}access_token={secret}", body)
@@ -124,13 +133,19 @@ def test_every_route_demands_a_right(route: Route) -> None:
 @pytest.mark.parametrize("verb", TABLE)
 def test_an_endpoint_lets_in_who_has_its_right_and_nobody_else(callers: Callers, verb: str) -> None:
     let_in, requests = TABLE[verb]
+    right = next(one for one in ROUTES if one.verb == verb).right
+    # A session is never valid for push and pop, nor to begin another one.
+    let_in = let_in - {SESSION} if verb == "sign_in" or right in ("push", "pop") else let_in | {SESSION}
     for method, path, body in requests:
         for who in EVERYBODY:
             answer = asked(callers, who, method, path, body)
             if who in let_in:
                 # What the endpoint says: there is no such task, schedule or lease.
                 assert answer.status in (200, 202, 400, 404, 409), (who, path, answer)
-            elif who in STRANGERS:
+            elif (who, verb) == ("query", "sign_in"):
+                # Everybody learns there that it takes no options.
+                assert answer.status == 400 and "set-cookie" not in answer.headers
+            elif who in STRANGERS or (who, verb) == (SESSION, "sign_in"):
                 assert answer.status == 401, (who, path, answer)
                 assert answer.headers["www-authenticate"] == "Bearer"
                 assert method == "HEAD" or answer.json["code"] == "unauthorized"
@@ -139,7 +154,9 @@ def test_an_endpoint_lets_in_who_has_its_right_and_nobody_else(callers: Callers,
                 # It names the right, and the queue where that matters.
                 if method != "HEAD":
                     route = next(one for one in ROUTES if one.verb == verb)
-                    said = answer.refused(403, "forbidden", f"'{route.right}'", f"'{who}'")
+                    said = answer.refused(
+                        403, "forbidden", f"'{route.right}'", f"'{'admin' if who == SESSION else who}'"
+                    )
                     assert ("'a1'" in said["error"]) is (route.right in ("push", "pop"))
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from registry.http.auth import MAX_VERDICTS, Access, Gate
-from registry.http.parser import BlockReader, Fields, Found, Head, Heads
+from registry.http.fields import Fields
+from registry.http.parser import BlockReader, Found, Head, Heads
 from registry.http.validation import Refusal
 from registry.model.tokens import Token, hash_of, new_secret
 

@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 from registry.http.validation import Refusal
 from registry.model.tokens import Token, hash_of, parse_right
 
-# What a route may demand. "open" demands nothing, "any" a token of whatever rights; "push" and "pop" count for the queues that
-# the path names.
-RIGHTS: Final = ("open", "any", "push", "pop", "view", "operate", "admin")
+# What a route may demand. "open" demands nothing, "sign-in" no wrong token, "any" a token of whatever rights; "push" and "pop"
+# count for the queues that the path names.
+RIGHTS: Final = ("open", "sign-in", "any", "push", "pop", "view", "operate", "admin")
 # Verdicts that a token remembers for push, and for pop.
 MAX_VERDICTS = 512
 # An address may send this many wrong tokens in so many seconds; then they are answered 429.
@@ -84,7 +84,7 @@ class Access:
             verbs |= {"admin", "operate", "push", "pop"}
         if "operate" in verbs:
             verbs.add("view")
-        self._verbs = verbs | ({"open", "any"} if parsed else {"open"})
+        self._verbs = verbs | ({"open", "sign-in", "any"} if parsed else {"open", "sign-in"})
         self._globs: dict[str, Globs] = {}
         for verb in ("push", "pop"):
             globs = ["*"] if everything else [right.glob for right in parsed if right.verb == verb]
@@ -143,6 +143,7 @@ class Gate:
         self.is_closed = False
         self._now = now
         self._by_hash: dict[str, tuple[str, Access]] = {}
+        self._by_name: dict[str, tuple[str, Access]] = {}
         self._next_expiry = math.inf
         self._failures = Failures(monotonic)
 
@@ -157,6 +158,7 @@ class Gate:
             self._by_hash[token.hash] = token.hash, access
         for _, access in known.values():
             access.is_over = True
+        self._by_name = {access.name: (hashed, access) for hashed, access in self._by_hash.values()}
         self.is_closed = self.is_closed or bool(tokens)
         self._find_next_expiry()
 
@@ -174,6 +176,11 @@ class Gate:
             return False
         self._find_next_expiry()
         return True
+
+    def entry(self, name: str) -> tuple[str, Access] | None:
+        """The hash of the valid token of this name, and what it allows."""
+        found = self._by_name.get(name)
+        return found if found is not None and found[1].expires_at > self._now() else None
 
     def identify(self, authorization: Sequence[bytes]) -> Access | None:
         """What the token in these Authorization headers allows; None if there is no valid one."""

@@ -57,13 +57,14 @@ class Connection:
     # fmt: off
     __slots__ = (
         "_answer", "_at", "_began", "_buffer", "_call", "_head", "_incoming", "_paused", "_reserved", "_server", "_serving",
-        "_skipped", "_unsent", "address", "due", "fd", "is_plain", "state", "transport",
+        "_skipped", "_unsent", "address", "due", "fd", "is_plain", "is_trusted", "peer", "state", "transport",
     )
     # fmt: on
 
-    def __init__(self, server: Server, address: str = "-") -> None:
+    def __init__(self, server: Server, peer: str = "-", is_trusted: bool = False) -> None:
         self._server = server
-        self.address = address
+        self.peer = self.address = peer  # the client's address is another one behind a trusted proxy
+        self.is_trusted = is_trusted
         self.transport: Any = None
         self.state = IDLE
         self.fd = -1  # its descriptor, while the server's epoll reads for it
@@ -75,8 +76,7 @@ class Connection:
         self._incoming: PartialHead | Counted | Chunks | None = None  # a head or a body that comes in pieces
         self._reserved = 0  # bytes of the server's budget for bodies
         self._unsent = 0  # bytes of the server's budget for answers
-        self._paused = False
-        self._serving = False
+        self._paused = self._serving = False
         self._call: Any = None  # what a parked request waits for; cancelled when its client leaves
         self._head: Head | None = None
         self._answer: Answer | None = None  # being written to the kernel
@@ -227,20 +227,20 @@ class Connection:
                     self._begin_head(data[at:])
                     break
                 try:
-                    head = server.heads.parse(data[at:end], self.address)
+                    head = server.heads.parse(data[at:end], self.peer, self.is_trusted, not self.is_plain)
                 except Refusal as refusal:
                     self._refuse(refusal, data[at:end])
                     break
-            fields = head.fields
-            size = fields.length
-            if size:
+            if self.is_trusted:
+                self.address = head.fields.client or self.peer
+            if size := head.fields.length:
                 whole = end + size
                 if len(data) < whole:
                     self._begin_body(head, data[end:])
                     break
                 body = data[end:whole]
                 end = whole
-            elif fields.chunked:
+            elif head.fields.chunked:
                 self._begin_body(head, data[end:])
                 break
             else:

@@ -15,6 +15,8 @@ from msgspec import Struct
 
 from registry.http.auth import ANYONE, STRANGER, Access, Gate, forbidden
 from registry.http.codec import names_from
+from registry.http.cors import Cors, preflight
+from registry.http.fields import Fields
 from registry.http.limits import (
     MAX_HEADERS,
     MAX_HEADERS_SIZE,
@@ -25,6 +27,7 @@ from registry.http.limits import (
     too_large,
     too_many_headers,
 )
+from registry.http.proxies import Proxies
 from registry.http.validation import (
     METHODS,
     Refusal,
@@ -32,10 +35,10 @@ from registry.http.validation import (
     check_encoding,
     check_host,
     check_key,
+    check_own_page,
     check_request_line,
     check_site,
     like_a_browser,
-    sane_request_id,
 )
 from registry.log import VALUE_LIMIT, escape
 from registry.model.tokens import mask_tokens
@@ -49,84 +52,10 @@ MAX_REMEMBERED_SIZE = 2048
 _PLAIN_LINE = re.compile(
     rb"(GET|POST|PUT|PATCH|DELETE|HEAD) ((/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*)(?:\?([A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*))?) HTTP/1\.1"
 )
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 # A token on a line of its own that no further line continues.
 _TOKEN = re.compile(rb"[Aa]uthorization: ([Bb]earer rgy_[A-Za-z0-9_-]{43})\r\n(?![ \t])")
 # All heads share one object per method.
 _METHODS = {method: method for method in METHODS}
-
-
-class Fields:
-    """A header block. ``get(name)`` takes a name in lower case and returns the last value of that name, or None.
-
-    ``length``: Content-Length in bytes, 0 for none. ``access``: what its token allows, None as long as no valid one was found.
-    """
-
-    __slots__ = (
-        "accepted",
-        "accepted_with_token",
-        "access",
-        "all",
-        "chunked",
-        "close",
-        "expects",
-        "get",
-        "keep_alive",
-        "length",
-        "logged",
-        "others",
-        "request_id",
-    )
-
-    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
-        values: dict[bytes, list[bytes]] = {}
-        for name, value in pairs:
-            values.setdefault(name.lower(), []).append(value.strip(b" \t"))
-        self.all = values
-        self.access: Access | None = None
-        self.accepted = False  # checked before, and accepted with every method and path
-        self.accepted_with_token = False  # the same together with any valid token
-        self.others: Fields | None = None  # the same headers without the token
-        last = {name: found[-1] for name, found in values.items()}
-        self.get = last.get
-        length = last.get(b"content-length")
-        if length is not None and not _LENGTH.fullmatch(length):
-            raise bad_request("The Content-Length is not a valid number.")
-        self.length = int(length or 0)
-        codings = values.get(b"transfer-encoding", ())
-        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
-            raise bad_request("The only supported Transfer-Encoding is chunked.")
-        self.chunked = bool(codings)
-        tokens = {token.strip() for token in b",".join(values.get(b"connection", ())).lower().split(b",")}
-        self.close = b"close" in tokens
-        self.keep_alive = b"keep-alive" in tokens
-        self.expects = last.get(b"expect", b"").lower() == b"100-continue"
-        self.request_id = sane_request_id(values.get(b"x-request-id", ()))
-        self.logged = logged_agents(last.get(b"referer"), last.get(b"user-agent"))
-
-    def with_token(self, authorization: bytes, access: Access | None) -> Fields:
-        """The same headers, and this value of Authorization; ``get`` does not find it."""
-        fields = Fields.__new__(Fields)
-        fields.all = {**self.all, b"authorization": [authorization]}
-        fields.others, fields.access = self, access
-        fields.accepted = self.accepted_with_token and access is not None
-        fields.accepted_with_token = False
-        fields.get = self.get
-        fields.length, fields.chunked, fields.expects = self.length, self.chunked, self.expects
-        fields.close, fields.keep_alive = self.close, self.keep_alive
-        fields.request_id, fields.logged = self.request_id, self.logged
-        return fields
-
-    def values(self, name: bytes) -> list[bytes]:
-        """Every value of this name, in order."""
-        return self.all.get(name, [])
-
-
-def logged_agents(referer: bytes | None, user_agent: bytes | None) -> str:
-    """The two headers of an access line, quoted and escaped; "-" for a missing one."""
-    return mask_tokens(
-        f'"{escape(referer) if referer else "-"}" "{escape(user_agent) if user_agent else "-"}"'
-    )
 
 
 class Found(Struct, frozen=True):
@@ -147,6 +76,9 @@ class Found(Struct, frozen=True):
 
 NO_OPTIONS: dict[str, Any] = {}
 _NOT_YET = Found(None)
+_PREFLIGHT = Found(preflight, right="open")
+# Checks of other programs ask these without BASE_PATH, too.
+_WITHOUT_BASE = (b"/healthz", b"/readyz", b"*")
 
 
 class Head:
@@ -163,6 +95,7 @@ class Head:
         "expects",
         "fields",
         "found",
+        "is_secure",
         "keep_alive",
         "limit",
         "line",
@@ -193,6 +126,7 @@ class Head:
         self.segments: tuple[bytes, ...] = ()
         self.options = NO_OPTIONS
         self.access = ANYONE  # what its sender may do
+        self.is_secure = False  # its client used TLS; not true of a remembered head
         self.found = _NOT_YET
 
 
@@ -290,7 +224,7 @@ class Heads:
     """Parses and remembers heads. ``find(head)`` returns what answers a head; see `registry.http.routes`.
 
     ``host_allowed(name)`` tells whether a Host is accepted; ``limit_of(path)`` returns the longest body, bytes;
-    ``gate`` checks tokens.
+    ``gate`` checks tokens; ``find_session(cookies)`` returns what a session allows, or None.
     """
 
     def __init__(
@@ -299,6 +233,11 @@ class Heads:
         host_allowed: Callable[[bytes], bool],
         limit_of: Callable[[bytes], int],
         gate: Gate | None = None,
+        *,
+        find_session: Callable[[Sequence[bytes]], Access | None] = lambda cookies: None,
+        proxies: Proxies | None = None,
+        cors: Cors | None = None,
+        base_path: str = "",
     ) -> None:
         self.remembered: dict[bytes, Head] = {}
         self._blocks: dict[bytes, Fields] = {}
@@ -306,14 +245,21 @@ class Heads:
         self._host_allowed = host_allowed
         self._limit_of = limit_of
         self._gate = gate or Gate()
+        self._find_session = find_session
+        self.proxies = proxies or Proxies()
+        self._cors = cors or Cors()
+        self._base_path = base_path.encode()
 
     def forget(self) -> None:
         """Forget every head: the verdicts on them are out of date."""
         self.remembered.clear()
         self._blocks.clear()
 
-    def parse(self, data: bytes, address: str = "-") -> Head:
-        """Parse a head from ``address``; ``data`` includes its last empty line. Raises `Refusal`."""
+    def parse(self, data: bytes, address: str = "-", is_trusted: bool = False, is_tls: bool = False) -> Head:
+        """Parse a head from ``address``; ``data`` includes its last empty line. Raises `Refusal`.
+
+        ``is_trusted``: a trusted proxy sent it; ``is_tls``: over TLS.
+        """
         line, _, block = data.partition(b"\r\n")
         if len(line) > MAX_LINE:
             raise line_too_long()
@@ -332,8 +278,21 @@ class Heads:
             line = line.replace(target, target[:VALUE_LIMIT] + b"...")
         # A plain line needs no escaping.
         shown = mask_tokens(line.decode() if plain is not None else escape(line))
+        if self._base_path:
+            path = self._below_base(path)
+            target = path + b"?" + query if query else path
         head = Head(method, path, query or b"", fields, shown, is_http_10)
-        head.found = found = self._find(head)
+        if is_trusted:
+            address = fields.client or address
+            head.is_secure = is_tls or self.proxies.is_https(
+                fields.values(b"x-forwarded-proto"), fields.values(b"forwarded")
+            )
+        else:
+            head.is_secure = is_tls
+        if fields.cors and method == b"OPTIONS" and fields.get(b"access-control-request-method"):
+            head.found = found = _PREFLIGHT
+        else:
+            head.found = found = self._find(head)
         try:
             self._validate(head, target, authority, b"HTTP/1.0" if is_http_10 else b"HTTP/1.1", address)
             if fields.length or fields.chunked:
@@ -343,9 +302,16 @@ class Heads:
         except Refusal as refusal:
             refusal.head = head
             raise
-        if found.remembers and authority is None and len(data) <= MAX_REMEMBERED_SIZE:
+        lasts = found.remembers and fields.get(b"cookie") is None
+        if lasts and authority is None and len(data) <= MAX_REMEMBERED_SIZE:
             remember(self.remembered, data, head)
         return head
+
+    def _below_base(self, path: bytes) -> bytes:
+        """The path without BASE_PATH; b"", which is no path of ours, for one that is not below it."""
+        if path.startswith(self._base_path + b"/"):
+            return path[len(self._base_path) :]
+        return path if path in _WITHOUT_BASE else b""
 
     def _block(self, block: bytes) -> Fields:
         at = block.find(b"uthorization: ") - 1 if self._gate.is_closed else -1
@@ -371,6 +337,11 @@ class Heads:
         if not reader.collector.done:
             raise bad_request("The headers are not well-formed HTTP.")
         fields = Fields(reader.collector.pairs)
+        if self.proxies:
+            fields.client = self.proxies.client(
+                fields.values(b"x-forwarded-for"), fields.values(b"forwarded")
+            )
+        fields.cors = self._cors.lines(fields.values(b"origin"))
         if len(block) <= MAX_REMEMBERED_SIZE:
             remember(self._blocks, block, fields)
         return fields
@@ -395,14 +366,17 @@ class Heads:
             host = check_host(hosts, version)
         if fields.chunked and version != b"HTTP/1.1":
             raise bad_request("HTTP/1.0 does not allow Transfer-Encoding.")
-        self._admit(head, address, host)
+        self._admit(head, address, None if head.found is _PREFLIGHT else host)
         agents = fields.values(b"user-agent")
         pages = fields.values(b"sec-fetch-site"), fields.values(b"origin"), hosts, agents
-        check_site(head.method, target, *pages)
+        if not fields.cors:
+            check_site(head.method, target, *pages)
         check_encoding(fields.values(b"content-encoding"))
         check_key(fields.values(b"idempotency-key"))
         # A request that may come from another site's page is checked for each method and path.
-        maybe_page = pages[0] or pages[1] or any(map(like_a_browser, agents))
+        maybe_page = (
+            pages[0] or pages[1] or fields.get(b"cookie") is not None or any(map(like_a_browser, agents))
+        )
         fields.accepted = authority is None and version == b"HTTP/1.1" and not maybe_page
         if fields.accepted and fields.others is not None and fields.access is not None:
             fields.others.accepted_with_token = True
@@ -421,17 +395,27 @@ class Heads:
                 access = fields.access = gate.identify(given)
                 if access is None and right != "open":
                     raise gate.unknown(given, address)
+            elif access is None and fields.get(b"cookie") is not None:
+                # Not kept with the fields: it ends at its time.
+                access = self._session(head)
         if host is not None and (access is None or access is ANYONE) and not self._host_allowed(host):
             # It is a valid host name, so nothing in it needs escaping.
             sentence = f"The host name {host.decode()!r} is not allowed; see the setting ALLOWED_HOSTS."
             raise Refusal(421, "foreign_host", sentence)
         if access is None:
-            if right != "open":
+            if right not in ("open", "sign-in"):
                 raise gate.unknown((), address)
             access = STRANGER
         head.access = access
         if access is not ANYONE:
             check_right(access, head.found, head.name, head.segments)
+
+    def _session(self, head: Head) -> Access | None:
+        values = head.fields.values
+        access = self._find_session(values(b"cookie"))
+        if access is not None:
+            check_own_page(head.method, values(b"sec-fetch-site"), values(b"origin"), values(b"host"))
+        return access
 
     def admit_again(self, head: Head) -> None:
         """Check the token of a request that has not been answered yet, after tokens have changed; raises `Refusal`."""

@@ -22,7 +22,8 @@ class Request(Struct, eq=False):
 
     ``segments``: the raw variable segments of the path, the name's first. ``options``: the parsed options of the query; do not change
     them, because other requests may share them. ``header(name)`` takes a name in lower case and returns a value, or None.
-    ``request_id``: only where the route demands "operate" or "admin".
+    ``request_id``: only where the route demands "operate" or "admin"; ``is_secure``: whether the client used TLS, only at
+    /api/session.
     """
 
     name: bytes
@@ -34,6 +35,7 @@ class Request(Struct, eq=False):
     access: Access
     address: str
     request_id: bytes = b""
+    is_secure: bool = False
 
     @property
     def caller(self) -> Caller:

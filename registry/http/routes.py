@@ -37,12 +37,14 @@ from registry.http.codec import (
 from registry.http.parser import Found, Head, check_right, remember
 from registry.http.request import Match, Request, Route, Table
 from registry.http.schedules import SCHEDULES_OPTIONS
+from registry.http.sessions import Sessions
 from registry.http.tasks import Tasks
 from registry.http.validation import ALLOW, Refusal, sane_request_id
 from registry.queue.promise import Promise, as_deferred
 
 # The rights of routes whose requests the audit may record.
 RECORDED = ("operate", "admin")
+SESSION = "/api/session"
 # The longest query that is remembered, bytes.
 MAX_QUERY = 128
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -97,6 +99,7 @@ class Api:
         stopping: Callable[[], bool],
         warnings: Callable[[], list[str]],
         gate: Gate | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self._tasks = verbs
         self._admin = operations
@@ -108,6 +111,7 @@ class Api:
             self._table.add(row)
         self._leaves: dict[tuple[bytes, bytes, bytes], tuple[Found, bytes, bytes, dict[str, Any]]] = {}
         self._gate = gate or Gate()
+        self._sessions = sessions or Sessions(self._gate)
         self._found = {row.verb: _found(row, _answering(row, getattr(self, row.verb))) for row in ROUTES}
         self._queries: dict[tuple[str, bytes], tuple[bytes, dict[str, Any]]] = {}
 
@@ -272,6 +276,18 @@ class Api:
     def token(self, request: Request) -> Answer:
         return json_answer(200, {**describe(request.caller.access), "address": request.caller.address})
 
+    @route("POST", SESSION, right="sign-in")
+    def sign_in(self, request: Request) -> Answer:
+        return self._sessions.sign_in(request, request.is_secure)
+
+    @route("GET", SESSION, right="any")
+    def session(self, request: Request) -> Answer:
+        return json_answer(200, describe(request.access))
+
+    @route("DELETE", SESSION, right="open")
+    def sign_out(self, request: Request) -> Answer:
+        return self._sessions.sign_out(request.is_secure)
+
     # The process
 
     @route("GET", "/healthz", right="open")
@@ -424,7 +440,9 @@ def _found(row: Route, verb: Callable[..., Any]) -> tuple[Found, Found]:
 
 
 def _answering(row: Route, endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes, str], Any]:
-    def answer(head: Head, body: bytes, address: str, request_id: bytes = b"") -> Any:
+    def answer(
+        head: Head, body: bytes, address: str, request_id: bytes = b"", is_secure: bool = False
+    ) -> Any:
         return endpoint(
             Request(
                 head.name,
@@ -436,6 +454,7 @@ def _answering(row: Route, endpoint: Callable[[Request], Any]) -> Callable[[Head
                 head.access,
                 address,
                 request_id,
+                is_secure,
             )
         )
 
@@ -444,6 +463,8 @@ def _answering(row: Route, endpoint: Callable[[Request], Any]) -> Callable[[Head
         head.request_id = head.request_id or _request_id()
         return answer(head, body, address, head.request_id)
 
+    if row.path == SESSION:
+        return lambda head, body, address: answer(head, body, address, is_secure=head.is_secure)
     return answer_recorded if row.right in RECORDED else answer
 
 

@@ -79,7 +79,8 @@ class Server(Factory):  # type: ignore[misc]
         self._turn_call: Any = None
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        return Connection(self, getattr(addr, "host", None) or "-")
+        address = getattr(addr, "host", None) or "-"
+        return Connection(self, address, bool(self.heads.proxies) and self.heads.proxies.trusts(address))
 
     def acceptableProtocols(self) -> list[bytes]:
         """The protocols for ALPN. Nearly all TLS clients use it, and without an answer they are refused."""
@@ -166,7 +167,7 @@ class Server(Factory):  # type: ignore[misc]
 
     def encode_answer(self, answer: Answer, head: Head) -> bytes:
         """The bytes of an answer to the request with this head."""
-        body, more = answer.body, b""
+        body, more = answer.body, head.fields.cors
         for pair in answer.headers:
             more += b"%b: %b\r\n" % pair
         if head.close or self.draining:
@@ -190,11 +191,16 @@ class Server(Factory):  # type: ignore[misc]
         body = refusal.body()
         bodiless = line.startswith(b"HEAD ") or (head is not None and head.bodiless)
         more = b"".join(b"%b: %b\r\n" % pair for pair in refusal.headers)
+        address = connection.peer
+        if head is not None:
+            more += head.fields.cors
+            if connection.is_trusted:
+                address = head.fields.client or address
         if self.access is not None:
             shown = head.line if head else mask_tokens(escape(line)) or "-"
             logged = head.fields.logged if head else '"-" "-"'
             self.access.served(
-                connection.address, shown, refusal.status, 0 if bodiless else len(body), logged, monotonic()
+                address, shown, refusal.status, 0 if bodiless else len(body), logged, monotonic()
             )
         return b"%b%b\r\nContent-Length: %d\r\n%bConnection: close\r\n\r\n%b" % (
             self.starts.get(refusal.status) or self.status_start(refusal.status),
@@ -228,18 +234,18 @@ class Server(Factory):  # type: ignore[misc]
 
     def opened(self, connection: Connection) -> None:
         self.connections.add(connection)
-        self.by_address[connection.address] += 1
+        self.by_address[connection.peer] += 1
         if self._tick_call is None:
             self.starts.clear()
             self._tick_call = self.later(self.limits.tick_seconds, self._tick)
 
     def closed(self, connection: Connection) -> None:
         self.connections.discard(connection)
-        left = self.by_address[connection.address] - 1
+        left = self.by_address[connection.peer] - 1
         if left:
-            self.by_address[connection.address] = left
+            self.by_address[connection.peer] = left
         else:
-            del self.by_address[connection.address]
+            del self.by_address[connection.peer]
         if not self.connections and self._tick_call is not None:
             self._tick_call.cancel()
             self._tick_call = None

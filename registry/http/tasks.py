@@ -88,6 +88,7 @@ class Tasks:
         self._short_result = min(LONG, config.max_result_bytes)
         self._wait = config.queue_timeout
         self._max_wait = max(config.max_wait, config.queue_timeout)
+        self._base = config.base_path.encode()
         self._fair_turn = 0
 
     # Pushing
@@ -154,12 +155,14 @@ class Tasks:
             ended.cancel()
         if view is None or request.caller.access.is_over:
             # The push was accepted; a token that was revoked meanwhile reads nothing any more.
-            return json_answer(202, answer, [*headers, _location(name, pushed.id)])
+            return json_answer(202, answer, [*headers, _location(self._base, name, pushed.id)])
         if view.state == "done":
             return json_answer(200, {**answer, "state": "done", "result": result_of(view.task)}, headers)
         if view.state == "dead":
             return json_answer(200, {**answer, "state": "dead", "reason": view.task.reason}, headers)
-        return json_answer(202, {**answer, "state": view.state}, [*headers, _location(name, pushed.id)])
+        return json_answer(
+            202, {**answer, "state": view.state}, [*headers, _location(self._base, name, pushed.id)]
+        )
 
     def push_many(self, request: Request) -> Deferred[Answer]:
         """Push all tasks of the body, or none."""
@@ -379,8 +382,9 @@ class Tasks:
             self._queues.handover.put_back(delivery)
 
 
-def _location(name: bytes, task_id: bytes) -> tuple[bytes, bytes]:
-    return b"Location", b"/api/queues/%b/tasks/%b" % (quote_from_bytes(name, safe="").encode(), task_id)
+def _location(base: bytes, name: bytes, task_id: bytes) -> tuple[bytes, bytes]:
+    quoted = quote_from_bytes(name, safe="").encode()
+    return b"Location", b"%b/api/queues/%b/tasks/%b" % (base, quoted, task_id)
 
 
 def _pushed(pushed: Pushed) -> Answer:

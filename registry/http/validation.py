@@ -180,5 +180,24 @@ def check_site(
         raise Refusal(403, "foreign_origin", "Pages of other sites may not change anything.")
 
 
+def check_own_page(
+    method: bytes, fetch_site: Sequence[bytes], origin: Sequence[bytes], host: Sequence[bytes]
+) -> None:
+    """Refuse a request with a session's cookie that may come from a page which the daemon did not serve.
+
+    Of requests that change something, a header has to say that they come from an own page.
+    """
+    is_safe = method in SAFE_METHODS
+    if fetch_site:
+        own = (b"same-origin", b"none") if is_safe else (b"same-origin",)
+        allowed = all(value.lower() in own for value in fetch_site)
+    elif origin:
+        allowed = all(_authority(value) in map(bytes.lower, host) for value in origin)
+    else:
+        allowed = is_safe
+    if not allowed:
+        raise Refusal(403, "foreign_origin", "The session is only for the pages of the registry itself.")
+
+
 def _authority(origin: bytes) -> bytes:
     return origin.partition(b"://")[2].lower()

@@ -6,6 +6,7 @@ one call carries up to 128 of them. The top of each Lua file says what a reply m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -241,6 +242,20 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
         if isinstance(error, ResponseError) and (found := STATE_ERRORS.search(str(error))):
             self._link.report(f"Redis refuses the scripts: {str(error)[found.start() :]}")
         return raise_domain_error(failure)
+
+    @inlineCallbacks
+    def session_secret(self) -> Any:
+        """What the sessions of the dashboard are signed with, 64 bytes; whoever asks first makes it. b"" where Redis refuses."""
+        key = self.keys.session_secret
+        try:
+            found = yield self._link.command(b"GET", key)
+            if not found:
+                yield self._link.command(b"SET", key, os.urandom(32).hex(), b"NX")
+                found = yield self._link.command(b"GET", key)
+        except ResponseError as error:
+            log.warn("nobody can sign in to the dashboard: Redis says {why}", why=str(error))
+            return b""
+        return found or b""
 
     def on_connect(self) -> Deferred[None]:
         """On each new connection: set the clock, check the schema, load the scripts. Fails when it finds a newer daemon's keys."""
