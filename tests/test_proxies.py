@@ -9,19 +9,47 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.callers import Callers
 from tests.live import ROOT, RedisServer, bare_environment, free_port, short_folder, wait_until
+from tests.talk import Answer as Full
 from tests.talk import running
 
 PAGE = (ROOT / "docs" / "behind-a-proxy.md").read_text("utf-8")
 NAME = "registry.example"
+# The certificate of that name, the key, and both in one file; made by a fixture.
+CERTIFICATES = short_folder()
+TOKENS = Callers(CERTIFICATES / "tokens.json")
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="no openssl to make a certificate with"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files() -> Iterator[None]:
+    """The certificate and the tokens."""
+    key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem"
+    names = f"-subj /CN={NAME} -addext subjectAltName=DNS:{NAME} -days 2 -out cert.pem"
+    command = ["openssl", *f"req -x509 {key} {names}".split()]
+    CERTIFICATES.mkdir(exist_ok=True)
+    subprocess.run(command, cwd=CERTIFICATES, check=True, capture_output=True)
+    both = (CERTIFICATES / "cert.pem").read_text() + (CERTIFICATES / "key.pem").read_text()
+    (CERTIFICATES / "both.pem").write_text(both)
+    TOKENS.add("all", "push *", "pop *", "view")
+    TOKENS.add("other", "push x")
+    TOKENS.write()
+    yield
+    shutil.rmtree(CERTIFICATES, ignore_errors=True)
 
 
 def found(program: str) -> str | None:
@@ -36,9 +64,15 @@ def written(name: str, ports: dict[str, int]) -> str:
     for old, new in (
         ("127.0.0.1:3000", f"127.0.0.1:{ports['one']}"),
         ("127.0.0.1:3001", f"127.0.0.1:{ports['two']}"),
-        ("listen 80;", f"listen 127.0.0.1:{ports['proxy']};"),
-        ("bind :80\n", f"bind 127.0.0.1:{ports['proxy']}\n"),
-        (f"http://{NAME} {{", f"http://{NAME}:{ports['proxy']} {{"),
+        ("listen 443 ssl;", f"listen 127.0.0.1:{ports['proxy']} ssl;"),
+        ("bind :443 ssl", f"bind 127.0.0.1:{ports['proxy']} ssl"),
+        (
+            f"{NAME} {{",
+            f"{NAME}:{ports['proxy']} {{\n\ttls {CERTIFICATES}/cert.pem {CERTIFICATES}/key.pem",
+        ),
+        ("/etc/ssl/registry.example.pem", f"{CERTIFICATES}/cert.pem"),
+        ("/etc/ssl/private/registry.example.key", f"{CERTIFICATES}/key.pem"),
+        ("/etc/ssl/private/registry.example.pem", f"{CERTIFICATES}/both.pem"),
     ):
         config = config.replace(old, new)
     assert all(str(port) in config for port in ports.values()), config
@@ -64,7 +98,9 @@ def haproxy(folder: Path, config: str) -> list[str]:
 
 
 def caddy(folder: Path, config: str) -> list[str]:
-    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tdefault_bind 127.0.0.1\n}\n" + config)
+    (folder / "Caddyfile").write_text(
+        "{\n\tadmin off\n\tdefault_bind 127.0.0.1\n\tauto_https disable_redirects\n}\n" + config
+    )
     return ["run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
 
 
@@ -110,16 +146,45 @@ def proxying(name: str, one: int, two: int) -> Iterator[int]:
 Answer = tuple[int, bytes]
 
 
-def ask(port: int, method: str, path: str, body: bytes | None = None, *, name: str = NAME) -> Answer:
+def connect(port: int, source: str = "127.0.0.1") -> ssl.SSLSocket:
+    """A connection to the proxy."""
+    plain = socket.create_connection(("127.0.0.1", port), 30, (source, 0))
+    context = ssl.create_default_context(cafile=str(CERTIFICATES / "cert.pem"))
+    return context.wrap_socket(plain, server_hostname=NAME)
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    """Ask through the proxy."""
+    found = answered(port, method, path, body, **headers)
+    return found.status, found.body
+
+
+def answered(
+    port: int, method: str, path: str, body: bytes | None = None, *, who: str = "all", **headers: str
+) -> Full:
+    """Ask through the proxy, as the client at 127.9.9.9."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()} | bearer(who)
+    with closing(http.client.HTTPConnection(NAME, port, timeout=30)) as connection:
+        connection.sock = connect(port, "127.9.9.9")
+        connection.request(method, path, body, named)
+        return Full(connection.getresponse())
+
+
+def bearer(who: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {TOKENS.secrets[who]}"} if who else {}
+
+
+def straight_ask(port: int, path: str, host: str = "localhost", who: str = "all") -> Answer:
+    """Ask a daemon without the proxy."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        connection.request(method, path, body, {"Host": f"{name}:{port}"})
+        connection.request("GET", path, None, {"Host": host} | bearer(who))
         answer = connection.getresponse()
         return answer.status, answer.read()
 
 
 def pollers(port: int, queue: str) -> int:
     """How many polls of ``queue`` the daemon at ``port`` knows of, asked without the proxy."""
-    return int(json.loads(ask(port, "GET", f"/api/queues/{queue}", name="localhost")[1])["pollers"])
+    return int(json.loads(straight_ask(port, f"/api/queues/{queue}")[1])["pollers"])
 
 
 @pytest.fixture(params=PROXIES)
@@ -133,7 +198,14 @@ def proxy(request: pytest.FixtureRequest) -> str:
 def daemons(module_redis_process: RedisServer) -> Iterator[list[int]]:
     """The ports of two daemons that know the name."""
     with ExitStack() as both:
-        yield [both.enter_context(running(module_redis_process, ALLOWED_HOSTS=NAME)).port for _ in range(2)]
+        settings = dict(
+            re.findall(
+                r"^    ([A-Z_]+)=(.*)$", PAGE.partition("The settings of both daemons:")[2], re.MULTILINE
+            )[:3]
+        )
+        assert set(settings) == {"TRUSTED_PROXIES", "ALLOWED_HOSTS", "TOKENS_FILE"}
+        settings["TOKENS_FILE"] = str(TOKENS.path)
+        yield [both.enter_context(running(module_redis_process, **settings)).port for _ in range(2)]
 
 
 @pytest.fixture
@@ -149,8 +221,10 @@ def test_who_hangs_up_takes_no_task_and_who_waits_gets_it(through: tuple[int, in
     waits = threading.Thread(target=lambda: told.append(ask(port, "GET", f"/api/popTask/{q}?wait=30")))
     with ExitStack() as others:
         for _ in range(4):
-            worker = others.enter_context(socket.create_connection(("127.0.0.1", port), 10))
-            worker.sendall(f"GET /api/popTask/{q}?wait=30 HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
+            worker = others.enter_context(connect(port))
+            token = TOKENS.secrets["all"]
+            head = f"GET /api/popTask/{q}?wait=30 HTTP/1.1\r\nHost: {NAME}\r\nAuthorization: Bearer {token}\r\n\r\n"
+            worker.sendall(head.encode())
         wait_until(lambda: pollers(straight, q) == 4, 20, "four polls")
         waits.start()
     wait_until(lambda: pollers(straight, q) == 1, 20, "the end of the polls whose clients hung up")
@@ -167,7 +241,24 @@ def test_a_batch_of_16_mib_passes(through: tuple[int, int], q: str) -> None:
     status, body = ask(port, "POST", f"/api/pushTasks/{q}", batch)
     assert (status, len(json.loads(body)["ids"])) == (200, 16)
     # The daemons judge the name; that it was right says that the proxy passed it on.
-    assert ask(straight, "GET", "/healthz", name="other.example")[0] == 421
+    assert straight_ask(straight, "/healthz", "other.example", "")[0] == 421
+    assert ask(port, "GET", "/healthz")[0] == 200
+
+
+def test_the_daemon_learns_who_asks(through: tuple[int, int]) -> None:
+    port, _ = through
+    told: dict[str, Any]
+    for told in (
+        {},
+        {"X_Forwarded_For": "1.2.3.4"},
+        {"Forwarded": "for=1.2.3.4"},
+        {"X_Forwarded_For": "127.0.0.1"},
+    ):
+        found = answered(port, "GET", "/api/token", None, **told)
+        assert (found.ok()["name"], found.json["address"]) == ("all", "127.9.9.9"), told
+    assert answered(port, "GET", "/api/queues", who="").status == 401
+    answered(port, "PUT", "/api/pushTask/q", b"1", who="other").refused(403, "forbidden")
+    assert answered(port, "POST", "/api/session").headers["set-cookie"].endswith("; Secure")
 
 
 class Dying:
@@ -226,7 +317,7 @@ def test_one_of_two_daemons_is_gone(proxy: str, daemons: list[int], q: str) -> N
         said = [ask(port, "POST", f"/api/pushTask/{q}", b"%d" % number)[0] for number in range(6)]
         # HAProxy tries the other one; nginx and Caddy find out by a request.
         assert said.count(200) >= (6 if proxy == "haproxy" else 5), said
-        queue = json.loads(ask(daemons[1], "GET", f"/api/queues/{q}", name="localhost")[1])
+        queue = json.loads(straight_ask(daemons[1], f"/api/queues/{q}")[1])
         assert queue["ready"] == said.count(200)
 
 
