@@ -22,7 +22,9 @@ def dead(app: App, queue: str | None) -> None:
 
     A group that comes from one worker points to that worker; one that every worker meets points to the tasks.
     """
-    answer = app.client.get("dead")
+    answer = app.client.get("dead", query={"queue": queue, "limit": 1000})
+    if not answer.json.get("complete", True):
+        app.out.note("There are too many dead tasks: the newest of each queue are counted, not all.")
     rows = zip(answer.json["groups"], answer.rows("groups"), strict=True)
     wanted = ((row, text) for row, text in rows if queue is None or queue in _names(row.get("queues")))
     columns = ("#count", "type", "message…", "queues…", "points to", "first", "last")

@@ -34,6 +34,7 @@ from registry.http.codec import (
     names_from,
     retry_after_seconds,
 )
+from registry.http.looks import DEAD_OPTIONS
 from registry.http.parser import Found, Head, check_right, remember
 from registry.http.request import Match, Request, Route, Table
 from registry.http.schedules import SCHEDULES_OPTIONS
@@ -237,6 +238,12 @@ class Api:
     @route("POST", "/api/queues/<name>/tasks/<id>/run", right="operate")
     def run(self, request: Request) -> Any:
         return self._admin.run(request)
+
+    # All queues together
+
+    @route("GET", "/api/dead", right="view", options=DEAD_OPTIONS)
+    def dead(self, request: Request) -> Any:
+        return self._admin.looks.dead(request)
 
     # Schedules
 

@@ -46,6 +46,7 @@ VERBS = {
     "fields": 0,
     "ready": 0,
     "scored": 0,
+    "records": 0,
     "why": 0,
     "sweep": 0,
     "probe": 0,

@@ -18,7 +18,9 @@ LEASES_PER_SCAN = 1000
 # How many bytes of payloads one call reads.
 BYTES_PER_CALL = 1 << 20
 # The sorted sets of a queue. "done" are the done tasks that the queue keeps, "kept" those that a push asked to keep.
-SETS = {"delayed": b"d", "dead": b"x", "done": b"e", "kept": b"f"}
+SETS = {"delayed": b"d", "dead": b"x", "done": b"e", "kept": b"f", "leased": b"l"}
+# How many bytes of records one call of `Lookups.records` reads.
+RECORD_BYTES_PER_CALL = 1 << 18
 
 
 class Counts(NamedTuple):
@@ -45,6 +47,15 @@ class Stored(NamedTuple):
     length: int
     meta: bytes | None
     found: int
+
+
+class Record(NamedTuple):
+    """A member of a sorted set, and the record of its task, None for a plain one. ``member``: the task's id, or its lease."""
+
+    queue: bytes
+    member: bytes
+    score: int
+    meta: bytes | None
 
 
 class ReadyElement(NamedTuple):
@@ -140,6 +151,29 @@ class Lookups(Commands):
         return self._read("scored", [name], SETS[set_name], int(highest_first), *place, limit).addCallback(
             found
         )
+
+    def records(
+        self,
+        names: Sequence[bytes],
+        set_name: str,
+        place: tuple[str, str],
+        limit: int,
+        *,
+        highest_first: bool,
+    ) -> Deferred[tuple[int, list[Record]]]:
+        """Members of one of the `SETS` of several queues, a queue after the other; ``place``: where to go on in the first one.
+
+        Fires with the number of queues that were read to their end, and the members.
+        """
+
+        def found(reply: list[Any]) -> tuple[int, list[Record]]:
+            if reply[0]:
+                raise error_from_reply(reply)
+            rows = [Record(names[n], one, int(float(score)), meta) for n, one, score, meta in reply[2:]]
+            return reply[1], rows
+
+        words = (SETS[set_name], int(highest_first), *place, limit, RECORD_BYTES_PER_CALL)
+        return self._read("records", names, *words).addCallback(found)
 
     @inlineCallbacks
     def leases(self, name: bytes, behind: bytes, limit: int) -> Any:
