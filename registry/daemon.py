@@ -380,13 +380,13 @@ _OF_LEASES = (b"/api/ackTask/", b"/api/failTask/", b"/api/releaseTask/", b"/api/
 
 def _limits(config: Config) -> Callable[[bytes], int]:
     """A function from a path to the largest body that may be sent to it, in bytes."""
-    most = max(config.max_batch_bytes, config.max_task_bytes, config.max_result_bytes)
+    largest = max(config.max_batch_bytes, config.max_task_bytes, config.max_result_bytes)
 
     def limit(path: bytes) -> int:
         batch = path.startswith((b"/api/pushTasks/", b"/api/ackTasks/"))
         if batch or (path.startswith(b"/api/queues/") and path.endswith(b"/import")):
             return config.max_batch_bytes
-        return most if path.startswith(_OF_LEASES) else config.max_task_bytes
+        return largest if path.startswith(_OF_LEASES) else config.max_task_bytes
 
     return limit
 

@@ -123,7 +123,7 @@ def man() -> str:
         '.\\" Made from the commands: python -m tests.command_pages',
         f'.TH REGISTRYCTL 1 "" "registry {__version__}" "User Commands"',
         ".SH NAME",
-        "registryctl \\- push, pop, look at and steer the tasks of a registry",
+        "registryctl \\- push, pop, inspect and manage the tasks of a registry",
         ".SH SYNOPSIS",
         f"\\fB{_roff('registryctl')}\\fR [\\fIOPTIONS\\fR] \\fICOMMAND\\fR [\\fIARGUMENTS\\fR]",
         ".SH DESCRIPTION",

@@ -220,7 +220,7 @@ def test_a_task(ctl: Ctl, served: Daemon, q: str) -> None:
     assert ctl.ok("task", task_id, "run") == "The task is ready.\n"
     assert "not_delayed" in ctl.fails(4, "task", f"{q}/{task_id}", "run")
     lease = leased(served, q, "lease=30&worker=w1")["lease"]
-    assert "told to stop" in ctl.ok("task", task_id, "cancel")
+    assert "when it renews the lease" in ctl.ok("task", task_id, "cancel")
     on(served, "fail", q, lease, {"error": {"type": "E", "message": "boom"}})
     text = ctl.ok("task", task_id)
     assert ["state", "dead"] in words(text) and "w1" in text and "E: boom" in text

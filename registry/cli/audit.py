@@ -1,4 +1,4 @@
-"""``audit`` and ``undo``: what operators did, and taking it back."""
+"""``audit`` and ``undo``: what operators did, and how to undo it."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def _cells(row: dict[str, Any], _: str) -> tuple[Any, ...]:
 def undo(app: App, entry: str) -> None:
     """Take back a purge, a bulk deletion, a cancel or a retry. ID is that of its audit entry.
 
-    This works for ten minutes. What could not come back is told, with the reason.
+    This works for ten minutes. Tasks that could not come back are counted by reason.
     """
     answer = app.client.post("audit", entry, "undo", timeout=3600.0)
     if app.out.as_json:
         app.out.json(answer.text)
         return
-    said = answer.json
-    app.out.line(f"{count(said['count'], 'task')} came back.")
-    for reason, number in (said.get("reasons") or {}).items():
+    result = answer.json
+    app.out.line(f"{count(result['count'], 'task')} came back.")
+    for reason, number in (result.get("reasons") or {}).items():
         app.out.line(f"{count(number, 'task')} did not: {_WHY.get(reason, reason)}.")

@@ -1,7 +1,7 @@
 """The HTTP client of `registryctl work`: many requests at once, each repeated until the registry answers it.
 
-An answer counts only if it comes from the registry: a 200 has the member that is asked for, anything else is a proxy's page, or
-an answer that was cut. What is repeated here does no harm: a pop has an Idempotency-Key, and the others name a lease.
+An answer counts only if it comes from the registry: a 200 has the expected member; anything else is a proxy's page, or a
+truncated answer. Repeating these requests is harmless: a pop has an Idempotency-Key, and the others name a lease.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from registry.cli.errors import CliError
 from registry.cli.profiles import Target
 
 CONNECT_SECONDS = 5.0
-# How long an answer may take, besides the wait of the request, s.
+# How long an answer may take, in addition to the wait of the request, s.
 ANSWER_SECONDS = 15.0
-# The pauses between repeats if the registry does not say, s; and the longest pause that it may ask for.
+# The pauses between repeats if the registry names none, s; and the longest pause that it may ask for.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0
 LONGEST_RETRY_AFTER = 60.0
-# These mean "later", not "wrong".
+# Statuses that mean "try again", not "wrong request".
 LATER = (408, 425, 429)
 
 
 @dataclass(eq=False)
 class NoAnswer(Exception):
-    """The registry did not answer, or said "later" after so many seconds (None: it did not say)."""
+    """The registry did not answer, or asked to repeat the request after so many seconds (None: it named no time)."""
 
     sentence: str
     pause: float | None = None
@@ -110,8 +110,8 @@ class Calls:
                 timeout=httpx2.Timeout(ANSWER_SECONDS + wait, connect=CONNECT_SECONDS),
             )
         except (httpx2.TransportError, httpx2.DecodingError, ssl.SSLError, OSError) as error:
-            said = unreachable(self.target, error)
-            raise NoAnswer(said.message) from said
+            problem = unreachable(self.target, error)
+            raise NoAnswer(problem.message) from problem
         status, text = response.status_code, response.content.decode("utf-8", "backslashreplace")
         if status in (200, 202):
             answer = Answer(status, text, response.headers)

@@ -26,7 +26,7 @@ from registry.cli.profiles import Target
 from registry.cli.text import clean, cut
 
 CONNECT_SECONDS = 5.0
-# The longest error text of something that is not the registry.
+# The longest error text that is shown of a server that is not the registry.
 SHOWN = 200
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 
@@ -62,8 +62,8 @@ class Answer:
         try:
             return _decoder.decode(self.text) if self.text else None
         except (ValueError, RecursionError):
-            said = cut(" ".join(self.text.split()), SHOWN)
-            raise CliError(f"The answer is not JSON; is a registry at this address? {said}") from None
+            beginning = cut(" ".join(self.text.split()), SHOWN)
+            raise CliError(f"The answer is not JSON; is a registry at this address? {beginning}") from None
 
     def member(self, name: str) -> str:
         """The text of one member of the body's object, exactly as it was sent; "" if it is not there."""
@@ -140,7 +140,7 @@ class Client:
 
         Options of ``query`` that are None are left out; True is 1. ``wait``: how long the server may keep the request.
         ``again``: whether it may be repeated although it may have been carried out; by default a GET, a PUT of a schedule,
-        and what has an Idempotency-Key. Raises a `CliError` for every status of 400 and above, and if nobody answers.
+        and what has an Idempotency-Key. Raises a `CliError` for every status of 400 and above, and if there is no answer.
         """
         url = api_path(*path)
         named = {key: value for key, value in (query or {}).items() if value is not None}
@@ -222,8 +222,8 @@ def refusal(target: Target, status: int, headers: Mapping[str, str], text: str) 
         if 300 <= status < 400:
             where = cut(headers.get("location", "another address"), SHOWN)
             return Refused(f"{target.url} redirects to {where}; name that address yourself.")
-        said = cut(" ".join(text.split()), SHOWN)
-        return kind(f"{target.url} answered {status}, and it does not seem to be the registry: {said}")
+        beginning = cut(" ".join(text.split()), SHOWN)
+        return kind(f"{target.url} answered {status}, and it does not seem to be the registry: {beginning}")
     if status == 401 and target.withheld:
         sentence = f"{sentence} {target.withheld}"
     elif status == 401 and not target.token:

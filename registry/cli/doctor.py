@@ -1,4 +1,4 @@
-"""``doctor``: checks the way to the daemon step by step, and says what to do where one fails."""
+"""``doctor``: checks the connection to the daemon step by step, and says what to do if a step fails."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from registry.cli.main import App, Command
 from registry.cli.output import has_styles, is_terminal
 from registry.cli.text import clean, duration, moment
 
-# A queue that nobody pushes to; a poll of it leaves nothing behind.
+# A queue that is not used for anything else; a poll of it leaves nothing behind.
 PROBE = "registryctl-doctor"
 OK, WARN, BAD, SKIP = "ok", "warn", "bad", "skip"
-# Differences of clocks below this are the network's, s.
+# Smaller differences between the clocks may be caused by the network, s.
 CLOCK = 2.0
 SOON_DAYS = 21
 
 
 class Check:
-    """One line: what was looked at, how it is (`OK` …), and what was found or is to be done."""
+    """One line: what was checked, the verdict (`OK` …), and what was found or what to do."""
 
     def __init__(self, what: str, state: str, text: str, code: int = 0) -> None:
         self.what, self.state, self.text, self.code = what, state, text, code
@@ -68,7 +68,7 @@ def doctor(app: App, wait: float) -> None:
 
 
 def checks(app: App, wait: float) -> Iterator[Check]:
-    """Every check in turn; after one that makes the others pointless there are no more."""
+    """All checks in turn, up to one whose failure makes the others pointless."""
     target = app.target
     yield Check("address", OK, f"{target.url}, from {target.origin}")
     for step in (_dns, _tls):
@@ -154,9 +154,9 @@ def _tls(app: App) -> Iterator[Check]:
         if is_loopback(app.target.url):
             yield Check("tls", OK, "not needed: the connection stays on this machine")
         elif app.target.token:
-            yield Check("tls", WARN, "none: whoever is on the way can read the token; use https")
+            yield Check("tls", WARN, "none: others on the network can read the token; use https")
         else:
-            yield Check("tls", WARN, "none: whoever is on the way can read and change tasks; use https")
+            yield Check("tls", WARN, "none: others on the network can read and change tasks; use https")
         return
     context = ssl.create_default_context(cafile=os.path.expanduser(app.target.ca_file) or None)
     address = parts.hostname or "", parts.port or 443
@@ -212,8 +212,8 @@ def _clock(date: str | None, begin: float, took: float) -> Iterator[Check]:
 def _token(app: App) -> Iterator[Check]:
     """What the token allows; it is kept in ``app.options`` for the checks behind this one."""
     try:
-        said: Any = app.client.get("token", patience=0.0).json
-        name, rights, expires = said["name"], list(map(str, said["rights"])), said["expires"]
+        allowed: Any = app.client.get("token", patience=0.0).json
+        name, rights, expires = allowed["name"], list(map(str, allowed["rights"])), allowed["expires"]
     except NotFound:
         yield Check("token", SKIP, "this daemon does not know tokens: it is of an older release")
         return
@@ -228,7 +228,9 @@ def _token(app: App) -> Iterator[Check]:
     if name is None:
         local = is_local(app)
         text = "none is needed" + (
-            "" if local else ": whoever reaches it may do everything; create one: registryctl token create"
+            ""
+            if local
+            else ": anyone who can reach it may do everything; create one: registryctl token create"
         )
         yield Check("token", OK if local else WARN, text)
         return

@@ -37,13 +37,13 @@ class NotFound(CliError):
 
 
 class Refused(CliError):
-    """The server will not do it: 401, 403, 409, 413, 421, 422, 429 …"""
+    """The server refuses the request: 401, 403, 409, 413, 421, 422, 429 …"""
 
     exit_code = REFUSED
 
 
 class Unreachable(CliError):
-    """Nobody answers, or the server cannot work now (502, 503, 504).
+    """The server does not answer, or cannot work now (502, 503, 504).
 
     ``sent``: whether the request, or a part of it, may have been carried out.
     """

@@ -10,7 +10,7 @@ from registry.cli.main import App
 from registry.cli.text import clean_json, cut
 
 PAGE = 1000
-# Of a payload in a table, characters.
+# Characters of a payload that a table shows.
 SHOWN = 80
 
 
@@ -19,8 +19,8 @@ def each_row(
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """The rows of the list ``key``, decoded and as they were sent, at most ``limit`` (None: all)."""
     shown = 0
-    asked = {**(query or {}), "limit": min(limit or PAGE, PAGE)}
-    for page in app.client.pages(*path, key=key, query=asked):
+    options = {**(query or {}), "limit": min(limit or PAGE, PAGE)}
+    for page in app.client.pages(*path, key=key, query=options):
         for row, text in zip(page.json[key], page.rows(key), strict=True):
             yield row, text
             shown += 1
@@ -51,5 +51,5 @@ def print_rows(
 
 
 def shown(text: str, name: str) -> str:
-    """The beginning of one member of a row, as it was sent: a number in it may be one that Python cannot hold."""
+    """The beginning of one member of a row, as it was sent, because Python cannot hold every number."""
     return cut(clean_json(Answer(200, text).member(name)), SHOWN)

@@ -1,4 +1,4 @@
-"""``registryctl``: the group of all commands, and what becomes of their errors.
+"""``registryctl``: the group of all commands, and how their errors are reported.
 
 A command is one row of `COMMANDS`, and a function in the module that the row names: only that module is imported to run it.
 """
@@ -53,7 +53,7 @@ COMMANDS = {
 
 
 class App:
-    """What every command gets: the options that all of them have, the client, and the output."""
+    """What every command receives: the common options, the client, and the output."""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -197,7 +197,7 @@ class Main(Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever read the output has had enough, as in "registryctl tasks q | head".
+            # The reader of the output has gone, as in "registryctl tasks q | head".
             _close_stdout()
             ctx.exit(0)
         return result
@@ -248,7 +248,7 @@ def _close_stdout() -> None:
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Push, pop, look at and steer the tasks of a registry."""
+    """Push, pop, inspect and manage the tasks of a registry."""
     context.ensure_object(App)
 
 

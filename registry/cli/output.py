@@ -85,7 +85,7 @@ class Output:
             click.echo(clean(text), err=True)
 
     def warn(self, text: object) -> None:
-        """A line on stderr, for everybody."""
+        """A line on stderr, also with --json."""
         click.echo(f"{PROGRAM}: {clean(text)}", err=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -122,7 +122,7 @@ class Output:
         if yes:
             return
         if not is_terminal(sys.stdin):
-            raise click.UsageError(f"{clean(question)} Nobody can be asked here: add --yes.")
+            raise click.UsageError(f"{clean(question)} There is no terminal to ask on: add --yes.")
         if not click.confirm(clean(question), err=True):
             click.echo("Nothing was changed.", err=True)
             raise click.exceptions.Exit(FAILED)
@@ -185,8 +185,8 @@ class progress:
         self._bar.stop()
 
     def __call__(self, done: int) -> None:
-        most = done if self._total is None else min(done, self._total)
-        self._bar.update(self._task, completed=max(0, most))
+        completed = done if self._total is None else min(done, self._total)
+        self._bar.update(self._task, completed=max(0, completed))
 
 
 def lines_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

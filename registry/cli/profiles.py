@@ -1,4 +1,4 @@
-"""Where to connect, and with which token: options, the environment, then a profile of ``~/.config/registry/config.toml``.
+"""The address to connect to, and the token: options, the environment, then a profile of ``~/.config/registry/config.toml``.
 
 default = "staging"              # the profile to use if none is named
 
@@ -29,13 +29,13 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True)
 class Target:
-    """A server, and how to be let in. ``token`` is "" for none; ``origin`` says where the address comes from."""
+    """A server, and the token for it, "" for none. ``origin`` says where the address comes from."""
 
     url: str
     token: str = ""
     ca_file: str = ""
     origin: str = ""
-    # Why a token that there is was not used.
+    # Why an existing token was not used.
     withheld: str = ""
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """One run of a command: a process group of its own, its input and outputs, and how it ended.
 
-Its output is read to the end whatever it is and however much it is; what is kept is bounded. When the command has ended, what is
-left of its process group is killed: a task is over when its command is.
+All of its output is read, and a bounded part of it is kept. When the command has ended, the rest of its process group is
+killed: a task is over when its command is.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-# How long what other processes still write is read after the command's end, s.
+# How long the output of other processes is read after the command has ended, s.
 DRAIN_SECONDS = 1.0
 # A longer line of progress is cut, bytes.
-MOST_OF_LINE = 4096
+MAX_OF_LINE = 4096
 # Read or written at once, bytes; what a pipe holds.
 PIECE = 65_536
 
@@ -82,7 +82,7 @@ class _Writer:
         except BlockingIOError:
             return
         except BrokenPipeError:
-            # It does not read its input, or not all of it.
+            # The command does not read its input, or not all of it.
             pass
         self.close()
 
@@ -95,15 +95,15 @@ class _Writer:
 
 
 class _Head:
-    """Keeps what comes if it is no longer than ``most`` bytes, else nothing."""
+    """Keeps everything if it is at most ``limit`` bytes long, otherwise nothing."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._kept: bytearray | None = bytearray()
 
     def take(self, data: bytes) -> None:
         if self._kept is not None:
-            self._kept = None if len(self._kept) + len(data) > self._most else self._kept + data
+            self._kept = None if len(self._kept) + len(data) > self._limit else self._kept + data
 
     @property
     def value(self) -> bytes | None:
@@ -111,18 +111,18 @@ class _Head:
 
 
 class _Tail:
-    """Keeps the last ``most`` bytes."""
+    """Keeps the last ``limit`` bytes."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self.value = b""
 
     def take(self, data: bytes) -> None:
-        self.value = (self.value + data[-self._most :])[-self._most :]
+        self.value = (self.value + data[-self._limit :])[-self._limit :]
 
 
 class _Lines:
-    """Cuts what comes into lines, without their ends, and calls ``each`` with the last whole line of each piece."""
+    """Splits its input into lines without line ends, and calls ``each`` with the last whole line of each piece."""
 
     def __init__(self, each: Callable[[bytes], None]) -> None:
         self._each = each
@@ -130,10 +130,10 @@ class _Lines:
 
     def take(self, data: bytes) -> None:
         *whole, self._begun = (self._begun + data).split(b"\n")
-        self._begun = self._begun[:MOST_OF_LINE]
+        self._begun = self._begun[:MAX_OF_LINE]
         for line in reversed(whole):
             if line.strip():
-                self._each(line[:MOST_OF_LINE])
+                self._each(line[:MAX_OF_LINE])
                 return
 
 
@@ -146,16 +146,16 @@ class Program:
         arguments: Sequence[str],
         environ: Mapping[str, str],
         *,
-        most_output: int,
-        most_errors: int,
+        max_output: int,
+        max_errors: int,
         kill_after: float,
         progress: tuple[int, Callable[[bytes], None]] | None = None,
     ) -> None:
         self._path = path
         self._arguments = list(arguments)
         self._environ = dict(environ)
-        self._output = _Head(most_output)
-        self._errors = _Tail(most_errors)
+        self._output = _Head(max_output)
+        self._errors = _Tail(max_errors)
         self._kill_after = kill_after
         self._progress = progress
         self._pid = 0
@@ -187,7 +187,7 @@ class Program:
         return Ended(code, self._stopped, self._output.value, self._errors.value)
 
     def stop(self, why: str) -> None:
-        """Ask it to end with SIGTERM, and kill it if it does not. The first reason counts."""
+        """Send it SIGTERM, and kill it if it does not end. The first reason counts."""
         if self._stopped or self._over:
             return
         self._stopped = why
@@ -263,7 +263,7 @@ def _await_end(pid: int, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[
     try:
         loop.call_soon_threadsafe(_set, ended)
     except RuntimeError:
-        # The loop is closed: nobody waits any more.
+        # The loop is closed, so nothing waits for this.
         pass
 
 

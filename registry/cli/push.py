@@ -1,4 +1,4 @@
-"""``push``, ``pop``, and what the holder of a lease says: ``ack``, ``fail``, ``release``, ``extend``."""
+"""``push``, ``pop``, and the commands of a lease holder: ``ack``, ``fail``, ``release``, ``extend``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from registry.cli.main import App, Command
 from registry.cli.output import is_terminal
 from registry.cli.text import clean_json, duration
 
-# The longest wait that the daemon grants by default is 55 s; it caps what is asked for.
-MOST_WAIT = 86_400.0
+# The daemon caps longer waits (at 55 s by default).
+MAX_WAIT = 86_400.0
 
 
 def read_payload(given: str | None) -> bytes:
@@ -53,7 +53,7 @@ def _option(name: str, metavar: str, text: str) -> Any:
 @_option("idempotency-key", "KEY", "A repeat with the same key within 24 hours stores nothing.")
 @_option("traceparent", "TRACE", "Trace context that travels with the task.")
 @click.option(
-    "--wait", type=click.FloatRange(0, MOST_WAIT), metavar="SECONDS", help="Wait for the end of the task."
+    "--wait", type=click.FloatRange(0, MAX_WAIT), metavar="SECONDS", help="Wait for the end of the task."
 )
 @click.pass_obj
 def push(
@@ -81,19 +81,19 @@ def push(
     }
     headers = {name: header(name, value) for name, value in given.items() if value is not None}
     answer = app.client.post("pushTask", queue, query=options, body=body, headers=headers, wait=wait or 0.0)
-    said = answer.json
+    row = answer.json
     if app.out.as_json:
         app.out.json(answer.text)
     elif wait is None:
-        if said.get("duplicate"):
+        if row.get("duplicate"):
             app.out.note("There is a task with this key already; nothing was stored.")
-        app.out.line(said["id"])
-    elif said.get("state") == "done":
+        app.out.line(row["id"])
+    elif row.get("state") == "done":
         app.out.json(answer.member("result") or "null")
-    if wait is not None and said.get("state") == "dead":
-        raise CliError(f"The task {said['id']} is dead: {said.get('reason')}.")
-    if wait is not None and said.get("state") != "done":
-        raise CliError(f"The task {said['id']} has not ended yet.")
+    if wait is not None and row.get("state") == "dead":
+        raise CliError(f"The task {row['id']} is dead: {row.get('reason')}.")
+    if wait is not None and row.get("state") != "done":
+        raise CliError(f"The task {row['id']} has not ended yet.")
 
 
 def header(name: str, value: str) -> str:
@@ -106,7 +106,7 @@ def header(name: str, value: str) -> str:
 @click.command(cls=Command)
 @click.argument("queues", nargs=-1, required=True, metavar="QUEUE…")
 @click.option(
-    "--wait", type=click.FloatRange(0, MOST_WAIT), metavar="SECONDS", help="Wait so long for a task (10)."
+    "--wait", type=click.FloatRange(0, MAX_WAIT), metavar="SECONDS", help="Wait so long for a task (10)."
 )
 @click.option("--lease", metavar="SECONDS", help="Lease the task; it comes back unless it is acknowledged.")
 @click.option("--ack", metavar="LEASE", help="Acknowledge the task before in the same request.")
@@ -172,7 +172,7 @@ def pop(
 @click.argument("result", required=False)
 @click.pass_obj
 def ack(app: App, queue: str, lease: str, result: str | None) -> None:
-    """Say that the leased task is done. RESULT is a JSON value, @FILE or - for standard input."""
+    """Acknowledge the leased task: it is done. RESULT is a JSON value, @FILE or - for standard input."""
     body = b"" if result is None else read_payload(result)
     _settled(app, app.client.post("ackTask", queue, lease, body=body, again=True), "done")
 
@@ -196,7 +196,7 @@ def fail(
     delay: str | None,
     no_retry: bool,
 ) -> None:
-    """Say that the leased task failed: it is tried again later, or dead."""
+    """Fail the leased task: it is tried again later, or is dead."""
     given = {"type": kind, "message": message, "trace": trace}
     error = {name: text for name, text in given.items() if text is not None}
     members = [f'"error":{json.dumps(error)}'] if error else []

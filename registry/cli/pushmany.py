@@ -22,13 +22,13 @@ from registry.cli.push import header
 from registry.cli.spool import Batch, Spool
 
 # Of one request.
-MOST_TASKS, MOST_BYTES = 1000, 4 << 20
-# A batch waits so long for another line, s: "tail -f | registryctl pushmany" pushes what there is.
+MAX_TASKS, MAX_BYTES = 1000, 4 << 20
+# A batch waits this long for another line, s, so that "tail -f | registryctl pushmany" pushes what there is.
 LINGER = 0.1
 PIECE = 1 << 16
-# With a spool, the registry is asked again after so long, s.
+# With a spool, the registry is tried again after this long, s.
 AGAIN = 5.0
-# An error of these is one line's; all others are the whole request's.
+# Errors with these codes concern one line; all others concern the whole request.
 OF_A_LINE = ("bad_json", "too_deep", "body_too_large")
 OPTIONS = {
     "delay": ("SECONDS", "Ready only after so many seconds."),
@@ -53,8 +53,8 @@ def _push_options(command: Any) -> Any:
 @_push_options
 @click.option(
     "--batch",
-    type=click.IntRange(1, MOST_TASKS),
-    default=MOST_TASKS,
+    type=click.IntRange(1, MAX_TASKS),
+    default=MAX_TASKS,
     metavar="N",
     help="Tasks of one request at most.",
 )
@@ -85,7 +85,7 @@ def pushmany(
 ) -> int:
     """Push a task for each line of standard input: one JSON value per line, the options for all of them.
 
-    A line that is no JSON is told with its number and left out; the exit code is then 1.
+    A line that is not JSON is reported with its number and left out; the exit code is then 1.
     """
     if flush and (spool is None or queue is not None):
         raise click.UsageError("--flush goes with --spool DIR, and without a queue.")
@@ -107,7 +107,7 @@ def pushmany(
 
 
 class Pushing:
-    """Pushes batches, directly or by way of a spool, and counts what became of the tasks."""
+    """Pushes batches, directly or through a spool, and counts what became of the tasks."""
 
     def __init__(self, app: App, spool: Spool | None, ids: bool) -> None:
         self._app = app
@@ -138,10 +138,10 @@ class Pushing:
             try:
                 self._send(batch)
             except CliError as error:
-                told = "were not pushed"
+                outcome = "were not pushed"
                 if isinstance(error, Unreachable) and error.sent:
-                    told = "may not have been pushed"
-                raise _with_more(error, f"Line {batch.numbers[0]} and those behind it {told}.") from None
+                    outcome = "may not have been pushed"
+                raise _with_more(error, f"Line {batch.numbers[0]} and those behind it {outcome}.") from None
             return
         with self._spool.locked():
             self._spool.add(batch)
@@ -165,7 +165,7 @@ class Pushing:
                     if error.status in (400, 422):
                         aside = self._spool.refuse(path)
                         raise _with_more(error, f"The batch is in {aside} now.") from None
-                    # What else comes is kept before this is told: a right may be granted, a full queue has room again.
+                    # Keep the rest before reporting this: the right may be granted later, or the queue may have room again.
                     self._refusal = error
                     return
                 self._spool.remove(path)
@@ -189,7 +189,7 @@ class Pushing:
         return FAILED if self._refused else 0
 
     def _send(self, batch: Batch, path: Path | None = None) -> None:
-        """Push a batch; if one of its lines is refused, push the others, and tell of this one."""
+        """Push a batch; if one of its lines is refused, push the others and report that one."""
         try:
             answer = self._app.client.post(
                 "pushTasks",
@@ -202,7 +202,7 @@ class Pushing:
             if error.code not in OF_A_LINE and error.status != 413:
                 raise
             if len(batch.lines) > 1:
-                # Halves have keys of their own, which are the same at every try.
+                # Each half has its own key, which is the same at every try.
                 middle = len(batch.lines) // 2
                 self._send(batch.part(0, middle, "a"), path)
                 self._send(batch.part(middle, len(batch.lines), "b"), path)
@@ -227,20 +227,20 @@ class Pushing:
 
 
 def _with_more(error: CliError, sentence: str) -> CliError:
-    """The same error with a sentence more."""
+    """The same error with another sentence."""
     more = type(error)(f"{error.message} {sentence}")
     more.status, more.code = error.status, error.code
     return more
 
 
-def batches(most: int, bad: Any) -> Iterator[list[tuple[int, bytes]]]:
-    """The lines of standard input with their numbers, in batches. ``bad``: takes the number of a line that is no JSON, and why."""
+def batches(limit: int, bad: Any) -> Iterator[list[tuple[int, bytes]]]:
+    """Batches of lines of standard input with their numbers. ``bad`` receives the number and the fault of a line that is not JSON."""
     found: list[tuple[int, bytes]] = []
     size = 0
     number = 0
     for line in _lines():
         if line is None:
-            # Nothing came for a while.
+            # No line has arrived for a while.
             if found:
                 yield found
             found, size = [], 0
@@ -252,7 +252,7 @@ def batches(most: int, bad: Any) -> Iterator[list[tuple[int, bytes]]]:
         if why := not_json(payload):
             bad(number, why)
             continue
-        if found and (len(found) == most or size + len(payload) > MOST_BYTES):
+        if found and (len(found) == limit or size + len(payload) > MAX_BYTES):
             yield found
             found, size = [], 0
         found.append((number, payload))
@@ -262,7 +262,7 @@ def batches(most: int, bad: Any) -> Iterator[list[tuple[int, bytes]]]:
 
 
 def not_json(line: bytes) -> str:
-    """Why a line is no JSON value; "" if it is one, as far as can be told here."""
+    """Why a line is not a JSON value; "" if it seems to be one."""
     try:
         json.loads(line.decode("utf-8"), parse_constant=_constant, parse_int=str, parse_float=str)
     except UnicodeDecodeError as error:
@@ -281,7 +281,7 @@ def _constant(word: str) -> Any:
 
 
 def _lines() -> Iterator[bytes | None]:
-    """The lines of standard input; None when nothing has come for a while."""
+    """The lines of standard input; None when no line has arrived for a while."""
     stream = sys.stdin.buffer
     try:
         descriptor = stream.fileno()

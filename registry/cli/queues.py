@@ -48,7 +48,7 @@ def queues(app: App, search: str | None, sort: str | None, families: bool, limit
 @click.argument("name")
 @click.pass_context
 def queue(context: click.Context, name: str) -> None:
-    """Look at the queue NAME, or do something to all of it.
+    """Look at the queue NAME, or change all of it.
 
     Without a command: what the queue holds, and its policy.
     """
@@ -148,7 +148,7 @@ def bulk(
     question: str,
     undoable: bool = True,
 ) -> None:
-    """Ask, carry it out with a progress bar, and print how many it was. ``what``: "deleted", "retried" …"""
+    """Ask, carry it out with a progress bar, and print how many tasks it changed. ``what``: "deleted", "retried" …"""
     if total:
         app.out.confirm(question, yes)
     before = left() if total else 0
@@ -156,15 +156,15 @@ def bulk(
     if app.out.as_json:
         app.out.json(answer.text)
         return
-    said = answer.json
-    skipped = f", {said['skipped']:,} skipped" if said.get("skipped") else ""
-    app.out.line(f"{count(said['count'], 'task')} {what}{skipped}.")
+    result = answer.json
+    skipped = f", {result['skipped']:,} skipped" if result.get("skipped") else ""
+    app.out.line(f"{count(result['count'], 'task')} {what}{skipped}.")
     if undoable:
         tell_undo(app, answer)
 
 
 def tell_undo(app: App, answer: Answer) -> None:
-    """Say how to take back what this answer is about."""
+    """Print how to undo the action that this answer is about."""
     entry = answer.headers.get("registry-audit")
     if entry:
         app.out.note(f"It can be undone for ten minutes: registryctl undo {entry}")

@@ -54,7 +54,7 @@ class Spool:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else sends or adds meanwhile."""
+        """Hold the lock: no other process sends or adds meanwhile."""
         descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -94,7 +94,7 @@ class Spool:
         self._sync()
 
     def refuse(self, path: Path) -> Path:
-        """Set a batch aside that the registry will never take."""
+        """Set aside a batch that the registry refuses."""
         aside = path.with_suffix(REFUSED_SUFFIX)
         path.rename(aside)
         self._sync()

@@ -1,7 +1,7 @@
 """``tasks QUEUE`` and ``task ID``: what a queue holds, and one task, with what can be done to it.
 
 An id does not say which queue its task is in. ``QUEUE/ID`` names both, because no name contains a slash; for an id alone the
-queues are asked one after the other.
+queues are searched one after the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from registry.cli.output import is_terminal, progress
 from registry.cli.queues import STATES, tell_undo
 from registry.cli.text import clean_json, compact, cut, duration, moment, since
 
-# Asking so many queues takes about a second.
+# Searching this many queues takes about a second.
 MANY = 200
 
 
@@ -35,9 +35,15 @@ MANY = 200
 @click.pass_obj
 def tasks(app: App, queue: str, state: str, search: str | None, limit: int, everything: bool) -> None:
     """List the tasks of QUEUE in one state."""
-    most = None if everything else limit
+    limit_or_all = None if everything else limit
     rows = each_row(
-        app, "queues", queue, "tasks", key="tasks", query={"state": state, "search": search}, limit=most
+        app,
+        "queues",
+        queue,
+        "tasks",
+        key="tasks",
+        query={"state": state, "search": search},
+        limit=limit_or_all,
     )
     columns = ("id", "#attempt", "#priority", "pushed", "ended", "reason", "error…", "task…")
     print_rows(app, rows, columns, _cells, f"There are no {state} tasks in this queue.")
@@ -82,7 +88,7 @@ class TaskId(click.ParamType[tuple[str, str]]):
 
 
 def find_task(app: App, queue: str, task_id: str) -> tuple[str, Answer]:
-    """The queue that a task is in, and the task; without a ``queue`` all queues are asked. Raises `NotFound`."""
+    """The queue that a task is in, and the task; without a ``queue`` all queues are searched. Raises `NotFound`."""
     if queue:
         return queue, app.client.get("queues", queue, "tasks", task_id)
     try:
@@ -110,7 +116,7 @@ def find_task(app: App, queue: str, task_id: str) -> tuple[str, Answer]:
 @click.option("--queue", metavar="QUEUE", help="The queue that the task is in.")
 @click.pass_context
 def task(context: click.Context, task: tuple[str, str], queue: str | None) -> None:
-    """Look at a task, or do something to it. ID is the id of a task, or QUEUE/ID.
+    """Look at a task, or change it. ID is the id of a task, or QUEUE/ID.
 
     An id alone is looked for in all queues; with its queue it is found at once.
     """
@@ -169,7 +175,7 @@ def _found(context: click.Context) -> tuple[App, str, str]:
 @task.command()
 @click.pass_context
 def why(context: click.Context) -> None:
-    """Say why the task is not running."""
+    """Show why the task is not running."""
     app, queue, task_id = _found(context)
     answer = app.client.get("queues", queue, "tasks", task_id, "why")
     if app.out.as_json:
@@ -187,12 +193,12 @@ def cancel(context: click.Context) -> None:
     if app.out.as_json:
         app.out.json(answer.text)
         return
-    told = {
+    sentences = {
         "cancelled": "The task is cancelled.",
-        "marked": "The task is running: its worker is told to stop when it renews the lease.",
+        "marked": "The task is running. Its worker learns of the cancellation when it renews the lease.",
         "removed": "The task had ended; it is deleted.",
     }
-    app.out.line(told.get(answer.json["how"], answer.json["how"]))
+    app.out.line(sentences.get(answer.json["how"], answer.json["how"]))
     tell_undo(app, answer)
 
 

@@ -1,4 +1,4 @@
-"""``token``: makes, lists and revokes tokens in the file itself. No daemon has to run; those that do see it within a second."""
+"""``token``: creates, lists and revokes tokens in the tokens file. No daemon has to run; running ones notice within a second."""
 
 from __future__ import annotations
 

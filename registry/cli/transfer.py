@@ -34,7 +34,7 @@ from registry.cli.text import count
 
 VERSION = 1
 # Of one request of an import. A line that is longer goes alone.
-MOST_TASKS, MOST_BYTES = 1000, 4 << 20
+MAX_TASKS, MAX_BYTES = 1000, 4 << 20
 STATES = ("ready", "delayed", "leased", "dead", "done")
 # The fields of a schedule that a PUT takes.
 FIELDS = ("cron", "timezone", "queue", "task", "options", "missed", "paused")
@@ -149,7 +149,7 @@ def task_lines(app: App, queue: str, state: str | None = None) -> Iterator[str]:
     """The tasks of a queue as lines of JSON."""
     cursor: str | None = None
     while True:
-        query = {"limit": MOST_TASKS, "state": state, "cursor": cursor}
+        query = {"limit": MAX_TASKS, "state": state, "cursor": cursor}
         head, *lines, end = app.client.get("queues", queue, "export", query=query).text.split("\n")
         if head != '{"tasks":[' or not end.startswith('],"cursor":'):
             raise CliError(f"{app.target.url} answered something that is not the registry's export.")
@@ -187,7 +187,7 @@ def _written(output: Path | None) -> Iterator[IO[bytes]]:
 def import_(app: App, file: Path | None) -> int:
     """Store what an export has, from a file or standard input. Repeated, it stores nothing twice.
 
-    Tasks that are there already, by their id, stay as they are; policies and schedules are set. A line that is refused is told
+    Tasks that are there already, by their id, stay as they are; policies and schedules are set. A refused line is reported
     with its number and left out; the exit code is then 1.
     """
     if file is None or str(file) == "-":
@@ -231,11 +231,11 @@ class Import:
         if self._app.out.as_json:
             self._app.out.json({name: counts[name] for name in ("imported", "existing", "refused")})
         else:
-            told = [f"{count(counts['imported'], 'task')} imported"]
-            told += [f"{counts['existing']:,} there already"] if counts["existing"] else []
-            told += [f"{counts['policies']} policies"] if counts["policies"] else []
-            told += [f"{counts['schedules']} schedules"] if counts["schedules"] else []
-            self._app.out.note(f"{', '.join(told)}.")
+            parts = [f"{count(counts['imported'], 'task')} imported"]
+            parts += [f"{counts['existing']:,} there already"] if counts["existing"] else []
+            parts += [f"{counts['policies']} policies"] if counts["policies"] else []
+            parts += [f"{counts['schedules']} schedules"] if counts["schedules"] else []
+            self._app.out.note(f"{', '.join(parts)}.")
         return FAILED if counts["refused"] else 0
 
     def _wrong(self, number: int, why: str) -> None:
@@ -308,7 +308,7 @@ class Import:
         if task_id[11:12] == "A" and task_id[12:] in self._raw_of(row["queue"]):
             self._count["existing"] += 1
             return
-        full = len(self._batch) == MOST_TASKS or self._bytes + len(line) > MOST_BYTES
+        full = len(self._batch) == MAX_TASKS or self._bytes + len(line) > MAX_BYTES
         if full or row["queue"] != self._queue:
             self._send()
         self._queue = row["queue"]
@@ -326,7 +326,7 @@ class Import:
         return self._raw[queue]
 
     def _send(self) -> None:
-        """Store the batch; without the lines that are refused, which are told."""
+        """Store the batch, without the lines that are refused, which are reported."""
         while self._batch:
             body = b"\n".join(line for _, line in self._batch)
             try:
@@ -338,10 +338,10 @@ class Import:
                 number, _ = self._batch.pop(int(at[1]) - 1)
                 self._wrong(number, f"it {error.message[at.end() :]}")
                 continue
-            said = answer.json
-            taken = said["key_taken"]
-            self._count["imported"] += said["count"]
-            self._count["existing"] += said["skipped"] - len(taken)
+            result = answer.json
+            taken = result["key_taken"]
+            self._count["imported"] += result["count"]
+            self._count["existing"] += result["skipped"] - len(taken)
             numbers = (
                 {Answer(200, line.decode()).json["id"]: number for number, line in self._batch}
                 if taken

@@ -14,15 +14,15 @@ from registry.cli.program import Ended
 # sysexits.h: the payload is wrong, and will be at the next attempt; and "try again later".
 EX_DATAERR, EX_TEMPFAIL = 65, 75
 # What is kept of a command's stdout is what a request may carry; of its stderr, the end.
-MOST_RESULT, MOST_TRACE = 16 << 20, 4096
-MOST_MESSAGE = 500
+MAX_RESULT, MAX_TRACE = 16 << 20, 4096
+MAX_MESSAGE = 500
 
 
 @dataclass(frozen=True)
 class Settings:
     """What to run, for which queues. Durations are in seconds. ``lease`` "" is the task's own; ``progress``: a descriptor or None.
 
-    ``most``: how many tasks to take in all. ``wait``: None to wait for tasks for ever; else the worker ends when it has waited
+    ``max_tasks``: how many tasks to take in all. ``wait``: None to wait for tasks for ever; else the worker ends when it has waited
     so long in vain. ``patience``: how long the registry may be away.
     """
 
@@ -39,7 +39,7 @@ class Settings:
     kill_after: float = 5.0
     result: bool = True
     progress: int | None = None
-    most: int | None = None
+    max_tasks: int | None = None
     wait: float | None = None
     patience: float = float("inf")
 
@@ -59,15 +59,15 @@ def progress_of(line: str) -> dict[str, Any]:
     """What a line of progress means: ``0.4``, ``40%``, ``0.4 half of it``, an object with progress and message, or a message."""
     text = line.strip()
     try:
-        said = json.loads(text, parse_constant=_not_json)
+        decoded = json.loads(text, parse_constant=_not_json)
     except (ValueError, RecursionError):
-        said = None
-    if isinstance(said, dict):
+        decoded = None
+    if isinstance(decoded, dict):
         found: dict[str, Any] = {}
-        if _is_number(said.get("progress")):
-            found["progress"] = said["progress"]
-        if isinstance(said.get("message"), str):
-            found["message"] = said["message"]
+        if _is_number(decoded.get("progress")):
+            found["progress"] = decoded["progress"]
+        if isinstance(decoded.get("message"), str):
+            found["message"] = decoded["message"]
         return found
     number, _, message = text.partition(" ")
     try:
@@ -89,10 +89,10 @@ def _not_json(word: str) -> Any:
 
 def verdict(ended: Ended, settings: Settings) -> Verdict:
     """What a run means for its task."""
-    errors = ended.errors.decode("utf-8", "replace")[-MOST_TRACE:]
+    errors = ended.errors.decode("utf-8", "replace")[-MAX_TRACE:]
     if ended.code == 0 and ended.stopped != "timeout":
         if ended.output is None:
-            too_large = f"its output is over {MOST_RESULT} bytes and is not kept" if settings.result else ""
+            too_large = f"its output is over {MAX_RESULT} bytes and is not kept" if settings.result else ""
             return Verdict("ack", "done", detail=too_large)
         return Verdict("ack", "done", result_of(ended.output) if settings.result else b"")
     if ended.stopped == "stopped":
@@ -109,7 +109,7 @@ def verdict(ended: Ended, settings: Settings) -> Verdict:
     else:
         kind, what = str(ended.code), f"exit code {ended.code}"
     last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")
-    error = {"type": kind, "message": last[:MOST_MESSAGE] or what, **({"trace": errors} if errors else {})}
+    error = {"type": kind, "message": last[:MAX_MESSAGE] or what, **({"trace": errors} if errors else {})}
     body: dict[str, Any] = {"error": error}
     if ended.code == EX_DATAERR and not ended.stopped:
         body["retry"] = False

@@ -35,7 +35,7 @@ SHORTEST = 0.2
 def wait(app: App, task: tuple[str, str], queue: str | None, limit: float | None) -> int:
     """Wait until a task has ended, and print its result. ID is the id of a task, or QUEUE/ID.
 
-    Exit code 0: done. 1: dead. 3: there is no such task (any more). 5: the registry is away for a minute. 124: not in time.
+    Exit code 0: done. 1: dead. 3: there is no such task. 5: the registry is away for a minute. 124: not in time.
     """
     end = float("inf") if limit is None else time.monotonic() + limit
     where = queue or task[0]

@@ -22,17 +22,17 @@ from registry.cli.text import clean, cut
 from registry.cli.verdicts import Settings
 from registry.cli.worker import Line, Worker, worker_name
 
-# In cron, the registry may be away for so long, s.
+# In cron, the registry may be away for this long, s.
 CRON_PATIENCE = 60.0
 # Of a detail, characters.
-MOST_SHOWN = 200
-# Lines of the log that may wait for whoever reads it; the others are dropped.
-MOST_WAITING = 10_000
+MAX_SHOWN = 200
+# So many lines of the log may wait for its reader; further lines are dropped.
+MAX_WAITING = 10_000
 LONGEST = 366 * 86_400
 
 
 class WorkCommand(Command):
-    """`work`: what stands behind the first ``--`` is the command, as it is."""
+    """`work`: everything after the first ``--`` is the command, unchanged."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         words: list[str] = []
@@ -47,7 +47,7 @@ class WorkCommand(Command):
 
 
 class Log:
-    """Writes lines in a thread of its own: a log that nobody reads must not keep leases from being renewed."""
+    """Writes lines in its own thread: a log without a reader must not keep leases from being renewed."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
@@ -61,23 +61,23 @@ class Log:
         """What became of a task."""
         job = line.job
         if self._out.as_json:
-            said = {"queue": job.queue, "id": job.id, "attempt": job.attempt, "state": line.how}
-            self._put(True, {**said, "seconds": round(line.seconds, 3), "detail": line.detail or None})
+            row = {"queue": job.queue, "id": job.id, "attempt": job.attempt, "state": line.how}
+            self._put(True, {**row, "seconds": round(line.seconds, 3), "detail": line.detail or None})
             return
         text = f"{clean(job.queue)} {job.id} attempt {job.attempt}: {line.how} after {line.seconds:.2f} s"
-        self._put(False, f"{text}; {cut(clean(line.detail), MOST_SHOWN)}" if line.detail else text)
+        self._put(False, f"{text}; {cut(clean(line.detail), MAX_SHOWN)}" if line.detail else text)
 
     def note(self, text: str) -> None:
-        """Anything else."""
+        """Any other message."""
         self._put(False, text)
 
     def close(self, seconds: float = 2.0) -> None:
-        """Write what is left, for so long."""
+        """Write the remaining lines, for at most this long."""
         self._lines.put(None)
         self._thread.join(seconds)
 
     def _put(self, is_json: bool, what: Any) -> None:
-        if self._lines.qsize() < MOST_WAITING:
+        if self._lines.qsize() < MAX_WAITING:
             self._lines.put((is_json, what))
 
     def _write(self) -> None:
@@ -91,7 +91,7 @@ class Log:
                     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} " if self._timed else ""
                     click.echo(f"{now}{clean(what)}", err=True)
             except OSError:
-                # Nobody reads it any more; the work goes on.
+                # The reader has gone; the work goes on.
                 pass
 
 
@@ -144,7 +144,7 @@ class Log:
     type=click.FloatRange(0, 3600),
     default=5.0,
     metavar="SECONDS",
-    help="Kill a command that is told to stop and does not (5).",
+    help="Kill a command that does not stop after SIGTERM (5).",
 )
 @click.option("--name", metavar="NAME", help="Name of this worker (host and process number).")
 @click.pass_context
@@ -191,7 +191,7 @@ def work(
         kill_after=kill_after,
         result=not no_result,
         progress=progress_fd,
-        most=1 if once else None,
+        max_tasks=1 if once else None,
         wait=0.0 if once or drain else None,
         patience=CRON_PATIENCE if once or drain else float("inf"),
     )

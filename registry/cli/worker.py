@@ -1,4 +1,4 @@
-"""The loop of `registryctl work`: takes leased tasks, runs a command for each, renews their leases, and tells how they ended.
+"""The loop of `registryctl work`: takes leased tasks, runs a command for each, renews their leases, and reports how they ended.
 
 A task's course: popped -> its command runs -> acknowledged, failed or released by what the exit code means (`verdict`).
 Cancelled, lost and timed-out tasks have their command stopped. A stop of the worker takes nothing new, waits for what runs, then
@@ -22,20 +22,20 @@ from registry.cli.calls import Calls, encoded
 from registry.cli.client import Answer
 from registry.cli.errors import CliError
 from registry.cli.program import Program
-from registry.cli.verdicts import MOST_RESULT, MOST_TRACE, Settings, Verdict, progress_of, verdict
+from registry.cli.verdicts import MAX_RESULT, MAX_TRACE, Settings, Verdict, progress_of, verdict
 
 # A longer output is read as JSON beside the loop, bytes.
 LARGE = 1 << 18
-# A lease is renewed after a third of its length, and at least this often, s: a renewal tells of a cancel, too.
+# A lease is renewed after a third of its length, and at least this often, s, because the answer also reports a cancel.
 RENEW_SECONDS = 20.0
 SHORTEST_RENEWAL = 0.05
-# Progress is told at most once in this time, s.
+# Progress is reported at most once in this time, s.
 PROGRESS_SECONDS = 1.0
 # How long one poll waits; proxies give up after a minute.
 POLL_SECONDS = 40.0
-# How long a worker that was told to take nothing waits before it asks again, s.
+# How long a worker that must take nothing waits before it asks again, s.
 QUIET_SECONDS = 5.0
-# When a worker stops, how long it asks for a task that a poll may have been given, and tells how its last tasks ended, s.
+# When a worker stops, how long it asks for a task that its last poll may have taken, and reports how its last tasks ended, s.
 RECOVER_SECONDS, SETTLE_SECONDS = 5.0, 20.0
 # No memory, no process or no descriptor free for the command: not the task's fault, nor the command's.
 TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -110,9 +110,9 @@ class Worker:
         while not self._stop.is_set():
             self._free.clear()
             room = settings.concurrency - len(self._running)
-            if settings.most is not None:
-                room = min(room, settings.most - self._taken)
-                if room <= 0 and self._taken >= settings.most:
+            if settings.max_tasks is not None:
+                room = min(room, settings.max_tasks - self._taken)
+                if room <= 0 and self._taken >= settings.max_tasks:
                     return
             if room <= 0:
                 await self._first(self._free.wait(), self._stop.wait())
@@ -208,20 +208,20 @@ class Worker:
 
     async def _work(self, job: Job) -> None:
         settings = self._settings
-        told = _Told()
+        progress = _Progress()
         program = Program(
             settings.path,
             settings.arguments,
             self._environ(job),
-            most_output=MOST_RESULT if settings.result else 0,
-            most_errors=MOST_TRACE,
+            max_output=MAX_RESULT if settings.result else 0,
+            max_errors=MAX_TRACE,
             kill_after=settings.kill_after,
-            progress=None if settings.progress is None else (settings.progress, told.take),
+            progress=None if settings.progress is None else (settings.progress, progress.take),
         )
         current = asyncio.current_task()
         assert current is not None
         self._running[current] = program
-        renewing = asyncio.ensure_future(self._renew(job, program, told))
+        renewing = asyncio.ensure_future(self._renew(job, program, progress))
         limit = None
         if settings.time_limit is not None:
             limit = asyncio.get_running_loop().call_later(settings.time_limit, program.stop, "timeout")
@@ -239,12 +239,12 @@ class Worker:
             self._failed += 1
             self._log(Line(job, "lost", time.monotonic() - job.began, "its lease is no longer held"))
             return
-        await self._tell_progress(job, told)
+        await self._tell_progress(job, progress)
         if len(ended.output or b"") > LARGE:
-            said = await asyncio.to_thread(verdict, ended, settings)
+            outcome = await asyncio.to_thread(verdict, ended, settings)
         else:
-            said = verdict(ended, settings)
-        await self._settle(job, said)
+            outcome = verdict(ended, settings)
+        await self._settle(job, outcome)
 
     def _environ(self, job: Job) -> dict[str, str]:
         expires = datetime.now(UTC) + timedelta(seconds=job.expires_in)
@@ -268,35 +268,35 @@ class Worker:
         await self._give_back(job, f"the command cannot be executed: {error.strerror}")
         raise CliError(f"{self._settings.path} cannot be executed: {error.strerror}.")
 
-    async def _renew(self, job: Job, program: Program, told: _Told) -> None:
+    async def _renew(self, job: Job, program: Program, progress: _Progress) -> None:
         """Renew the lease until this is cancelled; stop the command when the task is cancelled or lost."""
         length = job.expires_in
         while True:
             pause = max(min(length / 3, RENEW_SECONDS), SHORTEST_RENEWAL)
             # Not wait_for: before Python 3.12 it swallows a cancel that comes at the same time as the result.
-            await self._first(told.wait(), asyncio.sleep(pause))
+            await self._first(progress.wait(), asyncio.sleep(pause))
             try:
                 answer = await self._calls.until_answered(
-                    job.path("extend"), {}, "expires_in", told.body(), patience=float("inf")
+                    job.path("extend"), {}, "expires_in", progress.body(), patience=float("inf")
                 )
             except CliError as error:
                 if error.code == "lease_lost":
                     job.lost = True
                     program.stop("lost")
                     return
-                # Wrong in another way: the lease runs out, and the end of the task is told all the same.
+                # Any other refusal: the lease runs out, and the end of the task is reported all the same.
                 self._note(f"The lease of {job.id} cannot be renewed: {error.message}")
                 return
-            told.told()
+            progress.received()
             self._obey(answer)
-            said = answer.json
-            length = float(said["expires_in"])
-            if said.get("cancel"):
+            renewed = answer.json
+            length = float(renewed["expires_in"])
+            if renewed.get("cancel"):
                 program.stop("cancelled")
 
-    async def _tell_progress(self, job: Job, told: _Told) -> None:
-        """Tell what the command said at its end. That is no reason to wait for the registry: how it ended is told next."""
-        if body := told.body():
+    async def _tell_progress(self, job: Job, progress: _Progress) -> None:
+        """Report the last progress, once: it is not worth waiting for the registry, because the end is reported next."""
+        if body := progress.body():
             try:
                 await self._calls.until_answered(job.path("extend"), {}, "expires_in", body, patience=0)
             except CliError:
@@ -304,46 +304,48 @@ class Worker:
 
     # How it ended
 
-    async def _settle(self, job: Job, said: Verdict) -> None:
+    async def _settle(self, job: Job, outcome: Verdict) -> None:
         seconds = time.monotonic() - job.began
         try:
-            answer = await self._tell(job, said)
+            answer = await self._tell(job, outcome)
         except CliError as error:
-            if error.status in (400, 413) and said.body and said.verb == "ack":
-                # To the registry, or to a proxy, the result is no JSON or too large: the work is done all the same.
-                await self._settle(job, Verdict("ack", said.word, detail="its result was refused"))
+            if error.status in (400, 413) and outcome.body and outcome.verb == "ack":
+                # The registry, or a proxy, finds the result too large or not JSON: the work is done all the same.
+                await self._settle(job, Verdict("ack", outcome.word, detail="its result was refused"))
                 return
             self._failed += 1
             if error.code == "lease_lost":
-                # A repeat of a fail or a release that was carried out is told the same.
-                self._log(Line(job, "lost", seconds, f"{said.word}, but its lease was no longer held"))
+                # A repeated fail or release that had been carried out gets the same answer.
+                self._log(Line(job, "lost", seconds, f"{outcome.word}, but its lease was no longer held"))
                 return
-            self._log(Line(job, "unknown", seconds, f"{said.word}, but the registry refuses to hear it"))
+            self._log(Line(job, "unknown", seconds, f"{outcome.word}, but the registry refuses to hear it"))
             raise
         if answer is None:
             self._failed += 1
-            self._log(Line(job, "unknown", seconds, f"{said.word}, but the registry does not answer"))
+            self._log(Line(job, "unknown", seconds, f"{outcome.word}, but the registry does not answer"))
             return
         result = answer.json
-        how = "dead" if result.get("state") == "dead" else said.word
+        how = "dead" if result.get("state") == "dead" else outcome.word
         self._failed += how in ("failed", "dead")
-        details = [said.detail, "late" if result.get("late") else ""]
+        details = [outcome.detail, "late" if result.get("late") else ""]
         if result.get("result") == "too_large":
             details.append("its result was too large and is not kept")
         self._log(Line(job, how, seconds, ", ".join(filter(None, details))))
 
-    async def _tell(self, job: Job, said: Verdict) -> Answer | None:
-        """Tell how a task ended, until that is answered; None if the worker has to stop before."""
-        path = job.path(said.verb)
-        asking = asyncio.ensure_future(self._calls.until_answered(path, said.query, "success", said.body))
-        await self._first(asyncio.shield(asking), self._hurry.wait())
-        if not asking.done():
-            await asyncio.wait([asking], timeout=SETTLE_SECONDS)
-        if asking.done():
-            answer = asking.result()
+    async def _tell(self, job: Job, outcome: Verdict) -> Answer | None:
+        """Report how a task ended, until there is an answer; None if the worker has to stop before."""
+        path = job.path(outcome.verb)
+        request = asyncio.ensure_future(
+            self._calls.until_answered(path, outcome.query, "success", outcome.body)
+        )
+        await self._first(asyncio.shield(request), self._hurry.wait())
+        if not request.done():
+            await asyncio.wait([request], timeout=SETTLE_SECONDS)
+        if request.done():
+            answer = request.result()
             self._obey(answer)
             return answer
-        await _drop(asking)
+        await _drop(request)
         return None
 
     async def _give_back(self, job: Job, detail: str = "", delay: float = 0) -> None:
@@ -353,7 +355,7 @@ class Worker:
     # The end
 
     async def _finish(self) -> None:
-        """Let what runs finish, after a stop only for the grace; then stop it, and wait until that was told."""
+        """Let running commands finish, after a stop only for the grace; then stop them, and wait until that is reported."""
         ended = asyncio.ensure_future(self._all_ended())
         await self._first(asyncio.shield(ended), self._stop.wait())
         if not ended.done():
@@ -390,8 +392,8 @@ async def _drop(task: asyncio.Future[Any]) -> None:
         await asyncio.wait([task], timeout=0.2)
 
 
-class _Told:
-    """The last progress of a command that the registry does not know yet."""
+class _Progress:
+    """The last progress of a command that was not reported yet."""
 
     def __init__(self) -> None:
         self._line: bytes | None = None
@@ -404,7 +406,7 @@ class _Told:
         self._came.set()
 
     async def wait(self) -> None:
-        """Wait for progress, and until it may be told."""
+        """Wait for progress, and until it may be reported."""
         await self._came.wait()
         await asyncio.sleep(max(0.0, self._last + PROGRESS_SECONDS - time.monotonic()))
 
@@ -417,7 +419,7 @@ class _Told:
         self._last = time.monotonic()
         return encoded(progress_of(self._line.decode("utf-8", "replace")))
 
-    def told(self) -> None:
+    def received(self) -> None:
         """The last body was received."""
         if self._line is self._sent:
             self._line = None
@@ -429,16 +431,16 @@ def _jobs(answer: Answer) -> list[Job]:
     found = []
     for text in answer.rows("tasks"):
         row = Answer(200, text)
-        said = row.json
+        fields = row.json
         found.append(
             Job(
-                said["queue"],
-                said["id"],
-                said["lease"],
-                said["attempt"],
-                float(said["expires_in"]),
+                fields["queue"],
+                fields["id"],
+                fields["lease"],
+                fields["attempt"],
+                float(fields["expires_in"]),
                 row.member("task").encode("utf-8", "surrogatepass"),
-                said.get("traceparent", ""),
+                fields.get("traceparent", ""),
             )
         )
     return found

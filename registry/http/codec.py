@@ -34,7 +34,7 @@ class WrongMethod(errors.RegistryError):
     code = "method_not_allowed"
 
     def __init__(self, allowed: Iterable[bytes]) -> None:
-        # HEAD is left out: clients need not be told of it.
+        # HEAD is left out: clients do not need to see it.
         self.allowed = ", ".join(sorted(method.decode() for method in allowed if method != b"HEAD"))
         super().__init__(f"This path allows only {self.allowed}.")
 
@@ -106,17 +106,17 @@ def dumps(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def cut_bytes(text: bytes, most: int) -> bytes:
-    """The first ``most`` bytes of UTF-8 text, or the last ``-most`` if it is negative; a character that is split is dropped."""
-    if len(text) <= abs(most):
+def cut_bytes(text: bytes, limit: int) -> bytes:
+    """The first ``limit`` bytes of UTF-8 text, or the last ``-limit`` if it is negative; a character that is split is dropped."""
+    if len(text) <= abs(limit):
         return text
-    at = most if most >= 0 else len(text) + most
+    at = limit if limit >= 0 else len(text) + limit
     # A character has at most four bytes.
     for _ in range(3):
         if not 0 < at < len(text) or text[at] & 0xC0 != 0x80:
             break
-        at += 1 if most < 0 else -1
-    return text[at:] if most < 0 else text[:at]
+        at += 1 if limit < 0 else -1
+    return text[at:] if limit < 0 else text[:at]
 
 
 def error_answer(status: int, code: str, sentence: str, retry_after: int = 0, **more: Any) -> Answer:

@@ -27,7 +27,7 @@ from registry.queue.names import is_foreign
 from registry.queue.pages import TaskView
 
 # All members of a record but its payload and its result. A stored record has less.
-MOST_REST = 128 * 1024
+MAX_REST = 128 * 1024
 # Not exported: where its element is in a list now, and its lease.
 _LEFT_OUT = ("generation", "at_head", "lease", "result", "state")
 _ID = re.compile(r"[0-9a-f]{24}|[0-9a-f]{11}A[0-9a-f]{12}")
@@ -175,9 +175,9 @@ def _record(line: Part) -> Steps[tuple[bytes, bytes, Task]]:
         raise BadBody("it has neither 'task' nor 'payload_base64'.")
     result = _bytes_of(members, "result", "result_base64")
     rest = [(name, part.whole()) for name, part in members.items() if name in _REST]
-    if sum(len(value) for _, value in rest) > MOST_REST:
+    if sum(len(value) for _, value in rest) > MAX_REST:
         raise BadBody(
-            f"its fields other than payload and result are larger than the limit of {MOST_REST} bytes."
+            f"its fields other than payload and result are larger than the limit of {MAX_REST} bytes."
         )
     try:
         record = _decode(b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), value) for name, value in rest))

@@ -129,29 +129,29 @@ def _end_of_first(text: bytes | memoryview) -> int | None:
         end -= len(window)
 
 
-def check_json(body: bytes, most: int = MAX_DEPTH) -> None:
-    """Raise `BadJson` unless ``body`` is one JSON value, at most ``most`` deep, with nothing but white space around it."""
-    if not _is_plain(body, most):
-        at_once(_walking(body, most))
+def check_json(body: bytes, max_depth: int = MAX_DEPTH) -> None:
+    """Raise `BadJson` unless ``body`` is one JSON value, at most ``max_depth`` deep, with nothing but white space around it."""
+    if not _is_plain(body, max_depth):
+        at_once(_walking(body, max_depth))
 
 
-def checking(body: bytes, most: int = MAX_DEPTH) -> Steps[Places | None]:
+def checking(body: bytes, max_depth: int = MAX_DEPTH) -> Steps[Places | None]:
     """Like `check_json`, in steps that are each short enough for a turn of the reactor.
 
     Returns the places at which it was divided, None if msgspec can read it as it is, and it is short.
     """
-    if len(body) <= SHORT and _is_plain(body, most):
+    if len(body) <= SHORT and _is_plain(body, max_depth):
         return None
-    return (yield from _walking(body, most))
+    return (yield from _walking(body, max_depth))
 
 
-def _is_plain(body: bytes, most: int) -> bool:
+def _is_plain(body: bytes, max_depth: int) -> bool:
     """Whether this is certainly JSON. Otherwise it may be, or not."""
     try:
         if body.isascii() or _is_short_utf8(body):
             _skip(body)
-            # A body nested too deep has more than ``most`` opening brackets, so short bodies need no counting.
-            return len(body) <= most or body.count(b"[") + body.count(b"{") <= most
+            # A body nested too deep has more than ``max_depth`` opening brackets, so short bodies need no counting.
+            return len(body) <= max_depth or body.count(b"[") + body.count(b"{") <= max_depth
     except (msgspec.DecodeError, RecursionError):
         pass
     return False
@@ -216,7 +216,7 @@ def mark(text: bytes) -> bytes:
     return text
 
 
-def _walking(body: bytes, most: int) -> Steps[Places]:
+def _walking(body: bytes, max_depth: int) -> Steps[Places]:
     """Check the body piece by piece, one a step. See the module's docstring."""
     yield from _checking_utf8(body)
     if not body:
@@ -241,9 +241,9 @@ def _walking(body: bytes, most: int) -> Steps[Places]:
         was_inside, is_inside = is_inside, bool((is_inside + len(parts) - 1) & 1)
         ends = stop == len(body) or is_inside or parts[-1].endswith(b",")
         brackets = b"".join(parts[was_inside::2]).translate(None, _NOT_BRACKETS)
-        after = _follow(brackets, open_now, most)
+        after = _follow(brackets, open_now, max_depth)
         if isinstance(after, int):
-            raise _too_deep(body, start, opened, at, piece, was_inside, after, most)
+            raise _too_deep(body, start, opened, at, piece, was_inside, after, max_depth)
         if after is None:
             raise _refused(body, start, opened, stop)
         open_now, kept = after
@@ -298,7 +298,7 @@ def _is_valid(text: bytes) -> bool:
     return not _fault(text) or not _fault(mark(text), room=2 * MAX_DEPTH)
 
 
-def _follow(brackets: bytes, containers: bytes, most: int) -> tuple[bytes, int] | int | None:
+def _follow(brackets: bytes, containers: bytes, max_depth: int) -> tuple[bytes, int] | int | None:
     """The open containers after these brackets, and how many of them were never closed meanwhile.
 
     Or the index of the bracket that is one too many, or None if one closes nothing.
@@ -310,14 +310,14 @@ def _follow(brackets: bytes, containers: bytes, most: int) -> tuple[bytes, int] 
         if 4 * len(less) > 3 * len(rest):
             break
         rest, hidden = less, hidden + 1
-    if hidden and len(containers) + hidden <= most:
-        after = _follow_each(rest, containers, most - hidden)
+    if hidden and len(containers) + hidden <= max_depth:
+        after = _follow_each(rest, containers, max_depth - hidden)
         if not isinstance(after, int):
             return after
-    return _follow_each(brackets, containers, most)
+    return _follow_each(brackets, containers, max_depth)
 
 
-def _follow_each(brackets: bytes, containers: bytes, most: int) -> tuple[bytes, int] | int | None:
+def _follow_each(brackets: bytes, containers: bytes, max_depth: int) -> tuple[bytes, int] | int | None:
     if not brackets:
         return containers, len(containers)
     levels = array("i", accumulate(array("b", brackets.translate(_STEP)), initial=len(containers)))
@@ -327,7 +327,7 @@ def _follow_each(brackets: bytes, containers: bytes, most: int) -> tuple[bytes, 
         text = levels.tobytes().decode(_UTF_32, "surrogatepass")
     except UnicodeDecodeError as error:
         text, underflow = levels[: error.start // 4].tobytes().decode(_UTF_32, "surrogatepass"), True
-    deep = text.find(chr(most + 1))
+    deep = text.find(chr(max_depth + 1))
     if deep >= 0:
         return deep - 1
     if underflow:
@@ -342,7 +342,7 @@ def _follow_each(brackets: bytes, containers: bytes, most: int) -> tuple[bytes, 
 
 
 def _too_deep(
-    body: bytes, start: int, opened: bytes, at: int, piece: bytes, is_inside: bool, index: int, most: int
+    body: bytes, start: int, opened: bytes, at: int, piece: bytes, is_inside: bool, index: int, max_depth: int
 ) -> BadJson:
     """The error for the bracket with this index in the piece at ``at``, unless there is another one before it."""
     position = at
@@ -357,7 +357,7 @@ def _too_deep(
     before = _error_in(body, start, opened, position + 16)
     if before is not None and before.position <= position:
         return before
-    return BadJson(position, f"nested more than {most} levels deep", "too_deep")
+    return BadJson(position, f"nested more than {max_depth} levels deep", "too_deep")
 
 
 def _refused(body: bytes, start: int, opened: bytes, stop: int) -> BadJson:

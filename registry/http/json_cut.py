@@ -27,7 +27,7 @@ MAX_CHARACTER_BYTES = 12
 # How many members or elements are cut in a step, and of how many bytes together.
 CUTS_A_STEP = 256
 # How often the few names of an object may be repeated, all together, in a body that is long.
-MOST_MEMBERS = 100
+MAX_MEMBERS = 100
 # Characters of a name that are looked at; all names are shorter.
 MAX_NAME = 256
 
@@ -97,12 +97,12 @@ class Part:
         parts = zip(names, msgspec.structs.astuple(found), strict=True)
         return {name: Part(raw) for name, raw in parts if raw is not None}
 
-    def elements(self, most: int) -> Steps[list[Part]]:
-        """The first elements of an array, at most ``most`` + 1 of them."""
+    def elements(self, limit: int) -> Steps[list[Part]]:
+        """The first elements of an array, at most ``limit`` + 1 of them."""
         if self._places is not None:
-            return (yield from self._elements(self._places, most))
+            return (yield from self._elements(self._places, limit))
         found = []
-        for raw in msgspec.structs.astuple(_array(most + 1)(self._raw)):
+        for raw in msgspec.structs.astuple(_array(limit + 1)(self._raw)):
             if raw is None:
                 break
             found.append(Part(raw))
@@ -124,19 +124,19 @@ class Part:
             found[name] = Part(memoryview(body)[at:end], places, at, depth)
             at = _after_comma(body, end)
             count += 1
-            if count > MOST_MEMBERS:
-                raise BadBody(f"An object in the body of this request has more than {MOST_MEMBERS} members.")
+            if count > MAX_MEMBERS:
+                raise BadBody(f"An object in the body of this request has more than {MAX_MEMBERS} members.")
             if count % CUTS_A_STEP == 0 or at > stop:
                 stop = at + PIECE
                 yield
         return found
 
-    def _elements(self, places: Places, most: int) -> Steps[list[Part]]:
+    def _elements(self, places: Places, limit: int) -> Steps[list[Part]]:
         body, depth = places.body, self._depth + 1
         found: list[Part] = []
         at = _skip_space(body, self._at + 1)
         stop = at + PIECE
-        while body[at] != ord("]") and len(found) <= most:
+        while body[at] != ord("]") and len(found) <= limit:
             end = places.end_of(at, depth)
             found.append(Part(memoryview(body)[at:end], places, at, depth))
             at = _after_comma(body, end)
@@ -151,9 +151,9 @@ class Part:
             raise BadOption(f"The field {name!r} is larger than the limit of {MAX_BUILT} bytes.")
         return load(self.whole())
 
-    def text(self, most: int, from_end: bool = False) -> tuple[str, bool]:
-        """The first ``most`` characters of a text, or with ``from_end`` the last, and whether there are more."""
-        bound = MAX_CHARACTER_BYTES * (most + 2)
+    def text(self, limit: int, from_end: bool = False) -> tuple[str, bool]:
+        """The first ``limit`` characters of a text, or with ``from_end`` the last, and whether there are more."""
+        bound = MAX_CHARACTER_BYTES * (limit + 2)
         raw = memoryview(self._raw)
         if len(raw) <= bound:
             part = bytes(raw)
@@ -173,8 +173,8 @@ class Part:
             # Without an escape that is cut off by the end.
             part = part[: not_in_escape(part, bound)] + b'"'
         text: str = json.loads(part.decode("utf-8", "ignore"))
-        cut = text[-most:] if from_end else text[:most]
-        return cut, len(text) > most
+        cut = text[-limit:] if from_end else text[:limit]
+        return cut, len(text) > limit
 
 
 def _unknown(name: str, names: tuple[str, ...]) -> BadOption:
@@ -201,9 +201,9 @@ def _object(names: tuple[str, ...]) -> Callable[[Any], Any]:
 
 
 @lru_cache(maxsize=8)
-def _array(most: int) -> Callable[[Any], Any]:
+def _array(limit: int) -> Callable[[Any], Any]:
     # A list would be built whole before it could be counted; a struct has only so many fields, and skips further elements.
-    fields = [(f"element{n}", msgspec.Raw, None) for n in range(most)]
+    fields = [(f"element{n}", msgspec.Raw, None) for n in range(limit)]
     return msgspec.json.Decoder(msgspec.defstruct("Array", fields, array_like=True)).decode
 
 

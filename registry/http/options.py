@@ -251,11 +251,11 @@ ERROR_FIELDS = {"type": 100, "message": 1000, "trace": -8000}
 PROGRESS_BYTES = 1000
 
 
-def shortened(text: str, most: int) -> str:
-    """The first ``most`` bytes of a text, or the last ``-most`` if it is negative. A lone surrogate becomes a question mark."""
-    # A character has at least one byte, so no more than ``most`` characters can be needed.
-    near = text[most:] if most < 0 else text[:most]
-    return cut_bytes(near.encode("utf-8", "replace"), most).decode()
+def shortened(text: str, limit: int) -> str:
+    """The first ``limit`` bytes of a text, or the last ``-limit`` if it is negative. A lone surrogate becomes a question mark."""
+    # A character has at least one byte, so no more than ``limit`` characters can be needed.
+    near = text[limit:] if limit < 0 else text[:limit]
+    return cut_bytes(near.encode("utf-8", "replace"), limit).decode()
 
 
 def fail_options(given: dict[str, Part]) -> Steps[FailOptions]:
@@ -294,12 +294,12 @@ def _absent(part: Part) -> bool:
     return part.kind == b"n"
 
 
-def _text(part: Part, most: int) -> tuple[str, bool]:
+def _text(part: Part, limit: int) -> tuple[str, bool]:
     """A text cut like by `shortened`, and whether it was cut."""
     if part.kind != b'"':
         raise BadOption("A string was expected.")
-    text, more = part.text(abs(most), from_end=most < 0)
-    cut = shortened(text, most)
+    text, more = part.text(abs(limit), from_end=limit < 0)
+    cut = shortened(text, limit)
     return cut, more or len(cut) < len(text)
 
 

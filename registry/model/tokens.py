@@ -40,8 +40,8 @@ TOKEN: Final = re.compile(r"rgy_[A-Za-z0-9_-]{43}")
 _PARTLY = re.compile(r"rgy_[A-Za-z0-9_-]{6,}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_MOST_BYTES = 16 << 20
-_MOST_GLOB = 255
+_MAX_BYTES = 16 << 20
+_MAX_GLOB = 255
 
 
 class TokensError(ValueError):
@@ -121,7 +121,7 @@ def parse_right(text: str) -> Right:
     verb, _, rest = text.strip().partition(" ")
     rest = rest.strip()
     if verb in ("push", "pop"):
-        if not rest or len(rest.encode("utf-8", "replace")) > _MOST_GLOB:
+        if not rest or len(rest.encode("utf-8", "replace")) > _MAX_GLOB:
             raise TokensError(f"The right {verb!r} needs a glob of queue names, such as '{verb} zone*'.")
         return Right(verb, rest)
     if (verb, rest) == ("view", "--no-payloads"):
@@ -147,7 +147,7 @@ def load(path: str) -> TokensFile:
             if not stat.S_ISREG(found.st_mode):
                 raise TokensError(f"The tokens file {path} is not a regular file.")
             with open(fd, "rb", closefd=False) as file:
-                data = file.read(_MOST_BYTES + 1)
+                data = file.read(_MAX_BYTES + 1)
         finally:
             os.close(fd)
     except FileNotFoundError:
@@ -163,8 +163,8 @@ def load(path: str) -> TokensFile:
         raise TokensError(
             f"The tokens file {path} can be written by others, who could let themselves in: chmod 600 {path}"
         )
-    if len(data) > _MOST_BYTES:
-        raise TokensError(f"The tokens file {path} is larger than {_MOST_BYTES >> 20} MiB.")
+    if len(data) > _MAX_BYTES:
+        raise TokensError(f"The tokens file {path} is larger than {_MAX_BYTES >> 20} MiB.")
     warnings: tuple[str, ...] = ()
     # systemd shows credentials to one user by an access list, which the bits of the group stand for.
     if found.st_mode & stat.S_IROTH:

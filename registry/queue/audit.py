@@ -33,7 +33,7 @@ log = Logger()
 # So long after its beginning, an operation can be undone, ms. The lists themselves stay a minute longer.
 UNDO_MS = 600_000
 MOVES_A_CALL = 200
-LINES_A_CALL, MOST_READ = 500, 10_000
+LINES_A_CALL, MAX_READ = 500, 10_000
 ACTIONS = (
     "policy", "pause", "resume", "purge", "delete", "retry", "move", "cancel", "run", "undo",
     "schedule_put", "schedule_delete", "schedule_run", "import",
@@ -176,10 +176,10 @@ class Audit:
         self,
         before: int | None,
         since_ms: float | None,
-        wanted: Callable[[Seen], bool],
+        is_selected: Callable[[Seen], bool],
         take: Callable[[Seen], bool],
     ) -> Any:
-        """Call ``take`` with the wanted lines below a serial, newest first, until it returns False: it has not taken that one.
+        """Call ``take`` with the selected lines below a serial, newest first, until it returns False: it has not taken that one.
 
         Fires with the serial where the next page begins, None at the end. Reads a bounded number of lines.
         """
@@ -189,13 +189,13 @@ class Audit:
             for seen in map(seen_of, found):
                 if since_ms is not None and seen.at < since_ms:
                     return None
-                if wanted(seen) and not take(seen):
+                if is_selected(seen) and not take(seen):
                     return before
                 before = seen.serial
             read += len(found)
             if len(found) < LINES_A_CALL:
                 return None
-            if read >= MOST_READ:
+            if read >= MAX_READ:
                 return before
 
     # Undo
@@ -244,11 +244,11 @@ class Audit:
         seen: Seen,
         name: bytes,
         number: int | str,
-        most: int,
+        limit: int,
         progress: Progress,
         reasons: dict[str, int],
     ) -> Any:
-        entry = self._store.undo(name, seen.serial, number, most)
+        entry = self._store.undo(name, seen.serial, number, limit)
         reply = yield after(progress.count, self._queues.ask("undo", entry))
         code, *more = reply
         if code:

@@ -145,9 +145,9 @@ class Batching:
         while self._turns and self._in_flight < MAX_IN_FLIGHT:
             verb = self._turns.popleft()
             waiting = self._waiting[verb]
-            most = MAX_ENTRIES_OF.get(verb, MAX_ENTRIES)
+            max_weight = MAX_ENTRIES_OF.get(verb, MAX_ENTRIES)
             if (
-                len(waiting) <= most
+                len(waiting) <= max_weight
                 and verb not in WEIGHED
                 and (len(waiting) == 1 or self._bytes <= MAX_BYTES)
             ):
@@ -155,7 +155,7 @@ class Batching:
                 size = sum([entry.size for entry in group])
                 waiting.clear()
             else:
-                group, size = _next_group(waiting, most)
+                group, size = _next_group(waiting, max_weight)
                 if waiting:
                     self._turns.append(verb)
             self._bytes -= size
@@ -312,7 +312,7 @@ class Batching:
                 log.failure("a failure could not be delivered")
 
 
-def _next_group(waiting: deque[Any], most: int) -> tuple[list[Any], int]:
+def _next_group(waiting: deque[Any], max_weight: int) -> tuple[list[Any], int]:
     """Remove the first entries within the limits; returns them and their size. An entry above a limit goes alone."""
     group = [waiting.popleft()]
     size, weight = group[0].size, group[0].weight
@@ -320,7 +320,7 @@ def _next_group(waiting: deque[Any], most: int) -> tuple[list[Any], int]:
         entry = waiting[0]
         size += entry.size
         weight += entry.weight
-        if weight > most or size > MAX_BYTES:
+        if weight > max_weight or size > MAX_BYTES:
             size -= entry.size
             break
         group.append(waiting.popleft())

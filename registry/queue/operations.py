@@ -166,7 +166,7 @@ class Operations:
         keys: set[bytes] = set()
         began = yield self._store.redis_now_ms()
 
-        def wanted(view: TaskView) -> bool:
+        def is_selected(view: TaskView) -> bool:
             # Skip tasks that died after the start: if workers fail at once, this request would never end.
             if (view.task.ended_at or 0) > began:
                 return False
@@ -175,7 +175,7 @@ class Operations:
             )
 
         walk = Walk(self._store, name, "dead", shown=-1, oldest_first=True)
-        while ids := (yield after(progress.count, _next_ids(walk, wanted, limit - progress.count))):
+        while ids := (yield after(progress.count, _next_ids(walk, is_selected, limit - progress.count))):
             numbers = range(progress.count + 1, progress.count + 1 + len(ids))
             modes = [_DRY if dry_run else _later(spread, n, progress.place) for n in numbers]
             replies = yield after(
@@ -232,8 +232,8 @@ class Operations:
         """Delete these tasks. Fires with False when the undo of this operation has begun."""
         while ids:
             entry = self._store.delete(name, ids, letter, progress.place)
-            asked = self._queues.ask("delete", entry).addCallback(_checked)
-            reply = yield after(progress.count, _hinted(progress, asked))
+            result = self._queues.ask("delete", entry).addCallback(_checked)
+            reply = yield after(progress.count, _hinted(progress, result))
             if reply[0] == Code.AGAIN:
                 return False
             _, count, looked, size = reply
@@ -263,8 +263,8 @@ class Operations:
         progress = progress or Progress()
         while True:
             # Ready tasks that cannot move stay at the head, so each call sees them again before any others.
-            most = MOVES_PER_CALL + (min(progress.skipped, MAX_SKIPPED) if state == "ready" else 0)
-            entry = self._store.move(name, to, state, most, progress.skipped)
+            moves = MOVES_PER_CALL + (min(progress.skipped, MAX_SKIPPED) if state == "ready" else 0)
+            entry = self._store.move(name, to, state, moves, progress.skipped)
             reply = yield after(progress.count, self._queues.ask("move", entry).addCallback(_checked))
             progress.add(reply[1])
             # For ready tasks, the reply counts all skipped ones again. In other states, the next call starts behind them.
@@ -280,9 +280,9 @@ class Operations:
         check_name(name)
         progress = progress or Progress()
         while progress.count < limit:
-            most = min(MOVES_PER_CALL, limit - progress.count)
-            asked = self._queues.ask("purge", self._store.purge(name, state, most, progress.place))
-            reply = yield after(progress.count, _hinted(progress, asked.addCallback(_checked)))
+            moves = min(MOVES_PER_CALL, limit - progress.count)
+            result = self._queues.ask("purge", self._store.purge(name, state, moves, progress.place))
+            reply = yield after(progress.count, _hinted(progress, result.addCallback(_checked)))
             if reply[0] == Code.AGAIN:
                 break
             progress.add(reply[1], *reply[3:])
@@ -340,15 +340,15 @@ def _checked(reply: list[Any]) -> list[Any]:
 
 
 @inlineCallbacks
-def _next_ids(walk: Walk, wanted: Callable[[TaskView], bool], most: int) -> Any:
-    """Fires with the ids of the next tasks that are wanted, ``most`` or fewer; an empty list at the end of the walk."""
+def _next_ids(walk: Walk, is_selected: Callable[[TaskView], bool], limit: int) -> Any:
+    """Fires with the ids of the next selected tasks, at most ``limit``; an empty list at the end of the walk."""
     ids: list[bytes] = []
-    while len(ids) < min(most, IDS_PER_STEP):
+    while len(ids) < min(limit, IDS_PER_STEP):
         view = yield walk.head()
         if view is None:
             break
         walk.take()
-        if view.id is not None and wanted(view):
+        if view.id is not None and is_selected(view):
             ids.append(view.id)
     return ids
 
@@ -359,7 +359,7 @@ def _later(spread: float, number: int, place: str) -> bytes:
     return f"{delay} {place}".rstrip().encode()
 
 
-def _hinted(progress: Progress, asked: Deferred[Any]) -> Deferred[Any]:
+def _hinted(progress: Progress, result: Deferred[Any]) -> Deferred[Any]:
     """The same; in a full Redis, what is set aside would free no memory, so the error names the way out."""
 
     def failed(failure: Failure) -> Any:
@@ -369,7 +369,7 @@ def _hinted(progress: Progress, asked: Deferred[Any]) -> Deferred[Any]:
             )
         return failure
 
-    return asked.addErrback(failed)
+    return result.addErrback(failed)
 
 
 def _rule(rule: str, value: Any) -> Any:

@@ -25,10 +25,10 @@ class StoredLine(NamedTuple):
 class AuditStore(Commands):
     """The part of the store for the audit. Scripts write it: see `Store.audit` and `Store.undo`."""
 
-    def audit_lines(self, before: int | None, most: int) -> Deferred[list[StoredLine]]:
+    def audit_lines(self, before: int | None, limit: int) -> Deferred[list[StoredLine]]:
         """The newest lines whose serial is below ``before``, None for any, the newest first."""
         highest = b"+inf" if before is None else b"(%d" % before
-        words = (b"ZREVRANGEBYSCORE", self.keys.audit, highest, b"-inf", b"LIMIT", 0, most)
+        words = (b"ZREVRANGEBYSCORE", self.keys.audit, highest, b"-inf", b"LIMIT", 0, limit)
         return self._ask(*words).addCallback(lambda found: list(map(_line, found)))
 
     def audit_line(self, serial: int) -> Deferred[StoredLine | None]:

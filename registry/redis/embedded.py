@@ -220,8 +220,8 @@ class Embedded:
             data_folder.private_folder(self.folder)
             self._socket = data_folder.socket_path(self.folder, self._environ)
             await self._launch()
-            most = f"{self.maxmemory >> 20} MiB" if self.maxmemory else "all"
-            log.info("the embedded Redis may use {most} of memory (REDIS_MAXMEMORY)", most=most)
+            bound = f"{self.maxmemory >> 20} MiB" if self.maxmemory else "all"
+            log.info("the embedded Redis may use {bound} of memory (REDIS_MAXMEMORY)", bound=bound)
         except BaseException:
             await self._end_server()
             self._unlock()
@@ -276,8 +276,8 @@ class Embedded:
         return self._stopping
 
     async def _supervise(self) -> None:
-        least, most = BACKOFF_SECONDS
-        pause = least
+        shortest, longest = BACKOFF_SECONDS
+        pause = shortest
         while not self._stopping:
             since = self._monotonic()
             assert self._server is not None
@@ -286,13 +286,13 @@ class Embedded:
                 return
             self.ready = False
             if self._monotonic() - since > STABLE_SECONDS:
-                pause = least
+                pause = shortest
             sentence = f"The embedded Redis {self._server.why()}"
             while True:
                 log.critical("{sentence}; restarting it in {pause:.1f} s", sentence=sentence, pause=pause)
                 try:
                     await self._sleep(pause)
-                    pause = min(pause * 2, most)
+                    pause = min(pause * 2, longest)
                     await self._launch()
                     break
                 except EmbeddedUnavailable as error:
