@@ -195,6 +195,11 @@ class Processes(StopsOnce):
             self._has_tokens = bool(load(self.config.tokens_file).tokens)
         return self._has_tokens
 
+    def look_again_for_tokens(self) -> None:
+        """The same while the children run: they read the file themselves, and say what is wrong with it."""
+        with contextlib.suppress(TokensError):
+            self.look_for_tokens()
+
     # Called by the slots
 
     def changed(self) -> None:
@@ -217,6 +222,7 @@ class Processes(StopsOnce):
             self._notifier.ready(f"serving with {len(ready)} processes")
 
     def _check_children(self) -> None:
+        self.look_again_for_tokens()
         for slot in self.slots:
             slot.check()
 
@@ -260,8 +266,7 @@ class WorkerSlot(ProcessProtocol):
         self._restart_call = None
         self._silent = 0
         self._started_at = time.monotonic()
-        with contextlib.suppress(TokensError):
-            processes.look_for_tokens()
+        processes.look_again_for_tokens()
         opened: list[Any] = []
         try:
             ours, theirs = socket.socketpair()
