@@ -10,7 +10,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from registry.http.auth import Gate
-from registry.model.tokens import TokensError, load
+from registry.model.tokens import TokensError, TokensUnreadable, load
 
 log = Logger()
 
@@ -60,7 +60,7 @@ class TokenWatch:
         looks = _looks(self._path)
         if looks != self._used and looks == self._seen:
             self._read(looks)
-        elif self._gate.has_expired():
+        if self._gate.has_expired():
             self._changed()
         self._seen = looks
 
@@ -71,6 +71,9 @@ class TokenWatch:
             if looks is None and self._gate.is_closed:
                 raise TokensError(f"The tokens file {self._path} no longer exists.")
         except TokensError as error:
+            if isinstance(error, TokensUnreadable):
+                # Too many files may be open: a token that was revoked must not stay valid until the next change.
+                self._used = object()
             self._warn([f"{error} The tokens read before remain valid."])
             return
         self._gate.replace(found.tokens)

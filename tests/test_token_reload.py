@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.task import Clock
 
 from registry.http.auth import FAILURE_SECONDS, MAX_ADDRESSES, MAX_FAILURES, Failures, Gate
-from registry.model.tokens import create, revoke
+from registry.model.tokens import Token, create, hash_of, revoke
 from registry.token_watch import LOOK_SECONDS, TokenWatch
 from tests.callers import Callers, guarded
+from tests.conftest import LoggedErrors
 from tests.live import Daemon, RedisServer, children_of, short_folder, wait_until
 from tests.talk import Asked, ask, fresh
 
@@ -189,6 +192,64 @@ def test_a_file_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
     watch.stop()
 
 
+def test_a_token_that_was_revoked_while_too_many_files_were_open_is_refused_as_soon_as_they_are_not(
+    tmp_path: Path, logged_errors: LoggedErrors
+) -> None:
+    path, clock, gate, changes = tmp_path / "tokens.json", Clock(), Gate(), []
+    secret, soon = create(str(path), "a", ["view"]).encode(), datetime.now(UTC) + timedelta(seconds=0.3)
+    expires = create(str(path), "b", ["view"], soon).encode()
+    watch = TokenWatch(str(path), gate, clock, lambda: changes.append(1))
+    watch.start()
+    revoke(str(path), "a")
+    kept = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, kept[1]))
+    try:
+        clock.pump([LOOK_SECONDS] * 3)
+        assert gate.identify([b"Bearer " + secret]) is not None
+        assert "Too many open files. The tokens read before remain valid" in watch.warnings[0]
+        # Others expire meanwhile as they should.
+        wait_until(lambda: gate.identify([b"Bearer " + expires]) is None)
+        clock.advance(LOOK_SECONDS)
+        assert changes == [1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, kept)
+    clock.advance(LOOK_SECONDS)
+    assert gate.identify([b"Bearer " + secret]) is None and changes == [1, 1] and not watch.warnings
+    # It was said once.
+    assert len(logged_errors.flush()) == 1
+    watch.stop()
+
+
+def test_a_token_expires_again_after_the_clock_was_set_back() -> None:
+    now = [1000.0]
+    gate = Gate(lambda: now[0])
+    expires = datetime.fromtimestamp(2000, UTC)
+    gate.replace([Token("a", hash_of(b"x"), ("view",), expires=expires)])
+    for _ in range(2):
+        now[0] = 1500.0
+        access = gate.identify([b"Bearer x"])
+        assert access is not None and not access.is_over and not gate.has_expired()
+        now[0] = 2000.0
+        # The heads that were accepted meanwhile must be forgotten.
+        assert gate.has_expired() and not gate.has_expired()
+        assert access.is_over and gate.identify([b"Bearer x"]) is None
+
+
+def test_an_entry_that_stays_as_it_was_keeps_what_its_requests_have() -> None:
+    gate = Gate()
+    one, two = (Token(name, hash_of(name.encode()), ("pop a[bc]*",)) for name in ("one", "two"))
+    gate.replace([one, two])
+    before = [gate.identify([b"Bearer " + name]) for name in (b"one", b"two")]
+    gate.replace([replace(two, rights=("pop b*",)), one])
+    after = [gate.identify([b"Bearer " + name]) for name in (b"one", b"two")]
+    assert after[0] is before[0] and not after[0].is_over
+    assert before[1].is_over and not after[1].is_over and after[1].may("pop", b"b")
+    gate.replace([one])
+    assert after[1].is_over and gate.identify([b"Bearer two"]) is None
+
+
 def test_sighup_reads_a_file_that_looks_the_same(callers: Callers) -> None:
     log = len(callers.daemon.log)
     os.kill(callers.daemon.pid, signal.SIGHUP)
@@ -241,14 +302,17 @@ def test_every_process_demands_tokens_and_lets_none_in_when_the_last_has_gone(
     module_redis_process: RedisServer,
 ) -> None:
     one = Callers(short_folder() / "tokens.json")
-    secret = one.add("admin", "admin")
     with guarded(module_redis_process, one, PROCESSES="2"):
         daemon = one.daemon
+        # The first token comes when all processes run.
+        assert one.ask("", "GET", "/api/token").status == 200
+        secret = one.add("admin", "admin")
+        one.write()
 
         def everywhere(who: str, *statuses: int) -> bool:
             return all(one.ask(who, "GET", "/api/token").status in statuses for _ in range(12))
 
-        assert everywhere("admin", 200) and everywhere("", 401)
+        wait_until(lambda: everywhere("admin", 200) and everywhere("", 401))
         one.add("second", "view")
         one.write()
         wait_until(lambda: everywhere("second", 200))

@@ -37,21 +37,24 @@ _BEARER = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
 class Globs:
     """The names that match one of several globs. ``prefixes``: of the globs whose only wildcard is the ``*`` at their end."""
 
-    __slots__ = ("_known", "_pattern", "prefixes")
+    __slots__ = ("_known", "_others", "_pattern", "prefixes")
 
     def __init__(self, globs: Sequence[str]) -> None:
         simple = [glob for glob in globs if not _WILD.search(glob[:-1]) and glob[-1:] == "*"]
         self.prefixes = tuple(glob[:-1].encode() for glob in simple)
-        others = [f"(?:{translate(glob)})" for glob in globs if glob not in simple]
-        self._pattern = re.compile("|".join(others)) if others else None
+        self._others = [glob for glob in globs if glob not in simple]
+        self._pattern: re.Pattern[str] | None = None
         self._known: dict[bytes, bool] = {}
 
     def match(self, name: bytes) -> bool:
         """Whether this name matches one of the other globs."""
-        if self._pattern is None:
+        if not self._others:
             return False
         verdict = self._known.get(name)
         if verdict is None:
+            if self._pattern is None:
+                # Compiled when first needed: that takes longer than all else about a token, and a file may have thousands.
+                self._pattern = re.compile("|".join(f"(?:{translate(glob)})" for glob in self._others))
             verdict = self._pattern.match(name.decode("utf-8", "replace")) is not None
             if len(self._known) >= MAX_VERDICTS:
                 self._known.clear()
@@ -98,10 +101,6 @@ class Access:
             return right in self._verbs
         return queue.startswith(globs.prefixes) or globs.match(queue)
 
-    def is_like(self, other: Access) -> bool:
-        """Whether both are of the same entry of the tokens file."""
-        return (self.name, self.rights, self.expires_at) == (other.name, other.rights, other.expires_at)
-
     def may_fill(self, queue: bytes) -> bool:
         """Whether the holder, who may operate, may also bring tasks into this queue, as a schedule or a move does.
 
@@ -131,6 +130,16 @@ class Caller(NamedTuple):
         return self.access.name
 
 
+class Entry(NamedTuple):
+    """A token of the file, and what it allows."""
+
+    token: Token
+    access: Access
+
+
+_NO_ENTRY: Final = Entry(Token("", "", ()), STRANGER)
+
+
 class Gate:
     """Checks tokens. ``is_closed``: a token is needed; once there was one, that stays so until the daemon is restarted.
 
@@ -142,7 +151,7 @@ class Gate:
     ) -> None:
         self.is_closed = False
         self._now = now
-        self._by_hash: dict[str, tuple[str, Access]] = {}
+        self._by_hash: dict[str, Entry] = {}
         self._by_name: dict[str, tuple[str, Access]] = {}
         self._next_expiry = math.inf
         self._failures = Failures(monotonic)
@@ -151,14 +160,14 @@ class Gate:
         """From now on, these tokens are valid, and no others."""
         known, self._by_hash = self._by_hash, {}
         for token in tokens:
-            access = Access(token.name, token.rights, token.expires)
-            before = known.get(token.hash)
-            if before is not None and before[1].is_like(access):
-                access = known.pop(token.hash)[1]
-            self._by_hash[token.hash] = token.hash, access
-        for _, access in known.values():
-            access.is_over = True
-        self._by_name = {access.name: (hashed, access) for hashed, access in self._by_hash.values()}
+            entry = known.get(token.hash)
+            if entry is not None and entry.token == token:
+                del known[token.hash]
+            else:
+                entry = Entry(token, Access(token.name, token.rights, token.expires))
+            self._by_hash[token.hash] = entry
+        for entry in known.values():
+            entry.access.is_over = True
         self.is_closed = self.is_closed or bool(tokens)
         self._find_next_expiry()
 
@@ -167,8 +176,8 @@ class Gate:
         self._next_expiry = math.inf
         for _, access in self._by_hash.values():
             access.is_over = access.expires_at <= now
-            if not access.is_over:
-                self._next_expiry = min(self._next_expiry, access.expires_at)
+            if not access.is_over and access.expires_at < self._next_expiry:
+                self._next_expiry = access.expires_at
 
     def has_expired(self) -> bool:
         """Whether a token has expired since this was last asked; what is remembered of heads must be forgotten then."""
@@ -189,9 +198,12 @@ class Gate:
             return None
         # The look-up is by the hash: how long it takes tells nothing about a token.
         hashed = hash_of(found[1])
-        stored, access = self._by_hash.get(hashed, ("", STRANGER))
-        if not hmac.compare_digest(stored, hashed) or access.expires_at <= self._now():
+        token, access = self._by_hash.get(hashed, _NO_ENTRY)
+        if not hmac.compare_digest(token.hash, hashed) or access.expires_at <= self._now():
             return None
+        if access.is_over:
+            # The clock was set back. The token will expire again, and then, too, what is remembered must be forgotten.
+            self._find_next_expiry()
         return access
 
     def unknown(self, authorization: Sequence[bytes], address: str | None) -> Refusal:

@@ -48,6 +48,10 @@ class TokensError(ValueError):
     """Something about the tokens file that a person can mend; ``str()`` is one sentence."""
 
 
+class TokensUnreadable(TokensError):
+    """The file could not be opened or read just now; it may be possible later without a change of the file."""
+
+
 class TokenExists(TokensError):
     """There is a token of this name already."""
 
@@ -153,7 +157,7 @@ def load(path: str) -> TokensFile:
     except FileNotFoundError:
         return TokensFile(())
     except OSError as error:
-        raise TokensError(f"The tokens file {path} cannot be read: {error.strerror}.") from None
+        raise TokensUnreadable(f"The tokens file {path} cannot be read: {error.strerror}.") from None
     if found.st_uid not in (0, os.geteuid()):
         raise TokensError(
             f"The tokens file {path} belongs to another user (uid {found.st_uid}): its owner can let anybody in. "
