@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 from twisted.internet.task import Clock
 
-from registry.http.auth import FAILURE_SECONDS, MAX_ADDRESSES, MAX_FAILURES, Failures, Gate
+from registry.http.auth import FAILURE_SECONDS, MAX_ADDRESSES, MAX_FAILURES, Access, Failures, Gate
 from registry.model.tokens import Token, create, hash_of, revoke
 from registry.token_watch import LOOK_SECONDS, TokenWatch
 from tests.callers import Callers, guarded
@@ -230,24 +230,33 @@ def test_a_token_expires_again_after_the_clock_was_set_back() -> None:
     for _ in range(2):
         now[0] = 1500.0
         access = gate.identify([b"Bearer x"])
-        assert access is not None and not access.is_over and not gate.has_expired()
+        assert access is not None
+        over = [access.is_over, gate.has_expired()]
         now[0] = 2000.0
         # The heads that were accepted meanwhile must be forgotten.
-        assert gate.has_expired() and not gate.has_expired()
-        assert access.is_over and gate.identify([b"Bearer x"]) is None
+        over += [gate.has_expired(), access.is_over, gate.has_expired()]
+        assert over == [False, False, True, True, False]
+        assert gate.identify([b"Bearer x"]) is None
 
 
 def test_an_entry_that_stays_as_it_was_keeps_what_its_requests_have() -> None:
     gate = Gate()
+
+    def access(name: str) -> Access:
+        found = gate.identify([b"Bearer " + name.encode()])
+        assert found is not None
+        return found
+
     one, two = (Token(name, hash_of(name.encode()), ("pop a[bc]*",)) for name in ("one", "two"))
     gate.replace([one, two])
-    before = [gate.identify([b"Bearer " + name]) for name in (b"one", b"two")]
+    first, second = access("one"), access("two")
     gate.replace([replace(two, rights=("pop b*",)), one])
-    after = [gate.identify([b"Bearer " + name]) for name in (b"one", b"two")]
-    assert after[0] is before[0] and not after[0].is_over
-    assert before[1].is_over and not after[1].is_over and after[1].may("pop", b"b")
+    changed = access("two")
+    assert access("one") is first and changed.may("pop", b"b")
+    assert [one.is_over for one in (first, second, changed)] == [False, True, False]
     gate.replace([one])
-    assert after[1].is_over and gate.identify([b"Bearer two"]) is None
+    assert [one.is_over for one in (first, changed)] == [False, True]
+    assert gate.identify([b"Bearer two"]) is None
 
 
 def test_sighup_reads_a_file_that_looks_the_same(callers: Callers) -> None:
