@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import PathConverter
 
 from registry import __version__
 from registry.errors import RedisUnavailable, RegistryError, ShuttingDown
@@ -41,6 +40,7 @@ from registry.http.schedules import SCHEDULES_OPTIONS
 from registry.http.sessions import Sessions
 from registry.http.tasks import Tasks
 from registry.http.validation import ALLOW, Refusal, sane_request_id
+from registry.http.web import AnyPath, WebHead
 from registry.queue.promise import Promise, as_deferred
 
 # The rights of routes whose requests the audit may record.
@@ -49,13 +49,6 @@ SESSION = "/api/session"
 # The longest query that is remembered, bytes.
 MAX_QUERY = 128
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
-
-
-class AnyPath(PathConverter):  # type: ignore[misc]
-    """Any part of a path. Werkzeug matches the decoded path; the table of routes splits the raw path, and decides."""
-
-    regex = r"(?s:.*)"
-    part_isolating = False
 
 
 app = Klein()
@@ -477,23 +470,6 @@ def _answering(row: Route, endpoint: Callable[[Request], Any]) -> Callable[[Head
 
 def _request_id() -> bytes:
     return secrets.token_hex(8).encode()
-
-
-class WebHead:
-    """The head of a request of twisted.web."""
-
-    __slots__ = ("access", "address", "get", "method", "path", "query", "request_id")
-    request_id: bytes
-
-    def __init__(self, request: Any) -> None:
-        self.access = ANYONE
-        self.method: bytes = request.method
-        target: bytes = request.uri
-        if target[:1] != b"/" and b"://" in target:
-            target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-        self.path, _, self.query = target.partition(b"?")
-        self.get: Callable[[bytes], bytes | None] = request.getHeader
-        self.address: str = getattr(request.getClientAddress(), "host", None) or "-"
 
 
 def _answer_to(failure: Failure) -> Any:
