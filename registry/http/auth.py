@@ -152,7 +152,7 @@ class Gate:
         self.is_closed = False
         self._now = now
         self._by_hash: dict[str, Entry] = {}
-        self._by_name: dict[str, tuple[str, Access]] = {}
+        self._by_name: dict[str, Entry] = {}
         self._next_expiry = math.inf
         self._failures = Failures(monotonic)
 
@@ -168,6 +168,7 @@ class Gate:
             self._by_hash[token.hash] = entry
         for entry in known.values():
             entry.access.is_over = True
+        self._by_name = {entry.token.name: entry for entry in self._by_hash.values()}
         self.is_closed = self.is_closed or bool(tokens)
         self._find_next_expiry()
 
@@ -186,10 +187,10 @@ class Gate:
         self._find_next_expiry()
         return True
 
-    def entry(self, name: str) -> tuple[str, Access] | None:
-        """The hash of the valid token of this name, and what it allows."""
+    def entry(self, name: str) -> Entry | None:
+        """The valid token of this name, and what it allows."""
         found = self._by_name.get(name)
-        return found if found is not None and found[1].expires_at > self._now() else None
+        return found if found is not None and found.access.expires_at > self._now() else None
 
     def identify(self, authorization: Sequence[bytes]) -> Access | None:
         """What the token in these Authorization headers allows; None if there is no valid one."""

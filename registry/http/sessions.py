@@ -55,8 +55,10 @@ class Sessions:
             name, _, rest = value.rpartition(b".")[0].rpartition(b".")
             if rest.isdigit() and len(rest) < 12 and int(rest) > self._now():
                 entry = self._gate.entry(name.decode("latin-1"))
-                if entry is not None and hmac.compare_digest(value, self._sign(entry[0], name, int(rest))):
-                    return Session(entry[1].name, entry[1].rights)
+                if entry is not None and hmac.compare_digest(
+                    value, self._sign(entry.token.hash, name, int(rest))
+                ):
+                    return Session(entry.access.name, entry.access.rights)
         return None
 
     def _sign(self, token_hash: str, name: bytes, expires: int) -> bytes:
@@ -82,8 +84,8 @@ class Sessions:
         entry = self._gate.entry(access.name)
         if entry is None:
             return _refused(self._gate.unknown((), None))
-        expires = int(min(self._now() + SECONDS, entry[1].expires_at))
-        value = self._sign(entry[0], access.name.encode(), expires)
+        expires = int(min(self._now() + SECONDS, entry.access.expires_at))
+        value = self._sign(entry.token.hash, access.name.encode(), expires)
         seconds = max(0, expires - int(self._now()))
         described = describe(Session(access.name, access.rights))
         return json_answer(200, described, [self._cookie(value, seconds, is_secure)])
