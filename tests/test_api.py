@@ -48,7 +48,7 @@ async def test_a_pop_answers_with_the_task_and_no_other_key(world: World, method
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_to_do_is_202_with_exactly_this_body(world: World) -> None:
+async def test_an_empty_queue_is_answered_202_with_exactly_this_body(world: World) -> None:
     for query in ("?wait=0", "", "?wait=0.1", "?wait=.1", "?wait=5000"):  # the last is capped to MAX_WAIT
         answer = await world.pop(query=query)
         assert (answer.status, answer.body) == (202, b'{"error":"No tasks available"}')
@@ -67,7 +67,7 @@ async def test_a_parked_poller_is_answered_by_a_push(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_poller_that_hangs_up_leaves_its_line(world: World) -> None:
+async def test_a_poller_that_hangs_up_leaves_the_wait_list(world: World) -> None:
     parked = [world.request("GET", "/api/popTask/q?wait=0.6") for _ in range(3)]
     await until(lambda: world.daemon.queues.wait_lists.parked == 3)
     for one in parked:
@@ -146,14 +146,14 @@ async def test_a_name_is_percent_decoded_once(world: World, path: str, name: byt
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_retention_that_says_nothing_is_none(world: World) -> None:
+async def test_an_empty_retention_is_none(world: World) -> None:
     await world.ask("PATCH", "/api/queues/q", b'{"lease":5,"retention":{"done":1}}')
     answer = await world.ask("PATCH", "/api/queues/q", b'{"retention":{}}')
     assert json.loads(answer.body)["policy"] == {"lease": 5}
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_others_push_is_served_like_any_task(world: World) -> None:
+async def test_tasks_that_other_programs_push_are_served_like_any_other(world: World) -> None:
     world.redis("LPUSH", "q", ' {"raw" : 1}')
     world.redis("LPUSH", "q", "not json", b"\xff", "[2]")
     first = await world.pop()

@@ -89,7 +89,7 @@ def test_each_action_leaves_a_line(served: Daemon, q: str) -> None:
     assert [row["request_id"] for row in lines(served, "limit=3")] == ids[::-1] and len(set(ids)) == 3
 
 
-def test_what_changes_nothing_and_what_workers_do_leaves_none(served: Daemon, q: str) -> None:
+def test_requests_that_change_nothing_and_those_of_workers_leave_none(served: Daemon, q: str) -> None:
     schedule = {"cron": "0 0 1 1 *", "queue": q, "task": 1}
     ask(served, "PUT", f"/api/schedules/{q}", schedule).ok()
     one = pushed(served, q, 1)
@@ -206,7 +206,7 @@ def test_the_holder_of_a_token_is_named_and_its_secret_is_not(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_audit_keeps_so_many_lines_at_most(bench: Bench) -> None:
+async def test_the_number_of_lines_in_the_audit_is_bounded(bench: Bench) -> None:
     verb = bench.store.scripts["audit"]
     text = verb.text.replace(b"MOST = 100000", b"MOST = 3")
     assert text != verb.text

@@ -113,7 +113,7 @@ def test_a_small_request_does_not_wait_for_all_large_ones_before_it(wire: Wire) 
     assert wire.sent == [("push", ["large0"]), ("push", ["small"])]
 
 
-def test_what_belongs_to_a_large_request_does_not_overtake_it(wire: Wire) -> None:
+def test_entries_of_a_large_request_do_not_overtake_it(wire: Wire) -> None:
     wire.batching.add("ack", Entry("first", LARGE + 1))
     wire.batching.add("ack", Entry("second"), large=True)
     wire.turn()
@@ -140,7 +140,7 @@ def test_each_entry_gets_its_own_reply(wire: Wire) -> None:
     assert results(replies) == ["e0", "e1", "e2"]
 
 
-def test_at_most_two_calls_are_under_way_and_newcomers_gather_behind_them(wire: Wire) -> None:
+def test_at_most_two_calls_are_in_flight_and_new_requests_wait_behind_them(wire: Wire) -> None:
     for name in "abcd":
         wire.add("push", Entry(name))
         wire.turn()
@@ -199,7 +199,7 @@ def test_a_call_holds_at_most_a_mebibyte_and_a_larger_entry_travels_alone(wire: 
     assert [names for _, names in wire.sent] == [["a", "b"], ["c", "d"], ["large"]]
 
 
-def test_past_a_bound_in_bytes_newcomers_are_refused_until_there_is_room(wire: Wire) -> None:
+def test_above_a_limit_in_bytes_new_requests_are_refused_until_there_is_room(wire: Wire) -> None:
     large = MAX_WAITING_BYTES // 8
     for name in "ab":
         wire.add("push", Entry(name))
@@ -258,7 +258,7 @@ def test_put_backs_of_one_moment_travel_together(wire: Wire) -> None:
     assert [len(names) for _, names in wire.sent] == [3 * MAX_ENTRIES]
 
 
-def test_an_answer_of_the_wrong_length_is_nobodys(wire: Wire) -> None:
+def test_a_reply_of_the_wrong_length_belongs_to_no_request(wire: Wire) -> None:
     replies = wire.add("push", Entry("a"), Entry("b"))
     wire.turn()
     wire.open.pop(0)[1].callback(["a"])
@@ -322,7 +322,7 @@ def back(wire: Wire) -> None:
     wire.batching.flush()
 
 
-def test_what_changes_something_is_held_and_goes_in_its_order_when_redis_is_back(wire: Wire) -> None:
+def test_changes_are_held_and_sent_in_order_when_redis_is_back(wire: Wire) -> None:
     wire.away = GONE
     replies = []
     for at in range(3):
@@ -341,7 +341,7 @@ def test_what_changes_something_is_held_and_goes_in_its_order_when_redis_is_back
     assert wire.idle() and wire.clock.getDelayedCalls() == []
 
 
-def test_whoever_came_first_to_a_redis_that_is_back_goes_behind_what_was_held(wire: Wire) -> None:
+def test_the_first_request_after_redis_is_back_goes_behind_held_ones(wire: Wire) -> None:
     wire.away = GONE
     wire.add("push", Entry("held"))
     wire.turn()
@@ -366,7 +366,7 @@ def test_each_held_request_has_its_own_time_and_is_then_not_applied(wire: Wire) 
     assert not wire.sent and wire.idle() and wire.clock.getDelayedCalls() == []
 
 
-def test_the_time_of_what_waited_behind_a_redis_that_hung_began_when_it_came(wire: Wire) -> None:
+def test_the_time_of_a_request_behind_a_hung_redis_counts_from_its_arrival(wire: Wire) -> None:
     for name in "ab":
         watched(wire.add("push", Entry(name)))
         wire.turn()
@@ -387,7 +387,7 @@ def test_the_time_of_what_waited_behind_a_redis_that_hung_began_when_it_came(wir
 
 
 @pytest.mark.parametrize("verb", ["pop", "popmany", "confirm", "putback", "bury", "counts", "watch"])
-def test_what_others_keep_and_looks_are_not_held(wire: Wire, verb: str) -> None:
+def test_reads_and_entries_that_others_keep_are_not_held(wire: Wire, verb: str) -> None:
     wire.away = GONE
     replies = wire.add(verb, Entry("a"))
     wire.turn()
@@ -395,7 +395,7 @@ def test_what_others_keep_and_looks_are_not_held(wire: Wire, verb: str) -> None:
     assert wire.idle() and wire.clock.getDelayedCalls() == []
 
 
-def test_what_was_sent_and_not_answered_is_unknown_and_never_sent_again(wire: Wire) -> None:
+def test_requests_sent_and_not_answered_are_unknown_and_never_sent_again(wire: Wire) -> None:
     replies = wire.add("push", Entry("a"))
     wire.turn()
     wire.away = GONE
@@ -405,7 +405,7 @@ def test_what_was_sent_and_not_answered_is_unknown_and_never_sent_again(wire: Wi
     assert names(wire) == [("push", ["a"])]
 
 
-def test_what_a_redis_that_goes_away_refused_is_sent_again_in_front_of_the_rest(wire: Wire) -> None:
+def test_requests_refused_by_a_redis_that_goes_away_are_sent_again_first(wire: Wire) -> None:
     replies: list[Any] = []
     for name in "abcd":
         replies += wire.add("push", Entry(name))
@@ -421,7 +421,7 @@ def test_what_a_redis_that_goes_away_refused_is_sent_again_in_front_of_the_rest(
     assert names(wire) == [("push", ["a", "b", "c", "d", "e"])]
 
 
-def test_a_redis_that_stays_and_refuses_is_reported_at_once(wire: Wire) -> None:
+def test_refusals_of_a_redis_that_stays_are_reported_at_once(wire: Wire) -> None:
     replies = wire.add("push", Entry("a"))
     wire.turn()
     wire.open.pop()[1].errback(RedisUnavailable("NOREPLICAS"))
@@ -429,7 +429,7 @@ def test_a_redis_that_stays_and_refuses_is_reported_at_once(wire: Wire) -> None:
     assert wire.idle()
 
 
-def test_what_is_held_is_bounded_in_bytes_and_the_last_are_refused(wire: Wire) -> None:
+def test_held_requests_are_bounded_in_bytes_and_the_last_are_refused(wire: Wire) -> None:
     wire.away = GONE
     large = MAX_WAITING_BYTES // 4
     first = watched(wire.add("push", *several(3, large)))
@@ -445,7 +445,7 @@ def test_what_is_held_is_bounded_in_bytes_and_the_last_are_refused(wire: Wire) -
     assert first == [["e0"], ["e1"], ["e2"]] and wire.idle()
 
 
-def test_small_ones_count_for_what_they_cost(wire: Wire) -> None:
+def test_small_requests_count_with_their_overhead(wire: Wire) -> None:
     wire.away = GONE
     fits = MAX_WAITING_BYTES // (HELD_BYTES + 1)
     fates = watched(wire.add("push", *several(fits + 100, 1)))
@@ -465,7 +465,7 @@ def test_a_daemon_that_stops_holds_nothing(wire: Wire) -> None:
     assert wire.idle() and wire.clock.getDelayedCalls() == []
 
 
-def test_what_a_script_had_no_time_for_goes_first_with_the_next_call() -> None:
+def test_entries_a_script_had_no_time_for_go_first_in_the_next_call() -> None:
     wire = Wire()
     replies = wire.add("ack", *[Entry(str(n)) for n in range(5)])
     wire.turn()

@@ -388,7 +388,7 @@ def test_http2_is_not_offered(server: Server) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_connection_stays_open_as_its_client_asks(
+async def test_a_connection_stays_open_if_its_client_asks_for_it(
     server: Server, version: str, given: list[str], kept: bool
 ) -> None:
     first = ask(f"GET /a HTTP/{version}", *given)
@@ -408,6 +408,6 @@ async def test_a_foreign_host_is_quoted(server: Server) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_answer_is_sniffed(server: Server) -> None:
+async def test_no_browser_may_guess_the_type_of_an_answer(server: Server) -> None:
     for asked in (ask("GET /a HTTP/1.1", "Connection: close"), ask(host="Host: evil.example")):
         assert split(await server.talk(asked))[1]["x-content-type-options"] == "nosniff"

@@ -136,7 +136,9 @@ def test_a_hang_up_while_the_pop_is_under_way_puts_the_task_back_at_the_head(
     nothing_is_left(redis_server)
 
 
-def test_what_was_put_back_goes_to_the_next_one_that_waits(served: Daemon, redis_server: RedisServer) -> None:
+def test_a_task_that_was_put_back_goes_to_the_next_waiting_poller(
+    served: Daemon, redis_server: RedisServer
+) -> None:
     pushed(served, 1)
     redis_server.pause()
     gone = pop(served)
@@ -275,7 +277,7 @@ def test_sigterm_answers_200_parked_polls_and_a_second_one_is_harmless(
         pop(served)
 
 
-def test_what_is_under_way_at_sigterm_is_finished(served: Daemon, redis_server: RedisServer) -> None:
+def test_requests_under_way_at_sigterm_are_finished(served: Daemon, redis_server: RedisServer) -> None:
     pushed(served, "old", name="other")
     redis_server.pause()
     one, two = Asked(served, "PUT", "/api/pushTask/q", b"1"), pop(served, "other")

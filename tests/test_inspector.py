@@ -278,7 +278,7 @@ def test_a_list_of_tasks_names_what_is_wrong_with_it(served: Daemon, q: str, que
     ask(served, "GET", f"/api/queues/{q}/tasks?{query}").refused(400, "bad_option", name)
 
 
-def test_a_page_has_100_and_1000_at_most(served: Daemon, q: str) -> None:
+def test_a_page_has_100_rows_by_default_and_at_most_1000(served: Daemon, q: str) -> None:
     ask(served, "PUT", f"/api/pushTasks/{q}", list(range(1000))).ok()
     ask(served, "PUT", f"/api/pushTasks/{q}", list(range(50))).ok()
     assert len(tasks(served, q)) == 100
@@ -310,7 +310,7 @@ def test_a_wait_answers_with_the_task_as_it_is_when_the_time_is_up(served: Daemo
     assert time.monotonic() - started >= 0.6
 
 
-def test_a_wait_for_what_has_ended_or_never_was_is_answered_at_once(served: Daemon, q: str) -> None:
+def test_a_wait_for_an_ended_or_unknown_task_is_answered_at_once(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1, "attempts=1")
     on(served, "fail", q, leased(served, q)["lease"]).ok()
     assert Asked(served, "GET", f"/api/queues/{q}/tasks/{task_id}?wait=20").answer(3).ok()["state"] == "dead"
@@ -342,7 +342,7 @@ def codes(served: Daemon, q: str, task_id: str) -> list[str]:
     return [reason["code"] for reason in why(served, q, task_id)["reasons"]]
 
 
-def test_why_tells_the_place_in_the_line(served: Daemon, q: str) -> None:
+def test_why_states_the_position(served: Daemon, q: str) -> None:
     ids = [pushed(served, q, n) for n in range(3)]
     first = pushed(served, q, 4, "priority=2")
     assert "next" in codes(served, q, first)
@@ -355,7 +355,7 @@ def test_why_tells_the_place_in_the_line(served: Daemon, q: str) -> None:
     assert reason["position"] == 1
 
 
-def test_why_tells_that_nobody_polls_and_since_when(served: Daemon, q: str) -> None:
+def test_why_states_how_long_no_worker_has_polled(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1, "delay=60")
     time.sleep(0.3)
     [reason] = [r for r in why(served, q, task_id)["reasons"] if r["code"] == "nobody_polls"]
@@ -393,7 +393,7 @@ def test_why_of_every_state(served: Daemon, q: str) -> None:
     assert codes(served, q, done) == ["done"]
 
 
-def test_why_tells_the_rules_that_hold_a_task_back(served: Daemon, q: str) -> None:
+def test_why_states_the_rules_that_hold_a_task_back(served: Daemon, q: str) -> None:
     policy(served, q, concurrency=1, rate=100)
     pushed(served, q, 1)
     task_id = pushed(served, q, 2)
@@ -405,7 +405,7 @@ def test_why_tells_the_rules_that_hold_a_task_back(served: Daemon, q: str) -> No
     assert "concurrency_limited" not in codes(served, q, task_id)
 
 
-def test_why_tells_of_the_rate_only_when_it_holds_back(served: Daemon, q: str) -> None:
+def test_why_mentions_the_rate_only_when_it_limits(served: Daemon, q: str) -> None:
     policy(served, q, rate=0.1)
     task_id = pushed(served, q, 1)
     other = pushed(served, q, 2)

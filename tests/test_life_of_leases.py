@@ -29,7 +29,7 @@ pytestmark = pytest.mark.every_redis
 # What a pop answers
 
 
-def test_only_lease_on_the_request_makes_the_answer_a_leased_one(served: Daemon, q: str) -> None:
+def test_only_a_request_with_lease_gets_a_leased_answer(served: Daemon, q: str) -> None:
     ids = [pushed(served, q, n) for n in range(2)]
     policy(served, q, lease=5)
     plain = pop(served, q, "wait=0")
@@ -42,7 +42,7 @@ def test_only_lease_on_the_request_makes_the_answer_a_leased_one(served: Daemon,
     assert body["lease"].replace("-", "").replace("_", "").isalnum()
 
 
-def test_an_empty_lease_is_the_tasks_else_the_queues_else_60_s(served: Daemon, q: str) -> None:
+def test_an_empty_lease_means_that_of_the_task_then_of_the_queue_then_60_s(served: Daemon, q: str) -> None:
     pushed(served, q, "own", "lease=7.5")
     pushed(served, q, "none")
     assert leased(served, q, "lease=&wait=0")["expires_in"] == 7.5
@@ -63,14 +63,14 @@ def test_a_lease_out_of_bounds_is_refused_and_takes_nothing(served: Daemon, q: s
     assert counts(served, q) == {"ready": 1}
 
 
-def test_both_ends_of_a_leases_bounds_are_taken(served: Daemon, q: str) -> None:
+def test_both_bounds_of_a_lease_are_accepted(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     pushed(served, q, 2)
     assert leased(served, q, "wait=0&lease=43200")["expires_in"] == 43200
     assert leased(served, q, "wait=0&lease=0.1")["expires_in"] == 0.1
 
 
-def test_a_pop_tells_options_that_it_does_not_know(served: Daemon, q: str) -> None:
+def test_a_pop_names_unknown_options(served: Daemon, q: str) -> None:
     pop(served, q, "timeout=3").refused(400, "bad_option", "'timeout'")
     pop(served, q, "wait=-1").refused(400, "bad_option", "'wait'")
     pop(served, q, "wait=0&wait=1").refused(400, "bad_option", "'wait'", "twice")
@@ -118,7 +118,7 @@ def test_a_result_that_is_null_or_false_is_kept_as_it_is(served: Daemon, q: str)
         assert b'"result":%b' % result in ask(served, "GET", f"/api/queues/{q}/tasks/{held['id']}").body
 
 
-def test_every_holders_word_needs_a_lease_that_is_held(served: Daemon, q: str) -> None:
+def test_every_request_of_a_holder_needs_a_held_lease(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     for verb in ("ack", "fail", "release", "extend"):
         for unknown in ("0123456789abcdef-0123", "nonsense", "-", "_" * 160):
@@ -128,14 +128,14 @@ def test_every_holders_word_needs_a_lease_that_is_held(served: Daemon, q: str) -
     assert counts(served, q) == {"ready": 1}
 
 
-def test_a_lease_of_one_queue_is_none_of_another(served: Daemon, q: str) -> None:
+def test_a_lease_of_one_queue_is_not_valid_in_another(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     held = leased(served, q)
     on(served, "ack", fresh(), held["lease"]).refused(409, "lease_lost")
     on(served, "ack", q, held["lease"]).ok()
 
 
-def test_after_an_ack_nothing_else_is_taken_from_the_holder(served: Daemon, q: str) -> None:
+def test_after_an_ack_the_holder_can_do_nothing_else(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     held = leased(served, q)
     on(served, "ack", q, held["lease"]).ok()
@@ -179,7 +179,7 @@ def test_a_late_ack_brings_back_a_task_that_its_last_expired_lease_made_dead(ser
     assert "reason" not in row
 
 
-def test_a_lease_is_lost_once_somebody_else_has_the_task(served: Daemon, q: str) -> None:
+def test_a_lease_is_lost_once_another_worker_has_the_task(served: Daemon, q: str) -> None:
     pushed(served, q, "slow")
     first = leased(served, q, "lease=0.1&wait=0")
     becomes(served, q, ready=1)
@@ -192,7 +192,7 @@ def test_a_lease_is_lost_once_somebody_else_has_the_task(served: Daemon, q: str)
     on(served, "ack", q, first["lease"]).refused(409, "lease_lost")
 
 
-def test_a_lease_that_failed_or_was_given_back_takes_no_late_ack(served: Daemon, q: str) -> None:
+def test_a_failed_or_released_lease_takes_no_late_ack(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     for verb in ("release", "fail"):
         held = leased(served, q)
@@ -288,7 +288,7 @@ def test_an_expired_task_of_three_days_forgets_nothing_before_its_retention(
 # Fail
 
 
-def test_fail_waits_for_the_backoff_that_doubles(served: Daemon, q: str) -> None:
+def test_a_failed_task_waits_for_a_backoff_that_doubles(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1, "backoff=100")
     for attempt in (1, 2, 3):
         held = leased(served, q)
@@ -311,7 +311,7 @@ def test_the_backoff_is_capped_at_an_hour(served: Daemon, q: str) -> None:
         ask(served, "POST", f"/api/queues/{q}/tasks/{task_id}/run").ok()
 
 
-def test_without_a_word_the_backoff_is_10_s(served: Daemon, q: str) -> None:
+def test_the_default_backoff_is_10_s(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1)
     held = leased(served, q)
     before = time.time()
@@ -393,7 +393,7 @@ def test_a_release_wakes_the_poller_that_waits(served: Daemon, q: str) -> None:
 # Extend
 
 
-def test_extend_keeps_the_lease_and_tells_the_progress(served: Daemon, q: str) -> None:
+def test_extend_keeps_the_lease_and_records_the_progress(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1)
     held = leased(served, q, "lease=0.8&wait=0&worker=w")
     told = on(served, "extend", q, held["lease"], {"progress": 0.4, "message": "half of it"}, "lease=20")
@@ -405,7 +405,7 @@ def test_extend_keeps_the_lease_and_tells_the_progress(served: Daemon, q: str) -
     on(served, "ack", q, held["lease"]).ok()
 
 
-def test_extend_may_shorten_too_and_renews_without_a_word(served: Daemon, q: str) -> None:
+def test_extend_may_shorten_a_lease_and_keeps_its_length_by_default(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     held = leased(served, q, "lease=30&wait=0")
     assert on(served, "extend", q, held["lease"]).ok()["expires_in"] == 30
@@ -463,7 +463,7 @@ def test_the_ack_of_a_pop_is_done_before_it_parks(served: Daemon, q: str) -> Non
     assert (answer.headers["Registry-Ack"], answer.ok()["task"]) == ("done", 2)
 
 
-def test_a_pop_goes_on_whatever_came_of_its_ack(served: Daemon, q: str) -> None:
+def test_a_pop_continues_whether_or_not_its_ack_succeeds(served: Daemon, q: str) -> None:
     for n in (1, 2, 3):
         pushed(served, q, n, "backoff=50")
     lapsing = leased(served, q, "lease=0.1&wait=0")

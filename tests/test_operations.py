@@ -45,7 +45,7 @@ def dead(served: Daemon, q: str, payload: Any, query: str = "attempts=1") -> str
 # Cancel
 
 
-def test_cancel_ends_what_waits_and_the_counts_stay_true(served: Daemon, q: str) -> None:
+def test_cancel_ends_waiting_tasks_and_the_counts_stay_true(served: Daemon, q: str) -> None:
     ids = [pushed(served, q, n) for n in range(5)]
     later = pushed(served, q, "later", "delay=60")
     first = pushed(served, q, "first", "priority=5")
@@ -85,7 +85,7 @@ def test_cancelled_tasks_leave_nothing_behind_once_forgotten(
     leaves_nothing(module_redis_process, q)
 
 
-def test_cancel_marks_what_is_leased_and_its_holder_is_notified(served: Daemon, q: str) -> None:
+def test_cancel_marks_a_leased_task_and_its_holder_is_notified(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1)
     held = leased(served, q)
     assert cancel(served, q, task_id) == "marked"
@@ -96,7 +96,7 @@ def test_cancel_marks_what_is_leased_and_its_holder_is_notified(served: Daemon, 
 
 
 @pytest.mark.parametrize("how", ["fail", "release", "expiry"])
-def test_what_was_marked_does_not_come_back(served: Daemon, q: str, how: str) -> None:
+def test_a_marked_task_does_not_come_back(served: Daemon, q: str, how: str) -> None:
     task_id = pushed(served, q, 1)
     held = leased(served, q, "wait=0&lease=" + ("0.3" if how == "expiry" else "30"))
     cancel(served, q, task_id)
@@ -107,7 +107,7 @@ def test_what_was_marked_does_not_come_back(served: Daemon, q: str, how: str) ->
     on(served, "ack", q, held["lease"]).refused(409, "lease_lost")
 
 
-def test_cancel_removes_what_has_ended(served: Daemon, q: str) -> None:
+def test_cancel_removes_an_ended_task(served: Daemon, q: str) -> None:
     task_id = dead(served, q, 1)
     assert cancel(served, q, task_id) == "removed"
     done = pushed(served, q, 2)
@@ -168,7 +168,7 @@ def test_a_retry_goes_to_the_tail(served: Daemon, q: str) -> None:
     assert drain(served, q) == ["waiting", "dead"]
 
 
-def test_a_retry_of_what_is_not_dead_is_refused(served: Daemon, q: str) -> None:
+def test_a_retry_of_a_task_that_is_not_dead_is_refused(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1)
     path = f"/api/queues/{q}/retry?id="
     ask(served, "POST", path + task_id).refused(409, "not_dead")
@@ -275,7 +275,7 @@ def test_a_move_goes_to_the_tail_with_order_and_ids_kept(served: Daemon, q: str)
     assert drain(served, to) == ["there", 0, 1, 2, 3]
 
 
-def test_a_move_keeps_what_a_push_said(served: Daemon, q: str) -> None:
+def test_a_move_keeps_the_options_of_the_push(served: Daemon, q: str) -> None:
     to = fresh()
     task_id = pushed(served, q, 1, "priority=4&attempts=1&lease=7&key=k&ttl=50")
     move(served, q, to)
@@ -332,7 +332,7 @@ def test_a_move_skips_those_whose_key_is_taken_and_they_keep_their_place(served:
     assert drain(served, to) == ["there", 1, 2]
 
 
-def test_a_move_passes_over_any_number_of_those_that_cannot_go(served: Daemon, q: str) -> None:
+def test_a_move_skips_any_number_of_tasks_that_cannot_move(served: Daemon, q: str) -> None:
     to = fresh()
     for n in range(205):
         pushed(served, to, n, f"key=k{n}")
@@ -353,7 +353,7 @@ def test_a_move_of_many_keeps_their_order(served: Daemon, module_redis_process: 
     leaves_nothing(module_redis_process, q)
 
 
-def test_a_move_wakes_those_who_wait_there(served: Daemon, q: str) -> None:
+def test_a_move_wakes_pollers_of_the_target(served: Daemon, q: str) -> None:
     to = fresh()
     polls = [poll(served, to), poll(served, to)]
     ask(served, "PUT", f"/api/pushTasks/{q}", [1, 2]).ok()

@@ -229,7 +229,7 @@ def test_when_the_daemon_stops_nothing_is_parked(bench: Bench, reply: list[Any])
     assert receiver.told == "nothing" and bench.nothing_left()
 
 
-def test_one_that_was_woken_in_flight_asks_again_before_it_is_parked(bench: Bench) -> None:
+def test_a_poller_woken_in_flight_asks_again_before_it_is_parked(bench: Bench) -> None:
     poller, receiver = bench.poll()
     bench.queues.wait_lists.wake(b"q")
     poller.callback([1])
@@ -240,7 +240,7 @@ def test_one_that_was_woken_in_flight_asks_again_before_it_is_parked(bench: Benc
 
 @pytest.mark.parametrize("end", ["a task", "refused", "nothing", "ask again"])
 @pytest.mark.parametrize("gone", [False, True])
-def test_what_one_was_woken_for_is_passed_on_when_it_ends(bench: Bench, end: str, gone: bool) -> None:
+def test_the_wake_of_a_poller_that_ends_is_passed_on(bench: Bench, end: str, gone: bool) -> None:
     """Woken twice: by two tasks, say, of which it gets one, or none since it is refused or has hung up."""
     poller, _ = bench.poll()
     poller.callback([1])
@@ -260,7 +260,7 @@ def test_what_one_was_woken_for_is_passed_on_when_it_ends(bench: Bench, end: str
     assert other.state == IN_FLIGHT
 
 
-def test_one_of_several_queues_that_hangs_up_loses_no_wake_of_its_other_queues() -> None:
+def test_a_poller_of_several_queues_that_hangs_up_loses_no_wake_of_the_others() -> None:
     bench = Bench(many=True)
     poller, _ = bench.poll(b"a", b"b")
     poller.callback([1])
@@ -273,7 +273,7 @@ def test_one_of_several_queues_that_hangs_up_loses_no_wake_of_its_other_queues()
     assert other.state == IN_FLIGHT
 
 
-def test_one_without_lease_does_not_wait_behind_a_poll_of_several_queues() -> None:
+def test_a_poller_without_lease_does_not_wait_behind_one_of_several_queues() -> None:
     """Where a lease is required it is refused at once; the other, always leased, waits."""
     bench = Bench(many=True)
     poller, _ = bench.poll(b"q", b"r")

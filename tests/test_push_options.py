@@ -75,7 +75,7 @@ def test_a_malformed_option_is_named_and_nothing_is_stored(
     assert counts(served, q) == {}
 
 
-def test_both_ends_of_the_bounds_are_taken(served: Daemon, q: str) -> None:
+def test_both_bounds_are_accepted(served: Daemon, q: str) -> None:
     for query in ("priority=0", "priority=9", "result=604800", "attempts=1", "backoff=0", "backoff=3600"):
         pushed(served, q, 1, query)
     for query in ("lease=0.1", "lease=43200", "delay=0", "key=" + "k" * 255, "ttl=0.5&key=%C3%BC"):
@@ -101,7 +101,7 @@ def test_a_delayed_task_comes_when_it_is_due_to_a_poller_that_waits(served: Daem
     assert time.monotonic() - started >= 0.7
 
 
-def test_at_is_a_moment_and_one_that_has_passed_is_now(served: Daemon, q: str) -> None:
+def test_at_is_a_time_and_a_past_one_means_now(served: Daemon, q: str) -> None:
     started = time.time()
     pushed(served, q, "soon", f"at={moment(0.8)}")
     assert counts(served, q) == {"delayed": 1}
@@ -155,7 +155,7 @@ def test_an_expired_task_is_dead_with_that_reason(served: Daemon, q: str) -> Non
     assert drain(served, q) == ["stays"]
 
 
-def test_ttl_is_over_at_the_first_lease(served: Daemon, q: str) -> None:
+def test_the_ttl_ends_with_the_first_lease(served: Daemon, q: str) -> None:
     pushed(served, q, 1, "ttl=0.6")
     held = leased(served, q)
     sleep_past(0.6)
@@ -166,7 +166,7 @@ def test_ttl_is_over_at_the_first_lease(served: Daemon, q: str) -> None:
     assert leased(served, q, "wait=5&lease=30")["task"] == 1
 
 
-def test_a_queues_ttl_is_for_tasks_that_say_none(served: Daemon, q: str) -> None:
+def test_the_ttl_of_a_queue_applies_to_tasks_without_one(served: Daemon, q: str) -> None:
     policy(served, q, ttl=0.3)
     pushed(served, q, "plain")
     pushed(served, q, "with another option", "priority=1")
@@ -179,7 +179,7 @@ def test_a_queues_ttl_is_for_tasks_that_say_none(served: Daemon, q: str) -> None
 # attempts, backoff, lease
 
 
-def test_a_queues_attempts_and_backoff_are_for_tasks_that_say_none(served: Daemon, q: str) -> None:
+def test_the_attempts_and_backoff_of_a_queue_apply_to_tasks_without_them(served: Daemon, q: str) -> None:
     policy(served, q, attempts=1, backoff=0)
     pushed(served, q, "queue's")
     pushed(served, q, "own", "attempts=2")
@@ -190,7 +190,7 @@ def test_a_queues_attempts_and_backoff_are_for_tasks_that_say_none(served: Daemo
     assert on(served, "fail", q, leased(served, q)["lease"]).ok()["state"] == "delayed"
 
 
-def test_without_a_word_there_are_25_attempts(served: Daemon, q: str) -> None:
+def test_there_are_25_attempts_by_default(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     for attempt in range(1, 26):
         held = leased(served, q)
@@ -215,7 +215,7 @@ def test_a_key_blocks_while_its_task_is_ready_delayed_or_leased(served: Daemon, 
     assert task(served, q, ready)["key"] == "r"
 
 
-def test_a_key_is_its_queues_own(served: Daemon, q: str) -> None:
+def test_a_key_belongs_to_its_queue(served: Daemon, q: str) -> None:
     pushed(served, q, 1, "key=k")
     assert "duplicate" not in push(served, fresh(), 1, "key=k").ok()
 
@@ -229,7 +229,7 @@ def test_a_key_is_free_once_its_task_is_done_or_dead(served: Daemon, q: str) -> 
     assert counts(served, q) == {"ready": 1, "dead": 1, "done": 1}
 
 
-def test_an_expired_task_does_not_block_its_key_even_before_anybody_noticed(served: Daemon, q: str) -> None:
+def test_an_expired_task_does_not_block_its_key_even_before_the_sweep(served: Daemon, q: str) -> None:
     first = pushed(served, q, 1, "key=k&ttl=0.001")
     time.sleep(0.003)  # an answer and the next request may take less than the one millisecond
     answer = push(served, q, 2, "key=k").ok()
@@ -253,7 +253,7 @@ def test_a_key_of_a_cancelled_or_purged_task_is_free(served: Daemon, q: str) -> 
     assert "duplicate" not in push(served, q, 3, "key=k").ok()
 
 
-def test_a_key_makes_no_sense_for_a_batch(served: Daemon, q: str) -> None:
+def test_a_batch_takes_no_key(served: Daemon, q: str) -> None:
     ask(served, "PUT", f"/api/pushTasks/{q}?key=k", [1]).refused(400, "bad_option", "'key'")
 
 
@@ -373,7 +373,7 @@ def test_prefer_wait_answers_with_the_result(served: Daemon, q: str) -> None:
     assert (answer.ok()["id"], answer.json["success"]) == (held["id"], True)
 
 
-def test_prefer_wait_tells_of_a_death(served: Daemon, q: str) -> None:
+def test_prefer_wait_reports_a_dead_task(served: Daemon, q: str) -> None:
     asked = waiting(served, q, "attempts=1")
     on(served, "fail", q, leased(served, q)["lease"]).ok()
     told = asked.answer(3).ok()
@@ -437,7 +437,7 @@ def test_a_repeat_waits_for_the_first_one_and_is_answered_when_that_has_ended(se
     assert answers[2].headers["Idempotency-Replayed"] == "true"
 
 
-def test_a_preference_that_cannot_be_read_is_none(served: Daemon, q: str) -> None:
+def test_a_preference_that_cannot_be_read_is_ignored(served: Daemon, q: str) -> None:
     for wait in ("wait=soon", "respond-async", "wait", "waiting=5"):
         asked = Asked(served, "PUT", f"/api/pushTask/{q}", b"1", {"Prefer": wait})
         answer = asked.answer(3)

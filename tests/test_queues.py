@@ -64,7 +64,7 @@ def back(world: World) -> None:
     world.turn()
 
 
-def test_without_redis_new_pops_are_parked_behind_those_that_are(world: World) -> None:
+def test_without_redis_new_pops_are_parked_behind_earlier_ones(world: World) -> None:
     polls = world.parked(2)
     gone(world, "unknown")
     polls.append(world.pop())
@@ -118,7 +118,7 @@ def test_a_pop_whose_question_failed_is_reported_nothing_when_redis_was_back_bef
     assert world.nothing_left()
 
 
-def test_a_pop_whose_questions_a_present_redis_refuses_waits_too(world: World) -> None:
+def test_a_pop_that_redis_refuses_waits_too(world: World) -> None:
     world.store.error = RedisUnavailable("Redis refused the request: NOREPLICAS")
     poll = world.pop()
     world.turn(5)
@@ -128,7 +128,9 @@ def test_a_pop_whose_questions_a_present_redis_refuses_waits_too(world: World) -
     assert world.nothing_left()
 
 
-def test_one_that_parked_without_asking_stays_when_its_first_question_finds_no_redis(world: World) -> None:
+def test_a_poller_that_parked_without_asking_stays_when_its_first_question_finds_no_redis(
+    world: World,
+) -> None:
     [first] = world.parked(1)
     second = world.pop()  # behind the first, without a question of its own
     world.turn()
@@ -175,7 +177,7 @@ def test_a_refused_push_fails_alone(world: World) -> None:
     assert world.store.payloads(b"q") == []
 
 
-def test_a_bad_name_asks_nothing(world: World) -> None:
+def test_a_bad_name_sends_nothing(world: World) -> None:
     for name in (
         b"",
         b".",
@@ -199,7 +201,7 @@ def test_a_bad_name_asks_nothing(world: World) -> None:
         assert world.store.payloads(name) == [b"1"]
 
 
-def test_when_draining_parked_pollers_are_reported_there_is_nothing_and_newcomers_refused(
+def test_when_draining_parked_pollers_get_nothing_and_new_ones_are_refused(
     world: World,
 ) -> None:
     polls = world.parked(3)
@@ -225,7 +227,7 @@ def test_when_draining_parked_pollers_are_reported_there_is_nothing_and_newcomer
 
 
 @pytest.mark.parametrize("verb", ["confirm", "put_back"])
-def test_what_meets_an_overloaded_daemon_is_settled_later(world: World, verb: str) -> None:
+def test_hand_overs_of_an_overloaded_daemon_are_settled_later(world: World, verb: str) -> None:
     world.push(b"1")
     poll = world.pop()
     world.turn()

@@ -240,7 +240,7 @@ def changes(q: str, other: str, leases: list[dict[str, Any]]) -> dict[str, tuple
 
 
 @every_redis
-def test_whatever_changes_something_is_held_and_carried_out(served: Daemon, kept: RedisServer) -> None:
+def test_changes_are_held_and_carried_out(served: Daemon, kept: RedisServer) -> None:
     daemon = served
     q, other = fresh(), fresh()
     for at in range(7):
@@ -260,7 +260,7 @@ def test_whatever_changes_something_is_held_and_carried_out(served: Daemon, kept
     wait_until(lambda: counts(daemon, q) == {"ready": 6, "leased": 2, "done": 2}, 5)
 
 
-def test_whatever_was_held_too_long_was_not_applied(kept: RedisServer) -> None:
+def test_changes_that_were_held_too_long_are_not_applied(kept: RedisServer) -> None:
     with running(kept, REDIS_WAIT="1") as daemon:
         q, other = fresh(), fresh()
         for at in range(7):

@@ -132,7 +132,7 @@ def test_every_route_demands_a_right(route: Route) -> None:
 
 
 @pytest.mark.parametrize("verb", TABLE)
-def test_an_endpoint_lets_in_who_has_its_right_and_nobody_else(callers: Callers, verb: str) -> None:
+def test_an_endpoint_admits_only_holders_of_its_right(callers: Callers, verb: str) -> None:
     let_in, requests = TABLE[verb]
     right = next(one for one in ROUTES if one.verb == verb).right
     # A session is never valid for push and pop, nor to begin another one.
@@ -161,7 +161,7 @@ def test_an_endpoint_lets_in_who_has_its_right_and_nobody_else(callers: Callers,
                     assert ("'a1'" in said["error"]) is (route.right in ("push", "pop"))
 
 
-def test_strangers_are_all_told_the_same(callers: Callers) -> None:
+def test_all_invalid_tokens_get_the_same_answer(callers: Callers) -> None:
     told = {asked(callers, who, "GET", "/api/queues", b"").body for who in STRANGERS}
     assert len(told) == 1
     # They do not learn which paths exist, nor what is wrong with their requests.
@@ -275,7 +275,7 @@ def test_a_pusher_reads_its_tasks_and_no_others(callers: Callers) -> None:
     ask("push-other", "GET", f"/api/queues/b1/tasks/{task_id}?wait=0.1").refused(404, "not_found")
 
 
-def test_without_payloads_nothing_shows_that_producers_and_workers_wrote(callers: Callers) -> None:
+def test_without_payloads_nothing_that_producers_and_workers_wrote_is_shown(callers: Callers) -> None:
     ask, q = callers.ask, "a-hidden"
     written = "SECRET"
     error = {"type": f"{written}-type", "message": f"{written}-message", "trace": f"{written}-trace"}
@@ -327,7 +327,7 @@ def test_without_payloads_nothing_shows_that_producers_and_workers_wrote(callers
     ask("operate", "DELETE", "/api/schedules/hidden").ok()
 
 
-def test_the_details_of_readyz_are_for_who_may_view(callers: Callers) -> None:
+def test_the_details_of_readyz_need_the_right_to_view(callers: Callers) -> None:
     for who in (*STRANGERS[:4], "push", "pop"):
         assert callers.ask(who, "GET", "/readyz").ok() == {"status": "ready"}, who
     for who in ("view", "states", "operate", "admin"):

@@ -110,7 +110,7 @@ def test_missed_ticks_are_skipped_and_counted(
     ask(served, "DELETE", f"/api/schedules/{q}").ok()
 
 
-def test_of_missed_ticks_one_is_made_up_for(
+def test_one_of_the_missed_ticks_is_made_up_for(
     served: Daemon, module_redis_process: RedisServer, q: str
 ) -> None:
     hour = (datetime.now(UTC) - timedelta(hours=2)).hour
@@ -125,7 +125,7 @@ def test_of_missed_ticks_one_is_made_up_for(
     ask(served, "DELETE", f"/api/schedules/{q}").ok()
 
 
-def test_a_dropped_schedule_pushes_no_more_and_what_it_pushed_stays(
+def test_a_deleted_schedule_pushes_nothing_more_and_its_tasks_stay(
     served: Daemon, module_redis_process: RedisServer, q: str
 ) -> None:
     put(served, q, cron="* * * * *", queue=q, task=1)
@@ -138,7 +138,7 @@ def test_a_dropped_schedule_pushes_no_more_and_what_it_pushed_stays(
     assert pop(served, q, "wait=0").json == {"task": 1}
 
 
-def test_what_a_schedule_pushed_is_a_task_like_any_other(
+def test_a_task_of_a_schedule_is_like_any_other(
     served: Daemon, module_redis_process: RedisServer, q: str
 ) -> None:
     put(served, q, cron="* * * * *", queue=q, task="x", options={"attempts": 1, "key": "only"})
@@ -358,7 +358,7 @@ def test_no_producer_can_take_a_ticks_place(
     ask(served, "DELETE", f"/api/schedules/{q}").ok()
 
 
-def test_a_schedules_task_keeps_its_bytes_whatever_json_it_is(
+def test_the_task_of_a_schedule_keeps_its_bytes(
     served: Daemon, module_redis_process: RedisServer, q: str
 ) -> None:
     body = (

@@ -109,7 +109,7 @@ def test_a_purge_is_undone_to_what_was_there(
     assert drain(served, q)[:4] == ["first", "keyed", "also", "plain"]
 
 
-def test_tasks_that_come_back_go_in_front_of_those_that_came_meanwhile(served: Daemon, q: str) -> None:
+def test_tasks_that_come_back_go_in_front_of_newer_ones(served: Daemon, q: str) -> None:
     for n in range(3):
         pushed(served, q, n)
     line = purged(served, q)
@@ -119,7 +119,7 @@ def test_tasks_that_come_back_go_in_front_of_those_that_came_meanwhile(served: D
     assert drain(served, q) == [0, 1, 2, 3, 4]
 
 
-def test_what_was_leased_at_the_purge_is_not_touched(served: Daemon, q: str) -> None:
+def test_tasks_leased_at_the_purge_are_not_touched(served: Daemon, q: str) -> None:
     pushed(served, q, "held", "result=60")
     held = leased(served, q)
     pushed(served, q, "waits")
@@ -286,7 +286,7 @@ def test_a_task_whose_key_is_taken_comes_back_when_the_key_is_free(served: Daemo
     assert drain(served, q) == ["old"]
 
 
-def test_what_has_run_out_meanwhile_does_not_come_back(served: Daemon, q: str) -> None:
+def test_tasks_that_expired_meanwhile_do_not_come_back(served: Daemon, q: str) -> None:
     pushed(served, q, 1, "ttl=0.2")
     line = purged(served, q)
     policy(served, q, retention={"dead": 3600, "dead_max": 2, "done": 0.3})
@@ -311,7 +311,9 @@ def test_a_delayed_task_that_was_due_meanwhile_is_ready(served: Daemon, q: str) 
     assert ask(served, "GET", f"/api/popTask/{q}?wait=5").ok() == {"task": 1}
 
 
-def test_with_undo_no_it_is_gone(served: Daemon, module_redis_process: RedisServer, q: str) -> None:
+def test_with_undo_no_the_tasks_are_gone_for_good(
+    served: Daemon, module_redis_process: RedisServer, q: str
+) -> None:
     one = pushed(served, q, 1)
     lines = [purged(served, q, "undo=no")]
     dead(served, q, 1)
