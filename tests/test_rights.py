@@ -66,6 +66,7 @@ TABLE: dict[str, tuple[set[str], list[tuple[str, str, Any]]]] = {
     "why": (READ_TASK, [("GET", f"/api/queues/a1/tasks/{ID}/why", b"")]),
     "run": (OPERATE, [("POST", f"/api/queues/a1/tasks/{ID}/run", b"")]),
     "dead": (VIEW, [("GET", "/api/dead", b""), ("GET", "/api/dead?queue=a1&limit=1", b"")]),
+    "workers": (VIEW, [("GET", "/api/workers", b""), ("HEAD", "/api/workers?limit=1", b"")]),
     "schedules": (VIEW, [("GET", "/api/schedules", b"")]),
     "schedule": (VIEW, [("GET", "/api/schedules/a1", b"")]),
     "put_schedule": (OPERATE, [("PUT", "/api/schedules/a1", SCHEDULE)]),

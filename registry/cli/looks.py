@@ -67,7 +67,7 @@ def _worker_cells(row: dict[str, Any], _: str) -> tuple[Any, ...]:
         moment(row.get("since")),
         f"{seen} ago" if seen else "",
         "waits" if row.get("parked") else "",
-        len(row.get("leases") or ()),
+        row.get("lease_count", len(row.get("leases") or ())),
         row.get("order"),
         row.get("user_agent"),
     )

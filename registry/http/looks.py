@@ -1,4 +1,4 @@
-"""What an operator looks at across all queues: why tasks are dead."""
+"""What an operator looks at across all queues: why tasks are dead, and who works."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from registry.http.request import Options, Request
 from registry.http.rows import rfc3339
 from registry.queue.deaths import Deaths, Group, Pathologist
 from registry.queue.queues import Queues
+from registry.queue.roster import Held, Look, Worker
 
 PAGE, MAX_PER_PAGE = 100, 1000
 # How many queues and workers a group names, the most frequent first.
 MAX_NAMES = 100
+WORKERS_OPTIONS: Options = {"limit": whole(1, MAX_PER_PAGE)}
 DEAD_OPTIONS: Options = {"queue": text(1, 255), "limit": whole(1, MAX_PER_PAGE)}
 
 
@@ -23,6 +25,7 @@ class Looks:
 
     def __init__(self, queues: Queues) -> None:
         self._pathologist = Pathologist(queues)
+        self._roster = queues.roster
 
     @inlineCallbacks
     def dead(self, request: Request) -> Any:
@@ -39,6 +42,47 @@ class Looks:
             "at": rfc3339(found.at),
         }
         return json_answer(200, answer)
+
+    @inlineCallbacks
+    def workers(self, request: Request) -> Any:
+        """The workers over all daemons."""
+        found: Look = yield self._roster.look()
+        shown = found.workers[: request.options.get("limit", MAX_PER_PAGE)]
+        answer = {
+            "workers": [worker_row(worker) for worker in shown],
+            "left_out": len(found.workers) - len(shown),
+            "complete": found.complete,
+            "at": rfc3339(found.at),
+        }
+        return json_answer(200, answer)
+
+
+def worker_row(worker: Worker) -> dict[str, Any]:
+    """A worker as the API shows it."""
+    return {
+        "worker": worker.name,
+        "address": worker.address,
+        "user_agent": worker.user_agent,
+        "queues": sorted(worker.queues),
+        "since": rfc3339(worker.since),
+        "last_seen": rfc3339(worker.last),
+        "parked": worker.parked,
+        "shared_name": worker.shared,
+        "lease_count": worker.held,
+        "leases": [_lease_row(held) for held in worker.leases],
+        "order": "run",
+    }
+
+
+def _lease_row(held: Held) -> dict[str, Any]:
+    return {
+        "queue": held.queue,
+        "id": held.id,
+        "attempt": held.attempt,
+        "leased_at": rfc3339(held.since),
+        "lease_ends_at": rfc3339(held.ends),
+        "progress": held.progress,
+    }
 
 
 def group_row(group: Group, payloads: bool) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from registry.http.codec import (
     names_from,
     retry_after_seconds,
 )
-from registry.http.looks import DEAD_OPTIONS
+from registry.http.looks import DEAD_OPTIONS, WORKERS_OPTIONS
 from registry.http.parser import Found, Head, check_right, remember
 from registry.http.request import Match, Request, Route, Table
 from registry.http.schedules import SCHEDULES_OPTIONS
@@ -237,6 +237,10 @@ class Api:
     @route("GET", "/api/dead", right="view", options=DEAD_OPTIONS)
     def dead(self, request: Request) -> Any:
         return self._admin.looks.dead(request)
+
+    @route("GET", "/api/workers", right="view", options=WORKERS_OPTIONS)
+    def workers(self, request: Request) -> Any:
+        return self._admin.looks.workers(request)
 
     # Schedules
 

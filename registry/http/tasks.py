@@ -13,7 +13,7 @@ POST      /api/ackTasks/{worker}             {"acks":[…],"fails":[…]} -> 200
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes
@@ -200,6 +200,9 @@ class Tasks:
             promise = Promise(_popped)
             promise.request = self._polls.pop_for(promise, name, wait, length, LEASED if leased else None)
             return promise
+        worker = given.get("worker")
+        if worker is not None:
+            self._polled(worker, (name,), request)
         acked = None
         if "ack" in given:
             # Sent before the pop on the same Redis connection, so it is done before the poll is parked.
@@ -207,14 +210,10 @@ class Tasks:
                 _lost
             )
         if key is None:
-            popped = self._polls.pop(
-                name, wait, length, PopOptions(leased=leased, worker=given.get("worker"))
-            )
+            popped = self._polls.pop(name, wait, length, PopOptions(leased=leased, worker=worker))
         else:
             digest = fingerprint(request.query, request.body, ignoring=ITS_OWN)
-            options = PopOptions(
-                leased=leased, worker=given.get("worker"), idempotency_key=key, fingerprint=digest
-            )
+            options = PopOptions(leased=leased, worker=worker, idempotency_key=key, fingerprint=digest)
             popped = self._singleflight.join(
                 (b"pop", name, key, digest, wait), lambda: self._polls.pop(name, wait, length, options)
             )
@@ -248,12 +247,18 @@ class Tasks:
         asks: list[Deferred[Any]] = [popped, acked.addErrback(not_acked)]
         return DeferredList(asks, consumeErrors=True).addCallback(both)
 
+    def _polled(self, worker: str, names: Iterable[bytes], request: Request) -> None:
+        self._queues.roster.polled(worker, names, request.caller.address, request.header(b"user-agent"))
+
     def pop_many(self, request: Request) -> Deferred[Answer]:
         """Several tasks of several queues, always leased. Cancel the Deferred when the client leaves."""
         raw, given = request.segments[0], request.options
         names = names_from(raw)
         if len(names) > 100:
             raise BadOption("At most 100 queues can be popped at once.")
+        worker = given.get("worker")
+        if worker is not None:
+            self._polled(worker, names, request)
         wait = min(given.get("wait", self._wait), self._max_wait)
         start = None
         if given.get("order") == "fair":
@@ -265,7 +270,7 @@ class Tasks:
             options = PopOptions(
                 count=given.get("count", 1),
                 start=start,
-                worker=given.get("worker"),
+                worker=worker,
                 idempotency_key=key,
                 fingerprint=digest,
             )

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import msgpack
 from twisted.internet.defer import inlineCallbacks
 
+from registry.queue.roster import Roster
 from registry.queue.wait_lists import WaitLists
 from registry.redis.store import Store
 
@@ -29,11 +30,13 @@ class Heartbeat:
         wait_lists: WaitLists,
         last_polls: OrderedDict[bytes, float],
         now: Callable[[], float],
+        roster: Roster,
     ) -> None:
         self._store = store
         self._wait_lists = wait_lists
         self._last = last_polls
         self._now = now
+        self._roster = roster
 
     def _parked_here(self) -> Iterator[tuple[bytes, int]]:
         for name, wait_list in self._wait_lists.lists.items():
@@ -54,6 +57,7 @@ class Heartbeat:
             return
         beat = [list(islice(self._parked_here(), MAX_NAMES)), list(polled.items())]
         yield self._store.beat(msgpack.encode(beat), LIFE_MS)
+        yield self._roster.beat(LIFE_MS)
 
     @inlineCallbacks
     def _other_beats(self) -> Any:

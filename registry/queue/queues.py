@@ -24,6 +24,7 @@ from registry.queue.names import Ids, check_name
 from registry.queue.pending import PendingPush
 from registry.queue.pollers import Polls
 from registry.queue.promise import Receiver
+from registry.queue.roster import Roster
 from registry.queue.staging import is_large, stage
 from registry.queue.wait_lists import WaitLists
 from registry.redis.faults import error_from_reply
@@ -59,7 +60,8 @@ class Queues:
         self.wait_lists = WaitLists(later)
         self.handover = Handover(self)
         self.polls = Polls(self, is_json, now)
-        self.heartbeat = Heartbeat(store, self.wait_lists, self.polls.last_polls, now)
+        self.roster = Roster(store, self.polls.workers, now)
+        self.heartbeat = Heartbeat(store, self.wait_lists, self.polls.last_polls, now, self.roster)
 
     def _send(self, verb: str, entries: Any) -> Deferred[list[Any]]:
         if verb in ("putback", "release"):

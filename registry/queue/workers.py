@@ -28,7 +28,7 @@ ANNOUNCED_SECONDS = 1.0
 # One name ends an older poll, and causes a warning, at most once in these times, ms.
 END_EVERY_MS = 5_000
 WARN_EVERY_MS = 60_000
-# This process remembers, for at most this many names, when it ended a poll without Redis.
+# This process remembers, for at most this many names, when it ended a poll without Redis, and when a name was shared.
 MAX_REMEMBERED = 10_000
 
 
@@ -55,6 +55,7 @@ class Workers:
         self._ended_without_redis: dict[
             str, float
         ] = {}  # worker -> when a poll of it was ended without Redis
+        self._shared: dict[str, float] = {}  # worker -> when several live workers were found to use this name
         self._process = os.urandom(4).hex()
         self._count = 0
 
@@ -62,6 +63,14 @@ class Workers:
     def serial(self) -> str:
         """The mark of the newest poll."""
         return f"{self._process}{self._count}"
+
+    def open_polls(self) -> dict[str, int]:
+        """How many polls of each worker are open."""
+        return {worker: len(polls) for worker, polls in self._open.items()}
+
+    def shared_at(self, worker: str) -> float | None:
+        """When several live workers were last found to use this name, None for never."""
+        return self._shared.get(worker)
 
     def begin_poll(self, worker: str, end: Callable[[], None]) -> Callable[[], None]:
         """A worker polls: end its older poll, and register this one. Returns a function that unregisters it."""
@@ -98,6 +107,7 @@ class Workers:
             if first:
                 older.end()
                 return None
+            _remember(self._shared, worker, self._now())
             return self._once("warned", worker, WARN_EVERY_MS).addCallback(warn)
 
         def warn(first: bool) -> None:
@@ -123,7 +133,11 @@ class Workers:
         now, last = self._now(), self._ended_without_redis.get(worker)
         if last is not None and now < last + END_EVERY_MS / 1000:
             return False
-        if len(self._ended_without_redis) >= MAX_REMEMBERED:
-            self._ended_without_redis.clear()
-        self._ended_without_redis[worker] = now
+        _remember(self._ended_without_redis, worker, now)
         return True
+
+
+def _remember(times: dict[str, float], worker: str, now: float) -> None:
+    if len(times) >= MAX_REMEMBERED:
+        times.clear()
+    times[worker] = now

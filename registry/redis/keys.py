@@ -74,6 +74,10 @@ class Keys:
         """The heartbeat of a process."""
         return self.space + b"beat:" + process
 
+    def roster(self, process: bytes) -> bytes:
+        """What a process knows of its workers."""
+        return self.space + b"roster:" + process
+
     def worker_mark(self, what: str, worker: str) -> bytes:
         """A mark that ``what`` was done about a worker; it exists for as long as that must not be repeated."""
         return self.space + f"worker:{what}:{worker}".encode()

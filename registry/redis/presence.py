@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -21,11 +22,22 @@ class Presence(Commands):
         yield self._ask(b"ZADD", keys.beats, self.now_ms() + life_ms, self.process)
         yield self._ask(b"ZREMRANGEBYSCORE", keys.beats, b"-inf", self.now_ms() - life_ms)
 
-    @inlineCallbacks
-    def other_beats(self) -> Any:
+    def beat_workers(self, content: bytes, life_ms: int) -> Deferred[Any]:
+        """Write what this process knows of its workers, for ``life_ms``."""
+        return self._ask(b"SET", self.keys.roster(self.process), content, b"PX", life_ms)
+
+    def other_beats(self) -> Deferred[list[bytes]]:
         """The contents of the heartbeats of all other processes."""
+        return self._of_others(self.keys.beat)
+
+    def other_workers(self) -> Deferred[list[bytes]]:
+        """What all other processes know of their workers."""
+        return self._of_others(self.keys.roster)
+
+    @inlineCallbacks
+    def _of_others(self, key_of: Callable[[bytes], bytes]) -> Any:
         processes = yield self._ask(b"ZRANGE", self.keys.beats, 0, -1)
-        others = [self.keys.beat(process) for process in processes if process != self.process]
+        others = [key_of(process) for process in processes if process != self.process]
         beats = (yield self._ask(b"MGET", *others)) if others else []
         return [beat for beat in beats if beat]
 
