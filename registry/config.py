@@ -52,7 +52,7 @@ class Config:
         "127.0.0.1",
         values.host,
         "Address to listen on.",
-        "Loopback by default, because nobody needs a token until there is one. localhost means 127.0.0.1 and ::1; any other name "
+        "Loopback by default, because no request needs a token until there is one. localhost means 127.0.0.1 and ::1; any other name "
         "means all of its addresses.",
     )
     port: int = setting(
@@ -102,16 +102,16 @@ class Config:
     tokens_file: str = setting(
         "",
         values.path,
-        "The file that says who may come in; see docs/tokens.md.",
-        "Empty: tokens.json in DATA_DIR. It is read again when it changes. Without the file, or without a token in it, nobody "
-        "needs a token.",
+        "The file of tokens and their rights; see docs/tokens.md.",
+        "Empty: tokens.json in DATA_DIR. It is read again when it changes. Without the file, or without a token in it, requests "
+        "need no token.",
     )
     allow_anonymous: bool = setting(
         False,
         values.yes_no,
         "Listen beyond loopback although there is no token: yes or no.",
-        "Without it the daemon then refuses to start. Everybody who can connect can push, pop and delete. No effect once there "
-        "is a token.",
+        "With no, the daemon then refuses to start. With yes, anyone who can connect can push, pop and delete. No effect once "
+        "there is a token.",
     )
     redis_server: str | None = setting(
         None,

@@ -56,6 +56,6 @@ def test_progress_is_reported_as_shown(ctl: Ctl, served: Daemon) -> None:
 def test_the_unit_is_one(tmp_path: Path) -> None:
     [unit] = re.findall(r"^```ini\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     path = tmp_path / "thumbnails.service"
-    path.write_text(unit.replace("/opt/registry/.venv/bin/registryctl", "/bin/true"))
+    path.write_text(unit.replace("/usr/local/bin/registryctl", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
     assert "thumbnails" not in done.stderr, done.stderr
