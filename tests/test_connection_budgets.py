@@ -188,6 +188,12 @@ def test_of_one_address_so_many_connections_are_let_in(world: World) -> None:
     assert not Transport(bounded.buildProtocol(there)).out
     mine[0].hang_up()
     assert not Transport(bounded.buildProtocol(here)).out
+    # A trusted proxy has the connections of many clients.
+    spared = ConnectionLimit(server, server.by_address, 9, 2, {"192.0.2.1"}.__contains__)
+    more = [Transport(spared.buildProtocol(here)) for _ in range(2)]
+    assert not any(one.out for one in more)
+    for one in more:
+        one.hang_up()
     # Those of unix sockets have no address, and all together have the other limit.
     sockets = [Transport(bounded.buildProtocol(UNIXAddress(None))) for _ in range(3)]
     assert [bool(one.out) for one in sockets] == [False, False, True]

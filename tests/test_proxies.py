@@ -20,12 +20,13 @@ from typing import Any
 import pytest
 
 from tests.callers import Callers
-from tests.live import ROOT, RedisServer, bare_environment, free_port, short_folder, wait_until
+from tests.live import ROOT, Daemon, RedisServer, bare_environment, free_port, short_folder, wait_until
 from tests.talk import Answer as Full
 from tests.talk import running
 
 PAGE = (ROOT / "docs" / "behind-a-proxy.md").read_text("utf-8")
 NAME = "registry.example"
+TWISTD = ("twistd", "-n", "--pidfile=")
 # The certificate of that name, the key, and both in one file; made by a fixture.
 CERTIFICATES = short_folder()
 TOKENS = Callers(CERTIFICATES / "tokens.json")
@@ -110,12 +111,19 @@ PROXIES: dict[str, Callable[[Path, str], list[str]]] = {"nginx": nginx, "haproxy
 @contextmanager
 def proxying(name: str, one: int, two: int) -> Iterator[int]:
     """The proxy ``name`` in front of the ports ``one`` and ``two``; gives its own port."""
+    port = free_port()
+    with serving(name, written(name, {"one": one, "two": two, "proxy": port}), port):
+        yield port
+
+
+@contextmanager
+def serving(name: str, config: str, port: int) -> Iterator[None]:
+    """The proxy ``name`` with this configuration, which listens on ``port``."""
     program = found(name)
     if program is None:
         pytest.skip(f"{name} is not installed")
     folder = short_folder()
-    port = free_port()
-    arguments = PROXIES[name](folder, written(name, {"one": one, "two": two, "proxy": port}))
+    arguments = PROXIES[name](folder, config)
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [program, *arguments],
@@ -135,7 +143,7 @@ def proxying(name: str, one: int, two: int) -> Iterator[int]:
 
     try:
         wait_until(listens, 20, f"{name} on its port")
-        yield port
+        yield
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -319,6 +327,33 @@ def test_one_of_two_daemons_is_gone(proxy: str, daemons: list[int], q: str) -> N
         assert said.count(200) >= (6 if proxy == "haproxy" else 5), said
         queue = json.loads(straight_ask(daemons[1], f"/api/queues/{q}")[1])
         assert queue["ready"] == said.count(200)
+
+
+def test_haproxy_passes_tls_on_with_the_proxy_protocol(module_redis_process: RedisServer) -> None:
+    proxied, port = free_port(), free_port()
+    daemon = Daemon((), {"REDIS_URL": module_redis_process.url, "TOKENS_FILE": str(TOKENS.path)}, TWISTD)
+    files = f"privateKey={CERTIFICATES}/key.pem:certKey={CERTIFICATES}/cert.pem"
+    plain, tls = f"tcp:{daemon.port}:interface=127.0.0.1", f"ssl:{proxied}:interface=127.0.0.1:{files}"
+    daemon.env["LISTEN"] = f"{plain} haproxy:{tls}"
+    config = f"""
+        defaults
+            mode tcp
+            timeout connect 3s
+            timeout client 75s
+            timeout server 75s
+        listen registry
+            bind 127.0.0.1:{port}
+            server one 127.0.0.1:{proxied} send-proxy
+            server two 127.0.0.1:{proxied} send-proxy-v2 check inter 200ms
+"""
+    try:
+        daemon.start().redis_ready()
+        with serving("haproxy", config, port):
+            # The two take turns.
+            for _ in range(4):
+                assert answered(port, "GET", "/api/token").ok()["address"] == "127.9.9.9"
+    finally:
+        daemon.remove()
 
 
 def test_the_page_waits_long_enough() -> None:
