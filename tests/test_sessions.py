@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from registry.http.auth import Gate
-from registry.http.sessions import COOKIE, SECONDS, Session, Sessions
+from registry.http.fields import COOKIE, Fields
+from registry.http.sessions import SECONDS, Session, Sessions
 from registry.model.tokens import Token, hash_of
 from tests.callers import Callers, guarded
 from tests.live import RedisServer, short_folder, wait_until
@@ -90,6 +91,12 @@ def test_no_byte_of_a_cookie_can_be_changed() -> None:
         cookie[start:].replace(b"me", b"you"),
     ):
         assert sessions.find([COOKIE + b"=" + value]) is None
+
+
+def test_the_cookies_of_others_change_nothing() -> None:
+    # A load balancer may give one to every worker, whose heads are remembered all the same.
+    assert Fields([(b"Cookie", b"SERVERID=one; session=x")]).cookies == []
+    assert len(Fields([(b"cookie", b"a=b; registry_session=x"), (b"Cookie", b"c=d")]).cookies) == 1
 
 
 def test_a_session_keeps_to_the_globs_of_its_token() -> None:

@@ -9,6 +9,8 @@ from registry.http.validation import bad_request, sane_request_id
 from registry.log import escape
 from registry.model.tokens import mask_tokens
 
+# The name of the cookie of a session, see `registry.http.sessions`.
+COOKIE = b"registry_session"
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
@@ -17,7 +19,7 @@ class Fields:
 
     ``length``: Content-Length in bytes, 0 for none. ``access``: what its token allows, None as long as no valid one was found.
     ``client``: the client's address if a trusted proxy sent this; ``cors``: the header lines for the page that sent this, see
-    `registry.http.cors`.
+    `registry.http.cors`; ``cookies``: the Cookie headers in which there may be a session.
     """
 
     __slots__ = (
@@ -28,6 +30,7 @@ class Fields:
         "chunked",
         "client",
         "close",
+        "cookies",
         "cors",
         "expects",
         "get",
@@ -46,6 +49,7 @@ class Fields:
         self.access: Access | None = None
         self.client = ""
         self.cors = b""
+        self.cookies = [value for value in values.get(b"cookie", ()) if COOKIE in value]
         self.accepted = False  # checked before, and accepted with every method and path
         self.accepted_with_token = False  # the same together with any valid token
         self.others: Fields | None = None  # the same headers without the token
@@ -73,7 +77,7 @@ class Fields:
         fields.others, fields.access = self, access
         fields.accepted = self.accepted_with_token and access is not None
         fields.accepted_with_token = False
-        fields.client, fields.cors = self.client, self.cors
+        fields.client, fields.cors, fields.cookies = self.client, self.cors, self.cookies
         fields.get = self.get
         fields.length, fields.chunked, fields.expects = self.length, self.chunked, self.expects
         fields.close, fields.keep_alive = self.close, self.keep_alive

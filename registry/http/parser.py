@@ -302,7 +302,7 @@ class Heads:
         except Refusal as refusal:
             refusal.head = head
             raise
-        lasts = found.remembers and fields.get(b"cookie") is None
+        lasts = found.remembers and not fields.cookies
         if lasts and authority is None and len(data) <= MAX_REMEMBERED_SIZE:
             remember(self.remembered, data, head)
         return head
@@ -374,9 +374,7 @@ class Heads:
         check_encoding(fields.values(b"content-encoding"))
         check_key(fields.values(b"idempotency-key"))
         # A request that may come from another site's page is checked for each method and path.
-        maybe_page = (
-            pages[0] or pages[1] or fields.get(b"cookie") is not None or any(map(like_a_browser, agents))
-        )
+        maybe_page = pages[0] or pages[1] or fields.cookies or any(map(like_a_browser, agents))
         fields.accepted = authority is None and version == b"HTTP/1.1" and not maybe_page
         if fields.accepted and fields.others is not None and fields.access is not None:
             fields.others.accepted_with_token = True
@@ -395,7 +393,7 @@ class Heads:
                 access = fields.access = gate.identify(given)
                 if access is None and right != "open":
                     raise gate.unknown(given, address)
-            elif access is None and fields.get(b"cookie") is not None:
+            elif access is None and fields.cookies:
                 # Not kept with the fields: it ends at its time.
                 access = self._session(head)
         if host is not None and (access is None or access is ANYONE) and not self._host_allowed(host):
@@ -412,7 +410,7 @@ class Heads:
 
     def _session(self, head: Head) -> Access | None:
         values = head.fields.values
-        access = self._find_session(values(b"cookie"))
+        access = self._find_session(head.fields.cookies)
         if access is not None:
             check_own_page(head.method, values(b"sec-fetch-site"), values(b"origin"), values(b"host"))
         return access

@@ -16,10 +16,10 @@ from typing import Any, Final
 from registry.errors import BadBody, RedisUnavailable
 from registry.http.auth import ANYONE, STRANGER, Access, Gate, describe
 from registry.http.codec import Answer, json_answer
+from registry.http.fields import COOKIE
 from registry.http.request import Request
 from registry.http.validation import Refusal
 
-COOKIE: Final = b"registry_session"
 SECONDS: Final = 12 * 3600
 # Several registries of one host have cookies of one name, each with its path.
 MAX_COOKIES: Final = 4
