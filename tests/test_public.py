@@ -69,23 +69,28 @@ def certificate(folder: Path) -> str:
     return f"privateKey={key}:certKey={folder / 'cert.pem'}"
 
 
-@pytest.mark.parametrize("kind", ["host", "second", "ssl", "processes"])
+@pytest.mark.parametrize("kind", ["host", "several", "processes"])
 def test_it_does_not_start_without_tokens(
     daemon: StartDaemon, redis_server: RedisServer, short_dir: Path, kind: str
 ) -> None:
-    port = free_port()
+    port, other, third = free_port(), free_port(), free_port()
     options = {
         "host": lambda: ["--host=0.0.0.0"],
-        "second": lambda: [f"--listen=tcp:{port}:interface=127.0.0.1", "--listen=haproxy:tcp:0"],
-        "ssl": lambda: [f"--listen=ssl:0:{certificate(short_dir)}"],
+        "several": lambda: [
+            f"--listen=tcp:{port}:interface=127.0.0.1",
+            f"--listen=haproxy:tcp:{other}",
+            f"--listen=ssl:{third}:{certificate(short_dir)}",
+        ],
         "processes": lambda: [r"--listen=tcp6:0:interface=\:\:", "--processes=2"],
     }
-    if kind == "ssl" and shutil.which("openssl") is None:
+    if kind == "several" and shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
     one = daemon(*options[kind](), redis=redis_server, wait=False)
     assert one.wait(20) == 1
     (line,) = [line for line in one.log.splitlines() if "registry stops: Other machines" in line]
     assert all(way in line for way in WAYS_OUT)
+    if kind == "several":
+        assert f"connect to 0.0.0.0:{other} or 0.0.0.0:{third}, and" in line
     assert "Traceback" not in one.log
 
 
