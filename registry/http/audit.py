@@ -118,7 +118,7 @@ def _shown_options(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def row_of(seen: Seen, payloads: bool) -> dict[str, Any]:
-    """A line as the API shows it; without ``payloads`` not what an error says that tasks were selected by."""
+    """A line as the API shows it; without ``payloads`` the option ``error`` is hidden, because it may quote an error."""
     line, shown = seen.line, seen.line.options
     if not payloads and "error" in shown:
         shown = {**shown, "error": None}

@@ -1,4 +1,4 @@
-"""Who may come in, and what a caller may do: tokens, rights, 401, 403 and 429.
+"""Authentication and authorisation: tokens, rights, 401, 403 and 429.
 
 Once a token exists, every request needs one: ``Authorization: Bearer rgy_…``. The check happens when the head of a request has
 arrived, before its body is read. Parsed heads are remembered together with the verdict on them, so `Gate.replace` has to be
@@ -113,7 +113,7 @@ class Access:
         return self.reads_payloads or self.may("push", queue)
 
 
-# Everybody, while there are no tokens; and whoever has none where they are needed.
+# Any caller while there are no tokens; and a caller without one where they are needed.
 ANYONE: Final = Access("", ["admin"])
 STRANGER: Final = Access("", [])
 
@@ -197,7 +197,7 @@ class Gate:
         found = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
         if found is None:
             return None
-        # The look-up is by the hash: how long it takes tells nothing about a token.
+        # The look-up is by the hash: its duration reveals nothing about a token.
         hashed = hash_of(found[1])
         token, access = self._by_hash.get(hashed, _NO_ENTRY)
         if not hmac.compare_digest(token.hash, hashed) or access.expires_at <= self._now():

@@ -1,4 +1,4 @@
-"""Whose word is taken about where a request comes from: ``TRUSTED_PROXIES``, and the headers of these proxies.
+"""Which proxies may state where a request comes from (``TRUSTED_PROXIES``), and the headers in which they do.
 
 Each proxy appends the address that it received a request from, so the headers are read from the right: the first address that is
 no trusted proxy is the client's. What stands left of it was sent by that client, and may be anything.
@@ -14,7 +14,7 @@ from typing import Final
 
 from registry.values import UNIX
 
-# Addresses that are read from the right, at most; more proxies than that stand in no row.
+# Addresses that are read from the right, at most; there are never more proxies than that in a row.
 MAX_HOPS: Final = 32
 _PORT = re.compile(r"(?P<v4>[0-9.]+):\d{1,5}|\[(?P<v6>[0-9A-Fa-f:.]+)\](?::\d{1,5})?")
 # A member of a Forwarded header: name=token or name="quoted text".
@@ -24,7 +24,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Proxies:
-    """``trusted``: addresses, networks, and the word "unix" for whoever connects to a unix socket; empty: nobody."""
+    """``trusted``: addresses, networks, and the word "unix" for all clients of unix sockets; empty: none."""
 
     def __init__(self, trusted: Sequence[str] = ()) -> None:
         self._networks = [ipaddress.ip_network(one) for one in trusted if one != UNIX]
@@ -53,7 +53,7 @@ class Proxies:
         return address == "-" or (ip is not None and ip.is_loopback)
 
     def client(self, forwarded_for: Sequence[bytes], forwarded: Sequence[bytes]) -> str:
-        """The client's address from the headers of a trusted proxy; "" if they do not tell it.
+        """The client's address from the headers of a trusted proxy; "" if they do not name it.
 
         ``Forwarded`` counts only without ``X-Forwarded-For``: most proxies write the latter and pass the former on as it came.
         """

@@ -25,7 +25,7 @@ SCHEDULES_OPTIONS: Options = {"cursor": text(1, 800), "limit": whole(1, MAX_PER_
 def check_fill(request: Request, queue: Any) -> None:
     """Refuse a caller whose token names queues to push into, and not this one; raises `Forbidden`.
 
-    What is no name is left to those who check names.
+    An invalid name is reported later.
     """
     access = request.caller.access
     if isinstance(queue, str) and not access.may_fill(queue.encode("utf-8", "replace")):

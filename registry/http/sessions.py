@@ -69,7 +69,7 @@ class Sessions:
         )
 
     def sign_in(self, request: Request, is_secure: bool) -> Answer:
-        """Give a cookie to whoever holds a token, in the header or in the body: ``{"token": "rgy_…"}``."""
+        """Give a cookie to the holder of a token, in the header or in the body: ``{"token": "rgy_…"}``."""
         access = request.access
         if access is ANYONE:
             return json_answer(200, describe(access))

@@ -1,9 +1,9 @@
-"""The tokens file: who may come in, and what each may do. The daemon reads it; the command line writes it, too.
+"""The tokens file: the names, hashes and rights of all tokens. The daemon reads it; the command line writes it, too.
 
     {"tokens": [{"name": "zone-worker", "hash": "9f86d081…", "rights": ["pop zone*", "push results:*"],
                  "created": "2026-11-27T22:00:00Z", "expires": "2027-11-27T22:00:00Z"}]}
 
-``hash`` is the SHA-256 of the whole token in hexadecimal: who reads the file can let nobody in. A right is one of
+``hash`` is the SHA-256 of the whole token in hexadecimal: the file contains no usable token. A right is one of
 
     push GLOB            push into the queues whose name matches, and read the tasks there and their results
     pop GLOB             pop from them; ack, fail, release and extend

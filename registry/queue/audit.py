@@ -1,4 +1,4 @@
-"""The audit: a line for whatever an operator changes, and the undo of what can be undone.
+"""The audit: a line for each change by an operator, and the undo of these changes.
 
 An action of an operator:
 
@@ -30,7 +30,7 @@ from registry.redis.faults import error_from_reply
 
 log = Logger()
 
-# So long after its beginning, an operation can be undone, ms. The lists themselves stay a minute longer.
+# How long after its beginning an operation can be undone, ms. The lists themselves stay a minute longer.
 UNDO_MS = 600_000
 MOVES_A_CALL = 200
 LINES_A_CALL, MAX_READ = 500, 10_000
@@ -75,7 +75,7 @@ class Action:
     changed: bool = False
 
     def has_changed(self) -> None:
-        """To be called when it has changed something that is no task."""
+        """Call this when it has changed something other than tasks."""
         self.changed = True
 
 

@@ -1,4 +1,4 @@
-"""Why tasks are dead: groups of those that died of the same, and whom each group points to.
+"""Groups dead tasks by their cause, and says whether a group points to a worker or to the tasks.
 
 A group is one reason, and for tasks that failed, one type of error and one message, with its numbers and quoted parts masked.
 

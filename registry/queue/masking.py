@@ -1,4 +1,4 @@
-"""Makes equal what differs only in its particulars: the numbers and the quoted parts of error messages."""
+"""Masks the numbers and the quoted parts of error messages, so that the same error of different tasks is the same text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 # How much of a message is compared, and how much of the masked one is kept, characters.
 COMPARED, KEPT = 1000, 300
-# In place of a number, and of what stands in quotes.
+# They replace a number, and the text between quotes.
 NUMBER, QUOTED = "#", "…"
 
 _QUOTES = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»"))

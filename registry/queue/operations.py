@@ -360,7 +360,7 @@ def _later(spread: float, number: int, place: str) -> bytes:
 
 
 def _hinted(progress: Progress, result: Deferred[Any]) -> Deferred[Any]:
-    """The same; in a full Redis, what is set aside would free no memory, so the error names the way out."""
+    """The same result. In a full Redis, setting tasks aside frees no memory, so the error says what to do instead."""
 
     def failed(failure: Failure) -> Any:
         if progress.place and failure.check(RedisFull):

@@ -1,4 +1,4 @@
-"""A push on its way to Redis: who receives its result, and which poller it wakes."""
+"""A push on its way to Redis: the receiver of its result, and the poller that it wakes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The two kinds of poller, for one queue and for several, and `Polls`, which starts them.
 
-Each kind defines how it asks, which wait lists it is in, and whom it wakes. The states that both share are in `polls`.
+Each kind defines how it asks, which wait lists it is in, and which pollers it wakes. The states that both share are in `polls`.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ ABANDONED: Final = 5
 
 
 class Poller:
-    """One poll. `pollers.OnePoller` and `pollers.ManyPoller` define how it asks, which wait lists it is in, and whom it wakes.
+    """One poll. `pollers.OnePoller` and `pollers.ManyPoller` define how it asks, its wait lists, and which pollers it wakes.
 
     ``on_result`` receives the result. ``name``: its queue, or the first of several. ``questions``: how many it has asked.
     ``was_woken``: it has been parked and woken. ``wake_next``: its last wake may announce more than one task.

@@ -108,7 +108,7 @@ def after(applied: object, rest: Deferred[Any]) -> Deferred[Any]:
 
 
 def unknown_first(before: Failure | None, failure: Failure) -> Failure:
-    """Which failure of two questions a poll reports: the earlier one if its outcome is unknown, else the later one."""
+    """The failure of two questions that a poll reports: the earlier one if its outcome is unknown, else the later one."""
     return before if before is not None and getattr(before.value, "outcome", "") == "unknown" else failure
 
 

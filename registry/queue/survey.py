@@ -1,4 +1,4 @@
-"""Reading the records of a state in all queues, in pieces that delay nobody; and keeping what was made of them for a moment."""
+"""Reads the records of a state in all queues, in pieces that do not delay other requests, and keeps the result for a moment."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ from registry.queue.promise import Gathering, after
 from registry.queue.queues import Queues
 from registry.redis.faults import error_from_reply
 
-# A waiting task that is leased during the walk is met in its later state; one that comes back is not.
+# The walk also meets a waiting task that is leased meanwhile, but not a leased one that comes back.
 ORDER = ("ready", "delayed", "leased", "dead", "done")
 # Payloads are read whole.
 WHOLE = 1 << 40
-# An import waits for Redis after so many tasks, so that it is never all of what waits.
+# An import waits for Redis after this many tasks, so that other requests have their turn.
 RESTORES_A_STEP = 128
 
 

@@ -1,7 +1,7 @@
-"""What an error of Redis, or the code in a script's reply, means for a request, and how clients are told.
+"""What an error of Redis, or the code in a script's reply, means for a request, and the text for its client.
 
 Clients learn whose fault it is, and no details of the server. The texts of the kernel, the TLS library and Redis itself are for
-whoever runs the registry: they are in the log and in ``/readyz``.
+operators: they are in the log and in ``/readyz``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STATE_ERRORS = re.compile(
     r"\b(MISCONF|READONLY|LOADING|MASTERDOWN|NOREPLICAS|BUSY|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|CROSSSLOT|NOAUTH|NOPERM|UNKILLABLE)\b"
 )
 _OPERATOR = "; the operator of the registry has to fix this, and its log has the details"
-# The first pattern that matches decides. Faults that pass by themselves do not mention whoever runs the registry.
+# The first pattern that matches decides. Faults that pass by themselves do not mention the operator.
 _FAULTS = tuple(
     (re.compile(pattern, re.IGNORECASE), text)
     for pattern, text in (
