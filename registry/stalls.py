@@ -21,7 +21,7 @@ log = Logger()
 # All in seconds: the delay of a beat that counts as a stall; the interval of beats; the interval of the thread's checks.
 STALL_SECONDS = 0.25
 BEAT_SECONDS = 0.1
-CHECK_SECONDS = 0.05
+CHECK_SECONDS = 0.1
 # The number of stack frames that are logged, innermost first.
 MAX_FRAMES = 6
 

@@ -52,7 +52,9 @@ class Wire:
         return answer
 
     def add(self, verb: str, *entries: Entry) -> list[Deferred[Any]]:
-        return [self.batching.add(verb, entry) for entry in entries]
+        for entry in entries:
+            self.batching.add(verb, entry)
+        return [entry.reply for entry in entries]
 
     def idle(self) -> bool:
         return self.batching.idle

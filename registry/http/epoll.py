@@ -108,7 +108,16 @@ class EpollReader:
                 continue
             sock, connection = found
             try:
-                self._read_one(fd, sock, connection)
+                data = sock.recv(AT_ONCE) if sock is not None else b""
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            try:
+                if data:
+                    connection.dataReceived(data)
+                else:
+                    self._ended(fd, sock, connection)
             except Exception:
                 # Do what the reactor would do; the other connections go on.
                 self._log.failure("a connection failed")
@@ -119,21 +128,12 @@ class EpollReader:
                 # The rest are still ready, so the reactor calls again soon.
                 break
 
-    def _read_one(self, fd: int, sock: socket.socket | None, connection: Connection) -> None:
+    def _ended(self, fd: int, sock: socket.socket | None, connection: Connection) -> None:
+        """The client has sent its last byte, or has gone from a connection of which only the end is watched for."""
+        self.remove(fd, connection)
         if sock is None:
-            self.remove(fd, connection)
             connection.transport.abortConnection()
-            return
-        try:
-            data = sock.recv(AT_ONCE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            connection.dataReceived(data)
         else:
-            self.remove(fd, connection)
             connection.transport.startReading()
 
     def connectionLost(self, reason: Failure) -> None:

@@ -98,15 +98,13 @@ class Batching:
         """Whether nothing waits and nothing is in flight."""
         return not self._in_flight and not self._bytes
 
-    def add(self, verb: str, entry: Entry, large: bool = False) -> Any:
-        """Add an entry to the others of its verb. Returns its ``reply``, which receives what Redis answers; may raise `Overloaded`.
+    def add(self, verb: str, entry: Entry, large: bool = False) -> None:
+        """Add an entry to the others of its verb. Its ``reply`` receives what Redis answers. May raise `Overloaded`.
 
         ``large``: it belongs to a request with an entry larger than ``LARGE``, and must not overtake that entry.
         """
         if self._bytes > MAX_WAITING_BYTES:
             raise Overloaded("Too many requests are waiting for Redis; try again in a moment.")
-        if entry.reply is None:
-            entry.reply = Deferred()
         size = entry.size
         if large or size > LARGE:
             verb += _LARGE_SUFFIX
@@ -120,7 +118,6 @@ class Batching:
             self._turn_began = self._now()
             self._later(0, self._turn_over)
         entry.added_at = self._turn_began
-        return entry.reply
 
     def _turn_over(self) -> None:
         self._scheduled = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 from registry.errors import BadName
@@ -46,8 +47,7 @@ class Ids:
     def __init__(self) -> None:
         # A random start in the lower half of the range: the upper half is left to count.
         self._count = itertools.count(int.from_bytes(os.urandom(5), "big") >> 1)
-        self._random = b""
-        self._at = 0
+        self._nonces = _nonces()
 
     def tail(self) -> bytes:
         """The last 10 characters of a new task's id: a counter with a random start."""
@@ -55,12 +55,15 @@ class Ids:
 
     def nonce(self) -> bytes:
         """128 random bits in hexadecimal. The id of a lease is the id of its task and a nonce."""
-        if self._at >= len(self._random):
-            # One call to the operating system makes 256 nonces.
-            self._random = os.urandom(4096).hex().encode()
-            self._at = 0
-        self._at += 32
-        return self._random[self._at - 32 : self._at]
+        return next(self._nonces)
+
+
+def _nonces() -> Iterator[bytes]:
+    while True:
+        # One call to the operating system makes 256 nonces.
+        random = os.urandom(4096).hex().encode()
+        for at in range(0, len(random), 32):
+            yield random[at : at + 32]
 
 
 def is_foreign(task_id: bytes) -> bool:

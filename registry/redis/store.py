@@ -42,9 +42,8 @@ CLOCK_JUMP_MS = 250
 class Entry:
     """One request on its way into a script call.
 
-    ``reply`` receives this entry's element of the reply: any object with ``callback`` and ``errback``. Where it is None, a
-    Deferred is made when one is needed. ``added_at`` and ``until``: set by the code that gathers entries and holds them while Redis
-    is away.
+    ``reply`` receives this entry's element of the reply: any object with ``callback`` and ``errback``, set by the caller.
+    ``added_at`` and ``until``: set by the code that gathers entries and holds them while Redis is away.
     """
 
     __slots__ = ("added_at", "args", "key", "reply", "size", "until")
