@@ -374,21 +374,11 @@ class Daemon(StopsOnce):
         log.info("registry has stopped")
 
 
-# These requests end or extend a lease, so their bodies are read even when they are larger than what is kept of them.
-_OF_LEASES = (b"/api/ackTask/", b"/api/failTask/", b"/api/releaseTask/", b"/api/extendTask/")
-
-
-def _limits(config: Config) -> Callable[[bytes], int]:
-    """A function from a path to the largest body that may be sent to it, in bytes."""
+def _limits(config: Config) -> Callable[[str], int]:
+    """A function from the ``body`` of a `Route` to the size of the largest one, in bytes."""
+    # A request about a lease is read even if its body is larger than what is kept of it.
     largest = max(config.max_batch_bytes, config.max_task_bytes, config.max_result_bytes)
-
-    def limit(path: bytes) -> int:
-        batch = path.startswith((b"/api/pushTasks/", b"/api/ackTasks/"))
-        if batch or (path.startswith(b"/api/queues/") and path.endswith(b"/import")):
-            return config.max_batch_bytes
-        return largest if path.startswith(_OF_LEASES) else config.max_task_bytes
-
-    return limit
+    return {"task": config.max_task_bytes, "batch": config.max_batch_bytes, "result": largest}.__getitem__
 
 
 def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:

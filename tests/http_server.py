@@ -47,7 +47,8 @@ class Echo:
         self.size = 16 * KIB * KIB  # more than the kernel's buffers hold
 
     def find(self, head: Head) -> Found:
-        return Found(self.verb, parks=head.path == b"/park", remembers=head.path == b"/a")
+        body = "batch" if head.path.startswith(b"/big") else "task"
+        return Found(self.verb, parks=head.path == b"/park", remembers=head.path == b"/a", body=body)
 
     def verb(self, head: Head, body: bytes, address: str) -> Any:
         asked = Asked(head, body, Deferred(lambda _: None))
@@ -86,7 +87,7 @@ class Server:
             Heads(
                 self.root.find,
                 lambda name: name in (b"localhost", b"127.0.0.1", b"::1", b"registry.example"),
-                lambda path: 100 * LIMIT if path.startswith(b"/big") else LIMIT,
+                lambda body: 100 * LIMIT if body == "batch" else LIMIT,
             ),
             delivered=self.root.delivered,
             lost=self.root.lost,

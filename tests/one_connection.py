@@ -170,7 +170,7 @@ class World:
         self.verbs = Tasks()
         self.lines: list[str] = []
         self.access = Access(lambda *lines: self.lines.extend(lines), self.clock.callLater)
-        heads = Heads(self.verbs.find, lambda name: name == b"localhost", lambda path: LIMIT)
+        heads = Heads(self.verbs.find, lambda name: name == b"localhost", lambda body: LIMIT)
         self.server = Server(
             heads,
             delivered=self.verbs.delivered,

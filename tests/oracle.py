@@ -96,7 +96,7 @@ class Pair:
         self.verbs: Any = Tasks()
         stopped: Callable[[], bool] = lambda: False  # noqa: E731
         api = Api(self.verbs, None, lambda: succeed(""), stopped, list)  # type: ignore[arg-type]
-        heads = Heads(api.find, lambda name: name == b"localhost", lambda path: LIMIT)
+        heads = Heads(api.find, lambda name: name == b"localhost", lambda body: LIMIT)
         self.ours = Server(heads, delivered=self.verbs.delivered, lost=self.verbs.lost, reactor=self.clock)
         self.stock = Site(Leaf(api), parsePOSTFormSubmission=False, reactor=self.clock)  # type: ignore[arg-type]
 

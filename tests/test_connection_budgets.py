@@ -150,7 +150,7 @@ def test_heads_share_what_they_have_in_common(world: World) -> None:
     """Ten thousand polls may wait, each of them at a queue of its own."""
     unused: Any = None
     api = Api(unused, unused, unused, unused, unused)
-    heads = Heads(api.find, lambda name: True, lambda path: LIMIT)
+    heads = Heads(api.find, lambda name: True, lambda body: LIMIT)
     first, second = (heads.parse(ask(f"GET /api/popTask/results:{n}?wait=20&lease=5")) for n in "12")
     assert (first.name, second.name) == (b"results:1", b"results:2")
     assert first.options == {"wait": 20.0, "lease": 5.0}

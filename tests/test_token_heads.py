@@ -26,7 +26,7 @@ def heads(closed: bool = True) -> Heads:
     gate = Gate()
     if closed:
         gate.replace([Token(f"t{n}", hash_of(one.encode()), RIGHTS) for n, one in enumerate(SECRETS)])
-    return Heads(find, lambda host: host == b"localhost", lambda path: 1000, gate)
+    return Heads(find, lambda host: host == b"localhost", lambda body: 1000, gate)
 
 
 def head(*lines: str, path: str = "/push/a") -> bytes:

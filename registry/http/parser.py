@@ -62,8 +62,8 @@ class Found(Struct, frozen=True):
     """What answers a head: ``verb(head, body, address)``, where ``address`` is the caller's.
 
     ``parks``: the request may wait for long, and is cancelled when its client leaves. ``remembers``: the head is worth
-    remembering, because the same bytes will come again. ``right``, ``or_push``: see `registry.http.request.Route`; ``many``:
-    the path names several queues.
+    remembering, because the same bytes will come again. ``right``, ``or_push``, ``body``: see `registry.http.request.Route`.
+    ``many``: the path names several queues.
     """
 
     verb: Callable[..., Any] | None
@@ -72,6 +72,7 @@ class Found(Struct, frozen=True):
     right: str = "any"
     or_push: bool = False
     many: bool = False
+    body: str = "task"
 
 
 NO_OPTIONS: dict[str, Any] = {}
@@ -223,7 +224,7 @@ class PartialHead:
 class Heads:
     """Parses and remembers heads. ``find(head)`` returns what answers a head; see `registry.http.routes`.
 
-    ``host_allowed(name)`` tells whether a Host is accepted; ``limit_of(path)`` returns the longest body, bytes;
+    ``host_allowed(name)`` tells whether a Host is accepted; ``limit_of(body)`` returns the longest body of a route, bytes;
     ``gate`` checks tokens; ``find_session(cookies)`` returns what a session allows, or None.
     """
 
@@ -231,7 +232,7 @@ class Heads:
         self,
         find: Callable[[Head], Found],
         host_allowed: Callable[[bytes], bool],
-        limit_of: Callable[[bytes], int],
+        limit_of: Callable[[str], int],
         gate: Gate | None = None,
         *,
         find_session: Callable[[Sequence[bytes]], Access | None] = lambda cookies: None,
@@ -296,7 +297,7 @@ class Heads:
         try:
             self._validate(head, target, authority, b"HTTP/1.0" if is_http_10 else b"HTTP/1.1", address)
             if fields.length or fields.chunked:
-                head.limit = self._limit_of(path)
+                head.limit = self._limit_of(found.body)
                 if fields.length > head.limit:
                     raise too_large(head.limit)
         except Refusal as refusal:

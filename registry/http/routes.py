@@ -115,7 +115,7 @@ class Api:
     def push(self, request: Request) -> Any:
         return self._tasks.push(request)
 
-    @route("PUT|POST", "/api/pushTasks/<name>", right="push", options=options.PUSH_MANY_OPTIONS)
+    @route("PUT|POST", "/api/pushTasks/<name>", right="push", options=options.PUSH_MANY_OPTIONS, body="batch")
     def push_many(self, request: Request) -> Any:
         return self._tasks.push_many(request)
 
@@ -141,23 +141,27 @@ class Api:
     def pop_many(self, request: Request) -> Any:
         return self._tasks.pop_many(request)
 
-    @route("POST", "/api/ackTask/<name>/<lease>", right="pop")
+    @route("POST", "/api/ackTask/<name>/<lease>", right="pop", body="result")
     def ack(self, request: Request) -> Any:
         return self._tasks.ack(request)
 
-    @route("POST", "/api/failTask/<name>/<lease>", right="pop")
+    @route("POST", "/api/failTask/<name>/<lease>", right="pop", body="result")
     def fail(self, request: Request) -> Any:
         return self._tasks.fail(request)
 
-    @route("POST", "/api/releaseTask/<name>/<lease>", right="pop", options=options.RELEASE_OPTIONS)
+    @route(
+        "POST", "/api/releaseTask/<name>/<lease>", right="pop", options=options.RELEASE_OPTIONS, body="result"
+    )
     def release(self, request: Request) -> Any:
         return self._tasks.release(request)
 
-    @route("POST", "/api/extendTask/<name>/<lease>", right="pop", options=options.EXTEND_OPTIONS)
+    @route(
+        "POST", "/api/extendTask/<name>/<lease>", right="pop", options=options.EXTEND_OPTIONS, body="result"
+    )
     def extend(self, request: Request) -> Any:
         return self._tasks.extend(request)
 
-    @route("POST", "/api/ackTasks/<name>", right="pop")
+    @route("POST", "/api/ackTasks/<name>", right="pop", body="batch")
     def settle(self, request: Request) -> Any:
         return self._tasks.settle(request)
 
@@ -195,7 +199,7 @@ class Api:
     def export(self, request: Request) -> Any:
         return self._admin.export(request)
 
-    @route("POST", "/api/queues/<name>/import", right="admin")
+    @route("POST", "/api/queues/<name>/import", right="admin", body="batch")
     def restore(self, request: Request) -> Any:
         return self._admin.restore(request)
 
@@ -326,12 +330,13 @@ class Api:
             found, head.name, first, head.options = leaf
             head.segments = first, last
             return found
-        # Whoever may come in learns why nothing answers, but only holders of the right learn what is wrong with the options.
+        # Every admitted caller learns that there is no such path, but only holders of the right learn of wrong options.
         found = Found(None)
         try:
             match = self._table.find(head.method, head.path)
-            head.name, head.segments = match.name(), match.segments
             route, segments = match
+            found = Found(None, body=route.body)
+            head.name, head.segments = match.name(), segments
             once, often = self._found[route.verb]
             if once.many:
                 names_from(segments[0])
@@ -439,7 +444,7 @@ class Api:
 
 def _found(row: Route, verb: Callable[..., Any]) -> tuple[Found, Found]:
     """What `Api.find` returns for a route: for a head that comes once, and for one that comes often."""
-    once = Found(verb, row.parks, False, row.right, row.or_push, "<names>" in row.path)
+    once = Found(verb, row.parks, False, row.right, row.or_push, "<names>" in row.path, row.body)
     return once, once if row.right in RECORDED else replace(once, remembers=True)
 
 
