@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,6 +75,7 @@ TABLE: dict[str, tuple[set[str], list[tuple[str, str, Any]]]] = {
     "run_schedule": (OPERATE, [("POST", "/api/schedules/a1/run", b"")]),
     "audit": (VIEW, [("GET", "/api/audit", b""), ("GET", "/api/audit?queue=a1&limit=1", b"")]),
     "undo": (OPERATE, [("POST", "/api/audit/999999999/undo", b"")]),
+    "tokens": (OPERATE, [("GET", "/api/tokens", b""), ("HEAD", "/api/tokens?limit=1", b"")]),
     "token": (set(HOLDERS), [("GET", "/api/token", b"")]),
     "sign_in": (set(HOLDERS), [("POST", "/api/session", b"")]),
     "session": (set(HOLDERS), [("GET", "/api/session", b"")]),
@@ -374,3 +376,18 @@ def test_no_token_is_in_the_log_nor_in_an_answer(callers: Callers) -> None:
     wait_until(lambda: "GET /rgy_*** HTTP/1.1" in callers.daemon.log)
     for one in callers.secrets.values():
         assert one[4:24] not in log
+
+
+def test_an_access_line_names_the_token(callers: Callers) -> None:
+    asked = (
+        ("push", "/api/token", "push"),
+        ("states", "/api/popTask/named", "states"),  # it lacks the right
+        ("unknown", "/api/queues", "-"),
+        ("", "/healthz", "-"),
+    )
+    for who, path, _ in asked:
+        callers.ask(who, "GET", f"{path}?named={who}")
+    wait_until(lambda: "/healthz?named= " in callers.daemon.log)
+    for who, path, shown in asked:
+        line = rf'^127\.1\.\S+ - {shown} \[[^]]+\] "GET {re.escape(path)}\?named={who} '
+        assert re.search(line, callers.daemon.log, re.MULTILINE), path

@@ -37,16 +37,17 @@ class Access:
         sent: int,
         agents: str,
         began: float,
+        name: str = "",
     ) -> None:
         """Log one answer of ``sent`` bytes; ``line`` and ``agents`` are already escaped.
 
-        ``began``: the monotonic time at which the request was complete.
+        ``began``: the monotonic time at which the request was complete. ``name``: of the caller's token, "" for none.
         """
         if self._call is None:
             self._begin()
         lines = self._lines
         lines.append(
-            f'{client} - - [{self._when}] "{line}" {status} {sent or "-"} {agents} '
+            f'{client} - {name or "-"} [{self._when}] "{line}" {status} {sent or "-"} {agents} '
             f"{(monotonic() - began) * 1000:.1f}ms"
         )
         if len(lines) >= MAX_GATHERED:

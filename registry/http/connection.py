@@ -122,7 +122,8 @@ class Connection:
         self.transport = None
         access, head = self._server.access, self._head
         if access is not None and head is not None and state in (BODY, BUSY):
-            access.served(self.address, head.line, CUT_OFF, 0, head.fields.logged, self._began)
+            logged, name = head.fields.logged, head.access.name
+            access.served(self.address, head.line, CUT_OFF, 0, logged, self._began, name)
         if call is not None:
             call.cancel()
         if answer is not None and answer.deliveries:
@@ -429,12 +430,11 @@ class Connection:
     def sent(self, data: bytes, count: int) -> None:
         """The kernel has taken ``count`` bytes of the answer."""
         server, head, answer = self._server, self._head, self._answer
-        assert head is not None
-        assert answer is not None
+        assert head is not None and answer is not None
         if server.access is not None:
-            size = 0 if head.bodiless else len(answer.body)
+            size, name = 0 if head.bodiless else len(answer.body), head.access.name
             server.access.served(
-                self.address, head.line, answer.status, size, head.fields.logged, self._began
+                self.address, head.line, answer.status, size, head.fields.logged, self._began, name
             )
         if count == len(data):
             self._answer = None

@@ -199,9 +199,8 @@ class Server(Factory):  # type: ignore[misc]
         if self.access is not None:
             shown = head.line if head else mask_tokens(escape(line)) or "-"
             logged = head.fields.logged if head else '"-" "-"'
-            self.access.served(
-                address, shown, refusal.status, 0 if bodiless else len(body), logged, monotonic()
-            )
+            size, name = 0 if bodiless else len(body), head.access.name if head else ""
+            self.access.served(address, shown, refusal.status, size, logged, monotonic(), name)
         return b"%b%b\r\nContent-Length: %d\r\n%bConnection: close\r\n\r\n%b" % (
             self.starts.get(refusal.status) or self.status_start(refusal.status),
             (head and head.request_id) or next(self.ids),
