@@ -35,6 +35,7 @@ from registry.http.routes import Api
 from registry.http.server import Server
 from registry.http.sessions import Sessions
 from registry.http.tasks import Tasks
+from registry.http.token_list import TokenList
 from registry.http.turns import Turns
 from registry.layers import Layers
 from registry.listening import (
@@ -49,6 +50,7 @@ from registry.listening import (
 )
 from registry.queue.completions import Completions
 from registry.queue.inspector import Inspector
+from registry.queue.last_used import LastUsed
 from registry.queue.notices import Notices
 from registry.queue.operations import Operations
 from registry.queue.queues import Queues
@@ -172,7 +174,10 @@ class Daemon(StopsOnce):
             reactor, address, notices.channels, notices.received, notices.look_again
         )
         schedules = Schedules(self.queues)
-        self._sweeper = Sweeper(self._store, self.queues, schedules, reactor, self._look_for_overlaps)
+        self._last_used = last_used = LastUsed(self._store, self._gate.take_used)
+        self._sweeper = Sweeper(
+            self._store, self.queues, schedules, reactor, self._look_for_overlaps, last_used.write
+        )
         inspector = Inspector(self.queues)
         operations = Operations(self.queues, inspector)
         turns = Turns(reactor.callLater)
@@ -188,6 +193,7 @@ class Daemon(StopsOnce):
             self._all_warnings,
             self._gate,
             self._sessions,
+            TokenList(self._gate, last_used.read),
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
@@ -366,6 +372,8 @@ class Daemon(StopsOnce):
             self._sweeper.stop()
             self._stalls.stop()
             self._tokens.stop()
+            if self._store.ready:
+                yield self._last_used.write().addErrback(lambda failure: failure.trap(RegistryError))
             for part in (self._subscriber, self._pool, self._link):
                 yield part.stop()
         if self._embedded is not None:

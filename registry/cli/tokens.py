@@ -16,6 +16,8 @@ from registry.cli.errors import BadUsage, CliError, NotFound, Refused
 from registry.cli.main import App, Group
 from registry.model import tokens
 
+# How long a daemon has to say when tokens were used last, s.
+ANSWER_SECONDS = 2.0
 # Seconds by the letter of a unit.
 _UNITS = dict(zip("smhdwy", (1, 60, 3600, 86_400, 7 * 86_400, 365 * 86_400), strict=True))
 
@@ -121,7 +123,10 @@ def create(context: click.Context, name: str, rights: tuple[str, ...], expires: 
 @with_file
 @click.pass_context
 def list_tokens(context: click.Context) -> None:
-    """List the tokens: names, rights, expiry. The tokens themselves are not in the file."""
+    """List the tokens: names, rights, expiry. The tokens themselves are not in the file.
+
+    If a daemon that reads this file answers, and REGISTRY_TOKEN has the right to operate, also when each was used last.
+    """
     app: App = context.obj
     file = _file(context)
     with _told(file):
@@ -129,28 +134,48 @@ def list_tokens(context: click.Context) -> None:
     for warning in found.warnings:
         app.out.warn(warning)
     now = datetime.now(UTC)
+    last_used = _last_used(app) if found.tokens else None
+    rows = []
+    for one in found.tokens:
+        row: dict[str, Any] = {
+            "name": one.name,
+            "rights": list(one.rights),
+            "created": one.created and _time(one.created),
+            "expires": one.expires and _time(one.expires),
+            "expired": one.has_expired(now),
+        }
+        if last_used is not None:
+            # Another daemon may have another token of the same name.
+            said = last_used.get(one.name, {})
+            same = all(said.get(member) == row[member] for member in ("rights", "created", "expires"))
+            row["last_used"] = said.get("last_used") if same else None
+        rows.append(row)
     if app.out.as_json:
-        for one in found.tokens:
-            times = {
-                "created": one.created and _time(one.created),
-                "expires": one.expires and _time(one.expires),
-            }
-            app.out.json({"name": one.name, "rights": one.rights, **times, "expired": one.has_expired(now)})
-    elif found.tokens:
-        rows = [
-            (
-                one.name,
-                ", ".join(one.rights),
-                "" if one.created is None else _time(one.created),
-                "never"
-                if one.expires is None
-                else _time(one.expires) + (" (over)" if one.has_expired(now) else ""),
-            )
-            for one in found.tokens
-        ]
-        app.out.table(("name", "rights", "created", "expires"), rows)
+        for row in rows:
+            app.out.json(row)
+    elif rows:
+        columns = ["name", "rights", "created", "expires"]
+        app.out.table(
+            columns if last_used is None else [*columns, "last used"], [_cells(row) for row in rows]
+        )
     else:
         app.out.note(f"There are no tokens in {file}.")
+
+
+def _last_used(app: App) -> dict[str, Any] | None:
+    """What a daemon says about its tokens, by name; None if none answers, or it does not tell this caller."""
+    try:
+        with app.new_client(timeout=ANSWER_SECONDS, patience=0.0) as client:
+            pages = list(client.pages("tokens", key="tokens"))
+            return {row["name"]: row for page in pages for row in page.json["tokens"]}
+    except CliError:
+        return None
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    expires = "never" if row["expires"] is None else row["expires"] + (" (over)" if row["expired"] else "")
+    cells = [row["name"], ", ".join(row["rights"]), row["created"] or "", expires]
+    return [*cells, row["last_used"] or "never"] if "last_used" in row else cells
 
 
 @token.command()

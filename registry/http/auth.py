@@ -65,15 +65,16 @@ class Globs:
 class Access:
     """What a token lets its holder do. ``name``: of the token, "" without one; ``rights``: as they are in the file.
 
-    ``reads_payloads``: whether lists and look-ups show what producers and workers wrote; ``is_over``: the token is no longer valid.
+    ``reads_payloads``: whether lists and look-ups show what producers and workers wrote; ``is_over``: the token is no longer valid;
+    ``is_used``: there was a request with it since `Gate.take_used`.
     """
 
-    __slots__ = ("_globs", "_verbs", "expires_at", "is_over", "name", "reads_payloads", "rights")
+    __slots__ = ("_globs", "_verbs", "expires_at", "is_over", "is_used", "name", "reads_payloads", "rights")
 
     def __init__(self, name: str, rights: Iterable[str], expires: datetime | None = None) -> None:
         self.name = name
         self.rights = tuple(rights)
-        self.is_over = False
+        self.is_over = self.is_used = False
         self.expires_at = expires.timestamp() if expires is not None else math.inf
         parsed = [parse_right(text) for text in self.rights]
         verbs = {right.verb for right in parsed}
@@ -136,6 +137,11 @@ class Entry(NamedTuple):
     token: Token
     access: Access
 
+    @property
+    def id(self) -> str:
+        """What tells it from all other tokens, also from a later one of the same name."""
+        return self.token.hash[:32]
+
 
 _NO_ENTRY: Final = Entry(Token("", "", ()), STRANGER)
 
@@ -153,6 +159,7 @@ class Gate:
         self._now = now
         self._by_hash: dict[str, Entry] = {}
         self._by_name: dict[str, Entry] = {}
+        self._gone: set[str] = set()
         self._next_expiry = math.inf
         self._failures = Failures(monotonic)
 
@@ -164,13 +171,30 @@ class Gate:
             if entry is not None and entry.token == token:
                 del known[token.hash]
             else:
-                entry = Entry(token, Access(token.name, token.rights, token.expires))
+                access = Access(token.name, token.rights, token.expires)
+                access.is_used = entry is not None and entry.access.is_used
+                entry = Entry(token, access)
             self._by_hash[token.hash] = entry
-        for entry in known.values():
+        for hashed, entry in known.items():
             entry.access.is_over = True
+            if hashed not in self._by_hash:
+                self._gone.add(entry.id)
         self._by_name = {entry.token.name: entry for entry in self._by_hash.values()}
         self.is_closed = self.is_closed or bool(tokens)
         self._find_next_expiry()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The tokens of the file, in its order; also those that have expired."""
+        return list(self._by_hash.values())
+
+    def take_used(self) -> tuple[set[str], set[str]]:
+        """The ids of the tokens that were used since the last call, and of those that were revoked since."""
+        used = {entry.id for entry in self._by_hash.values() if entry.access.is_used}
+        for entry in self._by_hash.values():
+            entry.access.is_used = False
+        gone, self._gone = self._gone, set()
+        return used, gone
 
     def _find_next_expiry(self) -> None:
         now = self._now()
@@ -228,6 +252,7 @@ class Gate:
 
 def forbidden(access: Access, right: str, queue: bytes = b"") -> Refusal:
     """The answer to a holder of a token who lacks a right."""
+    access.is_used = True
     where = f" for the queue {queue.decode('utf-8', 'replace')!r}" if queue else ""
     return Refusal(
         403, "forbidden", f"The token {access.name!r} lacks the right {right!r}{where}.", right=right
@@ -269,7 +294,10 @@ def _network(address: str) -> str:
 
 def describe(access: Access) -> dict[str, object]:
     """A token as its holder sees it. ``expires``: RFC 3339, None for never."""
-    expires = None
-    if access.expires_at < math.inf:
-        expires = datetime.fromtimestamp(access.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    expires = None if access.expires_at == math.inf else time_text(access.expires_at)
     return {"name": access.name or None, "rights": list(access.rights), "expires": expires}
+
+
+def time_text(seconds: float) -> str:
+    """A time of day, s, as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

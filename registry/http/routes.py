@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from klein import Klein
 from msgspec.structs import replace
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.server import NOT_DONE_YET
@@ -39,6 +39,7 @@ from registry.http.request import Match, Request, Route, Table
 from registry.http.schedules import SCHEDULES_OPTIONS
 from registry.http.sessions import Sessions
 from registry.http.tasks import Tasks
+from registry.http.token_list import TOKENS_OPTIONS, TokenList
 from registry.http.validation import ALLOW, Refusal, sane_request_id
 from registry.http.web import AnyPath, WebHead
 from registry.queue.promise import Promise, as_deferred
@@ -94,6 +95,7 @@ class Api:
         warnings: Callable[[], list[str]],
         gate: Gate | None = None,
         sessions: Sessions | None = None,
+        tokens: TokenList | None = None,
     ) -> None:
         self._tasks = verbs
         self._admin = operations
@@ -105,6 +107,7 @@ class Api:
             self._table.add(row)
         self._leaves: dict[tuple[bytes, bytes, bytes], tuple[Found, bytes, bytes, dict[str, Any]]] = {}
         self._gate = gate or Gate()
+        self._token_list = tokens or TokenList(self._gate, lambda: succeed({}))
         self._sessions = sessions or Sessions(self._gate)
         self._found = {row.verb: _found(row, _answering(row, getattr(self, row.verb))) for row in ROUTES}
         self._queries: dict[tuple[str, bytes], tuple[bytes, dict[str, Any]]] = {}
@@ -278,7 +281,7 @@ class Api:
     def undo(self, request: Request) -> Any:
         return self._admin.trail.undo(request)
 
-    # The caller
+    # Tokens
 
     @route("GET", "/api/token", right="any")
     def token(self, request: Request) -> Answer:
@@ -295,6 +298,10 @@ class Api:
     @route("DELETE", SESSION, right="open")
     def sign_out(self, request: Request) -> Answer:
         return self._sessions.sign_out(request.is_secure)
+
+    @route("GET", "/api/tokens", right="operate", options=TOKENS_OPTIONS)
+    def tokens(self, request: Request) -> Any:
+        return self._token_list.list(request)
 
     # The process
 
@@ -401,6 +408,7 @@ class Api:
         return access
 
     def _run(self, match: Match, head: WebHead, body: bytes) -> Any:
+        head.access.is_used = True
         parsed = Request(
             match.name(),
             match.segments,
@@ -452,6 +460,7 @@ def _answering(row: Route, endpoint: Callable[[Request], Any]) -> Callable[[Head
     def answer(
         head: Head, body: bytes, address: str, request_id: bytes = b"", is_secure: bool = False
     ) -> Any:
+        head.access.is_used = True
         return endpoint(
             Request(
                 head.name,

@@ -58,6 +58,7 @@ class Sessions:
                 if entry is not None and hmac.compare_digest(
                     value, self._sign(entry.token.hash, name, int(rest))
                 ):
+                    entry.access.is_used = True
                     return Session(entry.access.name, entry.access.rights)
         return None
 

@@ -24,6 +24,8 @@ WATCH_SECONDS = 2.0
 TICK_SECONDS = 1.0
 # Another registry on this Redis whose prefix overlaps is detected within this time.
 NEIGHBOUR_SECONDS = 60.0
+# When a token was used last is told to this many seconds.
+USED_SECONDS = 3.0
 # Limits of one sweep: queues, and moves of each kind per queue. Other clients of Redis then wait a few ms at most.
 QUEUES_PER_SWEEP = 100
 MOVES_PER_QUEUE = 200
@@ -44,8 +46,10 @@ class Sweeper:
         schedules: Schedules,
         clock: IReactorTime,
         neighbours: Callable[[], Deferred[None]] = lambda: succeed(None),
+        note_used: Callable[[], Deferred[None]] = lambda: succeed(None),
     ) -> None:
         self._neighbours = neighbours
+        self._note_used = note_used
         self._schedules = schedules
         self._store = store
         self._queues = queues
@@ -63,6 +67,7 @@ class Sweeper:
             (WATCH_SECONDS, self._store.check_keys),
             (TICK_SECONDS, self._schedules.tick),
             (NEIGHBOUR_SECONDS, self._neighbours),
+            (USED_SECONDS, self._note_used),
         )
         for seconds, chore in chores:
             call = LoopingCall(self._guarded, chore)

@@ -30,6 +30,7 @@ class Keys:
         self.ticks = space + b"ticks"
         self.beats = space + b"beats"
         self.audit = space + b"audit"
+        self.tokens = space + b"tokens"
         self.session_secret = space + b"session-secret"
         # Channels.
         self.wake = space + b"wake"

@@ -10,6 +10,11 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from registry.redis import prefixes
 from registry.redis.commands import Commands
 
+# When a token was used last is forgotten after this time, ms, and of all but so many tokens: a daemon that was not running when
+# a token was revoked cannot know that.
+FORGOTTEN_MS = 400 * 24 * 3600 * 1000
+MAX_TOKENS = 10_000
+
 
 class Presence(Commands):
     """The part of the store for the daemons themselves."""
@@ -45,6 +50,23 @@ class Presence(Commands):
         """Mark ``what`` as done about this worker; fires with False when a daemon did so in the last ``ms``."""
         d = self._ask(b"SET", self.keys.worker_mark(what, worker), b"1", b"NX", b"PX", ms)
         return d.addCallback(lambda reply: reply is not None)
+
+    @inlineCallbacks
+    def tokens_used(self, used: set[str], gone: set[str]) -> Any:
+        """The tokens with these ids were used now; forget those that are ``gone``."""
+        key, now_ms = self.keys.tokens, self.now_ms()
+        if used:
+            yield self._ask(b"ZADD", key, *(part for token in used for part in (now_ms, token)))
+            yield self._ask(b"ZREMRANGEBYSCORE", key, b"-inf", now_ms - FORGOTTEN_MS)
+            yield self._ask(b"ZREMRANGEBYRANK", key, 0, -MAX_TOKENS - 1)
+        if gone:
+            yield self._ask(b"ZREM", key, *gone)
+
+    @inlineCallbacks
+    def last_used(self) -> Any:
+        """When the tokens were used last, ms, by their ids."""
+        reply = yield self._ask(b"ZRANGE", self.keys.tokens, 0, -1, b"WITHSCORES")
+        return {token.decode(): int(float(at)) for token, at in zip(reply[::2], reply[1::2], strict=True)}
 
     def overlaps(self, *, on_connect: bool = False) -> Deferred[list[str]]:
         """A warning for each other registry on this Redis that takes our tasks. ``on_connect``: ask over the ordered connection,
