@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import subprocess
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from registry.cli.doctor import probe_of
 from registry.cli.main import cli
-from tests.ctl import Canned, Ctl, answer, ctl_of
+from tests.ctl import COMMAND, ROOT, Canned, Ctl, answer, ctl_of
 from tests.live import Daemon, RedisServer, free_port
 from tests.talk import fresh, running
 from tests.test_address import certificates
@@ -54,6 +55,15 @@ def test_create_list_and_revoke(here: Ctl, tmp_path: Path) -> None:
     assert here.ok("token", "list") == ""
 
 
+def test_standard_files_may_be_closed(here: Ctl) -> None:
+    # As under some supervisors: whatever is opened next must not get their numbers, and nothing is written there.
+    close = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    create = ["token", "create", "a", "--right", "view"]
+    ended = subprocess.run([*close, *COMMAND, *create], env=here.environ, cwd=ROOT, check=False)
+    assert ended.returncode == 0
+    assert [row["name"] for row in here.rows("token", "list")] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("code", "arguments", "words"),
     [
@@ -62,8 +72,11 @@ def test_create_list_and_revoke(here: Ctl, tmp_path: Path) -> None:
         (2, ("create", "a"), "--right"),
         (2, ("create", "a", "--right", "view", "--expires", "tomorrow"), "--expires"),
         (2, ("create", "a", "--right", "view", "--expires", "2100-01-01T00:00:00"), "time zone"),
-        (1, ("create", "a", "--right", "view", "--expires", "2001-01-01T00:00:00Z"), "expired"),
-        (1, ("create", "a/\x1b[1m", "--right", "view"), "name"),
+        (2, ("create", "a", "--right", "view", "--expires", "9999-12-31T23:59:59-02:00"), "years"),
+        (2, ("create", "a", "--right", "view", "--expires", "999999y"), "year 9999"),
+        (2, ("create", "a", "--right", "push \udcff"), "UTF-8"),
+        (2, ("create", "a", "--right", "view", "--expires", "2001-01-01T00:00:00Z"), "expired"),
+        (2, ("create", "a/\x1b[1m", "--right", "view"), "name"),
         (4, ("create", "there", "--right", "view"), "already"),
         (3, ("revoke", "nobody"), "no token"),
     ],

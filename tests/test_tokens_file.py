@@ -8,14 +8,14 @@ import os
 import re
 import stat
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry.model import tokens
-from registry.model.tokens import NoSuchToken, TokenExists, TokensError, create, load, revoke
+from registry.model.tokens import BadToken, NoSuchToken, TokenExists, TokensError, create, load, revoke
 
 HASH = "0" * 64
 GOOD = {"name": "a", "hash": HASH, "rights": ["view"]}
@@ -87,6 +87,8 @@ def test_a_file_that_is_missing_or_empty_has_no_tokens(path: str) -> None:
         ({"rights": "view"}, "Expected `array`"),
         ({"expires": "2027-01-31T12:00:00"}, "need a time zone"),
         ({"expires": "2027-01-31"}, "Invalid RFC3339"),
+        ({"expires": "9999-12-31T23:59:59-02:00"}, "outside the years"),
+        ({"created": "0001-01-01T00:00:00+02:00"}, "outside the years"),
         ({"expires": 1}, "Expected `datetime | null`"),
         # A misspelt "expires" would make a token that is valid for ever.
         ({"expire": "2027-01-31T12:00:00Z"}, "unknown field `expire`"),
@@ -151,8 +153,17 @@ def test_who_else_may_write_the_file_could_let_himself_in(path: str) -> None:
 def test_root_makes_the_file_for_who_owns_the_folder(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 23456)
     path = str(tmp_path / "tokens.json")
-    create(path, "a", ["view"])
-    assert (os.stat(path).st_uid, os.stat(path).st_gid) == (12345, 23456)
+    for name in ("a", "b"):
+        create(path, name, ["view"])
+        assert (os.stat(path).st_uid, os.stat(path).st_gid) == (12345, 23456)
+    assert [token.name for token in load(path, for_its_daemon=True).tokens] == ["a", "b"]
+    # A daemon that runs as root does not trust it, and nobody a file of a third user.
+    with pytest.raises(TokensError, match="uid 12345"):
+        load(path)
+    os.chown(path, 12346, 23456)
+    for use in (lambda: load(path, for_its_daemon=True), lambda: revoke(path, "a")):
+        with pytest.raises(TokensError, match="uid 12346"):
+            use()
 
 
 def test_a_token_that_would_be_of_no_use_is_not_made(path: str) -> None:
@@ -162,8 +173,10 @@ def test_a_token_that_would_be_of_no_use_is_not_made(path: str) -> None:
         ("a", ["push"], None),
         ("a", ["view"], datetime.now(UTC)),
         ("a", ["view"], datetime(2099, 1, 1)),
+        ("a", ["view"], datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-2)))),
+        ("a", ["push \udcff"], None),
     ):
-        with pytest.raises(TokensError):
+        with pytest.raises(BadToken):
             create(path, name, rights, expires)
     assert load(path).tokens == ()
 

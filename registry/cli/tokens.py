@@ -74,6 +74,8 @@ def _told(file: str) -> Iterator[None]:
         raise NotFound(f"{error} (in {file})") from None
     except tokens.TokenExists as error:
         raise Refused(str(error)) from None
+    except tokens.BadToken as error:
+        raise BadUsage(str(error)) from None
     except tokens.TokensError as error:
         raise CliError(str(error)) from None
     except OSError as error:
@@ -100,7 +102,7 @@ def create(context: click.Context, name: str, rights: tuple[str, ...], expires: 
     try:
         for right in rights:
             tokens.parse_right(right)
-    except tokens.TokensError as error:
+    except tokens.BadToken as error:
         raise BadUsage(str(error)) from None
     end = None if expires is None else moment_of(expires, datetime.now(UTC))
     known = os.path.isdir(os.path.dirname(os.path.abspath(file)))
@@ -130,7 +132,7 @@ def list_tokens(context: click.Context) -> None:
     app: App = context.obj
     file = _file(context)
     with _told(file):
-        found = tokens.load(file)
+        found = tokens.load(file, for_its_daemon=True)
     for warning in found.warnings:
         app.out.warn(warning)
     now = datetime.now(UTC)
@@ -192,7 +194,7 @@ def revoke(context: click.Context, name: str) -> None:
         app.out.json({"name": gone.name, "revoked": True})
     else:
         app.out.line(f"The token {gone.name} is revoked.")
-    if not tokens.load(file).tokens:
+    if not tokens.load(file, for_its_daemon=True).tokens:
         app.out.warn(
             f"{file} holds no token now: after its next start, a daemon lets everybody in who reaches its loopback listener."
         )
@@ -202,7 +204,10 @@ def moment_of(text: str, now: datetime) -> datetime:
     """When a token expires: a time with its zone, or a length from now on."""
     length = re.fullmatch(r"(\d{1,6})([smhdwy])", text)
     if length:
-        return (now + timedelta(seconds=int(length[1]) * _UNITS[length[2]])).replace(microsecond=0)
+        try:
+            return (now + timedelta(seconds=int(length[1]) * _UNITS[length[2]])).replace(microsecond=0)
+        except OverflowError:
+            raise BadUsage(f"--expires: {text} from now is after the year 9999.") from None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

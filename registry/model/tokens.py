@@ -37,7 +37,8 @@ from msgspec import Struct
 # Scanners for leaked secrets can find a token by its beginning.
 PREFIX: Final = "rgy_"
 TOKEN: Final = re.compile(r"rgy_[A-Za-z0-9_-]{43}")
-_PARTLY = re.compile(r"rgy_[A-Za-z0-9_-]{6,}")
+# Some encoders escape the underline and the dash.
+_PARTLY = re.compile(r"rgy(?:_|%5[Ff])[A-Za-z0-9_%-]{6,}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MAX_BYTES = 16 << 20
@@ -50,6 +51,10 @@ class TokensError(ValueError):
 
 class TokensUnreadable(TokensError):
     """The file could not be opened or read just now; it may be possible later without a change of the file."""
+
+
+class BadToken(TokensError):
+    """A name, a right or an expiry that no token can have."""
 
 
 class TokenExists(TokensError):
@@ -121,28 +126,34 @@ def hash_of(secret: bytes) -> str:
 
 
 def parse_right(text: str) -> Right:
-    """Read one right; raises `TokensError`."""
+    """Read one right; raises `BadToken`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadToken("A right must be UTF-8; this one is not.") from None
     verb, _, rest = text.strip().partition(" ")
     rest = rest.strip()
     if verb in ("push", "pop"):
-        if not rest or len(rest.encode("utf-8", "replace")) > _MAX_GLOB:
-            raise TokensError(f"The right {verb!r} needs a glob of queue names, such as '{verb} zone*'.")
+        if not rest or len(rest.encode()) > _MAX_GLOB:
+            raise BadToken(f"The right {verb!r} needs a glob of queue names, such as '{verb} zone*'.")
         return Right(verb, rest)
     if (verb, rest) == ("view", "--no-payloads"):
         return Right(verb, payloads=False)
     if verb in ("view", "operate", "admin") and not rest:
         return Right(verb)
-    raise TokensError(
+    raise BadToken(
         f"{mask_tokens(text)[:80]!r} is not a right; the rights are 'push GLOB', 'pop GLOB', 'view', 'view --no-payloads', 'operate' "
         "and 'admin'."
     )
 
 
-def load(path: str) -> TokensFile:
+def load(path: str, *, for_its_daemon: bool = False) -> TokensFile:
     """Read the file; one that does not exist has no tokens. Raises `TokensError` for one that cannot be used.
 
-    It cannot be used where others may write it, because they could let themselves in.
+    It cannot be used where others may write it, because they could let themselves in. ``for_its_daemon``: the caller is not the
+    daemon itself; if it is root, the file may belong to the owner of its folder, as that of the installed service does.
     """
+    owners = {0, os.geteuid()}
     try:
         # O_NONBLOCK: to open a pipe must not stop the daemon.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -150,6 +161,8 @@ def load(path: str) -> TokensFile:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise TokensError(f"The tokens file {path} is not a regular file.")
+            if for_its_daemon and os.geteuid() == 0:
+                owners.add(os.stat(os.path.dirname(os.path.realpath(path))).st_uid)
             with open(fd, "rb", closefd=False) as file:
                 data = file.read(_MAX_BYTES + 1)
         finally:
@@ -158,7 +171,7 @@ def load(path: str) -> TokensFile:
         return TokensFile(())
     except OSError as error:
         raise TokensUnreadable(f"The tokens file {path} cannot be read: {error.strerror}.") from None
-    if found.st_uid not in (0, os.geteuid()):
+    if found.st_uid not in owners:
         raise TokensError(
             f"The tokens file {path} belongs to another user (uid {found.st_uid}): its owner can let anybody in. "
             f"Give it to the user that runs the daemon: chown {os.geteuid()} {path}"
@@ -208,7 +221,7 @@ def mask_tokens(text: str) -> str:
 
     The beginning of a token is masked too, because long values are cut.
     """
-    return _PARTLY.sub(f"{PREFIX}***", text) if PREFIX in text else text
+    return _PARTLY.sub(f"{PREFIX}***", text) if "rgy" in text else text
 
 
 def _is_name(name: str) -> bool:
@@ -216,26 +229,31 @@ def _is_name(name: str) -> bool:
 
 
 def check(token: Token) -> None:
-    """Refuse a token that is not well formed; raises `TokensError`."""
+    """Refuse a token that is not well formed; raises `BadToken`."""
     if not _is_name(token.name):
-        raise TokensError(
+        raise BadToken(
             "A token's name must be 1 to 64 letters, digits and - _ . @, and begin with a letter or a digit."
         )
     if not _HASH.fullmatch(token.hash):
-        raise TokensError("The hash of a token must be its SHA-256: 64 hexadecimal digits in lower case.")
+        raise BadToken("The hash of a token must be its SHA-256: 64 hexadecimal digits in lower case.")
     if not token.rights:
-        raise TokensError("A token needs at least one right.")
+        raise BadToken("A token needs at least one right.")
     for right in token.rights:
         parse_right(right)
     for moment in (token.created, token.expires):
         if moment is not None and moment.tzinfo is None:
-            raise TokensError("The times of a token need a time zone, such as 2027-01-31T12:00:00Z.")
+            raise BadToken("The times of a token need a time zone, such as 2027-01-31T12:00:00Z.")
+        try:
+            if moment is not None:
+                moment.astimezone(UTC)
+        except OverflowError:
+            raise BadToken("A time of a token is outside the years 1 to 9999.") from None
 
 
 def create(path: str, name: str, rights: Sequence[str], expires: datetime | None = None) -> str:
     """Add a token to the file, which is made with mode 0600 if need be, and return the secret: it is kept nowhere.
 
-    Raises `TokenExists`, `TokensError` for a name, right or file that cannot be used, and OSError. Daemons use the
+    Raises `TokenExists`, `BadToken`, `TokensError` for a file that cannot be used, and OSError. Daemons use the
     token within a second.
     """
     secret = new_secret()
@@ -243,7 +261,7 @@ def create(path: str, name: str, rights: Sequence[str], expires: datetime | None
     token = Token(name, hash_of(secret.encode()), tuple(rights), now.replace(microsecond=0), expires)
     check(token)
     if token.has_expired(now):
-        raise TokensError("The token would have expired already.")
+        raise BadToken("The token would have expired already.")
     with _writing(path) as file:
         if any(one.name == name for one in file.tokens):
             raise TokenExists(f"There is already a token named {name!r}.")
@@ -273,7 +291,7 @@ def _writing(path: str) -> Iterator[_File]:
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        file = _File(list(load(path).tokens))
+        file = _File(list(load(path, for_its_daemon=True).tokens))
         yield file
         _replace(path, msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
         os.fsync(lock)
