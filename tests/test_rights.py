@@ -364,16 +364,23 @@ def test_no_token_is_in_the_log_nor_in_an_answer(callers: Callers) -> None:
     for who in ("", "admin"):
         for path in (
             f"/{secret}",
+            f"/{secret.replace('_', '%5F')}",
             f"/api/queues?token={secret}",
             f"/api/popTask/q?wait={secret}",
             f"/api/queues?{secret}=1",
         ):
-            found = callers.ask(who, "GET", path, User_Agent=secret, Referer=f"http://h/?{secret}")
+            found = callers.ask(
+                who, "GET", path, User_Agent=secret, Referer=f"http://h/?{secret}", X_Request_Id=secret
+            )
             assert found.status in (400, 401, 404)
             assert secret[4:] not in found.body.decode() + json.dumps(found.headers.items())
     callers.ask("admin", "GET", "/api/token").ok()
+    # The audit keeps the id of a request.
+    callers.ask("admin", "POST", "/api/queues/noted/pause", X_Request_Id=secret).ok()
+    assert secret[4:] not in callers.ask("admin", "GET", "/api/audit?queue=noted").body.decode()
+    wait_until(lambda: "GET /api/audit" in callers.daemon.log)
     log = callers.daemon.log
-    wait_until(lambda: "GET /rgy_*** HTTP/1.1" in callers.daemon.log)
+    assert "GET /rgy_*** HTTP/1.1" in log and "rgy%5F" not in log
     for one in callers.secrets.values():
         assert one[4:24] not in log
 

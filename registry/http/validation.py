@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from registry.model.tokens import mask_tokens
+from registry.model.tokens import PREFIX, mask_tokens
 
 METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -28,6 +28,7 @@ _HOST = re.compile(
 # User agents of browsers, and of the media players that some browsers use to fetch audio and video. PowerShell calls
 # itself Mozilla too.
 _BROWSER = re.compile(rb"mozilla/|opera/|com\.apple\.webkit|applecoremedia/|stagefright/", re.IGNORECASE)
+_PREFIX = PREFIX.encode()
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
@@ -63,8 +64,13 @@ def bad_request(sentence: str) -> Refusal:
 
 
 def sane_request_id(values: Sequence[bytes]) -> bytes | None:
-    """The client's own X-Request-Id if there is exactly one and it is safe in a log line, else None."""
-    return values[0] if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]) else None
+    """The client's own X-Request-Id if there is exactly one and it is safe in a log line, else None.
+
+    The audit keeps it, so a token is not safe there either.
+    """
+    if len(values) != 1 or not _REQUEST_ID.fullmatch(values[0]) or _PREFIX in values[0]:
+        return None
+    return values[0]
 
 
 def check_request_line(line: bytes) -> tuple[bytes, bytes | None]:
