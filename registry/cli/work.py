@@ -195,7 +195,6 @@ def work(
         wait=0.0 if once or drain else None,
         patience=CRON_PATIENCE if once or drain else float("inf"),
     )
-    _open_standard_files()
     log = Log(app.out)
     try:
         failed = asyncio.run(_work(app, settings, log))
@@ -214,10 +213,3 @@ async def _work(app: App, settings: Settings, log: Log) -> int:
         return await worker.run()
     finally:
         await calls.close()
-
-
-def _open_standard_files() -> None:
-    # A pipe must not get the number of a standard file that was closed.
-    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(opened)
