@@ -8,6 +8,7 @@ import stat
 import threading
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -120,6 +121,26 @@ def test_a_refused_line_of_the_spool_is_set_aside_and_does_not_hold_up_the_other
     # A batch that can never be taken is set aside too.
     assert "refused now" in ctl.fails(2, "pushmany", q, "--ttl", "x", "--spool", str(spool), stdin="1\n")
     assert list(spool.glob("*.batch")) == []
+    # One of an earlier run is no reason to end before all lines of this one are pushed.
+    nobody = Ctl(f"http://127.0.0.1:{free_port()}", tmp_path)
+    nobody.ok("pushmany", q, "--ttl", "x", "--spool", str(spool), stdin="1\n")
+    result = ctl.run("pushmany", q, "--batch", "1", "--spool", str(spool), stdin="2\n3\n4\n")
+    assert result.exit_code == 1 and "refused now" in result.stderr and drain(served, q) == [2, 3, 4]
+
+
+def test_a_spool_that_cannot_be_used(ctl: Ctl, q: str, tmp_path: Path) -> None:
+    spool = spool_of(tmp_path)
+    arguments = ("pushmany", q, "--batch", "1", "--spool", str(spool))
+    full = patch.object(os, "fsync", side_effect=OSError(28, "No space left on device"))
+    with full:
+        error = ctl.fails(1, *arguments, stdin="1\n2\n")
+    assert "No space left" in error and "Line 1 and those behind it were neither kept nor pushed." in error
+    assert [path.name for path in spool.iterdir()] == [".lock"]
+    (spool / "foreign.batch").write_text("?", "utf-8")
+    assert "foreign.batch is not a batch" in ctl.fails(1, *arguments, stdin="1\n")
+    (spool / ".lock").unlink()
+    (spool / ".lock").mkdir()
+    assert f"The spool {spool} cannot be written" in ctl.fails(1, *arguments, stdin="1\n")
 
 
 def test_what_is_refused_for_now_stays_in_the_spool_with_what_comes_behind_it(

@@ -14,8 +14,8 @@ import pytest
 
 from registry.cli.doctor import probe_of
 from registry.cli.main import cli
-from tests.ctl import COMMAND, ROOT, Canned, Ctl, answer, ctl_of
-from tests.live import Daemon, RedisServer, free_port
+from tests.ctl import COMMAND, Canned, Ctl, answer, ctl_of
+from tests.live import ROOT, Daemon, RedisServer, free_port
 from tests.talk import fresh, running
 from tests.test_address import certificates
 

@@ -117,6 +117,7 @@ class Pushing:
         self._refused = 0
         self._try_after = 0.0
         self._refusal: CliError | None = None
+        self._key = ""  # what the keys of this run's own batches begin with
         self._began = time.monotonic()
         self._bar: progress | None = None
 
@@ -143,8 +144,13 @@ class Pushing:
                     outcome = "may not have been pushed"
                 raise _with_more(error, f"Line {batch.numbers[0]} and those behind it {outcome}.") from None
             return
+        self._key = batch.key.rpartition("-")[0]
         with self._spool.locked():
-            self._spool.add(batch)
+            try:
+                self._spool.add(batch)
+            except CliError as error:
+                sentence = f"Line {batch.numbers[0]} and those behind it were neither kept nor pushed."
+                raise _with_more(error, sentence) from None
         if self._refusal is None and time.monotonic() >= self._try_after:
             self.flush()
 
@@ -163,8 +169,13 @@ class Pushing:
                     return
                 except CliError as error:
                     if error.status in (400, 422):
-                        aside = self._spool.refuse(path)
-                        raise _with_more(error, f"The batch is in {aside} now.") from None
+                        refused = _with_more(error, f"The batch is in {self._spool.refuse(path)} now.")
+                        if self._key and batch.key.startswith(f"{self._key}-"):
+                            raise refused from None
+                        # It belongs to an earlier run, and must not end this one.
+                        self._refused += len(batch.lines)
+                        self._app.out.warn(refused.message)
+                        continue
                     # Keep the rest before reporting this: the right may be granted later, or the queue may have room again.
                     self._refusal = error
                     return

@@ -55,7 +55,10 @@ class Spool:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock: no other process sends or adds meanwhile."""
-        descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._unwritable(error) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -68,9 +71,9 @@ class Spool:
 
     def add(self, batch: Batch) -> Path:
         """Keep a batch: when this returns it survives a crash. To be called with the lock."""
-        last = self.paths()[-1:]
+        numbers = [int(path.stem) for path in self.paths() if path.stem.isdecimal()]
         # The clock may have been set back; a new batch still comes last.
-        number = max(time.time_ns(), int(last[0].name.split(".")[0]) + 1 if last else 0)
+        number = max(time.time_ns(), numbers[-1] + 1 if numbers else 0)
         path = self.folder / f"{number:020d}{SUFFIX}"
         head = asdict(batch)
         del head["lines"]
@@ -118,7 +121,12 @@ class Spool:
             new.rename(path)
             self._sync()
         except OSError as error:
-            raise CliError(f"The spool {self.folder} cannot be written: {error.strerror}.") from None
+            # What is left of it would take room on a full disk.
+            new.unlink(missing_ok=True)
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> CliError:
+        return CliError(f"The spool {self.folder} cannot be written: {error.strerror}.")
 
     def _sync(self) -> None:
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
