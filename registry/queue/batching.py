@@ -1,7 +1,8 @@
 """Group commit: all requests of one reactor turn with the same verb share one script call, whatever their queues.
 
 A single request is sent at the end of its own turn. At most two calls are in flight; requests that arrive meanwhile wait
-behind them, so the groups grow with the load. One fsync per call then covers many requests.
+behind them, so the groups grow with the load. One fsync per call then covers many requests. At most one of the calls is large,
+and small requests that waited behind it go before the next large one.
 
 While Redis is away, requests are held in order, for a bounded time and up to a bounded number of bytes, so that producers
 without a retry lose nothing when Redis restarts. A request that was sent and got no reply is not held.
@@ -28,7 +29,7 @@ MAX_ENTRIES = 128
 MAX_ENTRIES_OF = {"putback": 2048, "popmany": 200}
 WEIGHED = frozenset({"popmany"})
 MAX_BYTES = 1 << 20
-# Entries of more bytes wait in a list of their own: a small entry waits only for the calls in flight, not for all large ones.
+# Entries of more bytes wait in a list of their own: a small entry waits for one large call, not for all large ones.
 LARGE = 64 * 1024
 _LARGE_SUFFIX = " (large)"
 MAX_IN_FLIGHT = 2
@@ -87,6 +88,7 @@ class Batching:
         self._waiting: defaultdict[str, deque[Any]] = defaultdict(deque)
         self._turns: deque[str] = deque()
         self._in_flight = 0
+        self._large_in_flight = False
         self._bytes = 0
         self._scheduled = False
         self._flushing = False
@@ -139,8 +141,16 @@ class Batching:
             self._flushing = False
 
     def _send_groups(self) -> None:
-        while self._turns and self._in_flight < MAX_IN_FLIGHT:
+        passed_over = 0  # how many verbs at the end of `_turns` are large and must wait
+        while len(self._turns) > passed_over and self._in_flight < MAX_IN_FLIGHT:
             verb = self._turns.popleft()
+            if verb.endswith(_LARGE_SUFFIX):
+                if self._large_in_flight:
+                    self._turns.append(verb)
+                    passed_over += 1
+                    continue
+                self._large_in_flight = True
+            passed_over = 0
             waiting = self._waiting[verb]
             max_weight = MAX_ENTRIES_OF.get(verb, MAX_ENTRIES)
             if (
@@ -167,9 +177,11 @@ class Batching:
 
     def _answered(self, replies: list[Any], group: list[Any], verb: str) -> None:
         self._in_flight -= 1
-        if 0 < len(replies) < len(group) and verb in MAY_STOP:
+        if 0 < len(replies) < len(group) and verb.removesuffix(_LARGE_SUFFIX) in MAY_STOP:
             self._put_first(verb, group[len(replies) :])
             group = group[: len(replies)]
+        if self._large_in_flight and verb.endswith(_LARGE_SUFFIX):
+            self._large_over()
         # Send the next group before the answers of this one are written, so that Redis is not idle.
         if self._turns and not self._scheduled:
             self.flush()
@@ -186,6 +198,11 @@ class Batching:
             if self._turns:
                 self.flush()
 
+    def _large_over(self) -> None:
+        """A large call has ended: the small entries that wait go before the next large one."""
+        self._large_in_flight = False
+        self._turns = deque(sorted(self._turns, key=lambda verb: verb.endswith(_LARGE_SUFFIX)))
+
     def _put_first(self, verb: str, entries: list[Any]) -> None:
         """Entries that were sent but not processed go first in the next call."""
         waiting = self._waiting[verb]
@@ -196,6 +213,8 @@ class Batching:
 
     def _failed(self, failure: Failure, group: list[Any], verb: str) -> None:
         self._in_flight -= 1
+        if verb.endswith(_LARGE_SUFFIX):
+            self._large_over()
         if not self._hold_refused(failure.value, group, verb):
             self._fail_all(group, failure.value)
         if self._turns and not self._scheduled:
