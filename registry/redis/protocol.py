@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -16,9 +17,15 @@ from zope.interface import implementer
 
 from registry.errors import RedisUnavailable
 from registry.redis.faults import public_text
+from registry.sockets import beneath_tls
 
 if TYPE_CHECKING:
     from registry.redis.link import Link
+
+
+# How many bytes the transport passes to the kernel in one turn of the reactor. Its own limit is an eighth of that: a call of 1 MiB
+# then took eight turns, and in each of them requests of other clients were read, for up to 14 ms.
+SEND_BYTES = 1 << 20
 
 
 def pack(*args: bytes | str | int) -> bytes:
@@ -50,6 +57,13 @@ class LinkProtocol(RedisProtocol):  # type: ignore[misc]
         self._socket: socket.socket | None = None  # while its buffer is empty and there is no TLS above it
 
     def connectionMade(self) -> None:
+        transport = beneath_tls(self.transport)
+        transport.SEND_LIMIT = SEND_BYTES
+        sock = transport.getHandle()
+        if sock.family == socket.AF_UNIX:
+            # The kernel's buffer of a unix socket does not grow by itself. The system may permit less than this.
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         self.resumeProducing()
         self._link.connected(self)
 
