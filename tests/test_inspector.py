@@ -35,10 +35,10 @@ def pages(served: Daemon, path: str, what: str, query: str = "") -> list[list[di
     found: list[list[dict[str, Any]]] = []
     cursor = ""
     while True:
-        said = ask(served, "GET", f"{path}?{query}{'&cursor=' + cursor if cursor else ''}").ok()
-        assert set(said) == {what, "cursor"}
-        found.append(said[what])
-        cursor = said["cursor"]
+        reply = ask(served, "GET", f"{path}?{query}{'&cursor=' + cursor if cursor else ''}").ok()
+        assert set(reply) == {what, "cursor"}
+        found.append(reply[what])
+        cursor = reply["cursor"]
         if cursor is None:
             return found
         assert len(found) < 100, "a cursor that never ends"
@@ -330,12 +330,12 @@ def test_a_wait_ends_with_a_pop_without_lease(served: Daemon, q: str) -> None:
 
 
 def why(served: Daemon, q: str, task_id: str) -> dict[str, Any]:
-    said: dict[str, Any] = ask(served, "GET", f"/api/queues/{q}/tasks/{task_id}/why").ok()
-    assert set(said) == {"id", "state", "sentence", "reasons"}
-    assert said["id"] == task_id
-    for reason in said["reasons"]:
-        assert reason["text"] in said["sentence"]
-    return said
+    reply: dict[str, Any] = ask(served, "GET", f"/api/queues/{q}/tasks/{task_id}/why").ok()
+    assert set(reply) == {"id", "state", "sentence", "reasons"}
+    assert reply["id"] == task_id
+    for reason in reply["reasons"]:
+        assert reason["text"] in reply["sentence"]
+    return reply
 
 
 def codes(served: Daemon, q: str, task_id: str) -> list[str]:
@@ -376,16 +376,16 @@ def test_why_states_how_long_no_worker_has_polled(served: Daemon, q: str) -> Non
 
 def test_why_of_every_state(served: Daemon, q: str) -> None:
     delayed = pushed(served, q, 0, "delay=50")
-    told = why(served, q, delayed)
-    assert told["state"] == "delayed"
-    [reason] = [r for r in told["reasons"] if r["code"] == "delayed"]
+    received = why(served, q, delayed)
+    assert received["state"] == "delayed"
+    [reason] = [r for r in received["reasons"] if r["code"] == "delayed"]
     # A daemon knows the time of Redis to a few ms.
     assert 45 < reason["seconds"] < 50.1
     task_id = pushed(served, q, 1, "attempts=1")
     held = leased(served, q, "wait=0&lease=30&worker=w7")
-    told = why(served, q, task_id)
-    assert (told["state"], [r["code"] for r in told["reasons"]]) == ("leased", ["leased"])
-    assert "w7" in told["sentence"]
+    received = why(served, q, task_id)
+    assert (received["state"], [r["code"] for r in received["reasons"]]) == ("leased", ["leased"])
+    assert "w7" in received["sentence"]
     on(served, "fail", q, held["lease"]).ok()
     assert codes(served, q, task_id) == ["dead"]
     done = pushed(served, q, 2)

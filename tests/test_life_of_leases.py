@@ -267,8 +267,8 @@ def test_after_its_attempts_a_task_is_dead_with_its_history(served: Daemon, q: s
     becomes(served, q, dead=1)
     row = task(served, q, task_id)
     assert (row["state"], row["attempt"], row["reason"]) == ("dead", 3, "lease_expired")
-    told = [(h["attempt"], h["worker"], h["reason"], h["error"]) for h in row["history"]]
-    assert told == [
+    received = [(h["attempt"], h["worker"], h["reason"], h["error"]) for h in row["history"]]
+    assert received == [
         (1, "a", "lease_expired", None),
         (2, "b", "failed", error),
         (3, "c", "lease_expired", None),
@@ -335,8 +335,8 @@ def test_fail_with_a_delay_of_its_own(served: Daemon, q: str) -> None:
 def test_fail_without_retry_is_dead_at_once(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1)
     held = leased(served, q)
-    said = {"error": {"message": "never"}, "retry": False}
-    assert on(served, "fail", q, held["lease"], said).ok() == {"success": True, "state": "dead"}
+    reply = {"error": {"message": "never"}, "retry": False}
+    assert on(served, "fail", q, held["lease"], reply).ok() == {"success": True, "state": "dead"}
     row = task(served, q, task_id)
     assert (row["reason"], row["history"][0]["error"]) == ("failed", {"message": "never"})
 
@@ -344,7 +344,7 @@ def test_fail_without_retry_is_dead_at_once(served: Daemon, q: str) -> None:
 def test_fail_names_what_is_wrong_with_it(served: Daemon, q: str) -> None:
     pushed(served, q, 1)
     held = leased(served, q)
-    for said, word in (
+    for reply, word in (
         ({"delay": -1}, "'delay'"),
         ({"delay": "1"}, "'delay'"),
         ({"retry": 1}, "'retry'"),
@@ -352,7 +352,7 @@ def test_fail_names_what_is_wrong_with_it(served: Daemon, q: str) -> None:
         ({"error": {"message": 1}}, "'error'"),
         ({"reason": 1}, "'reason'"),
     ):
-        on(served, "fail", q, held["lease"], said).refused(400, "bad_option", word)
+        on(served, "fail", q, held["lease"], reply).refused(400, "bad_option", word)
     on(served, "fail", q, held["lease"], [1]).refused(400, "bad_json")
     on(served, "fail", q, held["lease"], b"", "delay=3").refused(400, "bad_option", "'delay'")
     assert counts(served, q) == {"leased": 1}
@@ -396,8 +396,8 @@ def test_a_release_wakes_the_poller_that_waits(served: Daemon, q: str) -> None:
 def test_extend_keeps_the_lease_and_records_the_progress(served: Daemon, q: str) -> None:
     task_id = pushed(served, q, 1)
     held = leased(served, q, "lease=0.8&wait=0&worker=w")
-    told = on(served, "extend", q, held["lease"], {"progress": 0.4, "message": "half of it"}, "lease=20")
-    assert told.ok() == {"expires_in": 20, "cancel": False}
+    received = on(served, "extend", q, held["lease"], {"progress": 0.4, "message": "half of it"}, "lease=20")
+    assert received.ok() == {"expires_in": 20, "cancel": False}
     time.sleep(1.5)
     row = task(served, q, task_id)
     assert (row["state"], row["progress"], row["message"]) == ("leased", 0.4, "half of it")
@@ -430,10 +430,10 @@ def test_max_run_bounds_the_sum_of_extends(served: Daemon, q: str) -> None:
     policy(served, q, max_run=2)
     pushed(served, q, 1)
     held = leased(served, q, "lease=1&wait=0")
-    told = on(served, "extend", q, held["lease"], b"", "lease=30").ok()
-    assert 1.0 < told["expires_in"] <= 2
+    received = on(served, "extend", q, held["lease"], b"", "lease=30").ok()
+    assert 1.0 < received["expires_in"] <= 2
     time.sleep(0.3)
-    assert on(served, "extend", q, held["lease"], b"", "lease=30").ok()["expires_in"] < told["expires_in"]
+    assert on(served, "extend", q, held["lease"], b"", "lease=30").ok()["expires_in"] < received["expires_in"]
     becomes(served, q, 4, ready=1)
     on(served, "extend", q, held["lease"]).refused(409, "lease_lost")
 

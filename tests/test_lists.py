@@ -37,8 +37,8 @@ def filled(served: Daemon, q: str, state: str, payloads: list[Any]) -> list[str]
 
 def page(served: Daemon, q: str, query: str, cursor: str | None = None) -> tuple[list[Any], str | None]:
     behind = f"&cursor={quote(cursor)}" if cursor else ""
-    said = ask(served, "GET", f"/api/queues/{q}/tasks?{query}{behind}").ok()
-    return said["tasks"], said["cursor"]
+    reply = ask(served, "GET", f"/api/queues/{q}/tasks?{query}{behind}").ok()
+    return reply["tasks"], reply["cursor"]
 
 
 def rest(served: Daemon, q: str, query: str, cursor: str | None) -> list[Any]:
@@ -221,14 +221,14 @@ def test_a_list_of_queues_shows_once_what_was_there_all_the_while(served: Daemon
     for n in range(9):
         ask(served, "PUT", f"/api/pushTasks/{stem}-{n}", [0] * (1 + n // 3)).ok()
     path = f"/api/queues?search={stem}&sort={sort}&limit=3"
-    said = ask(served, "GET", path).ok()
-    seen = [row["name"] for row in said["queues"]]
+    reply = ask(served, "GET", path).ok()
+    seen = [row["name"] for row in reply["queues"]]
     for name in seen:
         ask(served, "DELETE", f"/api/queues/{name}").ok()
     pushed(served, f"{stem}-00", "new")
-    while said["cursor"] is not None:
-        said = ask(served, "GET", f"{path}&cursor={quote(said['cursor'])}").ok()
-        seen += [row["name"] for row in said["queues"]]
+    while reply["cursor"] is not None:
+        reply = ask(served, "GET", f"{path}&cursor={quote(reply['cursor'])}").ok()
+        seen += [row["name"] for row in reply["queues"]]
     kept = [name for name in seen if name != f"{stem}-00"]
     assert sorted(kept) == [f"{stem}-{n}" for n in range(9)]
 
@@ -248,14 +248,14 @@ def test_a_page_has_8_mib_at_most_and_then_a_cursor(served: Daemon, q: str, stat
     ids = filled(served, q, state, [f"{n} {long}" for n in range(90)])
     answer = ask(served, "GET", f"/api/queues/{q}/tasks?state={state}&limit=1000")
     assert len(answer.body) <= 8 * MIB
-    said = answer.ok()
-    assert 8 <= len(said["tasks"]) < 90
-    assert said["cursor"] is not None
-    for row in said["tasks"]:
+    reply = answer.ok()
+    assert 8 <= len(reply["tasks"]) < 90
+    assert reply["cursor"] is not None
+    for row in reply["tasks"]:
         assert row["truncated"] is True
         assert len(row["task"].encode()) <= 65_536
         assert "\ufffd" not in row["task"]
-    found = said["tasks"] + rest(served, q, f"state={state}&limit=1000", said["cursor"])
+    found = reply["tasks"] + rest(served, q, f"state={state}&limit=1000", reply["cursor"])
     assert sorted(row["id"] for row in found) == sorted(ids)
     whole = task(served, q, ids[0])
     assert (whole["task"], "truncated" in whole) == (f"0 {long}", False)
@@ -310,12 +310,12 @@ def test_a_look_reads_no_more_than_it_shows(
         ids += filled(served, q, "ready", [{"n": n, "long": "x" * 100_000} for n in range(100)])
     cancel(served, q, ids[5])
     path = f"/api/queues/{q}/tasks"
-    told: list[Any] = []
+    received: list[Any] = []
     sent = sent_by(
-        module_redis_process, lambda: told.append(ask(served, "GET", f"{path}/{ids[-1]}/why").ok())
+        module_redis_process, lambda: received.append(ask(served, "GET", f"{path}/{ids[-1]}/why").ok())
     )
     assert sent < 400_000
-    assert [r["position"] for r in told[0]["reasons"] if r["code"] == "position"] == [398]
+    assert [r["position"] for r in received[0]["reasons"] if r["code"] == "position"] == [398]
     # One payload in a hundred holds it, and only these leave Redis.
     sent = sent_by(module_redis_process, lambda: tasks(served, q, "search=%22n%22:%2077,"))
     # Redis 3.2 counts the replies of scripts several times over.
@@ -347,9 +347,9 @@ def test_a_search_reads_so_many_bytes_and_answers_with_a_cursor(served: Daemon, 
 def test_the_list_of_schedules_is_bounded_in_bytes(served: Daemon) -> None:
     stem = fresh("long")
     for n in range(45):
-        said = {"cron": "0 0 1 1 *", "queue": "x", "task": "\u00fc" * 80_000}
+        reply = {"cron": "0 0 1 1 *", "queue": "x", "task": "\u00fc" * 80_000}
         ask(
-            served, "PUT", f"/api/schedules/{stem}-{n:02d}", json.dumps(said, ensure_ascii=False).encode()
+            served, "PUT", f"/api/schedules/{stem}-{n:02d}", json.dumps(reply, ensure_ascii=False).encode()
         ).ok()
     names: list[str] = []
     cursor: str | None = ""

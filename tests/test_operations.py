@@ -392,8 +392,8 @@ def test_a_purge_takes_ready_and_delayed_and_leaves_the_rest(
     ask(served, "PUT", f"/api/pushTasks/{q}?delay=50", list(range(220))).ok()
     cancel(served, q, pushed(served, q, 1))
     module_redis_process.command("LPUSH", q, "1")
-    said = ask(served, "DELETE", f"/api/queues/{q}").ok()
-    assert said == {"success": True, "count": 531, "skipped": 0}
+    reply = ask(served, "DELETE", f"/api/queues/{q}").ok()
+    assert reply == {"success": True, "count": 531, "skipped": 0}
     assert counts(served, q) == {"leased": 1, "dead": 2}
     assert queue(served, q)["policy"] == {"lease": 9}
     on(served, "ack", q, held["lease"]).ok()

@@ -376,8 +376,8 @@ def test_prefer_wait_answers_with_the_result(served: Daemon, q: str) -> None:
 def test_prefer_wait_reports_a_dead_task(served: Daemon, q: str) -> None:
     asked = waiting(served, q, "attempts=1")
     on(served, "fail", q, leased(served, q)["lease"]).ok()
-    told = asked.answer(3).ok()
-    assert (told["state"], told["reason"]) == ("dead", "failed")
+    received = asked.answer(3).ok()
+    assert (received["state"], received["reason"]) == ("dead", "failed")
     expired = waiting(served, q, "ttl=0.5")
     assert expired.answer(4).ok()["reason"] == "expired"
     cancelled = waiting(served, q)
@@ -421,8 +421,8 @@ def test_a_duplicate_waits_for_the_first_one(served: Daemon, q: str) -> None:
     first = pushed(served, q, 1, "key=k")
     asked = waiting(served, q, "key=k")
     on(served, "ack", q, leased(served, q)["lease"], b"42").ok()
-    told = asked.answer(3).ok()
-    assert (told["id"], told["duplicate"], told["result"]) == (first, True, 42)
+    received = asked.answer(3).ok()
+    assert (received["id"], received["duplicate"], received["result"]) == (first, True, 42)
 
 
 def test_a_repeat_waits_for_the_first_one_and_is_answered_when_that_has_ended(served: Daemon, q: str) -> None:
@@ -448,8 +448,8 @@ def test_a_preference_that_cannot_be_read_is_ignored(served: Daemon, q: str) -> 
 def test_the_wait_ends_when_the_task_is_purged(served: Daemon, q: str) -> None:
     asked = waiting(served, q, "delay=60")
     ask(served, "DELETE", f"/api/queues/{q}").ok()
-    told = asked.answer(3).ok()
-    assert (told["state"], told["reason"]) == ("dead", "purged")
+    received = asked.answer(3).ok()
+    assert (received["state"], received["reason"]) == ("dead", "purged")
 
 
 def test_the_wait_ends_when_a_hang_up_ends_what_was_cancelled(served: Daemon, q: str) -> None:

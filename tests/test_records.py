@@ -41,26 +41,26 @@ CATALOGUE = files("registry.redis").joinpath("lua", "base.lua").read_text("utf-8
 
 
 def test_the_catalogue_of_the_scripts_has_the_same_records_with_the_same_fields_in_the_same_order() -> None:
-    told: dict[str, list[tuple[str, str]]] = {}
+    received: dict[str, list[tuple[str, str]]] = {}
     for line in CATALOGUE.partition("\n-- Records")[2].partition("\n-- Codes")[0].splitlines():
         if found := re.fullmatch(r"-- ([A-Z]\w+): .*", line):
-            told[found[1]] = []
+            received[found[1]] = []
         elif found := re.fullmatch(r"--   (\w+|-) +([a-z_]+)  ?.*", line):
             letter, name = found[1], found[2]
-            told[list(told)[-1]].append((name if letter == "-" else letter, name))
+            received[list(received)[-1]].append((name if letter == "-" else letter, name))
     known = {
         kind.__name__: [(field.encode_name, field.name) for field in structs.fields(kind)]
         for kind in _records()
         # The scripts do not look into a schedule.
         if kind is not Schedule
     }
-    assert list(told) == list(known)
-    assert told == known
+    assert list(received) == list(known)
+    assert received == known
 
 
 def test_the_catalogue_of_the_scripts_has_the_same_codes_and_states() -> None:
-    told = re.findall(r"^--   (\d+) +([A-Z_]+)  ", CATALOGUE, re.MULTILINE)
-    assert told == [(str(value), name) for name, value in vars(Code).items() if name.isupper()]
+    received = re.findall(r"^--   (\d+) +([A-Z_]+)  ", CATALOGUE, re.MULTILINE)
+    assert received == [(str(value), name) for name, value in vars(Code).items() if name.isupper()]
     [states] = re.findall(r"^--   s   state +(.*);", CATALOGUE, re.MULTILINE)
     assert states == ", ".join(f"{letter} {name}" for letter, name in model.STATES.items())
 

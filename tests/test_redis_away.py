@@ -250,13 +250,13 @@ def test_changes_are_held_and_carried_out(served: Daemon, kept: RedisServer) -> 
     held = {what: Asked(daemon, *request) for what, request in asks.items()}
     assert all(request.waits(0.05) for request in held.values())
     kept.start()
-    said = {what: request.answer(20).ok() for what, request in held.items()}
-    assert said["ack"] == {"success": True}
-    assert said["fail"]["state"] == "delayed" or said["fail"]["state"] == "ready"
-    assert said["extend"]["expires_in"] == 500
-    assert said["ackTasks"]["results"][0]["status"] == "done"
-    assert said["policy"]["policy"]["max_length"] == 7
-    assert said["cancel"]["how"] == "marked"
+    reply = {what: request.answer(20).ok() for what, request in held.items()}
+    assert reply["ack"] == {"success": True}
+    assert reply["fail"]["state"] == "delayed" or reply["fail"]["state"] == "ready"
+    assert reply["extend"]["expires_in"] == 500
+    assert reply["ackTasks"]["results"][0]["status"] == "done"
+    assert reply["policy"]["policy"]["max_length"] == 7
+    assert reply["cancel"]["how"] == "marked"
     wait_until(lambda: counts(daemon, q) == {"ready": 6, "leased": 2, "done": 2}, 5)
 
 

@@ -158,15 +158,15 @@ def test_an_endpoint_admits_only_holders_of_its_right(callers: Callers, verb: st
                 # It names the right, and the queue where that matters.
                 if method != "HEAD":
                     route = next(one for one in ROUTES if one.verb == verb)
-                    said = answer.refused(
+                    reply = answer.refused(
                         403, "forbidden", f"'{route.right}'", f"'{'admin' if who == SESSION else who}'"
                     )
-                    assert ("'a1'" in said["error"]) is (route.right in ("push", "pop"))
+                    assert ("'a1'" in reply["error"]) is (route.right in ("push", "pop"))
 
 
 def test_all_invalid_tokens_get_the_same_answer(callers: Callers) -> None:
-    told = {asked(callers, who, "GET", "/api/queues", b"").body for who in STRANGERS}
-    assert len(told) == 1
+    received = {asked(callers, who, "GET", "/api/queues", b"").body for who in STRANGERS}
+    assert len(received) == 1
     # They do not learn which paths exist, nor what is wrong with their requests.
     for method, path in (
         ("GET", "/nothing"),
@@ -176,7 +176,7 @@ def test_all_invalid_tokens_get_the_same_answer(callers: Callers) -> None:
         ("GET", "/api/popTasks/a%zz"),
         ("OPTIONS", "/api/pushTask/a1"),
     ):
-        assert callers.ask("", method, path).body in told, path
+        assert callers.ask("", method, path).body in received, path
         assert callers.ask("admin", method, path).status in (400, 404, 405), path
 
 
@@ -338,9 +338,9 @@ def test_the_details_of_readyz_need_the_right_to_view(callers: Callers) -> None:
 
 
 def test_a_caller_sees_its_own_token(callers: Callers) -> None:
-    said = callers.ask("mixed-view", "GET", "/api/token").ok()
-    assert said.pop("address").startswith("127.1.")
-    assert said == {"name": "mixed-view", "rights": ["push a*", "view --no-payloads"], "expires": None}
+    reply = callers.ask("mixed-view", "GET", "/api/token").ok()
+    assert reply.pop("address").startswith("127.1.")
+    assert reply == {"name": "mixed-view", "rights": ["push a*", "view --no-payloads"], "expires": None}
     assert callers.ask("view", "GET", "/api/token").ok()["expires"] == FUTURE
 
 

@@ -40,10 +40,10 @@ def serial(answer: Answer) -> str:
 
 def undo(served: Daemon, line: str) -> tuple[int, dict[str, int]]:
     """Undo; how many came back, and why the others did not."""
-    said = ask(served, "POST", f"/api/audit/{line}/undo").ok()
-    assert set(said) == {"success", "count", "skipped", "reasons"}
-    assert said["skipped"] == sum(said["reasons"].values())
-    return said["count"], said["reasons"]
+    reply = ask(served, "POST", f"/api/audit/{line}/undo").ok()
+    assert set(reply) == {"success", "count", "skipped", "reasons"}
+    assert reply["skipped"] == sum(reply["reasons"].values())
+    return reply["count"], reply["reasons"]
 
 
 def purged(served: Daemon, q: str, query: str = "") -> str:
@@ -378,15 +378,15 @@ def test_a_push_with_the_same_key_and_pops_while_it_is_undone(pair: tuple[Daemon
     undoing = Asked(pair[1], "POST", f"/api/audit/{line}/undo")
     worker.start()
     pushes = [push(pair[0], q, "new", f"key=k{n}").ok() for n in range(0, 60, 5)]
-    said = undoing.answer(20).ok()
+    reply = undoing.answer(20).ok()
     stop.set()
     worker.join(20)
     duplicates = [one["id"] for one in pushes if one.get("duplicate")]
     fresh = [one["id"] for one in pushes if not one.get("duplicate")]
     # Of each key one task was there at a time, and no task twice.
-    assert said["count"] + said["skipped"] == len(keyed)
-    assert set(duplicates) <= set(keyed) and said["reasons"].get("key_taken", 0) <= len(fresh)
-    assert len(popped) == len(set(popped)) == said["count"] + len(fresh)
+    assert reply["count"] + reply["skipped"] == len(keyed)
+    assert set(duplicates) <= set(keyed) and reply["reasons"].get("key_taken", 0) <= len(fresh)
+    assert len(popped) == len(set(popped)) == reply["count"] + len(fresh)
     assert counts(pair[0], q) == {"leased": len(popped)}
 
 
@@ -427,8 +427,8 @@ def test_in_a_full_redis_only_what_is_deleted_for_good_makes_room(redis_server: 
         redis_server.command("CONFIG", "SET", "maxmemory", used - 200_000)
         push(served, "q", "x").refused(503, "redis_full")
         for path in ("/api/queues/q", "/api/queues/q/tasks?state=dead", f"/api/queues/q/tasks/{ends[0]}"):
-            said = ask(served, "DELETE", path).refused(503, "redis_full", "undo=no")
-            assert said["outcome"] == "not_applied"
+            reply = ask(served, "DELETE", path).refused(503, "redis_full", "undo=no")
+            assert reply["outcome"] == "not_applied"
         assert counts(served, "q") == {"ready": 300, "dead": 2}
         # What needs no room goes on, and can be undone.
         assert undo(served, line) == (1, {})

@@ -41,86 +41,86 @@ class Told:
 
 
 def test_of_polls_on_their_way_at_once_the_last_one_redis_saw_stays() -> None:
-    told = Told()
-    first, second = told.poll(0, "first"), told.poll(1, "second")
-    told.announce(second)
-    assert told.ended == []
-    told.announce(first)
-    assert told.ended == ["second"]
+    received = Told()
+    first, second = received.poll(0, "first"), received.poll(1, "second")
+    received.announce(second)
+    assert received.ended == []
+    received.announce(first)
+    assert received.ended == ["second"]
 
 
 def test_a_later_poll_elsewhere_ends_an_announced_one() -> None:
-    told = Told()
-    told.announce(told.poll(0, "first"))
-    told.announce(told.poll(1, "second"))
-    assert told.ended == ["first"]
+    received = Told()
+    received.announce(received.poll(0, "first"))
+    received.announce(received.poll(1, "second"))
+    assert received.ended == ["first"]
 
 
 def test_a_newer_poll_here_ends_the_older_one_at_once() -> None:
-    told = Told()
-    told.poll(0, "first")
-    told.poll(0, "second")
-    assert told.ended == ["first"]
+    received = Told()
+    received.poll(0, "first")
+    received.poll(0, "second")
+    assert received.ended == ["first"]
 
 
 def test_the_notice_of_an_older_poll_says_nothing_of_a_newer_one() -> None:
-    told = Told()
-    over = told.daemons[0].begin_poll("w", lambda: told.ended.append("first"))
-    first = told.daemons[0].serial
+    received = Told()
+    over = received.daemons[0].begin_poll("w", lambda: received.ended.append("first"))
+    first = received.daemons[0].serial
     over()
-    second = told.poll(0, "second")
-    told.announce(first)
-    elsewhere = told.poll(1, "third")
-    told.announce(elsewhere)
-    assert told.ended == []
-    told.announce(second)
-    assert told.ended == ["third"]
+    second = received.poll(0, "second")
+    received.announce(first)
+    elsewhere = received.poll(1, "third")
+    received.announce(elsewhere)
+    assert received.ended == []
+    received.announce(second)
+    assert received.ended == ["third"]
 
 
 def test_a_lost_notice_keeps_no_poll_for_long() -> None:
-    told = Told()
-    told.poll(0, "first")
-    told.time = ANNOUNCED_SECONDS
-    told.announce(told.poll(1, "second"))
-    assert told.ended == ["first"]
+    received = Told()
+    received.poll(0, "first")
+    received.time = ANNOUNCED_SECONDS
+    received.announce(received.poll(1, "second"))
+    assert received.ended == ["first"]
 
 
 @pytest.mark.parametrize("daemons", [(0, 0, 0, 0), (0, 1, 0, 1)])
 def test_a_name_ends_one_poll_in_five_seconds_the_oldest_first(daemons: tuple[int, ...]) -> None:
-    told = Told()
+    received = Told()
     for at, name in zip(daemons, ("a", "b", "c", "d"), strict=True):
-        told.announce(told.poll(at, name))
-    assert told.ended == ["a"]
-    told.time = 4.9
-    told.announce(told.poll(0, "e"))
-    assert set(told.ended) == {"a"}
+        received.announce(received.poll(at, name))
+    assert received.ended == ["a"]
+    received.time = 4.9
+    received.announce(received.poll(0, "e"))
+    assert set(received.ended) == {"a"}
 
 
 def test_after_five_seconds_the_oldest_that_is_open_ends() -> None:
-    told = Told()
-    over = {name: told.daemons[0].begin_poll("w", partial(told.ended.append, name)) for name in "abc"}
+    received = Told()
+    over = {name: received.daemons[0].begin_poll("w", partial(received.ended.append, name)) for name in "abc"}
     over["a"]()
-    told.time = 5.0
-    told.poll(0, "d")
-    assert told.ended == ["a", "b"]
+    received.time = 5.0
+    received.poll(0, "d")
+    assert received.ended == ["a", "b"]
 
 
 def test_while_redis_is_away_a_name_still_ends_one_poll_in_five_seconds() -> None:
-    told = Told()
-    told.away = True
-    over = [told.daemons[0].begin_poll("w", partial(told.ended.append, str(n))) for n in range(3)]
-    assert told.ended == ["0"]
+    received = Told()
+    received.away = True
+    over = [received.daemons[0].begin_poll("w", partial(received.ended.append, str(n))) for n in range(3)]
+    assert received.ended == ["0"]
     over.pop(0)()
-    told.time = 4.9
-    over.append(told.daemons[0].begin_poll("w", lambda: told.ended.append("3")))
-    assert told.ended == ["0"]
-    told.time = 5
-    over.append(told.daemons[0].begin_poll("w", lambda: told.ended.append("4")))
-    assert told.ended == ["0", "1"]
+    received.time = 4.9
+    over.append(received.daemons[0].begin_poll("w", lambda: received.ended.append("3")))
+    assert received.ended == ["0"]
+    received.time = 5
+    over.append(received.daemons[0].begin_poll("w", lambda: received.ended.append("4")))
+    assert received.ended == ["0", "1"]
     for one in over:
         one()
         one()
-    assert told.daemons[0]._open == {}
+    assert received.daemons[0]._open == {}
 
 
 @implementer(ILogObserver)
@@ -136,12 +136,12 @@ class Warnings:
 
 
 def test_two_that_bear_one_name_are_warned_of_once_a_minute() -> None:
-    told, warnings = Told(), Warnings()
+    received, warnings = Told(), Warnings()
     globalLogPublisher.addObserver(warnings)
     try:
         for second in range(0, 119, 3):
-            told.time = float(second)
-            told.announce(told.poll(second % 2, "any"))
+            received.time = float(second)
+            received.announce(received.poll(second % 2, "any"))
     finally:
         globalLogPublisher.removeObserver(warnings)
     assert warnings.workers == ["w", "w"]
