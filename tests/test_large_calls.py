@@ -95,7 +95,10 @@ def test_a_large_call_is_sent_when_the_one_before_it_fails_while_others_are_sent
 
 
 def test_large_entries_that_a_script_had_no_time_for_are_sent_again(wire: Wire) -> None:
-    replies = [wire.batching.add("ack", entry, large=True) for entry in several(3)]
+    entries = several(3)
+    for entry in entries:
+        wire.batching.add("ack", entry, large=True)
+    replies = [entry.reply for entry in entries]
     wire.turn()
     wire.open.pop()[1].callback([[0]])
     assert wire.sent[1:] == [("ack", ["e1", "e2"])]
