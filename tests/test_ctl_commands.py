@@ -368,3 +368,8 @@ def test_every_command_explains_itself(ctl: Ctl, command: str) -> None:
     text = ctl.ok(command, "--help")
     assert text.startswith("Usage: registryctl") and "--json" in text
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_plain_http_where_tls_is_expected(served: Daemon, tmp_path: Path) -> None:
+    ctl = Ctl(served.url.replace("http:", "https:"), tmp_path)
+    assert "does not speak TLS" in ctl.fails(5, "queues", "--retry-for", "0")

@@ -65,7 +65,7 @@ def test_what_a_status_means(tmp_path: Path, status: int, code: int) -> None:
         (answer(200, b"<html>\x1b[31m"), 1, "not JSON"),
         (answer(200, [1]), 1, "not the registry"),
         (answer(200, {"other": 1}), 1, "not the registry"),
-        (answer(404, b"<html>\r\nnot here"), 3, "does not seem to be the registry"),
+        (answer(404, b"<html>\r\nnot here"), 1, "does not seem to be the registry"),
         (answer(502, b"Bad Gateway", Retry_After="60"), 5, "answered 502"),
         (answer(302, b"", Location="https://elsewhere/\x9b"), 4, "redirects to https://elsewhere/"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", 5, "broke"),

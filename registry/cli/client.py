@@ -204,6 +204,8 @@ def unreachable(target: Target, error: Exception) -> CliError:
         hint = " Is the daemon running there?" if "refused" in reason or "No such file" in reason else ""
         if "CERTIFICATE_VERIFY_FAILED" in reason:
             hint = " If the certificate is of an authority of your own, name that: --ca-file FILE"
+        if "WRONG_VERSION_NUMBER" in reason:
+            hint = " It does not speak TLS: does its address begin with http://?"
         return Unreachable(f"{url} cannot be reached: {reason.rstrip('.')}.{hint}", sent=False)
     if isinstance(error, httpx2.TimeoutException):
         return Unreachable(f"{url} did not answer in time; the request may have been carried out.")
@@ -223,6 +225,9 @@ def refusal(target: Target, status: int, headers: Mapping[str, str], text: str) 
             where = cut(headers.get("location", "another address"), SHOWN)
             return Refused(f"{target.url} redirects to {where}; name that address yourself.")
         beginning = cut(" ".join(text.split()), SHOWN)
+        if kind is NotFound:
+            # A page that somebody else's server does not have is no empty queue.
+            kind = CliError
         return kind(f"{target.url} answered {status}, and it does not seem to be the registry: {beginning}")
     if status == 401 and target.withheld:
         sentence = f"{sentence} {target.withheld}"

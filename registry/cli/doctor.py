@@ -107,6 +107,8 @@ def checks(app: App, wait: float) -> Iterator[Check]:
 def _hint(app: App) -> str:
     if app.target.url.startswith("unix:"):
         return "Does the socket belong to your user or group?"
+    if app.target.url.startswith("http:"):
+        return "Does the daemon listen on that address (HOST, PORT), without TLS, and does no firewall stand between?"
     return "Does the daemon listen on that address (HOST, PORT), and does no firewall stand between?"
 
 
