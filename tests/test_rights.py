@@ -14,6 +14,7 @@ from registry.http.request import Route
 from registry.http.routes import ROUTES
 from tests.callers import FUTURE, PAST, Callers, guarded
 from tests.live import RedisServer, short_folder, wait_until
+from tests.talk import Asked
 
 # Nobody of these has a valid token.
 STRANGERS = ("", "unknown", "expired", "revoked", "basic", "cookie", "query", "two")
@@ -220,6 +221,24 @@ def test_globs(callers: Callers) -> None:
         assert callers.ask("mixed", "PUT", f"/api/pushTask/{name}", 1).status == status, name
     # Of any character, not of any byte.
     assert callers.ask("mixed", "PUT", "/api/pushTask/x%C3%A4", 1).status == 200
+
+
+@pytest.mark.parametrize("verb", ["popTask", "popTasks"])
+def test_the_name_of_a_worker_ends_no_poll_of_another_token(callers: Callers, verb: str) -> None:
+    def poll(who: str, queue: str) -> Asked:
+        path = f"/api/{verb}/{queue}?wait=20&lease=5&worker={verb}"
+        one = Asked(callers.daemon, "GET", path, b"", {"Authorization": f"Bearer {callers.secrets[who]}"})
+        assert one.waits(0.2)
+        return one
+
+    first = poll("pop", "a-named")
+    others = [poll("pop-other", "b-named"), poll("admin", "a-named")]
+    assert first.waits(0.2)
+    second = poll("pop", "a-named")
+    assert first.answer().headers["registry-worker"] == "replaced"
+    for one in (second, *others):
+        assert one.waits(0.01)
+        one.hang_up()
 
 
 def test_a_lease_is_of_its_queue(callers: Callers) -> None:

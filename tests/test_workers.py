@@ -31,9 +31,9 @@ class Told:
         self.said[what, worker] = self.time + ms / 1000
         return succeed(True)
 
-    def poll(self, at: int, name: str) -> str:
-        self.daemons[at].begin_poll("w", lambda: self.ended.append(name))
-        return self.daemons[at].serial
+    def poll(self, at: int, name: str, owner: str = "") -> str:
+        self.daemons[at].begin_poll("w", lambda: self.ended.append(name), owner)
+        return self.daemons[at].serial + (f" {owner}" if owner else "")
 
     def announce(self, mark: str) -> None:
         for daemon in self.daemons:
@@ -61,6 +61,18 @@ def test_a_newer_poll_here_ends_the_older_one_at_once() -> None:
     received.poll(0, "first")
     received.poll(0, "second")
     assert received.ended == ["first"]
+
+
+def test_a_poll_ends_only_those_of_its_own_token() -> None:
+    told = Told()
+    for daemon in (0, 1):
+        for owner in ("mine", "other", ""):
+            told.announce(told.poll(daemon, f"{owner or 'nobody'} at {daemon}", owner))
+    # Each ended its own, and the limit of one in five seconds is of each.
+    assert told.ended == ["mine at 0", "other at 0", "nobody at 0"]
+    told.time = 6.0
+    told.poll(1, "mine at 1 again", "mine")
+    assert told.ended[3:] == ["mine at 1"]
 
 
 def test_the_notice_of_an_older_poll_says_nothing_of_a_newer_one() -> None:

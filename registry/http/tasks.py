@@ -200,9 +200,9 @@ class Tasks:
             promise = Promise(_popped)
             promise.request = self._polls.pop_for(promise, name, wait, length, LEASED if leased else None)
             return promise
-        worker = given.get("worker")
+        worker, owner = given.get("worker"), None
         if worker is not None:
-            self._polled(worker, (name,), request)
+            owner = self._polled(worker, (name,), request)
         acked = None
         if "ack" in given:
             # Sent before the pop on the same Redis connection, so it is done before the poll is parked.
@@ -210,10 +210,14 @@ class Tasks:
                 _lost
             )
         if key is None:
-            popped = self._polls.pop(name, wait, length, PopOptions(leased=leased, worker=worker))
+            popped = self._polls.pop(
+                name, wait, length, PopOptions(leased=leased, worker=worker, owner=owner)
+            )
         else:
             digest = fingerprint(request.query, request.body, ignoring=ITS_OWN)
-            options = PopOptions(leased=leased, worker=worker, idempotency_key=key, fingerprint=digest)
+            options = PopOptions(
+                leased=leased, worker=worker, owner=owner, idempotency_key=key, fingerprint=digest
+            )
             popped = self._singleflight.join(
                 (b"pop", name, key, digest, wait), lambda: self._polls.pop(name, wait, length, options)
             )
@@ -247,8 +251,10 @@ class Tasks:
         asks: list[Deferred[Any]] = [popped, acked.addErrback(not_acked)]
         return DeferredList(asks, consumeErrors=True).addCallback(both)
 
-    def _polled(self, worker: str, names: Iterable[bytes], request: Request) -> None:
+    def _polled(self, worker: str, names: Iterable[bytes], request: Request) -> str | None:
+        """Remember that a worker polls; returns the name of its token."""
         self._queues.roster.polled(worker, names, request.caller.address, request.header(b"user-agent"))
+        return request.access.name or None
 
     def pop_many(self, request: Request) -> Deferred[Answer]:
         """Several tasks of several queues, always leased. Cancel the Deferred when the client leaves."""
@@ -256,9 +262,9 @@ class Tasks:
         names = names_from(raw)
         if len(names) > 100:
             raise BadOption("At most 100 queues can be popped at once.")
-        worker = given.get("worker")
+        worker, owner = given.get("worker"), None
         if worker is not None:
-            self._polled(worker, names, request)
+            owner = self._polled(worker, names, request)
         wait = min(given.get("wait", self._wait), self._max_wait)
         start = None
         if given.get("order") == "fair":
@@ -271,6 +277,7 @@ class Tasks:
                 count=given.get("count", 1),
                 start=start,
                 worker=worker,
+                owner=owner,
                 idempotency_key=key,
                 fingerprint=digest,
             )

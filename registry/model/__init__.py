@@ -135,7 +135,8 @@ class PushOptions(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class PopOptions(Struct, frozen=True, omit_defaults=True, gc=False):
-    """The options of a pop. ``poll``: the serial number of a worker's new poll; ``answer``: the nonce that identifies it.
+    """The options of a pop. ``poll``: the serial number of a worker's new poll; ``answer``: the nonce that identifies it;
+    ``owner``: the name of the token it was made with.
 
     For several queues: up to ``count`` tasks from ``queues``, whose keys the store adds; in turn beginning at index
     ``start``, or in the given order where ``start`` is None.
@@ -150,6 +151,7 @@ class PopOptions(Struct, frozen=True, omit_defaults=True, gc=False):
     answer: str | None = field(name="k", default=None)
     poll: str | None = field(name="n", default=None)
     queues: list[str] | None = field(name="q", default=None)
+    owner: str | None = field(name="o", default=None)
 
 
 class FailOptions(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -311,7 +311,8 @@ class Polls:
         if options.idempotency_key is not None:
             options = replace(options, answer=poller.nonce.decode())
         if options.worker is not None and poller.questions == 1:
-            options = replace(options, poll=self.workers.serial)
+            serial = self.workers.serial
+            options = replace(options, poll=f"{serial} {options.owner}" if options.owner else serial)
         return options
 
     def polled(self, name: bytes) -> float:

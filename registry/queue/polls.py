@@ -113,7 +113,8 @@ class Poller:
     def begin(self, now: float, wait: float) -> None:
         """The request has arrived at ``now``, and waits up to ``wait`` seconds."""
         if self.options is not None and self.options.worker:
-            self.forget_worker = self.polls.workers.begin_poll(self.options.worker, self.replace)
+            owner = self.options.owner or ""
+            self.forget_worker = self.polls.workers.begin_poll(self.options.worker, self.replace, owner)
         if wait > 0:
             self.until = now + wait
             if self._waits_behind_others():

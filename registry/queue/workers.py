@@ -7,6 +7,8 @@ A worker whose connection broke polls again, and the poll it left behind must no
 name look the same, and would end each other's polls for ever. So one name ends at most one poll in five seconds, over all
 daemons, and its other polls stay open. While Redis is away, each process counts these seconds alone: its polls stay parked until
 Redis is back, and the one that was left behind must not take a task then.
+
+A poll ends only polls that were made with the same token: whoever may pop one queue must not end the polls of others.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ MAX_REMEMBERED = 10_000
 
 
 class _Poll:
-    __slots__ = ("announced", "began", "end", "number")
+    __slots__ = ("announced", "began", "end", "number", "owner")
 
-    def __init__(self, number: int, began: float, end: Callable[[], None]) -> None:
-        self.number, self.began, self.end = number, began, end
+    def __init__(self, number: int, began: float, end: Callable[[], None], owner: str) -> None:
+        self.number, self.began, self.end, self.owner = number, began, end, owner
         self.announced = False
 
 
@@ -72,13 +74,17 @@ class Workers:
         """When several live workers were last found to use this name, None for never."""
         return self._shared.get(worker)
 
-    def begin_poll(self, worker: str, end: Callable[[], None]) -> Callable[[], None]:
-        """A worker polls: end its older poll, and register this one. Returns a function that unregisters it."""
+    def begin_poll(self, worker: str, end: Callable[[], None], owner: str = "") -> Callable[[], None]:
+        """A worker polls with the token named ``owner``: end its older poll, and register this one.
+
+        Returns a function that unregisters it.
+        """
         self._count += 1
-        poll = _Poll(self._count, self._now(), end)
+        poll = _Poll(self._count, self._now(), end, owner)
         polls = self._open.setdefault(worker, [])
-        if polls:
-            self._end(worker, polls[0])
+        older = next((one for one in polls if one.owner == owner), None)
+        if older is not None:
+            self._end(worker, older)
         polls.append(poll)
 
         def forget() -> None:
@@ -90,25 +96,32 @@ class Workers:
         return forget
 
     def announced(self, mark: str, worker: str) -> None:
-        """Redis has carried out a poll of this worker with this mark, sent by another daemon or by this one."""
+        """Redis has carried out a poll of this worker with this mark, sent by another daemon or by this one.
+
+        The mark is the serial of the poll, followed by a space and the name of its token, if there is one.
+        """
         polls = self._open.get(worker, ())
+        mark, _, owner = mark.partition(" ")
         if mark.startswith(self._process):
             newest = int(mark[len(self._process) :])
             for poll in polls:
                 poll.announced = poll.announced or newest >= poll.number
             return
         for poll in polls:
-            if poll.announced or self._now() >= poll.began + ANNOUNCED_SECONDS:
+            if poll.owner == owner and (poll.announced or self._now() >= poll.began + ANNOUNCED_SECONDS):
                 self._end(worker, poll)
                 return
 
     def _end(self, worker: str, older: _Poll) -> None:
+        # A worker's name may have any character, a token's no line break.
+        whose = f"{older.owner}\n{worker}" if older.owner else worker
+
         def may_end(first: bool) -> Deferred[None] | None:
             if first:
                 older.end()
                 return None
             _remember(self._shared, worker, self._now())
-            return self._once("warned", worker, WARN_EVERY_MS).addCallback(warn)
+            return self._once("warned", whose, WARN_EVERY_MS).addCallback(warn)
 
         def warn(first: bool) -> None:
             if first:
@@ -120,13 +133,11 @@ class Workers:
 
         def without_redis(failure: Failure) -> bool:
             failure.trap(Unavailable)
-            return self._first_without_redis(worker)
+            return self._first_without_redis(whose)
 
-        self._once("replaced", worker, END_EVERY_MS).addErrback(without_redis).addCallback(
-            may_end
-        ).addErrback(lambda failure: failure.trap(Unavailable)).addErrback(
-            lambda failure: log.failure("an older poll of a worker could not be ended", failure)
-        )
+        self._once("replaced", whose, END_EVERY_MS).addErrback(without_redis).addCallback(may_end).addErrback(
+            lambda failure: failure.trap(Unavailable)
+        ).addErrback(lambda failure: log.failure("an older poll of a worker could not be ended", failure))
 
     def _first_without_redis(self, worker: str) -> bool:
         """Like ``once("replaced", ...)``, but within this process, while Redis is away."""

@@ -116,6 +116,7 @@
 --   k   answer          nonce of this answer, which differs from those of other answers to the same request
 --   n   poll            serial number of a new poll of its worker, published to the other daemons
 --   q   queues          the lists (popmany)
+--   o   owner           the name of the token it was made with; not for the scripts
 -- FailOptions: the options of a fail.
 --   e   error           an Error
 --   d   delay           used instead of the backoff
