@@ -90,7 +90,7 @@ def test_both_are_served_and_wait_for_their_tasks(
 
 def test_the_log_warns_of_it_once_a_minute(pair: tuple[Daemon, Daemon], q: str) -> None:
     def warnings() -> int:
-        return sum(one.log.count(f"polls as worker='{q}'") for one in pair)
+        return sum(one.log.count(f"poll as worker='{q}'") for one in pair)
 
     polls = [poll(pair[n % 2], q, f"wait=20&worker={q}") for n in range(2)]
     assert is_replaced(polls[0].answer(3))
