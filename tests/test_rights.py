@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -297,7 +299,9 @@ def test_a_pusher_reads_its_tasks_and_no_others(callers: Callers) -> None:
     ask("push-other", "GET", f"/api/queues/b1/tasks/{task_id}?wait=0.1").refused(404, "not_found")
 
 
-def test_without_payloads_nothing_that_producers_and_workers_wrote_is_shown(callers: Callers) -> None:
+def test_without_payloads_nothing_that_producers_and_workers_wrote_is_shown(
+    callers: Callers, module_redis_process: RedisServer
+) -> None:
     ask, q = callers.ask, "a-hidden"
     written = "SECRET"
     error = {"type": f"{written}-type", "message": f"{written}-message", "trace": f"{written}-trace"}
@@ -343,6 +347,14 @@ def test_without_payloads_nothing_that_producers_and_workers_wrote_is_shown(call
     # Nor can it be found out by searching.
     ask("states", "GET", f"/api/queues/{q}/tasks?state=dead&search={written}").refused(403, "forbidden")
     assert ask("view", "GET", f"/api/queues/{q}/tasks?state=dead&search={written}").ok()["tasks"]
+    # Nor by trying out what the cursor behind another program's element is a hash of.
+    module_redis_process.command("LPUSH", f"{q}-raw", f'"{written}"', "1")
+    page = ask("states", "GET", f"/api/queues/{q}-raw/tasks?state=ready&limit=1").ok()
+    digest = hashlib.sha1(f'"{written}"'.encode(), usedforsecurity=False).hexdigest()
+    assert digest not in page["cursor"]
+    cursor = quote(page["cursor"])
+    last = ask("states", "GET", f"/api/queues/{q}-raw/tasks?state=ready&limit=1&cursor={cursor}").ok()
+    assert len(page["tasks"]) == len(last["tasks"]) == 1 and last["cursor"] != page["cursor"]
     # Who may push into the queue reads it all the same.
     assert ask("mixed-view", "GET", f"/api/queues/{q}/tasks/{ids[0]}").ok()["task"] == f"{written}-task"
     assert ask("mixed-view", "GET", f"/api/queues/{q}/tasks?state=dead").ok()["tasks"][0]["task"] is None

@@ -17,7 +17,7 @@
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
 --   SPACE .. audit  zset  line -> serial, what operators did (audit.lua); SPACE .. audit:last the last serial
 --   SPACE .. tokens zset  id of a token -> when it was used last, ms; not for the scripts
---   SPACE .. session-secret  string, what the sessions of the dashboard are signed with (no script uses it)
+--   SPACE .. session-secret  string, what sessions of the dashboard are signed with, and cursors hashed
 --
 -- Records, in msgpack. Each field has a short name ("-": the long one is used here too), its long name, and a meaning.
 -- registry/model has the same records with the same fields in the same order. A missing field has its default: nil,

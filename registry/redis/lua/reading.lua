@@ -22,10 +22,12 @@ local function each_from(list, offset, limit, each)
 end
 
 -- What an element is recognised by later: the whole of a task's short element; the length and the beginning of another
--- program's.
+-- program's. Cursors show it to callers who may not see payloads: without the secret they could try out what it is of.
+local secret
 local function mark_of(e)
   if parse_element(e) then return string.sub(e, 2) end
-  return 'r' .. #e .. ':' .. redis.sha1hex(string.sub(e, 1, 1000))
+  secret = secret or call('GET', SPACE .. 'session-secret') or ''
+  return 'r' .. #e .. ':' .. redis.sha1hex(secret .. string.sub(e, 1, 1000))
 end
 
 local function has_mark(e, mark)
