@@ -72,6 +72,9 @@ def test_x_forwarded_for_is_read_from_the_right(values: list[str], client: str) 
         (["for=198.51.100.1 x"], "", False),
         ([";;;"], "", False),
         ([""], "", False),
+        (["for=198.51.100.1;proto=https, ,"], "198.51.100.1", True),
+        (['for="a;b\\"c, d", for=198.51.100.1;proto="https"'], "198.51.100.1", True),
+        (['for="198.51.100.1;proto="https'], "", False),
     ],
 )
 def test_forwarded(values: list[str], client: str, is_https: bool) -> None:
@@ -80,6 +83,16 @@ def test_forwarded(values: list[str], client: str, is_https: bool) -> None:
     # Most proxies write the other header and pass this one on.
     assert PROXIES.client([b"198.51.100.9"], forwarded) == "198.51.100.9"
     assert PROXIES.is_https([b"https"], forwarded) and not PROXIES.is_https([b"https, http"], forwarded)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("piece", ['"\\', '\\"', '";', "for=1;", ";", ",", '",'])
+def test_the_longest_forwarded_header_costs_no_more_than_its_length(piece: str) -> None:
+    # Anybody can send one. Read again from each of its quotes, it stopped the daemon for minutes.
+    value = ('for="' + piece * 16_000)[:32_000].encode()
+    assert PROXIES.client([], [value]) == ""
+    assert not PROXIES.is_https([], [value])
+    assert PROXIES.client([], [value, b"for=198.51.100.1"]) == "198.51.100.1"
 
 
 def test_who_is_trusted() -> None:

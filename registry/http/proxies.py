@@ -18,7 +18,10 @@ from registry.values import UNIX
 MAX_HOPS: Final = 32
 _PORT = re.compile(r"(?P<v4>[0-9.]+):\d{1,5}|\[(?P<v6>[0-9A-Fa-f:.]+)\](?::\d{1,5})?")
 # A member of a Forwarded header: name=token or name="quoted text".
-_MEMBER = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)\s*')
+_MEMBER = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*+"|[^\s;,"]*+)\s*')
+# Anybody can send a Forwarded header, so these never read a character twice.
+_CLOSED = re.compile(r'(?:[^"]++|"(?:[^"\\]|\\.)*+")*+', re.DOTALL)
+_PIECE = re.compile(r'[^",;]++|"(?:[^"\\]|\\.)*+"|([,;])', re.DOTALL)
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -60,7 +63,7 @@ class Proxies:
         if forwarded_for:
             hops = [part.strip() for part in _text(forwarded_for).split(",")]
         else:
-            hops = [_member(element, "for") for element in _elements(forwarded)]
+            hops = [_member(element, "for") for element in _elements(forwarded)[-MAX_HOPS:]]
         found = ""
         for hop in reversed(hops[-MAX_HOPS:]):
             ip = _ip(_without_port(hop))
@@ -85,15 +88,29 @@ def _text(values: Sequence[bytes]) -> str:
     return b",".join(values).decode("latin-1")
 
 
-def _elements(forwarded: Sequence[bytes]) -> list[str]:
-    """The elements of Forwarded headers; a comma inside quotes does not divide them."""
-    return re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^,"])+', _text(forwarded))
+def _elements(forwarded: Sequence[bytes]) -> list[list[str]]:
+    """The elements of Forwarded headers, each a list of members; a separator inside quotes does not divide them."""
+    text = _text(forwarded)
+    closed = _CLOSED.match(text)
+    end = closed.end() if closed else 0
+    # A quote that is never closed quotes nothing, but makes its member malformed.
+    text = text[:end] + text[end:].replace('"', "?")
+    elements: list[list[str]] = [[]]
+    start = 0
+    for piece in _PIECE.finditer(text):
+        if piece[1]:
+            elements[-1].append(text[start : piece.start()])
+            start = piece.end()
+            if piece[1] == ",":
+                elements.append([])
+    elements[-1].append(text[start:])
+    return [members for members in elements if len(members) > 1 or members[0].strip()]
 
 
-def _member(element: str, name: str) -> str:
+def _member(element: Sequence[str], name: str) -> str:
     """The value of a member of an element, "" if it is not there exactly once or the element is malformed."""
     found = ""
-    for part in re.split(r';(?=(?:[^"]*"[^"]*")*[^"]*$)', element):
+    for part in element:
         member = _MEMBER.fullmatch(part)
         if member is None:
             return ""
