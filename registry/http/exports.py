@@ -8,7 +8,7 @@ that is no JSON, holds a line break or has white space around it is in ``payload
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -80,7 +80,7 @@ class Record(Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     due_at: Moment | None = None
     ready_since: Moment | None = None
     last_lease: ShortText | None = None
-    progress: int | float | None = None
+    progress: float | None = None
     message: Annotated[str, Meta(max_length=1024)] | None = None
     cancelled: bool = False
     history: Annotated[list[AttemptRecord], Meta(max_length=20)] = []
@@ -197,8 +197,8 @@ def _bytes_of(members: dict[str, Part], name: str, encoded: str) -> bytes | None
     part = members.get(encoded)
     if part is not None:
         try:
-            return b64decode(part.whole().strip(b'"'), validate=True)
-        except ValueError:
+            return msgspec.json.decode(part.whole(), type=bytes)
+        except msgspec.DecodeError:
             raise BadBody(f"its {encoded!r} is not base64.") from None
     part = members.get(name)
     # In an export, a result of null is written as null, and no result as none.
