@@ -234,7 +234,7 @@ def test_the_address_is_told_by_trusted_proxies_alone(behind: Behind) -> None:
         assert refused.status == 404
     with unix(f"{behind.place}2") as local:
         assert exchange(local, request(behind, **told)).ok()["address"] == "198.51.100.1"
-    wait_until(lambda: "198.51.100.3 - - [" in behind.daemon.log)
+    wait_until(lambda: "198.51.100.3 - admin [" in behind.daemon.log)
 
 
 def test_wrong_tokens_count_against_the_client_and_not_the_proxy(behind: Behind) -> None:
