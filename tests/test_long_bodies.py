@@ -92,6 +92,7 @@ COSTLY = {
     "line ends": ("lines", b"\n" * SIZE),
     "spaces": ("lines", b" " * SIZE),
     "numbers on lines": ("lines", b"1\n" * (SIZE // 2)),
+    "a thousand lines": ("lines", full(b"[" + b"1.0," * 260 + b"1]", b"", b"", b"\n")),
     "a long line": ("lines", full(b"[]") + b"\n"),
     "acks of nothing": ("settle", full(b"[]", b'{"acks":[', b"]}")),
     "acks of numbers": ("settle", full(b"1.0", b'{"acks":[', b"]}")),
