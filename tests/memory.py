@@ -59,6 +59,12 @@ class Memory:
     def name_of(self, key: bytes) -> bytes:
         return key
 
+    def queue_of(self, entry: Entry) -> bytes:
+        return entry.key
+
+    def family_of(self, entry: Entry) -> bytes:
+        return entry.key.rpartition(b":")[0]
+
     def ack(self, name: bytes, lease: bytes, result: bytes) -> Entry:
         return self.of_lease(name, lease, result)
 
@@ -110,10 +116,10 @@ class Memory:
         if not line:
             return [1]
         task, payload, attempt = line.popleft()
-        raw = int(not task)
+        since = 0 if task else -1
         task = task or b"%011xA%012x" % (self.now_ms(), next(self._raw))  # the A of what nobody checked
         self.held[task + b"-" + nonce] = (name, task, payload, attempt + 1)
-        return [0, task, payload, attempt + 1, raw, HANDOVER_MS, False]
+        return [0, task, payload, attempt + 1, since, HANDOVER_MS, False]
 
     def _popmany(self, first: bytes, names: Sequence[bytes], nonce: bytes, count: int) -> list[Any]:
         given: list[Any] = []

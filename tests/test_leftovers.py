@@ -10,7 +10,7 @@ from msgspec import msgpack
 
 from registry.model import PopOptions
 from registry.redis.store import encode_options
-from tests.bench import Bench, wait
+from tests.bench import DEATHS, Bench, wait
 
 pytestmark = pytest.mark.every_redis
 
@@ -104,7 +104,8 @@ async def test_an_ack_of_the_same_lease_at_another_queue_is_none(bench: Bench) -
     [reply] = await bench.call("pop", [bench.store.pop(b"q", nonce, 5000, encode_options({"l": True}))])
     lease = reply[1] + b"-" + nonce
     acks = [bench.store.of_lease(name, lease, b"") for name in (b"q", b"other", b"q")]
-    assert await bench.call("ack", acks) == [[0, b"done"], [1], [0, b"done"]]
+    [[*done, run], *others] = await bench.call("ack", acks)
+    assert [done, *others] == [[0, b"done"], [1], [0, b"done"]] and run >= 0
 
 
 # How much at once
@@ -203,3 +204,26 @@ async def test_a_full_redis_refuses_nothing_that_leads_to_less(bench: Bench) -> 
         assert await cancel(bench, b"other", task) == [0, b"cancelled"]
     finally:
         bench.redis("CONFIG", "SET", "maxmemory", "0")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sweep_collects_the_numbers_of_deaths_and_leaves_none(bench: Bench) -> None:
+    died: list[tuple[bytes, int]] = []
+
+    def collect(name: bytes, count: int) -> None:
+        died.append((name, count))
+
+    # One on its own, two that a sweep finds, and one that a worker gave up.
+    await cancel(bench, b"a", (await bench.push((b"a", b"1")))[0])
+    await bench.push((b"a", b"2"), (b"b", b"3"), options={"x": 1})
+    await wait(0.01)
+    await bench.push((b"c", b"4"))
+    [(lease, *_)] = await bench.pop(b"c")
+    await bench.call("fail", [bench.store.of_lease(b"c", lease, msgpack.encode({"n": True}))])
+    await bench.store.sweep(100, 200, collect)
+    assert bench.redis("EXISTS", DEATHS) == 0
+    total = {name: sum(count for one, count in died if one == name) for name, _ in died}
+    assert total == {b"a": 2, b"b": 1, b"c": 1}
+    died.clear()
+    await bench.store.sweep(100, 200, collect)
+    assert died == []

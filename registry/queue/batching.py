@@ -94,6 +94,8 @@ class Batching:
         self._flushing = False
         # The replies of a group are delivered inside this context, so that their answers can be written together.
         self.corked: Callable[[], AbstractContextManager[None]] = nullcontext
+        # Called with each group that Redis has answered: the verb, the entries, their replies, and how long Redis took, s.
+        self.replied: Callable[[str, list[Any], list[Any], float], None] = lambda *group: None
 
     @property
     def idle(self) -> bool:
@@ -172,10 +174,14 @@ class Batching:
             except Exception:  # it must not count as in flight for ever
                 sent = fail()
             sent.addCallbacks(
-                self._answered, self._failed, callbackArgs=(group, verb), errbackArgs=(group, verb)
+                self._answered,
+                self._failed,
+                callbackArgs=(group, verb, self._now()),
+                errbackArgs=(group, verb),
             )
 
-    def _answered(self, replies: list[Any], group: list[Any], verb: str) -> None:
+    def _answered(self, replies: list[Any], group: list[Any], verb: str, sent_at: float) -> None:
+        seconds = self._now() - sent_at
         self._in_flight -= 1
         if 0 < len(replies) < len(group) and verb.removesuffix(_LARGE_SUFFIX) in MAY_STOP:
             self._put_first(verb, group[len(replies) :])
@@ -197,6 +203,7 @@ class Batching:
             # Pollers woken by these replies ask now, not in the next turn.
             if self._turns:
                 self.flush()
+        self.replied(verb.removesuffix(_LARGE_SUFFIX), group, replies, seconds)
 
     def _large_over(self) -> None:
         """A large call has ended: the small entries that wait go before the next large one."""

@@ -23,12 +23,12 @@ class Delivery:
     """
 
     __slots__ = (
-        "answer", "attempt", "holders", "id", "lease", "lease_ms", "leased", "name", "payload", "raw", "replayed", "traceparent",
+        "answer", "attempt", "holders", "id", "lease", "lease_ms", "leased", "name", "payload", "replayed", "traceparent",
     )  # fmt: skip
 
     def __init__(self, name: bytes, nonce: bytes, leased: bool, reply: list[Any]) -> None:
         self.name = name
-        self.id, self.payload, self.attempt, self.raw, self.lease_ms, self.traceparent = reply[1:7]
+        self.id, self.payload, self.attempt, _, self.lease_ms, self.traceparent = reply[1:7]
         self.leased = leased
         self.replayed = len(reply) > 7 and reply[7] == 1
         self.lease = self.id + b"-" + (reply[9] if self.replayed else nonce)

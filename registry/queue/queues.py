@@ -26,6 +26,7 @@ from registry.queue.pollers import Polls
 from registry.queue.promise import Receiver
 from registry.queue.roster import Roster
 from registry.queue.staging import is_large, stage
+from registry.queue.tally import Tally
 from registry.queue.wait_lists import WaitLists
 from registry.redis.faults import error_from_reply
 from registry.redis.store import Entry, Store, encode_options
@@ -56,6 +57,8 @@ class Queues:
         self.later = later
         self.ids = Ids()
         self.batching = Batching(self._send, later, store.away, redis_wait, now)
+        self.tally = Tally(store)
+        self.batching.replied = self.tally.replied
         self.draining = False
         self.wait_lists = WaitLists(later)
         self.handover = Handover(self)
@@ -118,6 +121,7 @@ class Queues:
                 raise error_from_reply(reply)
             if len(reply) > 2:
                 return reply[1].split(b","), True
+            self.tally.of(name).pushed += len(tails)
             for _ in tails:
                 if name not in self.wait_lists.lists:
                     break

@@ -101,13 +101,15 @@ class Sweeper:
             # Redis refused these a moment ago. Apply them before a sweep lets a confirmed hand-over expire.
             return succeed(None)
 
+        died = self._queues.tally.died
+
         def swept(reply: list[int]) -> Deferred[None] | None:
             queues, moves = reply
             if queues >= QUEUES_PER_SWEEP or moves >= MOVES_PER_QUEUE:
-                return self._store.sweep(QUEUES_PER_SWEEP, MOVES_PER_QUEUE).addCallback(swept)
+                return self._store.sweep(QUEUES_PER_SWEEP, MOVES_PER_QUEUE, died).addCallback(swept)
             return None
 
-        return self._store.sweep(QUEUES_PER_SWEEP, MOVES_PER_QUEUE).addCallback(swept)
+        return self._store.sweep(QUEUES_PER_SWEEP, MOVES_PER_QUEUE, died).addCallback(swept)
 
     @inlineCallbacks
     def recheck(self) -> Any:

@@ -22,6 +22,7 @@ class Keys:
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = start = prefix.encode()
+        self.colons = start.count(b":")
         # The keys for all queues together begin with this; no queue's list can have such a name.
         self.space = space = b"{%bregistry}" % start
         self.index = space + b"index"
@@ -78,6 +79,10 @@ class Keys:
     def roster(self, process: bytes) -> bytes:
         """What a process knows of its workers."""
         return self.space + b"roster:" + process
+
+    def metrics(self, daemon: str) -> bytes:
+        """The numbers of the processes of a daemon: slot -> numbers."""
+        return self.space + b"metrics:" + daemon.encode()
 
     def worker_mark(self, what: str, worker: str) -> bytes:
         """A mark that ``what`` was done about a worker; it exists for as long as that must not be repeated."""

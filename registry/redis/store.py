@@ -7,7 +7,7 @@ one call carries up to 128 of them. The top of each Lua file says what a reply m
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct, msgpack
@@ -86,6 +86,18 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
     def name_of(self, key: bytes) -> bytes:
         """The queue whose list has this key."""
         return self.keys.name_of(key)
+
+    def queue_of(self, entry: Entry) -> bytes:
+        """The queue that this entry asks; of several, the first."""
+        return self.keys.name_of(entry.key.partition(b"\r\n")[2][:-2])
+
+    def family_of(self, entry: Entry) -> bytes:
+        """The entry's key up to the first colon of its queue's name; b"" where that has none."""
+        key = entry.key
+        at = key.find(b":")
+        for _ in range(self.keys.colons):
+            at = key.find(b":", at + 1)
+        return key[:at] if at > 0 else b""
 
     # The arguments of each verb, encoded. See the Lua file of the same name.
 
@@ -325,15 +337,22 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
         except ResponseError as error:
             self._link.report(str(error))
 
-    def sweep(self, queues: int, moves: int) -> Deferred[list[int]]:
-        """Sweep at most ``queues`` queues that are due, ``moves`` moves per queue and kind; fires with [queues swept, moves made]."""
+    def sweep(
+        self, queues: int, moves: int, died: Callable[[bytes, int], None] = lambda name, count: None
+    ) -> Deferred[list[int]]:
+        """Sweep at most ``queues`` queues that are due, ``moves`` moves per queue and kind; fires with [queues swept, moves made].
+
+        ``died(name, count)`` is called for each queue some of whose tasks became dead since the last sweep of any daemon.
+        """
         sent_at = self._monotonic()
 
-        def swept(reply: list[int]) -> list[int]:
+        def swept(reply: list[Any]) -> list[int]:
             # Redis's clock may be set at any time. A reply that took long is no evidence of that, and its delay is no reason to
             # set our clock back.
             if self._monotonic() - sent_at < CLOCK_SECONDS and abs(reply[2] - self.now_ms()) > CLOCK_JUMP_MS:
                 self.set_clock(reply[2])
+            for key, count in zip(reply[3::2], reply[4::2], strict=True):
+                died(self.name_of(key), int(count))
             return reply[:2]
 
         d = self._run_once("sweep", bulk(b"%d" % queues) + bulk(b"%d" % moves), 2)

@@ -2,8 +2,9 @@
 -- Ack: the task is done. A repeat within ten minutes gets the same reply.
 -- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none, the byte 255 for one that was too
 --   large).
--- Reply per entry: {0, 'done'} · {0, 'late'} the lease had run out, but nobody else has the task · {1} the lease is
---   lost · {8, text}; of the first entries only, where the tasks' records are large.
+-- Reply per entry: {0, 'done', for how long it ran, ms, -1 for unknown} · {0, 'late', the same} the lease had run out,
+--   but nobody else has the task · {0, 'done'} a repeat · {1} the lease is lost · {8, text}; of the first entries only,
+--   where the tasks' records are large.
 local TEN_MINUTES = 600000
 local acked, traces, freed = {}, {}, {}
 
@@ -53,6 +54,7 @@ local function ack(i, list, lease, result)
     task.o = last and {i = lease, w = last.w, f = last.f}
     task.y, status = nil, 'late'
   end
+  local run = task.o and task.o.f and now - task.o.f or -1
   make_done(list, tag, id, task, result, false)
   if holds then
     local leases = freed[list] or {}
@@ -64,7 +66,7 @@ local function ack(i, list, lease, result)
   here[lease] = true
   traces[list], acked[list] = queue_traces, here
   due(list, now + TEN_MINUTES)
-  return {0, status}
+  return {0, status, run}
 end
 
 local replies = {}

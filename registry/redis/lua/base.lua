@@ -15,6 +15,7 @@
 --   {Q}i: strings, answers remembered for an Idempotency-Key, each with a time to live
 --   undo:{Q}… lists, what operators deleted, each with a time to live (aside.lua)
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
+--   SPACE .. deaths  hash  Q -> how many of its tasks died since a sweep collected the numbers
 --   SPACE .. audit  zset  line -> serial, what operators did (audit.lua); SPACE .. audit:last the last serial
 --   SPACE .. tokens zset  id of a token -> when it was used last, ms; not for the scripts
 --   SPACE .. session-secret  string, what sessions of the dashboard are signed with, and cursors hashed

@@ -141,7 +141,14 @@ local function trim_dead(list, tag, limit)
   return excess - #gone
 end
 
+-- How many tasks of each queue this call has made dead. The sweeper collects the numbers.
+local deaths = {}
+before_end[#before_end + 1] = function()
+  for list, count in pairs(deaths) do call('HINCRBY', SPACE .. 'deaths', list, count) end
+end
+
 local function bury(list, tag, id, task, reason, err)
+  deaths[list] = (deaths[list] or 0) + 1
   local forget = dead_until(tag, task, now)
   call('ZADD', tag .. 'x', score(forget), id)
   task.s, task.y, task.z, task.er, task.du = 'x', reason, now, err or task.er, nil

@@ -32,7 +32,7 @@ local function replay(memory, fingerprint, answer)
       if #task.o.k > MAX_ANSWERS then table.remove(task.o.k, 1) end
       save_task(tag, id, task)
       local payload = call('HGET', tag .. 't', id)
-      held[#held + 1] = {0, id, payload, task.a, 0, tonumber(ends) - now, task.tp or false, 1, list, nonce}
+      held[#held + 1] = {0, id, payload, task.a, -1, tonumber(ends) - now, task.tp or false, 1, list, nonce}
     end
   end
   return #held > 0 and held or nil

@@ -3,7 +3,7 @@
 -- tasks die, traces of acknowledged leases are removed.
 -- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after so many moves in
 --   all, no further queue.
--- Reply: {queues swept, moves made, the time}.
+-- Reply: {queues swept, moves made, the time, Q, how many of its tasks died since the last sweep of any daemon, …}.
 local moves, per_kind = 0, tonumber(ARGV[5])
 -- Forgetting an acknowledged lease is one command for many.
 local TRACES_PER_MOVE = 10
@@ -142,4 +142,10 @@ for _, list in ipairs(queues) do
     call('ZADD', INDEX, now + 1000, list)
   end
 end
-return finish({swept, moves, now})
+local reply = {swept, moves, now}
+for list, count in pairs(deaths) do reply[#reply + 1], reply[#reply + 2] = list, count end
+deaths = {}
+local others = call('HGETALL', SPACE .. 'deaths')
+for _, word in ipairs(others) do reply[#reply + 1] = word end
+if #others > 0 then call('DEL', SPACE .. 'deaths') end
+return finish(reply)

@@ -73,17 +73,18 @@ local function pop_one(list, nonce, lease_ms, opts, room)
     local e, p = next_element(list, q)
     if not e then return {1} end
     local id, generation = parse_element(e)
-    local payload, task, raw, stale = nil, nil, 0, false
+    local payload, task, since, stale = nil, nil, 0, false
     if id then
       payload = call('HGET', tag .. 't', id)
       task = payload and q.metas and load_task(tag, id) or nil
       stale = not payload or is_stale(task, generation)
+      since = task and task.rs or 0
     else
       made = made + 1
       -- The capital A marks a payload that was never checked; no id made by a push has one.
       -- The ids of one call are in the order of the list.
       id = string.format('%011xA%03x%04x%s', now, clock[2] % 1000, made, string.sub(nonce, 1, 5))
-      payload, raw = e, 1
+      payload, since = e, -1
     end
     if stale then
       lift_tombstone(tag, p)
@@ -95,7 +96,7 @@ local function pop_one(list, nonce, lease_ms, opts, room)
       call('RPUSH', p == 0 and list or tag .. p, e)
       return {9}
     else
-      if raw == 1 then call('HSET', tag .. 't', id, e) end
+      if since == -1 then call('HSET', tag .. 't', id, e) end
       local lease = id .. '-' .. nonce
       local rules = q.rules or {}
       local length = lease_ms > 0 and lease_ms or (task and task.l) or lease_of(rules)
@@ -112,7 +113,7 @@ local function pop_one(list, nonce, lease_ms, opts, room)
         q.metas = true
       end
       due(list, now + length)
-      return {0, id, payload, attempt, raw, length, task and task.tp or false}
+      return {0, id, payload, attempt, since, length, task and task.tp or false}
     end
   end
   return {2}
@@ -187,7 +188,7 @@ local function pop_together(list, asks, from, room, bound)
       fields[#fields + 1], fields[#fields + 2] = id, cmsgpack.pack(task)
     end
     leases[2 * j - 1], leases[2 * j] = score(now + length), lease
-    given[j] = {0, id, payload, task and task.a or 1, 0, length, task and task.tp or false}
+    given[j] = {0, id, payload, task and task.a or 1, task and task.rs or 0, length, task and task.tp or false}
     first, room, read = math.min(first, now + length), room - #payload, read + #payload
   end
   at_once = read < SMALL_BYTES and math.min(2 * at_once, MAX_AT_ONCE) or AT_ONCE
