@@ -67,6 +67,7 @@ setup(
         "python-dotenv>=1.2.1",
         "cronsim>=2.8",
         "tzdata>=2025.2",
+        "prometheus-client>=0.26",
         # registryctl
         "click>=8.5",
         "httpx2>=2.16",

@@ -33,7 +33,7 @@ from registry.listening import ListeningSocket, adopt
 log = Logger()
 
 # The environment variable that marks a process as a child: JSON,
-# {"slot": 0, "bound": [[fd, slot, endpoint], …], "tokens": false, "warnings": ["…", …]}.
+# {"daemon": "…", "slot": 0, "bound": [[fd, slot, endpoint], …], "tokens": false, "warnings": ["…", …]}.
 VARIABLE = "REGISTRY_CHILD"
 LINK = 3  # the file descriptor of the link
 ALIVE_SECONDS = 10.0
@@ -80,7 +80,8 @@ class Parent:
     def __init__(self, reactor: Any, settings: str) -> None:
         self._reactor = reactor
         read = json.loads(settings)
-        self._slot: int = read["slot"]
+        self.daemon: str = read["daemon"]  # the same for all children of the parent
+        self.slot: int = read["slot"]
         self.has_tokens: bool = read["tokens"]  # there were tokens since the parent began
         self.warnings: list[str] = read["warnings"]  # about the addresses that the parent listens on
         self._bound = [ListeningSocket(*one) for one in read["bound"]]
@@ -103,7 +104,7 @@ class Parent:
     def listen(self, factory: Any, ports: list[Any], layers: Layers) -> None:
         """Accept on the sockets of this slot and on the shared ones; ``ports`` is kept up to date."""
         self._factory, self._ports, self._layers = factory, ports, layers
-        ports += self._adopt(None) + self._adopt(self._slot)
+        ports += self._adopt(None) + self._adopt(self.slot)
 
     def _adopt(self, slot: int | None) -> list[Any]:
         return [

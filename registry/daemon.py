@@ -10,7 +10,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, succeed
@@ -48,6 +48,8 @@ from registry.listening import (
     raise_file_limit,
     startup_error,
 )
+from registry.metrics import Metrics, Sources
+from registry.queue.census import Census
 from registry.queue.completions import Completions
 from registry.queue.inspector import Inspector
 from registry.queue.last_used import LastUsed
@@ -194,6 +196,7 @@ class Daemon(StopsOnce):
             self._gate,
             self._sessions,
             TokenList(self._gate, last_used.read),
+            lambda: self._metrics.page(),
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
@@ -217,7 +220,23 @@ class Daemon(StopsOnce):
         )
         self._stalls = StallWatch(reactor.callLater)
         self.queues.batching.corked = self.server.corked
+        self._metrics = self._make_metrics(inspector)
+        self.queues.heartbeat.share = self._metrics.share
         self._built = True
+
+    def _make_metrics(self, inspector: Inspector) -> Metrics:
+        server, parent = self.server, self._parent
+
+        def answered() -> Iterator[tuple[str, str, int, int]]:
+            yield from self.api.answered()
+            for status, count in server.unrouted.items():
+                yield "", "", status, count
+
+        sources = Sources(
+            answered, server.refused, lambda: len(server.connections), self._stalls.lags, self._gate.expiries
+        )
+        daemon, slot = (parent.daemon, parent.slot) if parent is not None else ("", 0)
+        return Metrics(self.queues, Census(self.queues, inspector), sources, daemon, slot)
 
     @inlineCallbacks
     def _on_redis_connected(self, link: Link) -> Any:

@@ -87,6 +87,7 @@ class Processes(StopsOnce):
         self.output = output
         self._environ = environ
         self._fail = fail
+        self._id = os.urandom(6).hex()
         self._notifier = Notifier(reactor, environ)
         self._embedded: Embedded | None = None
         self.binder = SocketBinder(reactor, config.processes)
@@ -180,7 +181,13 @@ class Processes(StopsOnce):
                 os.path.abspath(path) for path in sys.path if os.pathsep not in path
             ),
             VARIABLE: json.dumps(
-                {"slot": slot, "bound": bound, "tokens": self._has_tokens, "warnings": self._warnings}
+                {
+                    "daemon": self._id,
+                    "slot": slot,
+                    "bound": bound,
+                    "tokens": self._has_tokens,
+                    "warnings": self._warnings,
+                }
             ),
         }
 

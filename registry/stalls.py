@@ -16,6 +16,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from registry.histogram import Histogram
+
 log = Logger()
 
 # All in seconds: the delay of a beat that counts as a stall; the interval of beats; the interval of the thread's checks.
@@ -24,14 +26,20 @@ BEAT_SECONDS = 0.1
 CHECK_SECONDS = 0.1
 # The number of stack frames that are logged, innermost first.
 MAX_FRAMES = 6
+# Upper bounds of how late beats were, s.
+LAGS = (0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class StallWatch:
-    """Watches the thread that calls `start`, which must be the reactor's. ``later`` is the reactor's ``callLater``."""
+    """Watches the thread that calls `start`, which must be the reactor's. ``later`` is the reactor's ``callLater``.
+
+    ``lags``: how late each beat was, s.
+    """
 
     def __init__(self, later: Callable[..., Any], now: Callable[[], float] = monotonic) -> None:
         self._later = later
         self._now = now
+        self.lags = Histogram(LAGS)
         self._call: Any = None
         self._beat_at = now()
         self._seen = ""
@@ -61,6 +69,7 @@ class StallWatch:
         late = now - self._beat_at - BEAT_SECONDS
         seen, self._seen = self._seen, ""
         self._beat_at = now
+        self.lags.add(max(0.0, late))
         if late > STALL_SECONDS:
             log.warn(
                 "the reactor was blocked for {seconds:.2f} s: {where}",

@@ -85,6 +85,7 @@ TABLE: dict[str, tuple[set[str], list[tuple[str, str, Any]]]] = {
     "sign_out": (EVERYBODY, [("DELETE", "/api/session", b"")]),
     "healthz": (EVERYBODY, [("GET", "/healthz", b""), ("HEAD", "/healthz", b"")]),
     "readyz": (EVERYBODY, [("GET", "/readyz", b"")]),
+    "metrics": (VIEW, [("GET", "/metrics", b""), ("HEAD", "/metrics", b"")]),
 }
 
 

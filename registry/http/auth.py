@@ -204,6 +204,11 @@ class Gate:
             if not access.is_over and access.expires_at < self._next_expiry:
                 self._next_expiry = access.expires_at
 
+    def expiries(self) -> list[tuple[str, float]]:
+        """The tokens that expire, by name, and when, in s since 1970; the first one first."""
+        found = [(access.name, access.expires_at) for _, access in self._by_hash.values()]
+        return sorted([one for one in found if one[1] < math.inf], key=lambda one: one[1])
+
     def has_expired(self) -> bool:
         """Whether a token has expired since this was last asked; what is remembered of heads must be forgotten then."""
         if self._now() < self._next_expiry:

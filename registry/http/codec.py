@@ -58,12 +58,15 @@ class Answer(Struct, eq=False):
     """A response: ``status``, the body's bytes, headers beside the common ones.
 
     ``deliveries``: the tasks that this answer hands over, leased or not; the writer of the answer confirms them or puts them back.
+    ``code``: of an error. ``media``: the Content-Type, b"" for JSON.
     """
 
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
     deliveries: tuple[Delivery, ...] = ()
+    code: str = ""
+    media: bytes = b""
 
 
 def json_answer(status: int, value: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
@@ -122,7 +125,9 @@ def cut_bytes(text: bytes, limit: int) -> bytes:
 def error_answer(status: int, code: str, sentence: str, retry_after: int = 0, **more: Any) -> Answer:
     """An error answer, ``retry_after`` in seconds; all errors have this shape."""
     headers = ((b"Retry-After", b"%d" % retry_after),) if retry_after else ()
-    return json_answer(status, {"error": mask_tokens(sentence), "code": code, **more}, headers)
+    answer = json_answer(status, {"error": mask_tokens(sentence), "code": code, **more}, headers)
+    answer.code = code
+    return answer
 
 
 def error_to_answer(error: errors.RegistryError) -> Answer:

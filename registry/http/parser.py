@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import httptools
-from msgspec import Struct
+from msgspec import Struct, field
 
 from registry.http.auth import ANYONE, STRANGER, Access, Gate, forbidden
 from registry.http.codec import names_from
@@ -63,7 +63,7 @@ class Found(Struct, frozen=True):
 
     ``parks``: the request may wait for long, and is cancelled when its client leaves. ``remembers``: the head is worth
     remembering, because the same bytes will come again. ``right``, ``or_push``, ``body``: see `registry.http.request.Route`.
-    ``many``: the path names several queues.
+    ``many``: the path names several queues. ``counts``: how often it was answered, by status.
     """
 
     verb: Callable[..., Any] | None
@@ -73,6 +73,7 @@ class Found(Struct, frozen=True):
     or_push: bool = False
     many: bool = False
     body: str = "task"
+    counts: dict[int, int] = field(default_factory=dict)
 
 
 NO_OPTIONS: dict[str, Any] = {}

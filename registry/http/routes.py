@@ -7,7 +7,7 @@ endpoints to any other twisted.web server. An endpoint takes a `Request` and ret
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from klein import Klein
@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
-from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException
 
 from registry import __version__
@@ -25,13 +24,11 @@ from registry.http.admin import Admin
 from registry.http.audit import AUDIT_OPTIONS, UNDO
 from registry.http.auth import ANYONE, STRANGER, Access, Gate, describe
 from registry.http.codec import (
-    COMMON,
     Answer,
     error_to_answer,
     failure_answer,
     json_answer,
     names_from,
-    retry_after_seconds,
 )
 from registry.http.looks import DEAD_OPTIONS, WORKERS_OPTIONS
 from registry.http.parser import Found, Head, check_right, remember
@@ -41,12 +38,14 @@ from registry.http.sessions import Sessions
 from registry.http.tasks import Tasks
 from registry.http.token_list import TOKENS_OPTIONS, TokenList
 from registry.http.validation import ALLOW, Refusal, sane_request_id
-from registry.http.web import AnyPath, WebHead
+from registry.http.web import AnyPath, WebHead, write_answer
 from registry.queue.promise import Promise, as_deferred
 
 # The rights of routes whose requests the audit may record.
 RECORDED = ("operate", "admin")
 SESSION = "/api/session"
+# The text format of Prometheus.
+METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 # The longest query that is remembered, bytes.
 MAX_QUERY = 128
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -96,12 +95,15 @@ class Api:
         gate: Gate | None = None,
         sessions: Sessions | None = None,
         tokens: TokenList | None = None,
+        metrics: Callable[[], Deferred[bytes]] | None = None,
     ) -> None:
         self._tasks = verbs
         self._admin = operations
         self._redis_state = redis_state
         self._stopping = stopping
         self._warnings = warnings
+        self._metrics = metrics
+        self._unknown: dict[int, int] = {}  # answers to requests for unknown paths, by status
         self._table = Table()
         for row in ROUTES:
             self._table.add(row)
@@ -322,6 +324,19 @@ class Api:
             return json_answer(200, {"status": "ready"})
         return json_answer(200, {"status": "ready", "version": __version__, "warnings": self._warnings()})
 
+    @route("GET", "/metrics", right="view")
+    def metrics(self, request: Request) -> Any:
+        assert self._metrics is not None
+        return self._metrics().addCallback(lambda page: Answer(200, page, media=METRICS))
+
+    def answered(self) -> Iterator[tuple[str, str, int, int]]:
+        """How many answers there were: path of the route, name of its endpoint, status, count; both empty for unknown paths."""
+        for row in ROUTES:
+            for status, count in self._found[row.verb][0].counts.items():
+                yield row.path, row.verb, status, count
+        for status, count in self._unknown.items():
+            yield "", "", status, count
+
     def resource(self) -> Any:
         """The Klein resource of all endpoints, for a server of twisted.web."""
         return self.app.resource()
@@ -338,13 +353,13 @@ class Api:
             head.segments = first, last
             return found
         # Every admitted caller learns that there is no such path, but only holders of the right learn of wrong options.
-        found = Found(None)
+        found = Found(None, counts=self._unknown)
         try:
             match = self._table.find(head.method, head.path)
             route, segments = match
-            found = Found(None, body=route.body)
-            head.name, head.segments = match.name(), segments
             once, often = self._found[route.verb]
+            found = Found(None, body=route.body, counts=once.counts)
+            head.name, head.segments = match.name(), segments
             if once.many:
                 names_from(segments[0])
             found = once
@@ -429,25 +444,8 @@ class Api:
         return self.serve(request)
 
     def _write(self, request: Any, answer: Answer) -> Any:
-        """Write the answer. Its tasks are confirmed when twisted.web has finished it, or put back if the client has gone."""
-        request.setResponseCode(answer.status)
-        headers = request.responseHeaders
-        own = (
-            (b"X-Request-Id", request.registry_id),
-            (b"Content-Length", b"%d" % len(answer.body)),
-        )
-        for name, value in (*COMMON, *own, *answer.headers):
-            headers.setRawHeaders(name, [value])
-        if answer.status == 202 and self._stopping():
-            headers.setRawHeaders(b"Connection", [b"close"])
-            headers.setRawHeaders(b"Retry-After", [b"%d" % retry_after_seconds()])
-        if not answer.deliveries:
-            return answer.body
-        finished: Deferred[None] = request.notifyFinish()
-        finished.addCallbacks(lambda _: self._tasks.delivered(answer), lambda _: self._tasks.lost(answer))
-        request.write(answer.body)
-        request.finish()
-        return NOT_DONE_YET
+        tasks = self._tasks
+        return write_answer(request, answer, self._stopping(), tasks.delivered, tasks.lost)
 
 
 def _found(row: Route, verb: Callable[..., Any]) -> tuple[Found, Found]:

@@ -64,6 +64,8 @@ class Server(Factory):  # type: ignore[misc]
         self.connections: set[Connection] = set()
         self.by_address: Counter[str] = Counter()
         self.draining = False
+        self.refused: Counter[str] = Counter()  # answers of 400 and above, by the code of the error
+        self.unrouted: dict[int, int] = {}  # answers to requests whose path was not looked at, by status
         self.now = 0.0  # s, counted in ticks: a change of the system clock must not end every connection
         self.body_bytes = 0  # of the current requests' bodies, over all connections
         self.unsent_bytes = 0  # of the answers not yet in the kernel, over all connections
@@ -154,30 +156,38 @@ class Server(Factory):  # type: ignore[misc]
         if connection.transport is not None:
             connection.transport.abortConnection()
 
-    def status_start(self, status: int) -> bytes:
-        """The beginning of an answer with this status, up to the value of X-Request-Id."""
+    def status_start(self, status: int, media: bytes = b"") -> bytes:
+        """The beginning of an answer with this status, up to the value of X-Request-Id. ``media``: its type, b"" for JSON."""
+        common = ((b"Content-Type", media), *COMMON[1:]) if media else COMMON
         start = b"HTTP/1.1 %d %b\r\n%bServer: registry\r\nDate: %b\r\nX-Request-Id: " % (
             status,
             HTTPStatus(status).phrase.encode(),
-            b"".join(b"%b: %b\r\n" % pair for pair in COMMON),
+            b"".join(b"%b: %b\r\n" % pair for pair in common),
             formatdate(time(), usegmt=True).encode(),
         )
-        self.starts[status] = start
+        if not media:
+            self.starts[status] = start
         return start
 
     def encode_answer(self, answer: Answer, head: Head) -> bytes:
         """The bytes of an answer to the request with this head."""
-        body, more = answer.body, head.fields.cors
+        body, more, status = answer.body, head.fields.cors, answer.status
+        counts = head.found.counts
+        counts[status] = counts.get(status, 0) + 1
+        if status >= 400:
+            self.refused[answer.code] += 1
         for pair in answer.headers:
             more += b"%b: %b\r\n" % pair
         if head.close or self.draining:
             more += b"Connection: close\r\n"
-            if self.draining and answer.status == 202 and b"Retry-After: " not in more:
+            if self.draining and status == 202 and b"Retry-After: " not in more:
                 more += b"Retry-After: %d\r\n" % retry_after_seconds()
         elif head.keep_alive:
             more += self.keep_alive
         return b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
-            self.starts.get(answer.status) or self.status_start(answer.status),
+            self.status_start(status, answer.media)
+            if answer.media
+            else self.starts.get(status) or self.status_start(status),
             head.request_id or next(self.ids),
             len(body),
             more,
@@ -192,10 +202,15 @@ class Server(Factory):  # type: ignore[misc]
         bodiless = line.startswith(b"HEAD ") or (head is not None and head.bodiless)
         more = b"".join(b"%b: %b\r\n" % pair for pair in refusal.headers)
         address = connection.peer
+        self.refused[refusal.code] += 1
+        counts = self.unrouted
         if head is not None:
+            if head.found.verb is not None:
+                counts = head.found.counts
             more += head.fields.cors
             if connection.is_trusted:
                 address = head.fields.client or address
+        counts[refusal.status] = counts.get(refusal.status, 0) + 1
         if self.access is not None:
             shown = head.line if head else mask_tokens(escape(line)) or "-"
             logged = head.fields.logged if head else '"-" "-"'

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.web.server import NOT_DONE_YET
 from werkzeug.routing import PathConverter
 
 from registry.http.auth import ANYONE
+from registry.http.codec import COMMON, Answer, retry_after_seconds
 
 
 class AnyPath(PathConverter):  # type: ignore[misc]
@@ -32,3 +35,35 @@ class WebHead:
         self.path, _, self.query = target.partition(b"?")
         self.get: Callable[[bytes], bytes | None] = request.getHeader
         self.address: str = getattr(request.getClientAddress(), "host", None) or "-"
+
+
+def write_answer(
+    request: Any,
+    answer: Answer,
+    stopping: bool,
+    delivered: Callable[[Answer], None],
+    lost: Callable[[Answer], None],
+) -> Any:
+    """Write an answer to a request of twisted.web; ``stopping``: the daemon stops.
+
+    Its tasks are confirmed when twisted.web has finished it (``delivered``), or put back if the client has gone (``lost``).
+    """
+    request.setResponseCode(answer.status)
+    headers = request.responseHeaders
+    own = (
+        (b"X-Request-Id", request.registry_id),
+        (b"Content-Length", b"%d" % len(answer.body)),
+    )
+    media = ((b"Content-Type", answer.media),) if answer.media else ()
+    for name, value in (*COMMON, *own, *media, *answer.headers):
+        headers.setRawHeaders(name, [value])
+    if answer.status == 202 and stopping:
+        headers.setRawHeaders(b"Connection", [b"close"])
+        headers.setRawHeaders(b"Retry-After", [b"%d" % retry_after_seconds()])
+    if not answer.deliveries:
+        return answer.body
+    finished: Deferred[None] = request.notifyFinish()
+    finished.addCallbacks(lambda _: delivered(answer), lambda _: lost(answer))
+    request.write(answer.body)
+    request.finish()
+    return NOT_DONE_YET

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from msgspec import msgpack
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 
 from registry.queue.roster import Roster
 from registry.queue.wait_lists import WaitLists
@@ -37,6 +37,8 @@ class Heartbeat:
         self._last = last_polls
         self._now = now
         self._roster = roster
+        # Called with each beat: sends what the other processes of this daemon need to answer for all of them.
+        self.share: Callable[[], Deferred[None]] = lambda: succeed(None)
 
     def _parked_here(self) -> Iterator[tuple[bytes, int]]:
         for name, wait_list in self._wait_lists.lists.items():
@@ -52,6 +54,7 @@ class Heartbeat:
     @inlineCallbacks
     def beat(self) -> Any:
         """Send the beat; a daemon that has not been polled yet sends none."""
+        yield self.share()
         polled = self._last_polls()
         if not polled:
             return

@@ -63,15 +63,15 @@ class QueueCounts:
 
 
 class Tally:
-    """``waits``: how long each task was ready before it was handed out, ms; ``runs``: from there to its ack, for leased ones.
-
-    """
+    """``waits``: how long each task was ready before it was handed out, ms; ``runs``: from there to its ack, for leased ones."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._now_ms = store.now_ms
         self.queues: dict[bytes, QueueCounts] = {}  # by label
-        self._by_key: dict[bytes, QueueCounts] = {}  # by the key of an entry, or its beginning up to the colon
+        self._by_key: dict[
+            bytes, QueueCounts
+        ] = {}  # by the key of an entry, or its beginning up to the colon
         self.waits = Histogram(LENGTHS_MS)
         self.runs = Histogram(LENGTHS_MS)
         self.round_trips = Histogram(ROUND_TRIPS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
@@ -14,6 +14,14 @@ from registry.redis.commands import Commands
 # a token was revoked cannot know that.
 FORGOTTEN_MS = 400 * 24 * 3600 * 1000
 MAX_TOKENS = 10_000
+
+
+class Health(NamedTuple):
+    """How Redis is. ``used``: its memory, ``limit``: its maxmemory, bytes, 0 for none; ``persists``: it could write to disk."""
+
+    used: int
+    limit: int
+    persists: bool
 
 
 class Presence(Commands):
@@ -45,6 +53,33 @@ class Presence(Commands):
         others = [key_of(process) for process in processes if process != self.process]
         beats = (yield self._ask(b"MGET", *others)) if others else []
         return [beat for beat in beats if beat]
+
+    @inlineCallbacks
+    def share(self, daemon: str, slot: int, numbers: bytes, life_s: int) -> Any:
+        """Write the numbers of one process of a daemon; all of them are forgotten after ``life_s``."""
+        key = self.keys.metrics(daemon)
+        yield self._ask_each((b"HSET", key, slot, numbers), (b"EXPIRE", key, life_s))
+
+    @inlineCallbacks
+    def shared(self, daemon: str) -> Any:
+        """Fires with the numbers of all processes of a daemon, by slot."""
+        flat = yield self._ask(b"HGETALL", self.keys.metrics(daemon))
+        return {int(slot): numbers for slot, numbers in zip(flat[::2], flat[1::2], strict=True)}
+
+    @inlineCallbacks
+    def health(self) -> Any:
+        """Fires with the `Health` of Redis."""
+        memory, persistence = yield self._ask_each((b"INFO", b"memory"), (b"INFO", b"persistence"))
+        told = dict(
+            line.split(b":", 1) for line in (memory + b"\r\n" + persistence).split(b"\r\n") if b":" in line
+        )
+        return Health(
+            int(told.get(b"used_memory", 0)),
+            int(told.get(b"maxmemory", 0)),
+            # A server that keeps no snapshots tells of the last one, which was none, that it was all right.
+            told.get(b"rdb_last_bgsave_status", b"ok") == b"ok"
+            and (told.get(b"aof_enabled") != b"1" or told.get(b"aof_last_write_status", b"ok") == b"ok"),
+        )
 
     def once(self, what: str, worker: str, ms: int) -> Deferred[bool]:
         """Mark ``what`` as done about this worker; fires with False when a daemon did so in the last ``ms``."""
