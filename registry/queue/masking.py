@@ -13,14 +13,14 @@ NUMBER, QUOTED = "#", "…"
 _QUOTES = (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("„", "“"), ("«", "»"))
 # An apostrophe within a word opens and closes nothing, as in: can't open 'x'.
 _QUOTED = "|".join(
-    rf"(?<!\w){a}(?:[^{b}\\\n]|\\.)*{b}(?!\w)" if a == "'" else rf"{a}(?:[^{b}\\\n]|\\.)*{b}"
+    rf"(?<!\w){a}(?:[^{b}\\\n]++|\\.)*+{b}(?!\w)" if a == "'" else rf"{a}(?:[^{b}\\\n]++|\\.)*+{b}"
     for a, b in _QUOTES
 )
 # An id in hexadecimal digits, with or without hyphens, has a digit; a word of such letters is no id.
 _HEX = "|".join(
     (
         r"\b0[xX][0-9a-fA-F]+\b",
-        r"\b(?=[a-fA-F-]*\d)[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b",
+        r"\b(?=[a-fA-F-]{0,35}\d)[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b",
         r"\b(?=[a-fA-F]*\d)[0-9a-fA-F]{8,}\b",
     )
 )
