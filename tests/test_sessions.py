@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from registry.http.auth import Gate
+from registry.http.auth import Gate, describe, time_text
 from registry.http.fields import COOKIE, Fields
 from registry.http.sessions import SECONDS, Session, Sessions
 from registry.model.tokens import Token, hash_of
@@ -71,6 +72,14 @@ def test_a_cookie_is_valid_for_twelve_hours_and_as_long_as_its_token() -> None:
     assert sessions.find([cookie]) is None
     sessions.secret = b""
     assert sessions.find([cookie]) is None
+
+
+def test_a_session_says_when_its_token_expires() -> None:
+    gate, sessions, clock = made("admin")
+    expires = datetime.fromtimestamp(clock.now + 60, UTC)
+    gate.replace([Token("me", hash_of(b"rgy_1"), ("admin",), expires=expires)])
+    access = sessions.find([value_of(sessions, gate)])
+    assert access is not None and describe(access)["expires"] == time_text(clock.now + 60)
 
 
 def test_no_byte_of_a_cookie_can_be_changed() -> None:

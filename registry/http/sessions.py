@@ -59,7 +59,7 @@ class Sessions:
                     value, self._sign(entry.token.hash, name, int(rest))
                 ):
                     entry.access.is_used = True
-                    return Session(entry.access.name, entry.access.rights)
+                    return Session(entry.access.name, entry.access.rights, entry.token.expires)
         return None
 
     def _sign(self, token_hash: str, name: bytes, expires: int) -> bytes:
@@ -88,7 +88,7 @@ class Sessions:
         expires = int(min(self._now() + SECONDS, entry.access.expires_at))
         value = self._sign(entry.token.hash, access.name.encode(), expires)
         seconds = max(0, expires - int(self._now()))
-        described = describe(Session(access.name, access.rights))
+        described = describe(Session(access.name, access.rights, entry.token.expires))
         return json_answer(200, described, [self._cookie(value, seconds, is_secure)])
 
     def sign_out(self, is_secure: bool) -> Answer:
