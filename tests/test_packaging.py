@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -28,9 +29,9 @@ TWISTD = "from twisted.scripts.twistd import run; run()"
 def copy_of_the_checkout(to: Path) -> Path:
     """The sources alone, without what older builds and runs left in the checkout."""
     left_out = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", "dropin.cache")
-    for name in ("registry", "twisted", "bin"):
+    for name in ("registry", "twisted", "bin", "monitoring"):
         shutil.copytree(ROOT / name, to / name, ignore=left_out)
-    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md", "MANIFEST.in"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, to / name)
     return to
@@ -87,6 +88,15 @@ def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
     ]
     # A twisted/__init__.py would replace Twisted's own.
     assert strangers == []
+
+
+def test_the_source_distribution_brings_the_dashboard_and_the_alerts(tmp_path: Path) -> None:
+    source = copy_of_the_checkout(tmp_path / "source")
+    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    run("sh", "-c", 'cd "$1" && exec "$2" -c "$3" "$4"', "sh", source, sys.executable, build, tmp_path)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    assert {"monitoring/alerts.yml", "monitoring/grafana.json", "registry/redis/lua/push.lua"} <= names
 
 
 def test_twistd_knows_the_installed_plugin(installed: Path) -> None:
