@@ -208,7 +208,7 @@ def test_the_holder_of_a_token_is_named_and_its_secret_is_not(
 @pytest_twisted.ensureDeferred
 async def test_the_number_of_lines_in_the_audit_is_bounded(bench: Bench) -> None:
     verb = bench.store.scripts["audit"]
-    text = verb.text.replace(b"MOST = 100000", b"MOST = 3")
+    text = verb.text.replace(b"MAX_LINES = 100000", b"MAX_LINES = 3")
     assert text != verb.text
     bench.store.scripts["audit"] = type(verb)("audit", text, bench.redis("SCRIPT", "LOAD", text))
     replies = [
