@@ -197,6 +197,7 @@ class Daemon(StopsOnce):
             self._sessions,
             TokenList(self._gate, last_used.read),
             lambda: self._metrics.page(),
+            self.verbs.orders,
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
@@ -375,6 +376,7 @@ class Daemon(StopsOnce):
             self.server.drain()
             self.queues.batching.stop_holding()
             self.queues.polls.end_all()
+            self.queues.orders.end_all()
             self._completions.end_all()
             deadline = time.monotonic() + DRAIN_SECONDS
             until = time.monotonic() + LAST_SECONDS

@@ -40,6 +40,12 @@ def test_a_message_without_its_particulars(message: str, masked: str) -> None:
     assert mask(message) == masked
 
 
+@pytest.fixture(scope="module")
+def served(pair: tuple[Daemon, Daemon]) -> Daemon:
+    """One of the two."""
+    return pair[0]
+
+
 def dead(daemon: Daemon, query: str = "") -> dict[str, Any]:
     found: dict[str, Any] = ask(daemon, "GET", f"/api/dead?{query}").ok()
     return found

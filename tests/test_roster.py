@@ -13,6 +13,12 @@ from tests.live import Daemon, wait_until
 from tests.talk import ask, eventually, leased, on, poll, pop, pushed
 
 
+@pytest.fixture(scope="module")
+def served(pair: tuple[Daemon, Daemon]) -> Daemon:
+    """One of the two."""
+    return pair[0]
+
+
 def workers(daemon: Daemon) -> dict[str | None, dict[str, Any]]:
     return {one["worker"]: one for one in ask(daemon, "GET", "/api/workers").ok()["workers"]}
 

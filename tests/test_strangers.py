@@ -46,7 +46,13 @@ def sent(callers: Callers, data: bytes, ends: bool = False) -> bytes:
 
 
 def filled(path: str) -> str:
-    known = {"<name>": SECRET, "<names>": f"{SECRET},b", "<id>": "0" * 24, "<lease>": LEASE}
+    known = {
+        "<name>": SECRET,
+        "<names>": f"{SECRET},b",
+        "<id>": "0" * 24,
+        "<lease>": LEASE,
+        "<worker>": SECRET,
+    }
     return re.sub(r"<\w+>", lambda found: known[found[0]], path)
 
 

@@ -131,7 +131,7 @@ class Admin:
         self._operations = operations
         self.trail = Trail(Audit(queues))
         self.schedules = ScheduleRequests(schedules, self.trail, turns)
-        self.looks = Looks(queues)
+        self.looks = Looks(queues, self.trail)
         self._completions = completions
         self._transfers = Transfers(queues)
         self._max_wait = max_wait

@@ -1,4 +1,4 @@
-"""What an operator looks at across all queues: why tasks are dead, and who works."""
+"""What an operator looks at across all queues: why tasks are dead, who works, and what workers are told."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ from typing import Any
 
 from twisted.internet.defer import inlineCallbacks
 
-from registry.http.codec import json_answer, text, whole
+from registry.errors import BadBody, BadName, BadOption
+from registry.http.audit import Trail
+from registry.http.codec import json_answer, name_from, text, whole
+from registry.http.json_check import check_json
+from registry.http.json_cut import load
 from registry.http.request import Options, Request
 from registry.http.rows import rfc3339
+from registry.queue.audit import Action
 from registry.queue.deaths import Deaths, Group, Pathologist
+from registry.queue.orders import ORDERS
 from registry.queue.queues import Queues
 from registry.queue.roster import Held, Look, Worker
 
 PAGE, MAX_PER_PAGE = 100, 1000
 # How many queues and workers a group names, the most frequent first.
 MAX_NAMES = 100
+# The body of an order, bytes.
+MAX_BODY = 1024
+_worker_name = text(1, 255)
 WORKERS_OPTIONS: Options = {"limit": whole(1, MAX_PER_PAGE)}
 DEAD_OPTIONS: Options = {"queue": text(1, 255), "limit": whole(1, MAX_PER_PAGE)}
 
@@ -23,9 +32,11 @@ DEAD_OPTIONS: Options = {"queue": text(1, 255), "limit": whole(1, MAX_PER_PAGE)}
 class Looks:
     """The looks. Every method takes a `Request`."""
 
-    def __init__(self, queues: Queues) -> None:
+    def __init__(self, queues: Queues, trail: Trail) -> None:
         self._pathologist = Pathologist(queues)
         self._roster = queues.roster
+        self._orders = queues.orders
+        self._trail = trail
 
     @inlineCallbacks
     def dead(self, request: Request) -> Any:
@@ -49,12 +60,48 @@ class Looks:
         found: Look = yield self._roster.look()
         shown = found.workers[: request.options.get("limit", MAX_PER_PAGE)]
         answer = {
-            "workers": [worker_row(worker) for worker in shown],
+            "workers": [self._row(worker) for worker in shown],
             "left_out": len(found.workers) - len(shown),
             "complete": found.complete,
             "at": rfc3339(found.at),
         }
         return json_answer(200, answer)
+
+    def _row(self, worker: Worker) -> dict[str, Any]:
+        # The order is that of now, also where the rest was kept for a moment.
+        name = worker.name or ""
+        return {
+            **worker_row(worker),
+            "order": self._orders.standing.get(name, "run"),
+            "order_until": rfc3339(self._orders.until.get(name)),
+        }
+
+    @inlineCallbacks
+    def order(self, request: Request) -> Any:
+        """Tell a worker to run, to be quiet or to stop."""
+        try:
+            worker = _worker_name("worker", name_from(request.segments[0]).decode())
+        except UnicodeDecodeError:
+            raise BadName("The name of a worker must be UTF-8.") from None
+        except BadOption as error:
+            raise BadName(str(error)) from None
+        if len(request.body) > MAX_BODY:
+            raise BadBody(f"The order is larger than the limit of {MAX_BODY} bytes.")
+        check_json(request.body)
+        given = load(request.body)
+        if not isinstance(given, dict) or set(given) != {"order"} or given["order"] not in ORDERS:
+            raise BadBody('The body must be {"order":"run"}, {"order":"quiet"} or {"order":"stop"}.')
+        order = given["order"]
+
+        @inlineCallbacks
+        def act(action: Action) -> Any:
+            if (yield self._orders.give(worker, order)):
+                action.has_changed()
+            until = rfc3339(self._orders.until.get(worker))
+            return json_answer(200, {"success": True, "worker": worker, "order": order, "until": until})
+
+        about = {"worker": worker, "order": order}
+        return (yield self._trail.record(request, "order", act, options=about))
 
 
 def worker_row(worker: Worker) -> dict[str, Any]:
@@ -70,7 +117,6 @@ def worker_row(worker: Worker) -> dict[str, Any]:
         "shared_name": worker.shared,
         "lease_count": worker.held,
         "leases": [_lease_row(held) for held in worker.leases],
-        "order": "run",
     }
 
 

@@ -6,12 +6,10 @@ endpoints to any other twisted.web server. An endpoint takes a `Request` and ret
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from klein import Klein
-from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -28,26 +26,22 @@ from registry.http.codec import (
     error_to_answer,
     failure_answer,
     json_answer,
-    names_from,
 )
+from registry.http.finder import SESSION, Finder, new_id
 from registry.http.looks import DEAD_OPTIONS, WORKERS_OPTIONS
-from registry.http.parser import Found, Head, check_right, remember
-from registry.http.request import Match, Request, Route, Table
+from registry.http.orders import Orders
+from registry.http.parser import Found, check_right
+from registry.http.request import Match, Request, Route
 from registry.http.schedules import SCHEDULES_OPTIONS
 from registry.http.sessions import Sessions
 from registry.http.tasks import Tasks
 from registry.http.token_list import TOKENS_OPTIONS, TokenList
-from registry.http.validation import ALLOW, Refusal, sane_request_id
+from registry.http.validation import Refusal, sane_request_id
 from registry.http.web import AnyPath, WebHead, write_answer
 from registry.queue.promise import Promise, as_deferred
 
-# The rights of routes whose requests the audit may record.
-RECORDED = ("operate", "admin")
-SESSION = "/api/session"
 # The text format of Prometheus.
 METRICS = b"text/plain; version=0.0.4; charset=utf-8"
-# The longest query that is remembered, bytes.
-MAX_QUERY = 128
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
@@ -96,23 +90,22 @@ class Api:
         sessions: Sessions | None = None,
         tokens: TokenList | None = None,
         metrics: Callable[[], Deferred[bytes]] | None = None,
+        orders: Orders | None = None,
     ) -> None:
         self._tasks = verbs
+        self._orders: Any = orders
+        # Empty as long as no worker has an order.
+        self._standing = orders.standing if orders is not None else {}
         self._admin = operations
         self._redis_state = redis_state
         self._stopping = stopping
         self._warnings = warnings
         self._metrics = metrics
-        self._unknown: dict[int, int] = {}  # answers to requests for unknown paths, by status
-        self._table = Table()
-        for row in ROUTES:
-            self._table.add(row)
-        self._leaves: dict[tuple[bytes, bytes, bytes], tuple[Found, bytes, bytes, dict[str, Any]]] = {}
         self._gate = gate or Gate()
         self._token_list = tokens or TokenList(self._gate, lambda: succeed({}))
         self._sessions = sessions or Sessions(self._gate)
-        self._found = {row.verb: _found(row, _answering(row, getattr(self, row.verb))) for row in ROUTES}
-        self._queries: dict[tuple[str, bytes], tuple[bytes, dict[str, Any]]] = {}
+        self._finder = Finder((row, getattr(self, row.verb)) for row in ROUTES)
+        self.find = self._finder.find
 
     # Producers and workers
 
@@ -148,23 +141,27 @@ class Api:
 
     @route("POST", "/api/ackTask/<name>/<lease>", right="pop", body="result")
     def ack(self, request: Request) -> Any:
-        return self._tasks.ack(request)
+        verb = self._tasks.ack
+        return self._orders.told_holder(verb, request) if self._standing else verb(request)
 
     @route("POST", "/api/failTask/<name>/<lease>", right="pop", body="result")
     def fail(self, request: Request) -> Any:
-        return self._tasks.fail(request)
+        verb = self._tasks.fail
+        return self._orders.told_holder(verb, request) if self._standing else verb(request)
 
     @route(
         "POST", "/api/releaseTask/<name>/<lease>", right="pop", options=options.RELEASE_OPTIONS, body="result"
     )
     def release(self, request: Request) -> Any:
-        return self._tasks.release(request)
+        verb = self._tasks.release
+        return self._orders.told_holder(verb, request) if self._standing else verb(request)
 
     @route(
         "POST", "/api/extendTask/<name>/<lease>", right="pop", options=options.EXTEND_OPTIONS, body="result"
     )
     def extend(self, request: Request) -> Any:
-        return self._tasks.extend(request)
+        verb = self._tasks.extend
+        return self._orders.told_holder(verb, request) if self._standing else verb(request)
 
     @route("POST", "/api/ackTasks/<name>", right="pop", body="batch")
     def settle(self, request: Request) -> Any:
@@ -251,6 +248,10 @@ class Api:
     def workers(self, request: Request) -> Any:
         return self._admin.looks.workers(request)
 
+    @route("POST", "/api/workers/<worker>", right="operate")
+    def order(self, request: Request) -> Any:
+        return self._admin.looks.order(request)
+
     # Schedules
 
     @route("GET", "/api/schedules", right="view", options=SCHEDULES_OPTIONS)
@@ -332,67 +333,23 @@ class Api:
     def answered(self) -> Iterator[tuple[str, str, int, int]]:
         """How many answers there were: path of the route, name of its endpoint, status, count; both empty for unknown paths."""
         for row in ROUTES:
-            for status, count in self._found[row.verb][0].counts.items():
+            for status, count in self._finder.found[row.verb][0].counts.items():
                 yield row.path, row.verb, status, count
-        for status, count in self._unknown.items():
+        for status, count in self._finder.unknown.items():
             yield "", "", status, count
 
     def resource(self) -> Any:
         """The Klein resource of all endpoints, for a server of twisted.web."""
         return self.app.resource()
 
-    def find(self, head: Head) -> Found:
-        """Find what answers this head on a connection; if that fails, the error is the answer."""
-        if head.method == b"OPTIONS" and head.path in (b"*", b"/"):
-            return Found(_options, right="open")
-        # In the paths of leases and tasks, all but the last segment repeats often.
-        above, _, last = head.path.rpartition(b"/")
-        leaf = self._leaves.get((head.method, above, head.query))
-        if leaf is not None:
-            found, head.name, first, head.options = leaf
-            head.segments = first, last
-            return found
-        # Every admitted caller learns that there is no such path, but only holders of the right learn of wrong options.
-        found = Found(None, counts=self._unknown)
-        try:
-            match = self._table.find(head.method, head.path)
-            route, segments = match
-            once, often = self._found[route.verb]
-            found = Found(None, body=route.body, counts=once.counts)
-            head.name, head.segments = match.name(), segments
-            if once.many:
-                names_from(segments[0])
-            found = once
-            head.query, head.options = self._query(match, head.query)
-        except Exception:
-            answer = failure_answer(Failure())
-            return replace(found, verb=lambda head, body, address: answer, parks=False)
-        if len(segments) == 1 and b":" not in segments[0]:
-            # A queue that was made for one request (its name has a colon) does not come again.
-            found = often
-        if len(segments) == 2 and route.path.endswith(">"):
-            leaf = found, head.name, segments[0], head.options
-            remember(self._leaves, (head.method, above, head.query), leaf)
-        return found
-
-    def _query(self, match: Match, query: bytes) -> tuple[bytes, dict[str, Any]]:
-        """The query and its options; all requests that wait with the same query share these objects."""
-        key = match.route.verb, query
-        found = self._queries.get(key)
-        if found is None:
-            found = query, match.options(query)
-            if len(query) <= MAX_QUERY:
-                remember(self._queries, key, found)
-        return found
-
     def serve(self, request: Any) -> Any:
         """Answer a request of twisted.web."""
         head = WebHead(request)
         given = request.requestHeaders.getRawHeaders(b"x-request-id", ())
-        head.request_id = request.registry_id = sane_request_id(given) or _request_id()
+        head.request_id = request.registry_id = sane_request_id(given) or new_id()
         try:
             head.access = self._admit(request, head)
-            match = self._table.find(head.method, head.path)
+            match = self._finder.table.find(head.method, head.path)
             answer = maybeDeferred(self._run, match, head, request.content.read())
         except RegistryError as error:
             return self._write(request, error_to_answer(error))
@@ -408,8 +365,8 @@ class Api:
         found, name = Found(None), b""
         segments: tuple[bytes, ...] = ()
         try:
-            match = self._table.find(head.method, head.path)
-            found, name, segments = self._found[match.route.verb][0], match.name(), match.segments
+            match = self._finder.table.find(head.method, head.path)
+            found, name, segments = self._finder.found[match.route.verb][0], match.name(), match.segments
         except RegistryError:
             # Said later, to whoever may come in.
             found = Found(None)
@@ -448,51 +405,6 @@ class Api:
         return write_answer(request, answer, self._stopping(), tasks.delivered, tasks.lost)
 
 
-def _found(row: Route, verb: Callable[..., Any]) -> tuple[Found, Found]:
-    """What `Api.find` returns for a route: for a head that comes once, and for one that comes often."""
-    once = Found(verb, row.parks, False, row.right, row.or_push, "<names>" in row.path, row.body)
-    return once, once if row.right in RECORDED else replace(once, remembers=True)
-
-
-def _answering(row: Route, endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes, str], Any]:
-    def answer(
-        head: Head, body: bytes, address: str, request_id: bytes = b"", is_secure: bool = False
-    ) -> Any:
-        head.access.is_used = True
-        return endpoint(
-            Request(
-                head.name,
-                head.segments,
-                head.query,
-                head.options,
-                head.fields.get,
-                body,
-                head.access,
-                address,
-                request_id,
-                is_secure,
-            )
-        )
-
-    def answer_recorded(head: Head, body: bytes, address: str) -> Any:
-        # The audit has the id that the answer will have. Such a head is not remembered, so this is no other request's.
-        head.request_id = head.request_id or _request_id()
-        return answer(head, body, address, head.request_id)
-
-    if row.path == SESSION:
-        return lambda head, body, address: answer(head, body, address, is_secure=head.is_secure)
-    return answer_recorded if row.right in RECORDED else answer
-
-
-def _request_id() -> bytes:
-    return secrets.token_hex(8).encode()
-
-
 def _answer_to(failure: Failure) -> Any:
     # The client has gone: Klein throws the answer away.
     return failure if failure.check(CancelledError) else failure_answer(failure)
-
-
-def _options(head: Head, body: bytes, address: str) -> Answer:
-    """The methods that the whole server takes; some proxies use this to check that it is up."""
-    return Answer(200, b"", ((b"Allow", ALLOW),))

@@ -43,6 +43,7 @@ from registry.http.options import (
     push_options,
     settle_entries,
 )
+from registry.http.orders import Orders
 from registry.http.request import Request
 from registry.http.turns import Steps, Turns, at_once
 from registry.model import FailOptions, PopOptions, PushOptions, Task, text_of
@@ -79,6 +80,7 @@ class Tasks:
         self._queues = queues
         self._turns = turns
         self._polls = queues.polls
+        self.orders = Orders(queues)
         self._leases = Leases(queues)
         self._inspector = inspector
         self._completions = completions
@@ -209,20 +211,25 @@ class Tasks:
             acked = self._leases.ack(name, lease_id(given["ack"].encode(), "The option 'ack'")).addErrback(
                 _lost
             )
+        options = PopOptions(leased=leased, worker=worker, owner=owner)
         if key is None:
-            popped = self._polls.pop(
-                name, wait, length, PopOptions(leased=leased, worker=worker, owner=owner)
-            )
+            popped = self._pop(name, wait, length, options)
         else:
             digest = fingerprint(request.query, request.body, ignoring=ITS_OWN)
-            options = PopOptions(
-                leased=leased, worker=worker, owner=owner, idempotency_key=key, fingerprint=digest
-            )
+            keyed = replace(options, idempotency_key=key, fingerprint=digest)
             popped = self._singleflight.join(
-                (b"pop", name, key, digest, wait), lambda: self._polls.pop(name, wait, length, options)
+                (b"pop", name, key, digest, wait), lambda: self._pop(name, wait, length, keyed)
             )
         d = popped.addCallback(_popped).addErrback(_replaced, NOTHING)
+        if worker is not None:
+            d.addCallback(self.orders.told, worker)
         return d if acked is None else self._with_ack(d, acked)
+
+    def _pop(self, name: bytes, wait: float, length: int, options: PopOptions) -> Deferred[Delivery | None]:
+        def ask(wait: float, options: PopOptions) -> Deferred[Delivery | None]:
+            return self._polls.pop(name, wait, length, options)
+
+        return ask(wait, options) if options.worker is None else self.orders.pop(ask, wait, options, None)
 
     def _with_ack(self, popped: Deferred[Answer], acked: Deferred[str]) -> Deferred[Answer]:
         """The pop's answer, with the outcome of the ack in a header."""
@@ -272,23 +279,22 @@ class Tasks:
             start = self._fair_turn % len(names)
         length = ms(given.get("lease", 0.0))
 
-        def pop(key: str | None = None, digest: str | None = None) -> Deferred[list[Delivery]]:
-            options = PopOptions(
-                count=given.get("count", 1),
-                start=start,
-                worker=worker,
-                owner=owner,
-                idempotency_key=key,
-                fingerprint=digest,
-            )
+        options = PopOptions(count=given.get("count", 1), start=start, worker=worker, owner=owner)
+
+        def ask(wait: float, options: PopOptions) -> Deferred[list[Delivery]]:
             return self._polls.pop_many(names, wait, length, options)
 
         key = idempotency_key(request.header)
         if key is None:
-            return pop().addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
-        digest = fingerprint(request.query, raw, request.body, ignoring=ITS_OWN)
-        popped = self._singleflight.join((b"pops", raw, key, digest, wait), lambda: pop(key, digest))
-        return popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
+            popped = self.orders.pop(ask, wait, options, [])
+        else:
+            digest = fingerprint(request.query, raw, request.body, ignoring=ITS_OWN)
+            keyed = replace(options, idempotency_key=key, fingerprint=digest)
+            popped = self._singleflight.join(
+                (b"pops", raw, key, digest, wait), lambda: self.orders.pop(ask, wait, keyed, [])
+            )
+        d = popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
+        return d if worker is None else d.addCallback(self.orders.told, worker)
 
     # Working
 

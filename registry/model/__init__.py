@@ -152,6 +152,7 @@ class PopOptions(Struct, frozen=True, omit_defaults=True, gc=False):
     poll: str | None = field(name="n", default=None)
     queues: list[str] | None = field(name="q", default=None)
     owner: str | None = field(name="o", default=None)
+    only_repeat: bool = field(name="z", default=False)
 
 
 class FailOptions(Struct, frozen=True, omit_defaults=True, gc=False):

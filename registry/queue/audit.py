@@ -36,7 +36,7 @@ MOVES_A_CALL = 200
 LINES_A_CALL, MAX_READ = 500, 10_000
 ACTIONS = (
     "policy", "pause", "resume", "purge", "delete", "retry", "move", "cancel", "run", "undo",
-    "schedule_put", "schedule_delete", "schedule_run", "import",
+    "schedule_put", "schedule_delete", "schedule_run", "import", "order",
 )  # fmt: skip
 
 

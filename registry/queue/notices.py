@@ -5,6 +5,7 @@ channel | the other lines                       | what it causes here
 wake    | list keys                             | a parked poller of each queue asks again, then the next one, until one finds nothing
 ended   | list key, TAB, task id                | the requests that wait for the end of that task are answered
 moved   | list key, TAB, task id, TAB, list key | the requests that wait for that task expect it in its new queue
+orders  | nothing                               | the orders to workers are read again
 worker  | mark of a poll, then its worker       | an older poll of that worker ends; a process also handles its own notices here
 
 Names contain no control characters, so the separators are unambiguous.
@@ -12,6 +13,7 @@ Names contain no control characters, so the separators are unambiguous.
 
 from __future__ import annotations
 
+from registry.errors import Unavailable
 from registry.queue.completions import Completions
 from registry.queue.queues import Queues
 
@@ -29,6 +31,7 @@ class Notices:
             keys.ended: self._ended,
             keys.moved: self._moved,
             keys.worker: self._worker,
+            keys.orders: self._orders,
         }
 
     @property
@@ -43,9 +46,10 @@ class Notices:
             self._handlers[channel](rest)
 
     def look_again(self) -> None:
-        """Notices may have been lost: look for new tasks, and for tasks that have ended."""
+        """Notices may have been lost: look for new tasks, for tasks that have ended, and for orders."""
         self._queues.wait_lists.wake_all()
         self._completions.look_again()
+        self._orders(b"")
 
     def _wake(self, keys: bytes) -> None:
         wait_lists = self._queues.wait_lists
@@ -63,6 +67,9 @@ class Notices:
         for move in moves.split(b"\n"):
             key, task_id, to = move.split(b"\t")
             self._completions.moved(task_id, self._store.name_of(key), self._store.name_of(to))
+
+    def _orders(self, _: bytes) -> None:
+        self._queues.orders.read().addErrback(lambda failure: failure.trap(Unavailable) and None)
 
     def _worker(self, poll: bytes) -> None:
         mark, _, worker = poll.partition(b"\n")

@@ -21,6 +21,7 @@ from registry.queue.delivery import Pushed
 from registry.queue.handover import Handover
 from registry.queue.heartbeat import Heartbeat
 from registry.queue.names import Ids, check_name
+from registry.queue.orders import Orders
 from registry.queue.pending import PendingPush
 from registry.queue.pollers import Polls
 from registry.queue.promise import Receiver
@@ -63,7 +64,8 @@ class Queues:
         self.wait_lists = WaitLists(later)
         self.handover = Handover(self)
         self.polls = Polls(self, is_json, now)
-        self.roster = Roster(store, self.polls.workers, now)
+        self.orders = Orders(store, self.polls.workers, later, self.ask)
+        self.roster = Roster(store, self.polls.workers, self.orders.standing, now)
         self.heartbeat = Heartbeat(store, self.wait_lists, self.polls.last_polls, now, self.roster)
 
     def _send(self, verb: str, entries: Any) -> Deferred[list[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -117,9 +117,12 @@ class _Seen:
 
 
 class Roster:
-    """The workers that polled this process, and a look at those of all."""
+    """The workers that polled this process, and a look at those of all. ``standing``: orders by worker."""
 
-    def __init__(self, store: Store, workers: Workers, now: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, workers: Workers, standing: Mapping[str, str], now: Callable[[], float]
+    ) -> None:
+        self._standing = standing
         self._store = store
         self._workers = workers
         self._now = now
@@ -205,6 +208,8 @@ class Roster:
         complete = yield survey(self._store, names, "leased", take, highest_first=False)
         for worker in workers.values():
             worker.cut()
+        for name in self._standing:
+            _of(workers, name)
         # Those without a name come last.
         rows = sorted(workers.values(), key=lambda one: (one.name is None, one.name or ""))
         return Look(rows, complete, at)

@@ -20,6 +20,8 @@ log = Logger()
 SWEEP_SECONDS = 0.4
 RECHECK_SECONDS = 0.8
 BEAT_SECONDS = 2.0
+# An order to a worker is in force everywhere within a second, even if its notice was lost.
+ORDERS_SECONDS = 0.8
 WATCH_SECONDS = 2.0
 TICK_SECONDS = 1.0
 # Another registry on this Redis whose prefix overlaps is detected within this time.
@@ -64,6 +66,7 @@ class Sweeper:
             (SWEEP_SECONDS, self.sweep),
             (RECHECK_SECONDS, self.recheck),
             (BEAT_SECONDS, self._queues.heartbeat.beat),
+            (ORDERS_SECONDS, self._queues.orders.read),
             (WATCH_SECONDS, self._store.check_keys),
             (TICK_SECONDS, self._schedules.tick),
             (NEIGHBOUR_SECONDS, self._neighbours),

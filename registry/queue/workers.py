@@ -70,6 +70,11 @@ class Workers:
         """How many polls of each worker are open."""
         return {worker: len(polls) for worker, polls in self._open.items()}
 
+    def end_polls(self, worker: str) -> None:
+        """End the open polls of this worker: it is to take nothing."""
+        for poll in list(self._open.get(worker, ())):
+            poll.end()
+
     def shared_at(self, worker: str) -> float | None:
         """When several live workers were last found to use this name, None for never."""
         return self._shared.get(worker)

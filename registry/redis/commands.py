@@ -42,6 +42,7 @@ VERBS = {
     "restore": 3,
     "undo": 3,
     "audit": 3,
+    "order": 3,
     "counts": 0,
     "fields": 0,
     "ready": 0,

@@ -32,6 +32,8 @@ class Keys:
         self.beats = space + b"beats"
         self.audit = space + b"audit"
         self.tokens = space + b"tokens"
+        # The set of the orders, and the channel that tells of a change.
+        self.orders = space + b"orders"
         self.session_secret = space + b"session-secret"
         # Channels.
         self.wake = space + b"wake"

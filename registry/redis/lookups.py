@@ -114,6 +114,10 @@ class Lookups(Commands):
             if cursor == b"0":
                 return found
 
+    def record(self, name: bytes, task_id: bytes) -> Deferred[bytes | None]:
+        """The record of a task, None for no such task, or a plain one."""
+        return self._ask(b"HGET", self.keys.metas(name), task_id)
+
     def task(self, name: bytes, task_id: bytes) -> Deferred[list[bytes | None]]:
         """A task's payload, None for no such task, and the rest of its record, None for a plain task."""
         keys = self.keys

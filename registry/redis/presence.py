@@ -81,6 +81,19 @@ class Presence(Commands):
             and (told.get(b"aof_enabled") != b"1" or told.get(b"aof_last_write_status", b"ok") == b"ok"),
         )
 
+    def orders(self) -> Deferred[list[tuple[str, str, int]]]:
+        """The orders that stand: order, worker, and until when, ms."""
+
+        def read(found: list[bytes]) -> list[tuple[str, str, int]]:
+            pairs = (
+                (member.decode(), int(float(until)))
+                for member, until in zip(found[::2], found[1::2], strict=True)
+            )
+            return [(*member.split("\n", 1), until) for member, until in pairs]  # type: ignore[misc]
+
+        d = self._ask(b"ZRANGEBYSCORE", self.keys.orders, self.now_ms(), b"+inf", b"WITHSCORES")
+        return d.addCallback(read)
+
     def once(self, what: str, worker: str, ms: int) -> Deferred[bool]:
         """Mark ``what`` as done about this worker; fires with False when a daemon did so in the last ``ms``."""
         d = self._ask(b"SET", self.keys.worker_mark(what, worker), b"1", b"NX", b"PX", ms)

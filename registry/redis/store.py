@@ -191,6 +191,11 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
         args = what.encode(), b"" if serial is None else b"%d" % serial, text
         return Entry(bulk(self.keys.audit), b"".join(map(bulk, args)))
 
+    def order(self, worker: str, order: str, length_ms: int) -> Entry:
+        """Tell a worker to run, be quiet or stop, for so long."""
+        args = worker.encode(), order.encode(), b"%d" % length_ms
+        return Entry(bulk(self.keys.orders), b"".join(map(bulk, args)))
+
     def restore(self, name: bytes, task_id: bytes, payload: bytes, task: Task) -> Entry:
         """Store a task of an export again; ``task`` is all but its id and its payload."""
         args = (task_id, payload, msgpack.encode(task))

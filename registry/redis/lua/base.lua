@@ -118,6 +118,7 @@
 --   n   poll            serial number of a new poll of its worker, published to the other daemons
 --   q   queues          the lists (popmany)
 --   o   owner           the name of the token it was made with; not for the scripts
+--   z   only_repeat     true: only the leases that an earlier request with the same key was given
 -- FailOptions: the options of a fail.
 --   e   error           an Error
 --   d   delay           used instead of the backoff

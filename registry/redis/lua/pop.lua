@@ -18,6 +18,7 @@ local function pop(list, nonce, lease_ms, opts)
   local held = memory and replay(memory, opts.ih, opts.k)
   if held then return held[1] end
   if held == false then return {5} end
+  if opts.z then return {1} end
   local reply = pop_one(list, nonce, lease_ms, opts)
   if memory and reply[1] == 0 then
     remember_pop(memory, opts.ih, {{0, reply[2], 0, 0, 0, reply[6], 0, 0, list, nonce}})

@@ -27,6 +27,7 @@ local function pop_many(first, nonce, lease_ms, encoded)
   local held = memory and replay(memory, opts.ih, opts.k)
   if held then return {0, unpack(held)} end
   if held == false then return {5} end
+  if opts.z then return {1} end
   if all_empty(opts.q) then return {1} end
   local given, bytes, nothing, turn, finished = {}, 0, {1}, opts.s or 0, {}
   local open = #opts.q
