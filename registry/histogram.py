@@ -19,7 +19,7 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         self.total: float = 0
 
-    def add(self, value: float) -> None:
-        """Count a value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def add(self, value: float, times: int = 1) -> None:
+        """Count a value, so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += times * value

@@ -78,13 +78,6 @@ class Metrics:
         )  # of the former processes in this slot
         self._before_since: dict[str, int] = {}
         self._shared: dict[int, bytes] = {}
-        self._histograms = {
-            "wait": queues.tally.waits,
-            "run": queues.tally.runs,
-            "round_trip": queues.tally.round_trips,
-            "group": queues.tally.group_sizes,
-            "lag": sources.lags,
-        }
 
     @inlineCallbacks
     def page(self) -> Any:
@@ -124,11 +117,21 @@ class Metrics:
             numbers["answered", path, verb, status] += count
         for code, count in self._sources.refused.items():
             numbers["refused", code] += count
-        for kind, histogram in self._histograms.items():
+        for kind, histogram in self._histograms().items():
             for at, count in enumerate(histogram.counts):
                 numbers["bucket", kind, at] += count
             numbers["total", kind] += histogram.total
         return numbers, since
+
+    def _histograms(self) -> dict[str, Histogram]:
+        tally = self._queues.tally
+        return {
+            "wait": tally.waits,
+            "run": tally.runs,
+            "round_trip": tally.round_trips,
+            "group": tally.group_sizes,
+            "lag": self._sources.lags,
+        }
 
     def _current(self) -> Numbers:
         """What a successor does not continue."""
@@ -232,7 +235,7 @@ class Metrics:
 
     def _histogram(self, numbers: Numbers, kind: str, name: str, text: str, unit: int = 1) -> Metric:
         """``unit``: how many of the counted values are one of the metric."""
-        bounds = self._histograms[kind].bounds
+        bounds = self._histograms()[kind].bounds
         buckets, count = [], 0.0
         for at, bound in enumerate(bounds):
             count += numbers["bucket", kind, at]

@@ -39,13 +39,14 @@ def label_of(name: bytes) -> bytes:
 class Store(Protocol):
     """The part of the store that this module uses."""
 
+    @property
+    def colons(self) -> int: ...
+
     def now_ms(self) -> int: ...
 
     def name_of(self, key: bytes) -> bytes: ...
 
     def queue_of(self, entry: Any) -> bytes: ...
-
-    def family_of(self, entry: Any) -> bytes: ...
 
 
 class QueueCounts:
@@ -62,12 +63,17 @@ class QueueCounts:
         self.pushed = self.started = self.done = self.dead = self.failed = 0
 
 
+# Stands for the numbers of the key before the first one.
+_NOBODY = QueueCounts(0)
+
+
 class Tally:
     """``waits``: how long each task was ready before it was handed out, ms; ``runs``: from there to its ack, for leased ones."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._now_ms = store.now_ms
+        self._colons = store.colons
         self.queues: dict[bytes, QueueCounts] = {}  # by label
         self._by_key: dict[
             bytes, QueueCounts
@@ -75,7 +81,7 @@ class Tally:
         self.waits = Histogram(LENGTHS_MS)
         self.runs = Histogram(LENGTHS_MS)
         self.round_trips = Histogram(ROUND_TRIPS)
-        self.group_sizes = Histogram(GROUP_SIZES)
+        self._sizes: dict[int, int] = {}  # how many groups had so many entries
         self._counters: dict[str, Callable[[Sequence[Any], Sequence[Any]], None]] = {
             "push": self._count_pushes,
             "pop": self._count_pops,
@@ -85,6 +91,14 @@ class Tally:
             "fail": self._count_fails,
             "schedule": self._count_ticks,
         }
+
+    @property
+    def group_sizes(self) -> Histogram:
+        """How many entries each group had."""
+        sizes = Histogram(GROUP_SIZES)
+        for size, count in self._sizes.items():
+            sizes.add(size, count)
+        return sizes
 
     def of(self, name: bytes) -> QueueCounts:
         """The numbers of the label under which this queue is counted."""
@@ -103,7 +117,14 @@ class Tally:
 
     def _of_entry(self, entry: Any) -> QueueCounts:
         # A queue that was made for one request (its name has a colon) does not come again, but its family does.
-        key = self._store.family_of(entry) or entry.key
+        key: bytes = entry.key
+        at = key.find(b":")
+        if self._colons:
+            # Behind those of the prefix.
+            for _ in range(self._colons):
+                at = key.find(b":", at + 1)
+        if at > 0:
+            key = key[:at]
         found = self._by_key.get(key)
         if found is None:
             found = self.of(self._store.queue_of(entry))
@@ -114,8 +135,10 @@ class Tally:
 
     def replied(self, verb: str, entries: Sequence[Any], replies: Sequence[Any], seconds: float) -> None:
         """Redis has answered a group, ``seconds`` after it was sent."""
-        self.round_trips.add(seconds)
-        self.group_sizes.add(len(entries))
+        trips, size = self.round_trips, len(entries)
+        trips.counts[bisect_left(ROUND_TRIPS, seconds)] += 1
+        trips.total += seconds
+        self._sizes[size] = self._sizes.get(size, 0) + 1
         count = self._counters.get(verb)
         if count is not None:
             count(entries, replies)
@@ -124,30 +147,52 @@ class Tally:
         """So many tasks of this queue have become dead."""
         self.of(name).dead += count
 
+    # Neighbours in a group mostly ask the same queue, and its key is then the same object.
+
     def _count_pushes(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
-        by_key = self._by_key
+        by_key, last, found = self._by_key, None, _NOBODY
         for entry, reply in zip(entries, replies, strict=True):
             if not reply[0] and len(reply) == 2:
-                (by_key.get(entry.key) or self._of_entry(entry)).pushed += 1
+                key = entry.key
+                if key is not last:
+                    found = by_key.get(key) or self._of_entry(entry)
+                    last = key
+                found.pushed += 1
 
     # A tick that only changes the schedule has a reply of one element.
     _count_ticks = _count_pushes
 
     def _count_pops(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
         by_key, now, waits = self._by_key, self._now_ms(), self.waits
-        counts, bounds = waits.counts, waits.bounds
+        counts, bounds, total = waits.counts, waits.bounds, waits.total
+        last, found = None, _NOBODY
+        stamp, wait, bucket = b"", 0, 0
         for entry, reply in zip(entries, replies, strict=True):
-            if not reply[0]:
-                # When it became ready; 0 means at its push, which its id tells.
-                since = reply[4] or int(reply[1][:11], 16)
-                if since > 0:
-                    wait = now - since if since < now else 0
-                    counts[bisect_left(bounds, wait)] += 1
-                    waits.total += wait
-                elif len(reply) > 7:
-                    # The same lease as before, for a repeated request.
-                    continue
-                (by_key.get(entry.key) or self._of_entry(entry)).started += 1
+            if reply[0]:
+                continue
+            since = reply[4]
+            if not since:
+                # Ready since its push, which its id tells. Tasks that were pushed together have the same time.
+                pushed = reply[1][:11]
+                if pushed != stamp:
+                    stamp = pushed
+                    wait = max(0, now - int(pushed, 16))
+                    bucket = bisect_left(bounds, wait)
+                counts[bucket] += 1
+                total += wait
+            elif since > 0:
+                waited = max(0, now - since)
+                counts[bisect_left(bounds, waited)] += 1
+                total += waited
+            elif len(reply) > 7:
+                # The same lease as before, for a repeated request.
+                continue
+            key = entry.key
+            if key is not last:
+                found = by_key.get(key) or self._of_entry(entry)
+                last = key
+            found.started += 1
+        waits.total = total
 
     def _count_pops_of_many(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
         now = self._now_ms()
@@ -162,15 +207,21 @@ class Tally:
 
     def _count_acks(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
         by_key, runs = self._by_key, self.runs
-        counts, bounds = runs.counts, runs.bounds
+        counts, bounds, total = runs.counts, runs.bounds, runs.total
+        last, found = None, _NOBODY
         for entry, reply in zip(entries, replies, strict=True):
             # A repeated ack has no third element.
             if not reply[0] and len(reply) > 2:
                 run = reply[2]
                 if run >= 0:
                     counts[bisect_left(bounds, run)] += 1
-                    runs.total += run
-                (by_key.get(entry.key) or self._of_entry(entry)).done += 1
+                    total += run
+                key = entry.key
+                if key is not last:
+                    found = by_key.get(key) or self._of_entry(entry)
+                    last = key
+                found.done += 1
+        runs.total = total
 
     def _count_confirms(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
         for entry, reply in zip(entries, replies, strict=True):

@@ -22,7 +22,6 @@ class Keys:
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = start = prefix.encode()
-        self.colons = start.count(b":")
         # The keys for all queues together begin with this; no queue's list can have such a name.
         self.space = space = b"{%bregistry}" % start
         self.index = space + b"index"

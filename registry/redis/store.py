@@ -91,13 +91,10 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
         """The queue that this entry asks; of several, the first."""
         return self.keys.name_of(entry.key.partition(b"\r\n")[2][:-2])
 
-    def family_of(self, entry: Entry) -> bytes:
-        """The entry's key up to the first colon of its queue's name; b"" where that has none."""
-        key = entry.key
-        at = key.find(b":")
-        for _ in range(self.keys.colons):
-            at = key.find(b":", at + 1)
-        return key[:at] if at > 0 else b""
+    @property
+    def colons(self) -> int:
+        """How many colons the prefix has, which precede the name of a queue in the key of an entry."""
+        return self.keys.prefix.count(b":")
 
     # The arguments of each verb, encoded. See the Lua file of the same name.
 
