@@ -214,7 +214,7 @@ def test_a_raw_element_and_tombstones_have_no_age(q: Queue) -> None:
     q.driver.redis("LPUSH", "q", "1")
     q.push()
     assert q.oldest() is None
-    assert q.driver.call("pop", q.driver.store.pop(b"q", b"0" * 32, 1_000, b""))[0][4] == 1
+    assert q.driver.call("pop", q.driver.store.pop(b"q", b"0" * 32, 1_000, b""))[0][4] == -1
     q.tells_the_oldest()
     [lease] = q.pop()
     q.driver.redis("LPUSH", "q", "2")

@@ -411,7 +411,7 @@ def test_no_token_is_in_the_log_nor_in_an_answer(callers: Callers) -> None:
     # The audit keeps the id of a request.
     callers.ask("admin", "POST", "/api/queues/noted/pause", X_Request_Id=secret).ok()
     assert secret[4:] not in callers.ask("admin", "GET", "/api/audit?queue=noted").body.decode()
-    wait_until(lambda: "GET /api/audit" in callers.daemon.log)
+    wait_until(lambda: "GET /api/audit?queue=noted" in callers.daemon.log)
     log = callers.daemon.log
     assert "GET /rgy_*** HTTP/1.1" in log and "rgy%5F" not in log
     for one in callers.secrets.values():

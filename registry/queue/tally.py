@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from registry.histogram import Histogram
+from registry.queue.names import pushed_at_ms
 
 MAX_QUEUES = 200
 OTHER = b"other"
@@ -198,7 +199,7 @@ class Tally:
         now = self._now_ms()
         for reply in replies:
             for one in reply[1:] if not reply[0] else ():
-                since = one[4] or int(one[1][:11], 16)
+                since = one[4] or pushed_at_ms(one[1]) or 0
                 if since > 0:
                     self.waits.add(max(0, now - since))
                 elif one[7]:
