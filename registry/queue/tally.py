@@ -177,7 +177,7 @@ class Tally:
                 pushed = reply[1][:11]
                 if pushed != stamp:
                     stamp = pushed
-                    wait = max(0, now - int(pushed, 16))
+                    wait = max(0, now - (pushed_at_ms(pushed) or now))
                     bucket = bisect_left(bounds, wait)
                 counts[bucket] += 1
                 total += wait
