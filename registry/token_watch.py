@@ -14,7 +14,7 @@ from registry.model.tokens import TokensError, TokensUnreadable, load
 
 log = Logger()
 
-# How often the file is looked at, s. A change counts when two looks in a row have seen the same file: an editor may still write it.
+# How often the file is looked at, s. A change counts when two checks in a row have seen the same file: an editor may still write it.
 LOOK_SECONDS = 0.25
 
 
@@ -31,44 +31,44 @@ class TokenWatch:
         self._changed = changed
         self._used: object = None  # what the file looked like when it was read
         self._seen: object = None  # what it looked like last
-        self._look_call = LoopingCall(self._look)
-        self._look_call.clock = reactor
+        self._check_call = LoopingCall(self._check)
+        self._check_call.clock = reactor
 
     def start(self) -> None:
         """Read the file; raises `TokensError` if it cannot be used."""
         if not self._path:
             return
-        self._used = self._seen = _looks(self._path)
+        self._used = self._seen = _stat(self._path)
         found = load(self._path)
         self._gate.replace(found.tokens)
         self._warn(list(found.warnings))
         if found.tokens:
             log.info("read {n} tokens from {path}", n=len(found.tokens), path=self._path)
-        self._look_call.start(LOOK_SECONDS, now=False)
+        self._check_call.start(LOOK_SECONDS, now=False)
 
     def stop(self) -> None:
-        """Look no more."""
-        if self._look_call.running:
-            self._look_call.stop()
+        """Stop checking."""
+        if self._check_call.running:
+            self._check_call.stop()
 
     def read_again(self) -> None:
         """Read the file now, whether it has changed or not."""
         if self._path:
-            self._read(_looks(self._path))
+            self._read(_stat(self._path))
 
-    def _look(self) -> None:
-        looks = _looks(self._path)
-        if looks != self._used and looks == self._seen:
-            self._read(looks)
+    def _check(self) -> None:
+        stat = _stat(self._path)
+        if stat != self._used and stat == self._seen:
+            self._read(stat)
         if self._gate.has_expired():
             self._changed()
-        self._seen = looks
+        self._seen = stat
 
-    def _read(self, looks: object) -> None:
-        self._used = self._seen = looks
+    def _read(self, stat: object) -> None:
+        self._used = self._seen = stat
         try:
             found = load(self._path)
-            if looks is None and self._gate.is_closed:
+            if stat is None and self._gate.is_closed:
                 raise TokensError(f"The tokens file {self._path} no longer exists.")
         except TokensError as error:
             if isinstance(error, TokensUnreadable):
@@ -88,7 +88,7 @@ class TokenWatch:
         self.warnings = sentences
 
 
-def _looks(path: str) -> object:
+def _stat(path: str) -> object:
     """What changes when the file does; None if there is none."""
     try:
         found = os.stat(path)

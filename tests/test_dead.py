@@ -144,7 +144,7 @@ def test_all_queues_together(pair: tuple[Daemon, Daemon], q: str) -> None:
     (group,) = eventually(mine)
     assert (group["count"], group["queues"]) == (3, [f"{q}:b", f"{q}a"])
     assert dead(one, f"queue={q}none")["groups"] == []
-    # A look is kept for a moment, so that it costs little however many look; then it is made anew.
+    # An answer is kept for a moment, so that it costs little however many ask; then it is made anew.
     ask(one, "DELETE", f"/api/queues/{q}a/tasks?state=dead").ok()
     wait_until(lambda: mine()[0]["count"] == 2)
 

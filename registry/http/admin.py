@@ -24,7 +24,7 @@ from registry.http.codec import (
 from registry.http.exports import exported, records
 from registry.http.json_check import check_json
 from registry.http.json_cut import MAX_BUILT, load
-from registry.http.looks import Looks
+from registry.http.overview import Overview
 from registry.http.request import Options, Request
 from registry.http.rows import (
     COUNTED,
@@ -131,7 +131,7 @@ class Admin:
         self._operations = operations
         self.trail = Trail(Audit(queues))
         self.schedules = ScheduleRequests(schedules, self.trail, turns)
-        self.looks = Looks(queues, self.trail)
+        self.overview = Overview(queues, self.trail)
         self._completions = completions
         self._transfers = Transfers(queues)
         self._max_wait = max_wait

@@ -28,8 +28,8 @@ from registry.http.codec import (
     json_answer,
 )
 from registry.http.finder import SESSION, Finder, new_id
-from registry.http.looks import DEAD_OPTIONS, WORKERS_OPTIONS
 from registry.http.orders import Orders
+from registry.http.overview import DEAD_OPTIONS, WORKERS_OPTIONS
 from registry.http.parser import Found, check_right
 from registry.http.request import Match, Request, Route
 from registry.http.schedules import SCHEDULES_OPTIONS
@@ -242,15 +242,15 @@ class Api:
 
     @route("GET", "/api/dead", right="view", options=DEAD_OPTIONS)
     def dead(self, request: Request) -> Any:
-        return self._admin.looks.dead(request)
+        return self._admin.overview.dead(request)
 
     @route("GET", "/api/workers", right="view", options=WORKERS_OPTIONS)
     def workers(self, request: Request) -> Any:
-        return self._admin.looks.workers(request)
+        return self._admin.overview.workers(request)
 
     @route("POST", "/api/workers/<worker>", right="operate")
     def order(self, request: Request) -> Any:
-        return self._admin.looks.order(request)
+        return self._admin.overview.order(request)
 
     # Schedules
 

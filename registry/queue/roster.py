@@ -23,7 +23,7 @@ MAX_WORKERS, MAX_QUEUES = 10_000, 20
 FORGOTTEN_SECONDS = 600.0
 # A process tells the others of at most this many workers, those that polled last.
 MAX_TOLD = 1000
-# A look names this many leases of a worker, those that end first, and is kept for this long, s.
+# A list names this many leases of a worker, those that end first, and is kept for this long, s.
 MAX_LEASES, KEPT_SECONDS = 20, 1.0
 
 
@@ -97,7 +97,7 @@ class Worker:
 
 
 @dataclass(slots=True)
-class Look:
+class WorkerList:
     """All workers by name. ``complete``: all leases were read. ``at``: when, ms."""
 
     workers: list[Worker]
@@ -117,7 +117,7 @@ class _Seen:
 
 
 class Roster:
-    """The workers that polled this process, and a look at those of all. ``standing``: orders by worker."""
+    """The workers that polled this process, and the list of those of all daemons. ``standing``: orders by worker."""
 
     def __init__(
         self, store: Store, workers: Workers, standing: Mapping[str, str], now: Callable[[], float]
@@ -127,7 +127,7 @@ class Roster:
         self._workers = workers
         self._now = now
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
-        self._cached: Cached[Look] = Cached(now, KEPT_SECONDS)
+        self._cached: Cached[WorkerList] = Cached(now, KEPT_SECONDS)
 
     def polled(self, worker: str, names: Iterable[bytes], address: str, agent: bytes | None) -> None:
         """A worker polls these queues."""
@@ -180,12 +180,12 @@ class Roster:
         if polled:
             yield self._store.beat_workers(msgpack.encode(polled), life_ms)
 
-    def look(self) -> Deferred[Look]:
-        """All workers, over all daemons. A look is kept for a moment."""
-        return self._cached.get(None, self._look)
+    def workers(self) -> Deferred[WorkerList]:
+        """All workers, over all daemons. A list is kept for a moment."""
+        return self._cached.get(None, self._read_workers)
 
     @inlineCallbacks
-    def _look(self) -> Any:
+    def _read_workers(self) -> Any:
         at = self._store.now_ms()
         workers: dict[str | None, Worker] = {}
         told = [list(self._polled_here())]
@@ -212,7 +212,7 @@ class Roster:
             _of(workers, name)
         # Those without a name come last.
         rows = sorted(workers.values(), key=lambda one: (one.name is None, one.name or ""))
-        return Look(rows, complete, at)
+        return WorkerList(rows, complete, at)
 
 
 _decode = msgpack.Decoder(list[Polled]).decode

@@ -1,4 +1,4 @@
-"""What an operator looks at across all queues: why tasks are dead, who works, and what workers are told."""
+"""Across all queues: the dead tasks grouped by error, the workers, and the orders for workers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from registry.http.json_cut import load
 from registry.http.request import Options, Request
 from registry.http.rows import rfc3339
 from registry.queue.audit import Action
-from registry.queue.deaths import Deaths, Group, Pathologist
+from registry.queue.dead_tasks import DeadTasks, Deaths, Group
 from registry.queue.orders import ORDERS
 from registry.queue.queues import Queues
-from registry.queue.roster import Held, Look, Worker
+from registry.queue.roster import Held, Worker, WorkerList
 
 PAGE, MAX_PER_PAGE = 100, 1000
 # How many queues and workers a group names, the most frequent first.
@@ -29,11 +29,11 @@ WORKERS_OPTIONS: Options = {"limit": whole(1, MAX_PER_PAGE)}
 DEAD_OPTIONS: Options = {"queue": text(1, 255), "limit": whole(1, MAX_PER_PAGE)}
 
 
-class Looks:
-    """The looks. Every method takes a `Request`."""
+class Overview:
+    """Every method takes a `Request`."""
 
     def __init__(self, queues: Queues, trail: Trail) -> None:
-        self._pathologist = Pathologist(queues)
+        self._dead_tasks = DeadTasks(queues)
         self._roster = queues.roster
         self._orders = queues.orders
         self._trail = trail
@@ -43,7 +43,7 @@ class Looks:
         """The dead tasks, grouped by what they died of."""
         given, payloads = request.options, request.caller.access.reads_payloads
         name = given["queue"].encode() if "queue" in given else None
-        found: Deaths = yield self._pathologist.look(name)
+        found: Deaths = yield self._dead_tasks.groups(name)
         shown = found.groups[: given.get("limit", PAGE)]
         answer = {
             "groups": [group_row(group, payloads) for group in shown],
@@ -57,7 +57,7 @@ class Looks:
     @inlineCallbacks
     def workers(self, request: Request) -> Any:
         """The workers over all daemons."""
-        found: Look = yield self._roster.look()
+        found: WorkerList = yield self._roster.workers()
         shown = found.workers[: request.options.get("limit", MAX_PER_PAGE)]
         answer = {
             "workers": [self._row(worker) for worker in shown],

@@ -26,9 +26,9 @@ from registry.queue.queues import Queues
 from registry.queue.survey import Cached, survey
 from registry.redis.lookups import Record
 
-# A look is kept for this long, s.
+# An answer is kept for this long, s.
 KEPT_SECONDS = 2.0
-# More groups than this are counted together, and the look says that it is not complete.
+# More groups than this are counted together, and the answer says that it is not complete.
 MAX_GROUPS = 1000
 # Who finished tasks is read from this many done tasks of each of so many queues of a group, in so many queues in all.
 DONE_TASKS, DONE_QUEUES, DONE_QUEUES_IN_ALL = 200, 3, 30
@@ -67,7 +67,7 @@ class Group:
 
 @dataclass(slots=True)
 class Deaths:
-    """A look at the dead tasks. ``count``: how many were read; ``complete``: these are all, and all are in a group.
+    """The dead tasks in groups. ``count``: how many were read; ``complete``: these are all, and all are in a group.
 
     ``groups``: the largest first. ``at``: when it was made, ms.
     """
@@ -126,21 +126,21 @@ def _is_of(attempt: Attempt, reason: str, kind: tuple[str | None, str | None]) -
     return attempt.reason == reason and (reason != "failed" or kind_of(attempt.error) == kind)
 
 
-class Pathologist:
+class DeadTasks:
     """Finds out why tasks are dead."""
 
     def __init__(self, queues: Queues) -> None:
         self._store = queues.store
         self._cached: Cached[Deaths] = Cached(queues.polls.now, KEPT_SECONDS)
 
-    def look(self, name: bytes | None = None) -> Deferred[Deaths]:
-        """The dead tasks of a queue, or of all, in groups. A look is kept for some seconds."""
+    def groups(self, name: bytes | None = None) -> Deferred[Deaths]:
+        """The dead tasks of a queue, or of all, in groups. An answer is kept for some seconds."""
         if name is not None:
             check_name(name)
-        return self._cached.get(name, lambda: self._look(name))
+        return self._cached.get(name, lambda: self._read_groups(name))
 
     @inlineCallbacks
-    def _look(self, name: bytes | None) -> Any:
+    def _read_groups(self, name: bytes | None) -> Any:
         at, grouping = self._store.now_ms(), _Grouping()
         names = [name] if name is not None else (yield self._store.queue_names(b""))
         complete = yield survey(self._store, names, "dead", grouping.take, highest_first=True)
