@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -138,6 +139,13 @@ def q() -> str:
     return fresh()
 
 
+def wakeup_fd() -> int:
+    """The descriptor to which Python writes when a signal arrives; -1 if there is none."""
+    found = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(found)
+    return found
+
+
 class StartDaemon(Protocol):
     """What the fixture ``daemon`` is."""
 
@@ -240,6 +248,7 @@ def clean_reactor(request: pytest.FixtureRequest, twisted_greenlet: object) -> I
     errors = LoggedErrors()
     before_calls: list[IDelayedCall] = list(reactor.getDelayedCalls())  # type: ignore[attr-defined]
     before_selectables = _selectables()
+    before_fd = wakeup_fd()
     globalLogPublisher.addObserver(errors)
     try:
         yield errors
@@ -260,6 +269,9 @@ def clean_reactor(request: pytest.FixtureRequest, twisted_greenlet: object) -> I
         reactor.removeWriter(selectable)  # type: ignore[attr-defined]
         selectable.connectionLost(Failure(ConnectionDone("left behind by a test")))
     told = [f"logged error: {_told(event)}" for event in errors.events]
+    if before_fd not in (-1, wakeup_fd()):  # the reactor takes one when it starts, which may be in the first test
+        signal.set_wakeup_fd(before_fd)
+        told.append("took the descriptor by which the reactor learns of signals, and of children that end")
     if dirty is None:
         told += [f"delayed call left behind: {call}" for call in calls]
         told += [f"connection or port left behind: {selectable}" for selectable in selectables]

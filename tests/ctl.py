@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -24,6 +25,19 @@ from tests.live import ROOT, Daemon, bare_environment
 COMMAND = (sys.executable, "-m", "registry.cli")
 
 
+@contextmanager
+def kept_wakeup_fd() -> Iterator[None]:
+    """Give the reactor back the descriptor by which it learns of signals: an asyncio loop that handles one takes it.
+
+    Without it the reactor would never learn again that a child has ended, and every later test that waits for one would hang.
+    """
+    before = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+
+
 class Ctl:
     """`registryctl` against one daemon, with a home folder of its own; nothing of this process's settings reaches it."""
 
@@ -38,7 +52,7 @@ class Ctl:
 
     def run(self, *arguments: str, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Result:
         """Run a command here, and return its result, whatever that is."""
-        with patch.dict(os.environ, {**self.environ, **(env or {})}, clear=True):
+        with patch.dict(os.environ, {**self.environ, **(env or {})}, clear=True), kept_wakeup_fd():
             return CliRunner().invoke(cli, list(arguments), input=stdin)
 
     def ok(self, *arguments: str, stdin: str | bytes = "") -> str:
