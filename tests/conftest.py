@@ -269,10 +269,8 @@ def clean_reactor(request: pytest.FixtureRequest, twisted_greenlet: object) -> I
         reactor.removeWriter(selectable)  # type: ignore[attr-defined]
         selectable.connectionLost(Failure(ConnectionDone("left behind by a test")))
     told = [f"logged error: {_told(event)}" for event in errors.events]
-    if before_fd not in (
-        -1,
-        wakeup_fd(),
-    ):  # the reactor takes one when it starts, which may be in the first test
+    # The reactor takes one when it starts, which may be in the first test.
+    if before_fd not in (-1, wakeup_fd()):
         signal.set_wakeup_fd(before_fd)
         told.append("took the descriptor by which the reactor learns of signals, and of children that end")
     if dirty is None:
