@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytest_twisted
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 
 from registry.errors import RedisFull, RedisUnavailable
 from registry.redis.store import NewerSchema
@@ -156,3 +158,25 @@ async def test_keys_of_a_newer_registry_are_left_alone(bench: Bench) -> None:
     bench.redis("SET", SCHEMA, "2")
     with pytest.raises(NewerSchema, match="upgrade this daemon"):
         await bench.store.on_connect()
+
+
+@pytest_twisted.ensureDeferred
+async def test_few_reads_of_payloads_are_under_way_at_a_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A push would wait in Redis behind all of them."""
+    pool = bench.store._pool
+    under_way: list[int] = []
+    waiting: list[Deferred[Any]] = []
+
+    def call(encoded: bytes) -> Deferred[Any]:
+        waiting.append(Deferred())
+        under_way.append(sum(not d.called for d in waiting))
+        return waiting[-1]
+
+    monkeypatch.setattr(pool, "call", call)
+    reads = [bench.store.tasks(b"q", [b"0" * 24], 100, b"") for _ in range(20)]
+    while any(not d.called for d in waiting):
+        next(d for d in waiting if not d.called).callback([0, 1, 0])
+    assert [await read for read in reads] == [(1, 0, [])] * 20
+    assert max(under_way) == 2

@@ -302,6 +302,8 @@ class Admin:
             if view is None or not page.add(exported(view)):
                 break
             walk.take()
+            if page.is_pause_due:
+                yield self._turns.pause()
         return page.answer(b"tasks", walk.cursor, lines=True)
 
     @inlineCallbacks
@@ -348,6 +350,8 @@ class Admin:
             if not page.add(row if reads else without_payloads(row)):
                 break
             walk.take()
+            if page.is_pause_due:
+                yield self._turns.pause()
         return page.answer(b"tasks", walk.cursor)
 
     @inlineCallbacks

@@ -22,6 +22,8 @@ from registry.queue.pages import SHOWN_BYTES, TaskView
 MAX_PAGE_BYTES = (8 << 20) - 1024
 # Later than any time; for queues that have no oldest task.
 NEVER_MS = 10**15
+# The work on a page lets other requests go first each time this many bytes of rows were added.
+PAUSE_BYTES = 64 << 10
 COUNTED = ("ready", "delayed", "leased", "dead", "done")
 
 
@@ -31,7 +33,7 @@ class Page:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._rows: list[bytes] = []
-        self._size = 0
+        self._size = self._paused_at = 0
         self.ended_early = False
 
     def add(self, row: Any) -> bool:
@@ -47,6 +49,14 @@ class Page:
     @property
     def is_full(self) -> bool:
         return self.ended_early or len(self._rows) == self._limit
+
+    @property
+    def is_pause_due(self) -> bool:
+        """Whether `PAUSE_BYTES` were added since this was last true."""
+        if self._size - self._paused_at < PAUSE_BYTES:
+            return False
+        self._paused_at = self._size
+        return True
 
     def answer(self, name: bytes, cursor: str | None, lines: bool = False) -> Answer:
         """The page as an answer, built with few copies because it may be large. ``lines``: each row is on a line of its own."""

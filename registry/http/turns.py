@@ -49,6 +49,10 @@ class Turns:
             self._later(0, self._turn)
         return done
 
+    def pause(self) -> Deferred[None]:
+        """Fires when the caller may go on with its long work: in a later turn, in rotation with the work of other requests."""
+        return self.run(iter(()))  # type: ignore[arg-type]
+
     def _turn(self) -> None:
         waiting, began = self._waiting, self._now()
         took = 0.0

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from registry.redis.faults import raise_domain_error
 from registry.redis.keys import Keys, bulk
@@ -52,6 +52,8 @@ VERBS = {
     "sweep": 0,
     "probe": 0,
 }
+# How many reads of payloads are under way at most. More would not be faster, and pushes would wait behind all of them.
+MAX_PAYLOAD_READS = 2
 
 
 class Commands:
@@ -75,6 +77,8 @@ class Commands:
         space = bulk(self.keys.space)
         self._common = space + bulk(self.process)
         self._common_for_all = space + bulk(b"-")
+        # Reads of payloads that are under way: each may keep Redis, and a turn of the reactor, busy for some ms.
+        self._payload_reads = DeferredSemaphore(MAX_PAYLOAD_READS)
         # Redis's time, continued with the monotonic clock, which nobody sets.
         self._monotonic = monotonic
         self._offset = time.time() - monotonic()

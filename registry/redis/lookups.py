@@ -140,7 +140,12 @@ class Lookups(Commands):
                 raise error_from_reply(reply)
             return reply[1], reply[2], list(map(Stored._make, reply[3:]))
 
-        return self._read("fields", [name], BYTES_PER_CALL, shown, search, *ids).addCallback(found)
+        if shown < 0:
+            return self._read("fields", [name], BYTES_PER_CALL, shown, search, *ids).addCallback(found)
+        d: Deferred[list[Any]] = self._payload_reads.run(
+            self._read, "fields", [name], BYTES_PER_CALL, shown, search, *ids
+        )
+        return d.addCallback(found)
 
     def scored(
         self, name: bytes, set_name: str, place: tuple[str, str], limit: int, *, highest_first: bool
