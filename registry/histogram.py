@@ -20,6 +20,6 @@ class Histogram:
         self.total: float = 0
 
     def add(self, value: float, times: int = 1) -> None:
-        """Count a value, so many times."""
+        """Count a value ``times`` times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += times * value

@@ -26,7 +26,12 @@ _WHY = {
 @click.option("--name", metavar="TOKEN", help="Only what was done with the token of this name.")
 @click.option("--since", metavar="TIME", help="Only what was done after this time.")
 @click.option(
-    "--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="At most so many."
+    "--limit",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Show at most N actions.",
 )
 @click.option("--all", "everything", is_flag=True, help="All entries, however many there are.")
 @click.pass_obj

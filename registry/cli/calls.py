@@ -32,7 +32,7 @@ LATER = (408, 425, 429)
 
 @dataclass(eq=False)
 class NoAnswer(Exception):
-    """The registry did not answer, or asked to repeat the request after so many seconds (None: it named no time)."""
+    """The registry did not answer, or asked for a repetition after some seconds (None: it named no time)."""
 
     sentence: str
     pause: float | None = None
@@ -69,7 +69,7 @@ class Calls:
     ) -> Answer:
         """POST until the registry answers with 200 or 202 and the member ``must``.
 
-        ``wait``: how long the server may keep the request, s. ``patience``: after so many seconds without an answer, and for
+        ``wait``: how long the server may keep the request, s. ``patience``: after this many seconds without an answer, and for
         what the registry refuses, it raises a `CliError`.
         """
         loop = asyncio.get_running_loop()

@@ -26,7 +26,7 @@ T = TypeVar("T")
 PATIENCE = 1.0
 # Of what goes to a file or a pipe: nothing is cut there.
 UNLIMITED = 100_000
-# rich fits so many rows of a table into a terminal within a second.
+# rich fits this many rows of a table into a terminal within a second.
 FITTED = 500
 
 

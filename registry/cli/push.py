@@ -41,7 +41,7 @@ def _option(name: str, metavar: str, text: str) -> Any:
 @click.argument("queue")
 @click.argument("payload", required=False)
 @click.option("--text", is_flag=True, help="The payload is plain text; it becomes a JSON string.")
-@_option("delay", "SECONDS", "Ready only after so many seconds.")
+@_option("delay", "SECONDS", "Delay the task by this many seconds.")
 @_option("at", "TIME", "Ready only at this time, such as 2030-12-24T18:00:00Z.")
 @_option("priority", "0..9", "Higher goes first (0).")
 @_option("ttl", "SECONDS", "Dead if it has not been leased by then.")
@@ -110,7 +110,7 @@ def header(name: str, value: str) -> str:
 )
 @click.option("--lease", metavar="SECONDS", help="Lease the task; it comes back unless it is acknowledged.")
 @click.option("--ack", metavar="LEASE", help="Acknowledge the task before in the same request.")
-@click.option("--count", type=click.IntRange(1, 100), metavar="N", help="Up to so many tasks, leased.")
+@click.option("--count", type=click.IntRange(1, 100), metavar="N", help="Take up to N tasks, with leases.")
 @click.option(
     "--order", type=click.Choice(["strict", "fair"]), help="Of several queues: the first first, or in turn."
 )
@@ -219,7 +219,7 @@ def _number(text: str) -> str:
 @click.command(cls=Command)
 @click.argument("queue")
 @click.argument("lease")
-@click.option("--delay", metavar="SECONDS", help="Ready only after so many seconds.")
+@click.option("--delay", metavar="SECONDS", help="Delay the task by this many seconds.")
 @click.pass_obj
 def release(app: App, queue: str, lease: str, delay: str | None) -> None:
     """Give the leased task back; the attempt does not count."""

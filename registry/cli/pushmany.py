@@ -31,7 +31,7 @@ AGAIN = 5.0
 # Errors with these codes concern one line; all others concern the whole request.
 OF_A_LINE = ("bad_json", "too_deep", "body_too_large")
 OPTIONS = {
-    "delay": ("SECONDS", "Ready only after so many seconds."),
+    "delay": ("SECONDS", "Delay the task by this many seconds."),
     "at": ("TIME", "Ready only at this time, such as 2030-12-24T18:00:00Z."),
     "priority": ("0..9", "Higher goes first (0)."),
     "ttl": ("SECONDS", "Dead if it has not been leased by then."),

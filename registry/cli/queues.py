@@ -35,7 +35,7 @@ def queue_cells(row: dict[str, Any], _: str = "") -> tuple[Any, ...]:
     is_flag=True,
     help="One row for all queues that share the part of their name before a colon.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many queues.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Show at most N queues.")
 @click.pass_obj
 def queues(app: App, search: str | None, sort: str | None, families: bool, limit: int | None) -> None:
     """List the queues, and how many tasks of each state they hold."""
@@ -80,7 +80,7 @@ def name_of(context: click.Context) -> str:
 
 
 @queue.command()
-@click.option("--seconds", metavar="SECONDS", help="Resume by itself after so many seconds.")
+@click.option("--seconds", metavar="SECONDS", help="Resume by itself after this many seconds.")
 @click.pass_context
 def pause(context: click.Context, seconds: str | None) -> None:
     """Hand out no task until the queue is resumed."""
@@ -181,7 +181,7 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--yes", is_flag=True, help="Do not ask."),
         click.option("--dry-run", is_flag=True, help="Change nothing; say how many tasks are selected."),
-        click.option("--limit", metavar="N", help="At most so many tasks."),
+        click.option("--limit", metavar="N", help="Change at most N tasks."),
         click.option(
             "--before", metavar="TIME", help="Only tasks that ended (else: were pushed) before this time."
         ),
@@ -259,7 +259,7 @@ def delete(
 
 
 @queue.command()
-@click.option("--spread", metavar="SECONDS", help="Make them ready one after the other over so many seconds.")
+@click.option("--spread", metavar="SECONDS", help="Spread the tasks over this many seconds.")
 @selection
 @click.pass_context
 def retry(context: click.Context, /, spread: str | None, dry_run: bool, yes: bool, **which: Any) -> None:

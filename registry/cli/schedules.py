@@ -25,7 +25,7 @@ def schedule() -> None:
 
 
 @schedule.command("list")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many schedules.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Show at most N schedules.")
 @click.pass_obj
 def list_schedules(app: App, limit: int | None) -> None:
     """List the schedules by name."""

@@ -29,7 +29,12 @@ MANY = 200
 @click.option("--state", type=click.Choice(STATES), default="ready", show_default=True, help="Which tasks.")
 @click.option("--search", metavar="TEXT", help="Only tasks with this in their payload, id, reason or error.")
 @click.option(
-    "--limit", type=click.IntRange(1), default=100, show_default=True, metavar="N", help="At most so many."
+    "--limit",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Show at most N tasks.",
 )
 @click.option("--all", "everything", is_flag=True, help="All tasks, however many there are.")
 @click.pass_obj

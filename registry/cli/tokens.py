@@ -148,9 +148,9 @@ def list_tokens(context: click.Context) -> None:
         }
         if last_used is not None:
             # Another daemon may have another token of the same name.
-            said = last_used.get(one.name, {})
-            same = all(said.get(member) == row[member] for member in ("rights", "created", "expires"))
-            row["last_used"] = said.get("last_used") if same else None
+            use = last_used.get(one.name, {})
+            same = all(use.get(member) == row[member] for member in ("rights", "created", "expires"))
+            row["last_used"] = use.get("last_used") if same else None
         rows.append(row)
     if app.out.as_json:
         for row in rows:

@@ -98,7 +98,11 @@ class Log:
 @click.command(cls=WorkCommand)
 @click.argument("queues", nargs=-1, required=True, metavar="QUEUE…")
 @click.option(
-    "--concurrency", type=click.IntRange(1, 1000), default=1, metavar="N", help="Run so many at once (1)."
+    "--concurrency",
+    type=click.IntRange(1, 1000),
+    default=1,
+    metavar="N",
+    help="Run up to N commands at once (1).",
 )
 @click.option(
     "--strict/--fair", "strict", default=True, help="Empty the first queue first (default), or take turns."

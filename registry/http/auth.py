@@ -25,7 +25,7 @@ from registry.model.tokens import Token, hash_of, parse_right
 RIGHTS: Final = ("open", "sign-in", "any", "push", "pop", "view", "operate", "admin")
 # Verdicts that a token remembers for push, and for pop.
 MAX_VERDICTS = 512
-# An address may send this many wrong tokens in so many seconds; then they are answered 429.
+# An address may send this many wrong tokens in this many seconds; then they are answered 429.
 MAX_FAILURES, FAILURE_SECONDS = 10, 60.0
 # The addresses whose wrong tokens are counted, at most.
 MAX_ADDRESSES = 10_000

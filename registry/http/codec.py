@@ -265,7 +265,7 @@ def one_of(*words: str) -> Callable[[str, str], str]:
 
 
 def text(low: int, high: int) -> Callable[[str, str], str]:
-    """A reader of text of so many bytes, without control characters."""
+    """A reader of text of that many bytes, without control characters."""
 
     def read(name: str, value: str) -> str:
         if not low <= len(value.encode()) <= high or any(ord(c) < 32 or ord(c) == 127 for c in value):

@@ -1,7 +1,7 @@
 """Tasks as an export has them: everything that is stored of a task, as one JSON object on one line, and back.
 
 The members are the fields of `registry.model.Task` by their long names; moments and durations are in ms. A payload or a result
-that is no JSON, holds a line break or has white space around it is in ``payload_base64`` or ``result_base64`` instead of
+that is not JSON, holds a line break or has white space around it is in ``payload_base64`` or ``result_base64`` instead of
 ``task`` or ``result``: a line must stay one line, and the bytes must stay the same.
 """
 

@@ -59,7 +59,7 @@ class Orders:
         yield self._orders.hold(options.worker or "", wait)
         return nothing
 
-    def told(self, answer: Answer, worker: str) -> Answer:
+    def add_order(self, answer: Answer, worker: str) -> Answer:
         """The answer to this worker, with its order."""
         order = self.standing.get(worker)
         if order is None:
@@ -73,4 +73,4 @@ class Orders:
         """The answer of a verb about a lease, with the order to the worker that holds it."""
         worker = yield self._orders.of_holder(request.name, bytes(request.segments[1]))
         answer = yield as_deferred(verb(request))
-        return answer if worker is None else self.told(answer, worker)
+        return answer if worker is None else self.add_order(answer, worker)

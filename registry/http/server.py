@@ -27,7 +27,7 @@ from registry.http.validation import Refusal
 from registry.log import escape
 from registry.model.tokens import mask_tokens
 
-# When tokens change, so many connections are checked at a time.
+# When tokens change, this many connections are checked at a time.
 CHECKED_A_TURN = 500
 
 

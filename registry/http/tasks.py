@@ -222,7 +222,7 @@ class Tasks:
             )
         d = popped.addCallback(_popped).addErrback(_replaced, NOTHING)
         if worker is not None:
-            d.addCallback(self.orders.told, worker)
+            d.addCallback(self.orders.add_order, worker)
         return d if acked is None else self._with_ack(d, acked)
 
     def _pop(self, name: bytes, wait: float, length: int, options: PopOptions) -> Deferred[Delivery | None]:
@@ -294,7 +294,7 @@ class Tasks:
                 (b"pops", raw, key, digest, wait), lambda: self.orders.pop(ask, wait, keyed, [])
             )
         d = popped.addCallback(_popped_many).addErrback(_replaced, NOTHING_OF_MANY)
-        return d if worker is None else d.addCallback(self.orders.told, worker)
+        return d if worker is None else d.addCallback(self.orders.add_order, worker)
 
     # Working
 

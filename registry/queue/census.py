@@ -14,7 +14,7 @@ from registry.queue.queues import Queues
 from registry.queue.tally import label_of
 
 STATES = ("ready", "delayed", "leased", "dead", "done")
-# Reading a hundred thousand queues takes seconds of Redis's time. The next reading begins when at least so many times the time of
+# Reading a hundred thousand queues takes seconds of Redis's time. The next reading begins when at least this many times the time of
 # the last one has passed.
 REST = 20
 

@@ -30,7 +30,7 @@ from registry.redis.lookups import Record
 KEPT_SECONDS = 2.0
 # More groups than this are counted together, and the answer says that it is not complete.
 MAX_GROUPS = 1000
-# Who finished tasks is read from this many done tasks of each of so many queues of a group, in so many queues in all.
+# Who finished tasks is read from DONE_TASKS done tasks in each of DONE_QUEUES queues of a group, and DONE_QUEUES_IN_ALL in all.
 DONE_TASKS, DONE_QUEUES, DONE_QUEUES_IN_ALL = 200, 3, 30
 # A worker is blamed for at least this many attempts, and this share of all.
 FEWEST_ATTEMPTS, SHARE = 2, 0.9

@@ -29,7 +29,7 @@ class Progress:
         return "" if self.operation is None else f"{self.operation}:{self._list}"
 
     def add(self, count: int, size: int = 0) -> None:
-        """So many tasks more are done, and so many bytes more set aside."""
+        """Add the tasks that were changed, and the bytes of those that were set aside."""
         self.count += count
         if not size:
             return

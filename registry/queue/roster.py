@@ -188,10 +188,10 @@ class Roster:
     def _read_workers(self) -> Any:
         at = self._store.now_ms()
         workers: dict[str | None, Worker] = {}
-        told = [list(self._polled_here())]
+        heartbeats = [list(self._polled_here())]
         for beat in (yield self._store.other_workers()):
-            told.append(_decode(beat))
-        for polled in (one for rows in told for one in rows):
+            heartbeats.append(_decode(beat))
+        for polled in (one for rows in heartbeats for one in rows):
             _of(workers, polled.worker).add_polls(polled, at - int(FORGOTTEN_SECONDS * 1000))
 
         def take(record: Record) -> None:

@@ -26,7 +26,7 @@ WATCH_SECONDS = 2.0
 TICK_SECONDS = 1.0
 # Another registry on this Redis whose prefix overlaps is detected within this time.
 NEIGHBOUR_SECONDS = 60.0
-# When a token was used last is told to this many seconds.
+# The resolution of the time at which a token was last used, s.
 USED_SECONDS = 3.0
 # Limits of one sweep: queues, and moves of each kind per queue. Other clients of Redis then wait a few ms at most.
 QUEUES_PER_SWEEP = 100

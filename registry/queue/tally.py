@@ -18,7 +18,7 @@ from registry.queue.names import pushed_at_ms
 
 MAX_QUEUES = 200
 OTHER = b"other"
-# The label of so many keys is remembered.
+# The labels of this many keys are remembered.
 MAX_REMEMBERED = 4096
 
 # Upper bounds of the buckets, ms; from a hand-over at once to a task that ran for a day.
@@ -82,7 +82,7 @@ class Tally:
         self.waits = Histogram(LENGTHS_MS)
         self.runs = Histogram(LENGTHS_MS)
         self.round_trips = Histogram(ROUND_TRIPS)
-        self._sizes: dict[int, int] = {}  # how many groups had so many entries
+        self._sizes: dict[int, int] = {}  # the number of groups by their number of entries
         self._counters: dict[str, Callable[[Sequence[Any], Sequence[Any]], None]] = {
             "push": self._count_pushes,
             "pop": self._count_pops,

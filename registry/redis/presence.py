@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from registry.redis import prefixes
 from registry.redis.commands import Commands
 
-# When a token was used last is forgotten after this time, ms, and of all but so many tokens: a daemon that was not running when
+# When a token was used last is forgotten after this time, ms, and of all tokens but the latest: a daemon that was not running when
 # a token was revoked cannot know that.
 FORGOTTEN_MS = 400 * 24 * 3600 * 1000
 MAX_TOKENS = 10_000
@@ -70,15 +70,15 @@ class Presence(Commands):
     def health(self) -> Any:
         """Fires with the `Health` of Redis."""
         memory, persistence = yield self._ask_each((b"INFO", b"memory"), (b"INFO", b"persistence"))
-        told = dict(
+        info = dict(
             line.split(b":", 1) for line in (memory + b"\r\n" + persistence).split(b"\r\n") if b":" in line
         )
         return Health(
-            int(told.get(b"used_memory", 0)),
-            int(told.get(b"maxmemory", 0)),
+            int(info.get(b"used_memory", 0)),
+            int(info.get(b"maxmemory", 0)),
             # A server that keeps no snapshots tells of the last one, which was none, that it was all right.
-            told.get(b"rdb_last_bgsave_status", b"ok") == b"ok"
-            and (told.get(b"aof_enabled") != b"1" or told.get(b"aof_last_write_status", b"ok") == b"ok"),
+            info.get(b"rdb_last_bgsave_status", b"ok") == b"ok"
+            and (info.get(b"aof_enabled") != b"1" or info.get(b"aof_last_write_status", b"ok") == b"ok"),
         )
 
     def orders(self) -> Deferred[list[tuple[str, str, int]]]:

@@ -45,7 +45,7 @@ class LinkProtocol(RedisProtocol):  # type: ignore[misc]
     types: a payload ``007`` stays these three bytes.
     """
 
-    # Handles a message that is no reply, and returns True for it; None where Redis sends only replies.
+    # Handles a message that is not a reply, and returns True for it; None where Redis sends only replies.
     unsolicited: Callable[[Any], bool] | None = None
 
     def __init__(self, link: Link) -> None:

@@ -4,7 +4,7 @@
 -- Reply per entry: {0, ready, delayed, leased, dead, done, since when the oldest ready task is ready (ms) or false,
 --   policy or false} · {6|8, text}. That is false too where a raw element is the oldest.
 
--- The first element of a list that is no tombstone, from place `at` behind its head on: its place, since when it is
+-- The first element of a list that is not a tombstone, from place `at` behind its head on: its place, since when it is
 -- ready (false for a raw element), and whether it was put to the head. Returns nothing behind the last element. After
 -- MAX_STALE tombstones the next element counts, whatever it is.
 local MAX_STALE = 100

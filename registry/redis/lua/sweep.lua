@@ -1,7 +1,7 @@
 -- uses: base, life, lost, attempts, finishing, heads
 -- Sweep: apply the passing of time to the queues that are due, the longest due first: leases lapse, delays end, expired
 -- tasks die, traces of acknowledged leases are removed.
--- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after so many moves in
+-- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after this many moves in
 --   all, no further queue.
 -- Reply: {queues swept, moves made, the time, Q, how many of its tasks died since the last sweep of any daemon, …}.
 local moves, per_kind = 0, tonumber(ARGV[5])
