@@ -19,7 +19,7 @@ step "ruff check" "$python" -m ruff check
 step "ruff format" "$python" -m ruff format --check
 step "mypy" "$python" -m mypy
 # Tests mostly wait, so run twice as many processes as there are cores.
-[ $# -gt 0 ] || set -- -n "$(($(nproc) * 2))" --dist loadfile
+[ $# -gt 0 ] || set -- -n "$(($(nproc) * 2))" --dist loadfile --no-loadscope-reorder
 step "pytest" "$python" -m pytest "$@"
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'Failed: %s\n' "${failed[@]}" >&2

@@ -31,6 +31,27 @@ from tests.live import Daemon, RedisServer, redis_binaries, redis_version, short
 from tests.talk import fresh, running
 
 __all__ = ["pytest_timeout_set_timer"]  # a hook: pytest finds it in this module
+# The modules whose tests take more than about 50 s together, the longest first.
+LONGEST = (
+    "test_end_to_end",
+    "test_packaging",
+    "test_service",
+    "test_trouble",
+    "test_model",
+    "test_history",
+    "test_one_name",
+    "test_schedules",
+    "test_redis_faults",
+    "test_two_daemons",
+    "test_processes",
+    "test_bulk",
+    "test_schedule_clock",
+    "test_benchmarks",
+    "test_redis_away",
+    "test_log_destinations",
+    "test_workers_of_the_docs",
+    "test_work_outages",
+)
 SETTLE_SECONDS = 1.0  # for the far end of a closed connection to be noticed
 
 
@@ -56,6 +77,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             ids=[redis_version(path) for path in binaries] or ["none"],
             indirect=True,
         )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest, so that no process is left with one of them at the end."""
+    order = {f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def pytest_collection_finish() -> None:

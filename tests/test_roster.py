@@ -114,8 +114,10 @@ async def test_the_roster_of_another_process_ends_with_it(bench: Bench) -> None:
     bench.redis("ZADD", "{registry}beats", bench.now() + 60_000, "other")
     bench.redis("SET", "{registry}roster:other", "theirs", "PX", 60_000)
     await store.beat_workers(b"ours", 60_000)
-    assert await store.other_workers() == [b"theirs"]
+    # The module's daemon, on the same Redis, may have written its own again.
+    others = await store.other_workers()
+    assert b"theirs" in others and b"ours" not in others
     bench.redis("PEXPIRE", "{registry}roster:other", 1)
     while bench.redis("EXISTS", "{registry}roster:other"):
         pass
-    assert await store.other_workers() == []
+    assert b"theirs" not in await store.other_workers()
