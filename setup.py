@@ -51,6 +51,7 @@ setup(
     package_dir={"": "."},
     package_data={
         "registry": ["py.typed"],
+        "registry.http": ["dashboard/*", "dashboard/*/*"],
         "registry.redis": ["lua/*.lua"],
     },
     zip_safe=False,
@@ -85,6 +86,8 @@ setup(
             "treq>=25.5",
             "hypothesis>=6.150",
             "cryptography>=50",
+            "playwright>=1.60",  # drives the Chromium of the system; it brings no browser
+            "axe-playwright-python>=0.1.8",
             "setuptools>=77",  # builds the wheel under test without a network
         ],
         "dev": [

@@ -229,6 +229,12 @@ class Config:
         "Origins, separated by commas, whose web pages may use the API, such as https://app.example.",
         "Empty: only pages that the daemon itself serves. Where there are tokens, such a page needs one, too.",
     )
+    environment: str = setting(
+        "",
+        values.label,
+        "What the dashboard calls this registry, such as staging.",
+        "The word stands beside its name, so that nobody takes one environment for another.",
+    )
     processes: int = setting(
         1,
         values.processes,

@@ -198,6 +198,7 @@ class Daemon(StopsOnce):
             TokenList(self._gate, last_used.read),
             lambda: self._metrics.page(),
             self.verbs.orders,
+            environment=config.environment,
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access

@@ -140,6 +140,12 @@ def base_path(text: str) -> str:
     raise ValueError("a path such as /registry, of letters, digits and - . _ ~")
 
 
+def label(text: str) -> str:
+    if text.isprintable() and len(text) <= 30:
+        return text
+    raise ValueError("at most 30 printable characters")
+
+
 def origins(text: str) -> tuple[str, ...]:
     """Origins as browsers write them: in lower case, without the usual port."""
     found = []

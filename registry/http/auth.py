@@ -303,6 +303,15 @@ def describe(access: Access) -> dict[str, object]:
     return {"name": access.name or None, "rights": list(access.rights), "expires": expires}
 
 
+def describe_rights(access: Access) -> dict[str, object]:
+    """The same, and what a page needs to know to show only what its caller may do and see.
+
+    ``push``: whether it may push into every queue; the session of a page never may.
+    """
+    may = {right: access.may(right) for right in ("view", "operate", "admin", "push")}
+    return {**describe(access), "may": may, "payloads": access.reads_payloads}
+
+
 def time_text(seconds: float) -> str:
     """A time of day, s, as RFC 3339 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -58,7 +58,7 @@ class Answer(Struct, eq=False):
     """A response: ``status``, the body's bytes, headers beside the common ones.
 
     ``deliveries``: the tasks that this answer hands over, leased or not; the writer of the answer confirms them or puts them back.
-    ``code``: of an error. ``media``: the Content-Type, b"" for JSON.
+    ``code``: of an error. ``media``: the Content-Type, b"" for JSON; with one, ``cache`` is the Cache-Control.
     """
 
     status: int
@@ -67,6 +67,7 @@ class Answer(Struct, eq=False):
     deliveries: tuple[Delivery, ...] = ()
     code: str = ""
     media: bytes = b""
+    cache: bytes = b"no-store"
 
 
 def json_answer(status: int, value: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> Answer:

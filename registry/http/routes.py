@@ -20,7 +20,7 @@ from registry.errors import RedisUnavailable, RegistryError, ShuttingDown
 from registry.http import admin, options
 from registry.http.admin import Admin
 from registry.http.audit import AUDIT_OPTIONS, UNDO
-from registry.http.auth import ANYONE, STRANGER, Access, Gate, describe
+from registry.http.auth import ANYONE, STRANGER, Access, Gate, describe, describe_rights
 from registry.http.codec import (
     Answer,
     error_to_answer,
@@ -34,6 +34,7 @@ from registry.http.parser import Found, check_right
 from registry.http.request import Match, Request, Route
 from registry.http.schedules import SCHEDULES_OPTIONS
 from registry.http.sessions import Sessions
+from registry.http.static import Static
 from registry.http.tasks import Tasks
 from registry.http.token_list import TOKENS_OPTIONS, TokenList
 from registry.http.validation import Refusal, sane_request_id
@@ -74,7 +75,8 @@ def route(methods: str, path: str, *, right: str, **more: Any) -> Callable[[Endp
 class Api:
     """The endpoints. ``redis_state()`` fires with a sentence about what is wrong with Redis, "" for nothing.
 
-    ``stopping()`` returns whether the daemon is stopping, ``warnings()`` what an operator should know.
+    ``stopping()`` returns whether the daemon is stopping, ``warnings()`` what an operator should know; ``environment``: the
+    setting ENVIRONMENT.
     """
 
     app = app
@@ -91,6 +93,8 @@ class Api:
         tokens: TokenList | None = None,
         metrics: Callable[[], Deferred[bytes]] | None = None,
         orders: Orders | None = None,
+        static: Static | None = None,
+        environment: str = "",
     ) -> None:
         self._tasks = verbs
         self._orders: Any = orders
@@ -104,6 +108,8 @@ class Api:
         self._gate = gate or Gate()
         self._token_list = tokens or TokenList(self._gate, lambda: succeed({}))
         self._sessions = sessions or Sessions(self._gate)
+        self._static = static or Static()
+        self._environment = environment
         self._finder = Finder((row, getattr(self, row.verb)) for row in ROUTES)
         self.find = self._finder.find
 
@@ -305,6 +311,34 @@ class Api:
     @route("GET", "/api/tokens", right="operate", options=TOKENS_OPTIONS)
     def tokens(self, request: Request) -> Any:
         return self._token_list.list(request)
+
+    # The dashboard
+
+    @route("GET", "/", right="open")
+    def page(self, request: Request) -> Answer:
+        return self._static.page(request)
+
+    @route("GET", "/dashboard/<file>", right="open")
+    def page_file(self, request: Request) -> Answer:
+        return self._static.file(request)
+
+    @route("GET", "/dashboard/<folder>/<file>", right="open")
+    def page_file_below(self, request: Request) -> Answer:
+        return self._static.file(request)
+
+    @route("GET", "/api/me", right="any")
+    def me(self, request: Request) -> Answer:
+        warnings = self._warnings() if request.access.may("view") else []
+        return json_answer(
+            200,
+            {
+                **describe_rights(request.access),
+                "needs_token": self._gate.is_closed,
+                "environment": self._environment or None,
+                "version": __version__,
+                "warnings": warnings,
+            },
+        )
 
     # The process
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 from time import monotonic, time
@@ -156,18 +156,18 @@ class Server(Factory):  # type: ignore[misc]
         if connection.transport is not None:
             connection.transport.abortConnection()
 
-    def status_start(self, status: int, media: bytes = b"") -> bytes:
-        """The beginning of an answer with this status, up to the value of X-Request-Id. ``media``: its type, b"" for JSON."""
-        common = ((b"Content-Type", media), *COMMON[1:]) if media else COMMON
-        start = b"HTTP/1.1 %d %b\r\n%bServer: registry\r\nDate: %b\r\nX-Request-Id: " % (
+    def status_start(self, status: int) -> bytes:
+        """The beginning of an answer in JSON with this status, up to the value of X-Request-Id."""
+        start = self.starts[status] = self._start(status, COMMON)
+        return start
+
+    def _start(self, status: int, common: Iterable[tuple[bytes, bytes]]) -> bytes:
+        return b"HTTP/1.1 %d %b\r\n%bServer: registry\r\nDate: %b\r\nX-Request-Id: " % (
             status,
             HTTPStatus(status).phrase.encode(),
             b"".join(b"%b: %b\r\n" % pair for pair in common),
             formatdate(time(), usegmt=True).encode(),
         )
-        if not media:
-            self.starts[status] = start
-        return start
 
     def encode_answer(self, answer: Answer, head: Head) -> bytes:
         """The bytes of an answer to the request with this head."""
@@ -184,12 +184,24 @@ class Server(Factory):  # type: ignore[misc]
                 more += b"Retry-After: %d\r\n" % retry_after_seconds()
         elif head.keep_alive:
             more += self.keep_alive
+        if answer.media:
+            return self._encode_file(answer, head, more)
         return b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b" % (
-            self.status_start(status, answer.media)
-            if answer.media
-            else self.starts.get(status) or self.status_start(status),
+            self.starts.get(status) or self.status_start(status),
             head.request_id or next(self.ids),
             len(body),
+            more,
+            b"" if head.bodiless else body,
+        )
+
+    def _encode_file(self, answer: Answer, head: Head, more: bytes) -> bytes:
+        """The bytes of an answer that is not JSON; a 304 has no length, because it would be that of the file."""
+        body, cache = answer.body, (b"Cache-Control", answer.cache)
+        size = b"" if answer.status == 304 else b"Content-Length: %d\r\n" % len(body)
+        return b"%b%b\r\n%b%b\r\n%b" % (
+            self._start(answer.status, ((b"Content-Type", answer.media), cache, *COMMON[2:])),
+            head.request_id or next(self.ids),
+            size,
             more,
             b"" if head.bodiless else body,
         )

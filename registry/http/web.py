@@ -50,12 +50,12 @@ def write_answer(
     """
     request.setResponseCode(answer.status)
     headers = request.responseHeaders
-    own = (
-        (b"X-Request-Id", request.registry_id),
-        (b"Content-Length", b"%d" % len(answer.body)),
-    )
-    media = ((b"Content-Type", answer.media),) if answer.media else ()
-    for name, value in (*COMMON, *own, *media, *answer.headers):
+    own = [(b"X-Request-Id", request.registry_id)]
+    if answer.status != 304:
+        own.append((b"Content-Length", b"%d" % len(answer.body)))
+    if answer.media:
+        own += [(b"Content-Type", answer.media), (b"Cache-Control", answer.cache)]
+    for name, value in (*COMMON, *own, *answer.headers):
         headers.setRawHeaders(name, [value])
     if answer.status == 202 and stopping:
         headers.setRawHeaders(b"Connection", [b"close"])
