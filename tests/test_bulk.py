@@ -59,6 +59,88 @@ def many_dead(served: Daemon, q: str, count: int, task: Any = 0, kind: str = "Oo
     return ids
 
 
+def listed(served: Daemon, q: str, query: str) -> list[str]:
+    """The ids of a list, all its pages."""
+    ids: list[str] = []
+    cursor = ""
+    while True:
+        page = ask(
+            served, "GET", f"/api/queues/{q}/tasks?{query}&limit=2{cursor and f'&cursor={cursor}'}"
+        ).ok()
+        ids += [task["id"] for task in page["tasks"]]
+        if page["cursor"] is None:
+            return ids
+        cursor = page["cursor"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("worker=w1", "ab"),
+        ("worker=w", ""),
+        ("error=Dns", "abc"),
+        ("error=Dns&worker=w2", "c"),
+        ("type=Dns", "abc"),
+        ("type=Dn", ""),
+        ("type=Dns&message=no%20%23", "ab"),
+        ("message=no%20%23", "ab"),
+        ("message=no%201", ""),
+        ("type=&message=", "d"),
+        ("message=", "d"),
+        ("reason=cancelled", "e"),
+        ("reason=cancelled&type=", ""),
+        ("search=no%202", "b"),
+        ("search=no&worker=w2", ""),
+    ],
+)
+def test_lists_and_bulk_operations_select_the_same_dead_tasks(
+    served: Daemon, reasons: dict[str, str], query: str, expected: str
+) -> None:
+    letters = {task_id: letter for letter, task_id in reasons.items()}
+    assert (
+        "".join(sorted(letters[one] for one in listed(served, "reasons", f"state=dead&{query}"))) == expected
+    )
+    if "search" not in query:
+        assert delete(served, "reasons", f"state=dead&{query}&dry_run=1") == (len(expected), 0)
+        retried = ask(served, "POST", f"/api/queues/reasons/retry?{query}&dry_run=1").ok()
+        assert retried["count"] == len(expected)
+
+
+@pytest.fixture(scope="module")
+def reasons(served: Daemon) -> dict[str, str]:
+    """Dead tasks by a letter: who failed them, and with what."""
+    deaths: dict[str, tuple[str, Any]] = {
+        "a": ("w1", {"type": "Dns", "message": "no 1"}),
+        "b": ("w1", {"type": "Dns", "message": "no 2"}),
+        "c": ("w2", {"type": "Dns", "message": "other"}),
+        "d": ("w2", None),
+    }
+    ids = {}
+    for letter, (worker, error) in deaths.items():
+        ids[letter] = pushed(served, "reasons", letter)
+        lease = leased(served, "reasons", f"lease=30&wait=0&worker={worker}")["lease"]
+        on(served, "fail", "reasons", lease, {"retry": False, **({"error": error} if error else {})}).ok()
+    ids["e"] = pushed(served, "reasons", "e")
+    cancel(served, "reasons", ids["e"])
+    return ids
+
+
+def test_leased_tasks_are_listed_by_the_worker_that_has_them(served: Daemon, q: str) -> None:
+    first, _ = pushed(served, q, 1), pushed(served, q, 2)
+    leased(served, q, "lease=30&wait=0&worker=w1")
+    leased(served, q, "lease=30&wait=0&worker=w2")
+    assert listed(served, q, "state=leased&worker=w1") == [first]
+
+
+def test_a_filtered_list_reads_at_most_so_much_of_a_page(served: Daemon, q: str) -> None:
+    for _ in range(2):
+        ask(served, "PUT", f"/api/pushTasks/{q}", [0] * 1000).ok()
+    page = ask(served, "GET", f"/api/queues/{q}/tasks?worker=nobody").ok()
+    assert page["tasks"] == []
+    assert page["cursor"]
+    assert listed(served, q, "worker=nobody") == []
+
+
 def now() -> str:
     return quote(datetime.now(UTC).isoformat())
 

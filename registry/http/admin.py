@@ -43,7 +43,7 @@ from registry.http.turns import Turns
 from registry.queue.audit import Action, Audit
 from registry.queue.completions import Completions
 from registry.queue.inspector import Inspector
-from registry.queue.operations import NO_LIMIT, Operations, TaskFilter, rules_of
+from registry.queue.operations import ALL, NO_LIMIT, Operations, TaskFilter, rules_of
 from registry.queue.progress import Progress
 from registry.queue.promise import after
 from registry.queue.queues import Queues
@@ -57,10 +57,18 @@ def _yes_no(name: str, value: str) -> bool:
     return one_of("1", "0", "true", "false")(name, value) in ("1", "true")
 
 
-# Which tasks a bulk operation applies to.
-_FILTER_OPTIONS: Options = {
+# Which tasks a list shows. The options that speak of what workers wrote are refused to a caller that may not see it.
+_SHOWN_OPTIONS: Options = {
     "reason": text(1, 100),
     "error": text(1, 255),
+    "worker": text(1, 255),
+    "type": text(0, 200),
+    "message": text(0, 4000),
+}
+_BY_ERROR = ("error", "type", "message")
+# Which tasks a bulk operation applies to.
+_FILTER_OPTIONS: Options = {
+    **_SHOWN_OPTIONS,
     "before": moment,
     "limit": whole(1, 10**12 - 1),
     "dry_run": _yes_no,
@@ -79,6 +87,7 @@ TASKS_OPTIONS: Options = {
     "cursor": text(1, 400),
     "limit": whole(1, MAX_PER_PAGE),
     "search": text(0, 255),
+    **_SHOWN_OPTIONS,
 }
 TASK_OPTIONS: Options = {"wait": options.wait_length}
 RETRY_OPTIONS: Options = {
@@ -100,7 +109,14 @@ EXPORT_OPTIONS: Options = {
 
 def _task_filter(given: dict[str, Any]) -> TaskFilter:
     before = given.get("before")
-    return TaskFilter(given.get("reason"), given.get("error"), None if before is None else before * 1000)
+    return TaskFilter(
+        given.get("reason"),
+        given.get("error"),
+        None if before is None else before * 1000,
+        given.get("worker"),
+        given.get("type"),
+        given.get("message"),
+    )
 
 
 def _bulk_answer(count: int, skipped: int) -> Answer:
@@ -333,13 +349,15 @@ class Admin:
         """The tasks of a queue in one state, a page at a time."""
         given = request.options
         reads = request.caller.access.reads_payloads
-        if given.get("search") and not reads:
-            raise Forbidden("This token may not see payloads, so it cannot search in them.")
+        if not reads and (given.get("search") or any(name in given for name in _BY_ERROR)):
+            raise Forbidden("This token may not see payloads and errors, so it cannot search in them.")
+        matching = _task_filter(given)
         walk = self._inspector.tasks(
             request.name,
             given.get("state", "ready"),
             given.get("cursor", ""),
             given.get("search", "").encode(),
+            None if matching == ALL else matching.matches,
         )
         page = Page(given.get("limit", PAGE))
         while not page.is_full:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from registry.errors import Conflict, NotFound
 from registry.model import NO_RULES, Policy, decode_policy
 from registry.queue.names import check_name
-from registry.queue.pages import TaskView, Walk, view_of
+from registry.queue.pages import Matches, TaskView, Walk, view_of
 from registry.queue.queues import Queues
 from registry.redis.lookups import Counts, Why
 
@@ -98,14 +98,16 @@ class Inspector:
             view.lease_ends_ms = yield self._store.lease_ends_ms(name, lease)
         return view
 
-    def tasks(self, name: bytes, state: str, cursor: str, search: bytes = b"") -> Walk:
-        """A walk over the tasks of a state behind a cursor, "" for all of them.
+    def tasks(
+        self, name: bytes, state: str, cursor: str, search: bytes = b"", matches: Matches | None = None
+    ) -> Walk:
+        """A walk over the tasks of a state behind a cursor, "" for all of them; ``matches``: which of them to show.
 
         Order: ready by delivery, delayed by due time, leased by push, dead and done newest first. Among the done tasks that a push
         asked to keep, those that are kept longest come first.
         """
         check_name(name)
-        return Walk(self._store, name, state, cursor, search)
+        return Walk(self._store, name, state, cursor, search, matches=matches)
 
     def why(self, view: TaskView) -> Deferred[Why]:
         """Why a task is not handed out yet. Its position is None if it is further back than `FAR_ENOUGH`."""

@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 
 from registry.duration import milliseconds
 from registry.errors import BadOption, Conflict, NotFound, RedisFull
-from registry.model import LETTERS, STATES, Code, Error, Policy, PolicyChange, decode_policy
+from registry.model import LETTERS, STATES, Code, Error, Policy, PolicyChange, Task, decode_policy
+from registry.queue.dead_tasks import kind_of
 from registry.queue.inspector import Inspector
 from registry.queue.names import check_name, pushed_at_ms
 from registry.queue.pages import TaskView, Walk
@@ -53,11 +54,18 @@ RETENTION = {"done": 30 * 86_400, "done_max": 1_000_000, "dead": 366 * 86_400, "
 
 @dataclass(frozen=True, slots=True)
 class TaskFilter:
-    """A filter for bulk operations; None matches any. ``before_ms``: the task ended, or was pushed if it has not, before this."""
+    """A filter for lists and bulk operations; None matches any.
+
+    ``before_ms``: the task ended, or was pushed if it has not, before this. ``worker``: of the last attempt. ``type`` and
+    ``message``, masked: of the error that a task failed with, as the groups of dead tasks have them; "" for none.
+    """
 
     reason: str | None = None
     error: str | None = None
     before_ms: float | None = None
+    worker: str | None = None
+    type: str | None = None
+    message: str | None = None
 
     def matches(self, view: TaskView) -> bool:
         """Whether a task matches."""
@@ -68,10 +76,25 @@ class TaskFilter:
             error = task.error if isinstance(task.error, Error) else Error()
             if self.error not in f"{error.type or ''}: {error.message or ''}":
                 return False
+        if self.worker is not None and self.worker != _last_worker(task):
+            return False
+        if self.type is not None or self.message is not None:
+            kind, message = kind_of(task.error)
+            if (task.reason or "failed") != "failed" or self.type not in (None, kind or ""):
+                return False
+            if self.message not in (None, message or ""):
+                return False
         if self.before_ms is None:
             return True
         at = task.ended_at or pushed_at_ms(view.id or b"")
         return at is not None and at < self.before_ms
+
+
+def _last_worker(task: Task) -> str | None:
+    """The worker that has the task, or had it last."""
+    if task.lease is not None:
+        return task.lease.worker
+    return task.history[-1].worker if task.history else None
 
 
 ALL = TaskFilter()

@@ -54,6 +54,9 @@ class TaskView:
     length: int = 0
 
 
+Matches = Callable[[TaskView], bool]
+
+
 @dataclass(slots=True)
 class _Slot:
     """One member of a list: a task to read, or a ``view`` that is complete. ``place``: the cursor that continues behind it."""
@@ -73,12 +76,17 @@ class _Query:
     state: str
     search: bytes
     shown: int
+    matches: Matches | None = None
     bytes: int = 0
     tasks: int = 0
 
     @property
+    def selects(self) -> bool:
+        return bool(self.search) or self.matches is not None
+
+    @property
     def has_enough(self) -> bool:
-        return bool(self.search) and (self.bytes >= SEARCH_BYTES or self.tasks >= SEARCH_TASKS)
+        return self.selects and (self.bytes >= SEARCH_BYTES or self.tasks >= SEARCH_TASKS)
 
 
 @dataclass(slots=True)
@@ -141,7 +149,7 @@ class _Stream:
 
     def _view(self, slot: _Slot, row: Stored | None) -> TaskView | None:
         if slot.view is not None:
-            return slot.view
+            return slot.view if self.query.matches is None or self.query.matches(slot.view) else None
         if row is None:
             return None
         view = view_of(self.query.name, slot.id, row.payload, row.meta)
@@ -152,15 +160,17 @@ class _Stream:
         else:
             view.state = self.query.state
             view.lease_ends_ms = slot.lease_ends_ms
-        found = not self.query.search or bool(row.found) or _matches(view, self.query.search)
-        return view if found and self.accepts(view) else None
+        query = self.query
+        found = not query.search or bool(row.found) or _matches(view, query.search)
+        selected = found and (query.matches is None or query.matches(view))
+        return view if selected and self.accepts(view) else None
 
 
 class Walk:
     """A walk over the tasks of one state, in the order of its list, or ``oldest_first``.
 
-    ``shown``: how many bytes of each payload to read, -1 for none. ``kept`` applies to done tasks read ``oldest_first``: True for
-    those that a push asked to keep, False for the others.
+    ``matches``: which of the tasks to show. ``shown``: how many bytes of each payload to read, -1 for none. ``kept`` applies to done
+    tasks read ``oldest_first``: True for those that a push asked to keep, False for the others.
     """
 
     def __init__(
@@ -174,9 +184,10 @@ class Walk:
         shown: int = SHOWN_BYTES + 1,
         oldest_first: bool = False,
         kept: bool = False,
+        matches: Matches | None = None,
     ) -> None:
         self._store = store
-        self._query = _Query(name, state, search, shown)
+        self._query = _Query(name, state, search, shown, matches)
         self._merged: _Done | None = None
         if state == "done" and not oldest_first:
             self._merged = _Done(store, self._query, cursor)
