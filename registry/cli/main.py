@@ -48,6 +48,7 @@ COMMANDS = {
     "import": "transfer:import_",
     "token": "tokens:token",
     "doctor": "doctor:doctor",
+    "demo": "demo:demo",
     "completion": "completion:completion",
 }
 
