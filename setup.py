@@ -41,6 +41,7 @@ setup(
         "registry",
         "registry.cli",
         "registry.http",
+        "registry.http.openapi",
         "registry.model",
         "registry.queue",
         "registry.redis",
@@ -88,6 +89,7 @@ setup(
             "cryptography>=50",
             "playwright>=1.60",  # drives the Chromium of the system; it brings no browser
             "axe-playwright-python>=0.1.8",
+            "openapi-spec-validator>=0.9",
             "setuptools>=77",  # builds the wheel under test without a network
         ],
         "dev": [

@@ -31,6 +31,7 @@ from registry.http.cors import Cors
 from registry.http.options import is_json
 from registry.http.parser import Heads
 from registry.http.proxies import Proxies
+from registry.http.reference import Reference
 from registry.http.routes import Api
 from registry.http.server import Server
 from registry.http.sessions import Sessions
@@ -199,6 +200,7 @@ class Daemon(StopsOnce):
             lambda: self._metrics.page(),
             self.verbs.orders,
             environment=config.environment,
+            reference=Reference(config),
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access

@@ -13,7 +13,9 @@ from registry.errors import BadBody, BadOption, Forbidden, NotFound
 from registry.http import options
 from registry.http.audit import UNDO, Trail
 from registry.http.codec import (
+    ACCEPTED,
     Answer,
+    accepts,
     json_answer,
     moment,
     one_of,
@@ -54,7 +56,11 @@ PAGE, MAX_PER_PAGE = 100, 1000
 
 
 def _yes_no(name: str, value: str) -> bool:
-    return one_of("1", "0", "true", "false")(name, value) in ("1", "true")
+    return _yes_or_no(name, value) in ("1", "true")
+
+
+_yes_or_no = one_of("1", "0", "true", "false")
+accepts(_yes_no, ACCEPTED[_yes_or_no])
 
 
 # Which tasks a list shows. The options that speak of what workers wrote are refused to a caller that may not see it.

@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
@@ -21,6 +21,8 @@ from registry.model.tokens import mask_tokens
 from registry.queue.delivery import Delivery
 
 log = Logger()
+
+Reader = TypeVar("Reader", bound=Callable[[str, str], Any])
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
 NO_STORE = (b"Cache-Control", b"no-store")
@@ -225,6 +227,16 @@ def duration_ms(text: str) -> int | None:
     return milliseconds(re.sub(r"(?<=[eE]) (?=\d)", "+", text))
 
 
+# What each reader of an option accepts, as JSON Schema; the OpenAPI document shows it.
+ACCEPTED: dict[Callable[[str, str], Any], dict[str, Any]] = {}
+
+
+def accepts(reader: Reader, schema: dict[str, Any]) -> Reader:
+    """Note what a reader accepts, and return the reader."""
+    ACCEPTED[reader] = schema
+    return reader
+
+
 def seconds(low: float, high: float) -> Callable[[str, str], float]:
     """A reader of durations in seconds, whole ms, within bounds."""
 
@@ -236,7 +248,9 @@ def seconds(low: float, high: float) -> Callable[[str, str], float]:
             )
         return ms / 1000
 
-    return read
+    # The bounds hold for the rounded value, so less than a ms below the lower one is accepted.
+    least = {"exclusiveMinimum": round(low - 0.001, 3)} if low else {"minimum": 0}
+    return accepts(read, {"type": "number", **least, "maximum": high})
 
 
 def whole(low: int, high: int) -> Callable[[str, str], int]:
@@ -249,7 +263,7 @@ def whole(low: int, high: int) -> Callable[[str, str], int]:
             )
         return int(text)
 
-    return read
+    return accepts(read, {"type": "integer", "minimum": low, "maximum": high})
 
 
 def one_of(*words: str) -> Callable[[str, str], str]:
@@ -262,7 +276,7 @@ def one_of(*words: str) -> Callable[[str, str], str]:
             )
         return text
 
-    return read
+    return accepts(read, {"type": "string", "enum": list(words)})
 
 
 def text(low: int, high: int) -> Callable[[str, str], str]:
@@ -275,7 +289,9 @@ def text(low: int, high: int) -> Callable[[str, str], str]:
             )
         return value
 
-    return read
+    # JSON Schema counts characters, not bytes.
+    schema = {"type": "string", "maxLength": high, "pattern": r"^[^\x00-\x1f\x7f]*$"}
+    return accepts(read, {**schema, "minLength": low} if low else schema)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -296,3 +312,6 @@ def moment(name: str, value: str) -> float:
             f"The option {name!r} must be a time like 2026-01-31T12:00:00Z, not {value[:40]!r}."
         ) from None
     return -((_EPOCH - at) // _MS) / 1000
+
+
+accepts(moment, {"type": "string", "format": "date-time"})

@@ -11,7 +11,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode
 from registry.duration import NUMBER, milliseconds
 from registry.errors import BadBody, BadOption
 from registry.http.codec import (
+    ACCEPTED,
     ExactFloat,
+    accepts,
     cut_bytes,
     duration_ms,
     moment,
@@ -58,6 +60,9 @@ def _lease_or_default(name: str, value: str) -> float:
     return lease_length(name, value) if value else 0.0
 
 
+accepts(_lease_or_default, {"anyOf": [ACCEPTED[lease_length], {"type": "string", "maxLength": 0}]})
+
+
 def wait_length(name: str, value: str) -> float:
     """A reader of how long to wait, in seconds. More than a year is read as a year; the caller caps the wait."""
     ms = duration_ms(value)
@@ -65,6 +70,8 @@ def wait_length(name: str, value: str) -> float:
         raise BadOption(f"The option {name!r} must be a number of seconds, 0 or more, not {value[:40]!r}.")
     return min(ms / 1000, YEAR)
 
+
+accepts(wait_length, {"type": "number", "minimum": 0})
 
 PUSH_OPTIONS: dict[str, Callable[[str, str], Any]] = {
     "delay": seconds(0, YEAR),

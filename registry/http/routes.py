@@ -31,6 +31,7 @@ from registry.http.finder import SESSION, Finder, new_id
 from registry.http.orders import Orders
 from registry.http.overview import DEAD_OPTIONS, WORKERS_OPTIONS
 from registry.http.parser import Found, check_right
+from registry.http.reference import Reference
 from registry.http.request import Match, Request, Route
 from registry.http.schedules import SCHEDULES_OPTIONS
 from registry.http.sessions import Sessions
@@ -95,6 +96,7 @@ class Api:
         orders: Orders | None = None,
         static: Static | None = None,
         environment: str = "",
+        reference: Reference | None = None,
     ) -> None:
         self._tasks = verbs
         self._orders: Any = orders
@@ -110,6 +112,7 @@ class Api:
         self._sessions = sessions or Sessions(self._gate)
         self._static = static or Static()
         self._environment = environment
+        self._reference = reference
         self._finder = Finder((row, getattr(self, row.verb)) for row in ROUTES)
         self.find = self._finder.find
 
@@ -363,6 +366,11 @@ class Api:
     def metrics(self, request: Request) -> Any:
         assert self._metrics is not None
         return self._metrics().addCallback(lambda page: Answer(200, page, media=METRICS))
+
+    @route("GET", "/openapi.json", right="open")
+    def openapi(self, request: Request) -> Answer:
+        assert self._reference is not None
+        return self._reference.document(ROUTES)
 
     def answered(self) -> Iterator[tuple[str, str, int, int]]:
         """How many answers there were: path of the route, name of its endpoint, status, count; both empty for unknown paths."""
