@@ -99,6 +99,11 @@ def test_groups(served: Daemon, q: str) -> None:
     largest = found["groups"][0]
     assert (largest["queues"], largest["workers"]) == ([q], ["w1"])
     assert largest["first"] < largest["last"] <= found["at"]
+    assert (sum(largest["hours"]), len(largest["hours"]), largest["recent"]) == (
+        largest["count"],
+        24,
+        largest["count"],
+    )
     assert largest["example"] == {"queue": q, "id": ids[-1]}
     few = dead(served, f"queue={q}&limit=1")
     assert ([one["count"] for one in few["groups"]], few["left_out"], few["count"]) == ([3], 7, 10)

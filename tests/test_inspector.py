@@ -196,6 +196,15 @@ def test_a_task_as_it_is(served: Daemon, q: str) -> None:
     assert MOMENT.fullmatch(row["pushed_at"])
 
 
+def test_a_task_shows_the_options_that_count_in_place_of_the_policy(served: Daemon, q: str) -> None:
+    assert "options" not in task(served, q, pushed(served, q, 1))
+    given = pushed(served, q, 1, "attempts=3&backoff=0.5&lease=30&result=60&priority=2")
+    options = {"attempts": 3, "backoff": 0.5, "lease": 30, "result": 60}
+    assert task(served, q, given)["options"] == options
+    listed = {one["id"]: one for one in tasks(served, q)}
+    assert listed[given]["options"] == options
+
+
 def test_an_unknown_task_is_404(served: Daemon, q: str) -> None:
     for path in ("0" * 24, "0" * 24 + "/why", "x%20y"):
         ask(served, "GET", f"/api/queues/{q}/tasks/{path}").refused(404, "not_found")

@@ -143,6 +143,8 @@ def group_row(group: Group, payloads: bool) -> dict[str, Any]:
         "workers": [name for name, _ in group.workers.most_common(MAX_NAMES)],
         "first": rfc3339(group.first),
         "last": rfc3339(group.last),
+        "hours": group.hours,
+        "recent": group.recent,
         "points_to": group.points_to,
         "example": {"queue": queue, "id": task_id},
     }

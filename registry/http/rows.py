@@ -13,7 +13,7 @@ from registry.errors import BadOption
 from registry.http import options
 from registry.http.codec import Answer, Raw, cut_bytes, dumps
 from registry.http.tasks import result_of
-from registry.model import Policy
+from registry.model import Policy, Task
 from registry.queue.inspector import FAR_ENOUGH, QueueView
 from registry.queue.names import is_foreign, pushed_at_ms
 from registry.queue.pages import SHOWN_BYTES, TaskView
@@ -176,6 +176,8 @@ def task_row(view: TaskView) -> dict[str, Any]:
         "progress": task.progress,
         "result": result_of(task),
     }
+    if given := _push_options(task):
+        row["options"] = given
     for name in ("key", "message", "reason", "traceparent"):
         if (value := getattr(task, name)) is not None:
             row[name] = value
@@ -192,6 +194,13 @@ def task_row(view: TaskView) -> dict[str, Any]:
             lease_ends_at=rfc3339(view.lease_ends_ms),
         )
     return row
+
+
+def _push_options(task: Task) -> dict[str, Any]:
+    """What rules how the task is worked on in place of its queue's policy; durations in s. Retries raise its ``attempts``."""
+    lengths = {"backoff": task.backoff, "lease": task.lease_length, "result": task.keep_result}
+    given: dict[str, Any] = {name: value / 1000 for name, value in lengths.items() if value is not None}
+    return given if task.attempts is None else {"attempts": task.attempts, **given}
 
 
 def without_payloads(row: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ DONE_TASKS, DONE_QUEUES, DONE_QUEUES_IN_ALL = 200, 3, 30
 # A worker is blamed for at least this many attempts, and this share of all.
 FEWEST_ATTEMPTS, SHARE = 2, 0.9
 TYPE_CHARACTERS = 200
+# How far back deaths are counted by the hour; and how long a death is recent.
+HOURS, HOUR_MS, RECENT_MS = 24, 3_600_000, 300_000
 # Reasons for which no worker answers.
 NOBODYS, OF_TASKS = ("expired", "cancelled"), ("not_json", "poison")
 
@@ -42,7 +44,8 @@ NOBODYS, OF_TASKS = ("expired", "cancelled"), ("not_json", "poison")
 @dataclass(slots=True)
 class Group:
     """Tasks that died of the same. ``workers``: how many of their attempts failed so on each; ``nameless``: how many on workers
-    without a name. ``first``, ``last``: when they died, ms. ``example``: queue and id of the one that died last."""
+    without a name. ``first``, ``last``: when they died, ms. ``example``: queue and id of the one that died last. ``hours``: how
+    many died in each of the last `HOURS`, the current one last; ``recent``: and within `RECENT_MS`."""
 
     reason: str
     type: str | None
@@ -55,6 +58,8 @@ class Group:
     last: float = 0
     example: tuple[bytes, bytes] = (b"", b"")
     points_to: str = "unclear"
+    hours: list[int] = field(default_factory=lambda: [0] * HOURS)
+    recent: int = 0
 
     def suspect(self) -> str | None:
         """The one worker that nearly all attempts failed on."""
@@ -87,9 +92,10 @@ def kind_of(error: Error | Empty | str | None) -> tuple[str | None, str | None]:
 
 
 class _Grouping:
-    """Puts dead tasks into groups."""
+    """Puts dead tasks into groups. ``now``: ms."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: int) -> None:
+        self._now = now
         self.groups: dict[tuple[str, str | None, str | None], Group] = {}
         self.count = 0
         self.is_full = False
@@ -112,6 +118,10 @@ class _Grouping:
         if not group.count or died >= group.last:
             group.last, group.example = died, (record.queue, record.member)
         group.count += 1
+        age = max(0, self._now - died)
+        if age < HOURS * HOUR_MS:
+            group.hours[-1 - int(age // HOUR_MS)] += 1
+            group.recent += age < RECENT_MS
         group.queues[record.queue] += 1
         if reason in NOBODYS:
             return
@@ -141,7 +151,8 @@ class DeadTasks:
 
     @inlineCallbacks
     def _read_groups(self, name: bytes | None) -> Any:
-        at, grouping = self._store.now_ms(), _Grouping()
+        at = self._store.now_ms()
+        grouping = _Grouping(at)
         names = [name] if name is not None else (yield self._store.queue_names(b""))
         complete = yield survey(self._store, names, "dead", grouping.take, highest_first=True)
         groups = sorted(grouping.groups.values(), key=lambda one: (-one.count, -one.last))

@@ -51,6 +51,8 @@ _GROUP: Final = {
     "workers": [],
     "first": TIME,
     "last": TIME,
+    "hours": [0] * 23 + [1],
+    "recent": 1,
     "points_to": "unclear",
     "example": {"queue": QUEUE, "id": ID},
 }
