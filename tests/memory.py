@@ -48,14 +48,14 @@ class Memory:
 
     # An entry carries what it asks as it is; its bytes are counted for the bounds.
     def push(self, name: bytes, tail: bytes, payload: bytes, options: bytes) -> Entry:
-        return Entry(name, (tail, payload))  # type: ignore[arg-type]
+        return Entry(name, (tail, payload), 2)  # type: ignore[arg-type]
 
     def pop(self, name: bytes, nonce: bytes, lease_ms: int, options: bytes) -> Entry:
         assert lease_ms == HANDOVER_MS
-        return Entry(name, (nonce,))  # type: ignore[arg-type]
+        return Entry(name, (nonce,), 2)  # type: ignore[arg-type]
 
     def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: PopOptions) -> Entry:
-        return Entry(names[0], (names, nonce, options.count))  # type: ignore[arg-type]
+        return Entry(names[0], (names, nonce, options.count), 2)  # type: ignore[arg-type]
 
     def name_of(self, key: bytes) -> bytes:
         return key
@@ -67,7 +67,7 @@ class Memory:
         return self.of_lease(name, lease, result)
 
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
-        return Entry(name, (lease, *more))  # type: ignore[arg-type]
+        return Entry(name, (lease, *more), 2)  # type: ignore[arg-type]
 
     def call(self, verb: str, entries: Sequence[Any], *, bounded: bool) -> Deferred[list[Any]]:
         assert bounded == (verb in ("push", "pop", "popmany"))

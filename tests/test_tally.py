@@ -6,7 +6,7 @@ import pytest
 
 from registry.queue.tally import MAX_QUEUES, OTHER, Tally
 from registry.redis.keys import Keys
-from registry.redis.store import Entry
+from registry.redis.store import Entry, entry_of
 
 NOW_MS = 1_700_000_000_000
 
@@ -29,7 +29,7 @@ class Names:
 
 
 def counted(tally: Tally, keys: Keys, *names: bytes) -> dict[bytes, int]:
-    entries = [Entry(keys.bulk_list(name), b"") for name in names]
+    entries = [entry_of(keys.bulk_list(name), b"") for name in names]
     tally.replied("push", entries, [[0, b"head"]] * len(names), 0.001)
     return {label: one.pushed for label, one in tally.queues.items()}
 
@@ -56,7 +56,7 @@ def test_past_two_hundred_the_rest_is_one_label() -> None:
 def test_a_wait_begins_when_the_task_became_ready() -> None:
     names = Names("")
     tally = Tally(names)
-    entries = [Entry(names.keys.bulk_list(b"q"), b"")] * 6
+    entries = [entry_of(names.keys.bulk_list(b"q"), b"")] * 6
 
     def popped(since: int, pushed_ms: int = NOW_MS - 7_000, *more: object) -> list[object]:
         return [0, b"%011x0000000000000" % pushed_ms, b"1", 1, since, 60_000, None, *more]

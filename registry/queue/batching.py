@@ -34,6 +34,7 @@ LARGE = 64 * 1024
 _LARGE_SUFFIX = " (large)"
 MAX_IN_FLIGHT = 2
 MAX_WAITING_BYTES = 64 << 20
+TOO_MANY_WAIT = "Too many requests are waiting for Redis; try again in a moment."
 # Not held while Redis is away: pollers park, `Handover` keeps what settles a hand-over, and reads fail at once.
 NOT_HELD = frozenset({"pop", "popmany", "confirm", "putback", "bury", "watch", "counts"})
 # These read the meta of a task, which may be large: the script answers as many entries as it has time for, at least one.
@@ -45,7 +46,7 @@ HELD_BYTES = 1024
 class Entry(Protocol):
     """One request in a call. ``size``: its bytes. ``reply``: the receiver of its reply (``callback`` and ``errback``).
 
-    ``added_at``: when it was added. ``until``: when it expires; set only once it is held.
+    ``added_at``: when it was added. ``until``: when it expires, None until it is held.
     ``weight``: how much it counts towards the limit of entries in a call.
     """
 
@@ -54,7 +55,7 @@ class Entry(Protocol):
     size: int
     reply: Any
     added_at: float
-    until: float
+    until: float | None
 
 
 Send = Callable[[str, Sequence[Any]], "Deferred[list[Any]]"]
@@ -103,12 +104,13 @@ class Batching:
         return not self._in_flight and not self._bytes
 
     def add(self, verb: str, entry: Entry, large: bool = False) -> None:
-        """Add an entry to the others of its verb. Its ``reply`` receives what Redis answers. May raise `Overloaded`.
+        """Add an entry to the others of its verb. Its ``reply`` receives what Redis answers, or `Overloaded` now.
 
         ``large``: it belongs to a request with an entry larger than ``LARGE``, and must not overtake that entry.
         """
         if self._bytes > MAX_WAITING_BYTES:
-            raise Overloaded("Too many requests are waiting for Redis; try again in a moment.")
+            entry.reply.errback(Failure(Overloaded(TOO_MANY_WAIT)))
+            return
         size = entry.size
         if large or size > LARGE:
             verb += _LARGE_SUFFIX
@@ -245,7 +247,7 @@ class Batching:
         for verb in self._held:
             waiting = self._waiting[verb]
             newcomers: deque[Any] = deque()
-            while waiting and getattr(waiting[-1], "until", None) is None:
+            while waiting and waiting[-1].until is None:
                 newcomers.append(waiting.pop())
             # The newest entries are refused first.
             while newcomers and room < 0:
@@ -260,9 +262,7 @@ class Batching:
         self._held = [verb for verb in self._held if self._waiting[verb]]
         self._await_expiry()
         if too_many:
-            self._fail_all(
-                too_many, Overloaded("Too many requests are waiting for Redis; try again in a moment.")
-            )
+            self._fail_all(too_many, Overloaded(TOO_MANY_WAIT))
 
     def _release(self) -> None:
         """Redis is back: the held entries go first."""

@@ -15,23 +15,33 @@ class Pushed(Struct, frozen=True, gc=False):
     replayed: bool = False
 
 
-class Delivery:
+class Delivery(Struct, eq=False):
     """A task under a lease. ``payload``: the bytes that were pushed. ``lease_ms``: the length of the lease.
 
     ``leased``: the client asked for the lease; if False, it is the internal lease of a hand-over. ``replayed``: the same
-    request got it before. ``holders``: how many answers contain it.
+    request got it before. ``holders``: how many answers contain it. ``answer``: the nonce of its answer. A put-back names it, so that
+    it does not take the task from another answer to the same request.
     """
 
-    __slots__ = (
-        "answer", "attempt", "holders", "id", "lease", "lease_ms", "leased", "name", "payload", "replayed", "traceparent",
-    )  # fmt: skip
+    name: bytes
+    leased: bool
+    id: bytes
+    payload: bytes
+    attempt: int
+    lease_ms: int
+    traceparent: bytes
+    lease: bytes
+    answer: bytes
+    replayed: bool = False
+    holders: int = 1
 
-    def __init__(self, name: bytes, nonce: bytes, leased: bool, reply: list[Any]) -> None:
-        self.name = name
-        self.id, self.payload, self.attempt, _, self.lease_ms, self.traceparent = reply[1:7]
-        self.leased = leased
-        self.replayed = len(reply) > 7 and reply[7] == 1
-        self.lease = self.id + b"-" + (reply[9] if self.replayed else nonce)
-        # A put-back names its answer, so that it does not take the task from another answer to the same request.
-        self.answer = nonce
-        self.holders = 1
+
+def delivery_of(name: bytes, nonce: bytes, leased: bool, reply: list[Any]) -> Delivery:
+    """The task of a pop's reply; ``nonce``: of the question."""
+    _, task_id, payload, attempt, _, lease_ms, traceparent, *more = reply
+    if more and more[0] == 1:
+        # The same request got it before.
+        lease = b"%b-%b" % (task_id, more[2])
+        return Delivery(name, leased, task_id, payload, attempt, lease_ms, traceparent, lease, nonce, True)
+    lease = b"%b-%b" % (task_id, nonce)
+    return Delivery(name, leased, task_id, payload, attempt, lease_ms, traceparent, lease, nonce)

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from registry.errors import Unavailable
 from registry.queue.delivery import Delivery
 from registry.queue.wait_lists import WaitLists
-from registry.redis.store import Entry, Store
+from registry.redis.store import Entry, Store, entry_of
 
 log = Logger()
 
@@ -85,7 +85,7 @@ class Handover:
     def not_settled(self, verb: str, again: tuple[bytes, bytes], failure: Failure) -> None:
         """A call was not applied, or its outcome is unknown: keep it for `settle_again`, or log why it was refused."""
         if failure.check(Unavailable) and len(self._unsettled) < MAX_UNSETTLED:
-            self._unsettled.append((verb, Entry(*again)))
+            self._unsettled.append((verb, entry_of(*again)))
         else:
             log.failure("a {verb} was refused", failure, verb=verb)
 

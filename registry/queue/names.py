@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import lru_cache
 
 from registry.errors import BadName
@@ -40,30 +40,24 @@ def check_name(name: bytes) -> bytes:
 class Ids:
     """Makes ids of letters and digits that are unique across processes and ordered by time.
 
+    ``tail()`` returns the last 10 characters of a new task's id: a counter with a random start. ``nonce()`` returns 128 random bits
+    in hexadecimal; the id of a lease is the id of its task and a nonce.
+
     A task's id has 24 characters. Its head is made in Redis, from the time of the push: 11 hexadecimal digits of ms and
     3 of µs.
     """
 
     def __init__(self) -> None:
         # A random start in the lower half of the range: the upper half is left to count.
-        self._count = itertools.count(int.from_bytes(os.urandom(5), "big") >> 1)
-        self._nonces = _nonces()
-
-    def tail(self) -> bytes:
-        """The last 10 characters of a new task's id: a counter with a random start."""
-        return b"%010x" % next(self._count)
-
-    def nonce(self) -> bytes:
-        """128 random bits in hexadecimal. The id of a lease is the id of its task and a nonce."""
-        return next(self._nonces)
+        count = itertools.count(int.from_bytes(os.urandom(5), "big") >> 1)
+        self.tail: Callable[[], bytes] = map(b"%010x".__mod__, count).__next__
+        self.nonce: Callable[[], bytes] = itertools.chain.from_iterable(iter(_nonces, None)).__next__
 
 
-def _nonces() -> Iterator[bytes]:
-    while True:
-        # One call to the operating system makes 256 nonces.
-        random = os.urandom(4096).hex().encode()
-        for at in range(0, len(random), 32):
-            yield random[at : at + 32]
+def _nonces() -> list[bytes]:
+    # One call to the operating system makes 256 nonces.
+    random = os.urandom(4096).hex().encode()
+    return [random[at : at + 32] for at in range(0, len(random), 32)]
 
 
 def is_foreign(task_id: bytes) -> bool:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from registry.errors import Overloaded, RegistryError, stopping
 from registry.model import PopOptions
 from registry.queue.batching import Batching
-from registry.queue.delivery import Delivery
+from registry.queue.delivery import Delivery, delivery_of
 from registry.queue.handover import Handover
 from registry.queue.names import Ids, check_name, is_foreign
 from registry.queue.polls import CLOSED, Poller
@@ -30,6 +30,9 @@ log = Logger()
 
 # A task popped without a lease is held for at most this long while its answer is written, ms.
 HANDOVER_MS = 30_000
+# The options of a pop with a lease and nothing else.
+LEASED = PopOptions(leased=True)
+_ENCODED_LEASED = encode_options(LEASED)
 # The time of the last poll is remembered for at most this many queues.
 MAX_REMEMBERED = 10_000
 
@@ -37,8 +40,7 @@ MAX_REMEMBERED = 10_000
 class OnePoller(Poller):
     """A poller of one queue. Its result is a `Delivery`, or None. The poller itself is the entry in the wait list."""
 
-    __slots__ = ("wait_list",)
-    wait_list: WaitList
+    wait_list: Any = None
     alone = True
 
     def ask(self) -> None:
@@ -48,7 +50,12 @@ class OnePoller(Poller):
         self.wait_list = wait_list = polls.wait_lists.of(self.name)
         wait_list.in_flight += 1
         options = self.options
-        encoded = b"" if options is None else encode_options(polls.options_of(self, options))
+        if options is None:
+            encoded = b""
+        elif options is LEASED:
+            encoded = _ENCODED_LEASED
+        else:
+            encoded = encode_options(polls.options_of(self, options))
         entry = polls.store.pop(self.name, nonce, self.lease_ms, encoded)
         entry.reply = self
         polls.carry("pop", entry)
@@ -67,7 +74,7 @@ class OnePoller(Poller):
         )
 
     def _landed(self) -> int:
-        wait_list = self.wait_list
+        wait_list: WaitList = self.wait_list
         wait_list.in_flight -= 1
         return wait_list.pending_wakes
 
@@ -87,8 +94,8 @@ class OnePoller(Poller):
             self.polls.wait_lists.tidy(self.name, self.wait_list)
 
     def _read(self, reply: list[Any]) -> Delivery | None:
-        delivery = Delivery(self.name, self.nonce, self.leased, reply)
-        return delivery if self.polls.is_valid(delivery) else None
+        delivery = delivery_of(self.name, self.nonce, self.leased, reply)
+        return delivery if not is_foreign(delivery.id) or self.polls.is_valid(delivery) else None
 
     def _put_back(self, found: Delivery) -> None:
         self.polls.handover.put_back(found)
@@ -107,16 +114,19 @@ class ManyPoller(Poller):
     were woken: inserting a hundred places again, each by its ticket, would cost more than the question.
     """
 
-    __slots__ = ("_in_flight", "_names", "_pending", "_places")
+    _names: Sequence[bytes] = ()
+    _places: dict[bytes, _Place] = {}
+    _in_flight: list[WaitList] = []
+    _pending: bool = False
 
-    def __init__(
-        self, polls: Polls, receiver: Receiver, names: Sequence[bytes], lease_ms: int, options: PopOptions
-    ) -> None:
-        super().__init__(polls, receiver, names[0], lease_ms, options)
-        self._names = names
-        self._places: dict[bytes, _Place] = {}
-        self._in_flight: list[WaitList] = []
-        self._pending = False
+    @classmethod
+    def of(
+        cls, polls: Polls, receiver: Receiver, names: Sequence[bytes], lease_ms: int, options: PopOptions
+    ) -> ManyPoller:
+        """A poller of these queues."""
+        poller = cls(polls, receiver, names[0], lease_ms, options)
+        poller._names = names
+        return poller
 
     def place_woken(self, place: _Place, wake_next: bool) -> None:
         """The wait list of one of its queues has removed its place, and wakes it."""
@@ -181,8 +191,9 @@ class ManyPoller(Poller):
         # Other pollers may have parked behind its places while it asked.
         self.wake_next = True
         name_of = self.polls.store.name_of
-        deliveries = [Delivery(name_of(one[8]), self.nonce, True, one) for one in reply[1:]]
-        return [one for one in deliveries if self.polls.is_valid(one)]
+        deliveries = [delivery_of(name_of(one[8]), self.nonce, True, one) for one in reply[1:]]
+        is_valid = self.polls.is_valid
+        return [one for one in deliveries if not is_foreign(one.id) or is_valid(one)]
 
     def _put_back(self, found: list[Delivery]) -> None:
         for one in found:
@@ -297,7 +308,7 @@ class Polls:
         if self.queues.draining or (wait > 0 and not self.wait_lists.has_room(len(names))):
             popped.errback(Failure(self._reason_to_refuse()))
             return popped
-        poller = ManyPoller(self, popped, names, lease_ms, options)
+        poller = ManyPoller.of(self, popped, names, lease_ms, options)
         poller.begin(max([self.polled(name) for name in names]), wait)
         return popped
 
@@ -324,8 +335,8 @@ class Polls:
         return now
 
     def is_valid(self, delivery: Delivery) -> bool:
-        """Whether a task can be handed out. An element of another program that is not JSON would block its queue: bury it."""
-        if not is_foreign(delivery.id) or self._is_json(delivery.payload):
+        """Whether a task of another program can be handed out. One that is not JSON would block its queue: bury it."""
+        if self._is_json(delivery.payload):
             return True
         log.warn(
             "another program pushed an element that is not JSON to the queue {name!r}; it is now dead",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -25,20 +26,17 @@ class Receiver(Protocol):
 _PENDING = object()
 
 
-class Promise:
+class Promise(Struct, eq=False):
     """Receives one value or failure, and passes ``convert(value)`` or the failure on to the functions given to `addCallbacks`.
 
     ``request``: its ``hang_up()`` is called by `cancel`.
     """
 
-    __slots__ = ("_convert", "_on_failure", "_on_result", "_result", "request")
-
-    def __init__(self, convert: Callable[[Any], Any]) -> None:
-        self._convert = convert
-        self._on_result: Callable[[Any], Any] | None = None
-        self._on_failure: Callable[[Failure], Any] | None = None
-        self._result: Any = _PENDING
-        self.request: Any = None
+    _convert: Callable[[Any], Any]
+    request: Any = None
+    _on_result: Callable[[Any], Any] | None = None
+    _on_failure: Callable[[Failure], Any] | None = None
+    _result: Any = _PENDING
 
     def callback(self, value: Any) -> None:
         """The request has a result."""

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from registry.errors import RegistryError, stopping
+from registry.errors import stopping
 from registry.model import PushOptions
 from registry.queue.batching import Batching
 from registry.queue.delivery import Pushed
@@ -58,6 +58,8 @@ class Queues:
         self.later = later
         self.ids = Ids()
         self.batching = Batching(self._send, later, store.away, redis_wait, now)
+        # ``carry(verb, entry)`` sends an entry with the next group. Its ``reply`` receives what Redis answers.
+        self.carry = self.batching.add
         self.tally = Tally(store)
         self.batching.replied = self.tally.replied
         self.draining = False
@@ -138,13 +140,6 @@ class Queues:
         entry.reply = reply
         self.carry(verb, entry)
         return reply
-
-    def carry(self, verb: str, entry: Entry, large: bool = False) -> None:
-        """Send an entry with the next group. Its ``reply`` receives what Redis answers. ``large``: see `Batching.add`."""
-        try:
-            self.batching.add(verb, entry, large)
-        except RegistryError:
-            entry.reply.errback(Failure())
 
     def turn(self, value: T) -> Deferred[T]:
         """Fires with ``value`` in a later turn of the reactor, so that other requests run first."""

@@ -39,30 +39,26 @@ CLOCK_SECONDS = 0.1
 CLOCK_JUMP_MS = 250
 
 
-class Entry:
-    """One request on its way into a script call.
+class Entry(Struct, eq=False):
+    """One request on its way into a script call. ``size``: the bytes of ``key`` and ``args``.
 
     ``reply`` receives this entry's element of the reply: any object with ``callback`` and ``errback``, set by the caller.
     ``added_at`` and ``until``: set by the code that gathers entries and holds them while Redis is away.
+    ``weight``: how many plain entries of its verb it counts as in a call.
     """
 
-    __slots__ = ("added_at", "args", "key", "reply", "size", "until")
-
-    added_at: float
-    until: float
-    weight = 1  # how many plain entries of its verb it counts as in a call
-
-    def __init__(self, key: bytes, args: bytes) -> None:
-        self.key = key
-        self.args = args
-        self.size = len(args) + len(key)
-        self.reply: Any = None
+    key: bytes
+    args: bytes
+    size: int
+    reply: Any = None
+    added_at: float = 0.0
+    until: float | None = None
+    weight: int = 1
 
 
-class WideEntry(Entry):
-    """An entry that asks several queues."""
-
-    __slots__ = ("weight",)
+def entry_of(key: bytes, args: bytes) -> Entry:
+    """An entry of a verb that is not among the busiest."""
+    return Entry(key, args, len(key) + len(args))
 
 
 class Store(Lookups, ScheduleStore, AuditStore, Presence):
@@ -100,26 +96,35 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
 
     def push(self, name: bytes, tail: bytes, payload: bytes, options: bytes) -> Entry:
         """``tail`` is the tail of the task's id; ``options`` is empty or msgpack."""
-        return Entry(
-            self.keys.bulk_list(name),
-            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-            % (len(tail), tail, len(payload), payload, len(options), options),
+        key = self.keys.bulk_list(name)
+        args = b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            len(tail),
+            tail,
+            len(payload),
+            payload,
+            len(options),
+            options,
         )
+        return Entry(key, args, len(key) + len(args))
 
     def pop(self, name: bytes, nonce: bytes, lease_ms: int, options: bytes) -> Entry:
         """``lease_ms`` 0 asks for the task's own; ``options`` is empty or msgpack."""
-        length = b"%d" % lease_ms
-        return Entry(
-            self.keys.bulk_list(name),
-            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-            % (len(nonce), nonce, len(length), length, len(options), options),
+        key, length = self.keys.bulk_list(name), b"%d" % lease_ms
+        args = b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            len(nonce),
+            nonce,
+            len(length),
+            length,
+            len(options),
+            options,
         )
+        return Entry(key, args, len(key) + len(args))
 
     def push_many(
         self, name: bytes, tails: Sequence[bytes], payloads: Sequence[bytes | memoryview], options: bytes
     ) -> Entry:
         """One entry for a whole batch."""
-        return Entry(
+        return entry_of(
             self.keys.bulk_list(name), _bulk_of([b"\x92", *_texts(tails), *_texts(payloads)]) + bulk(options)
         )
 
@@ -127,27 +132,27 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
         self, name: bytes, head: bytes, tails: Sequence[bytes], payloads: Sequence[bytes | memoryview]
     ) -> Entry:
         """One part of a batch; ``head`` is the head of its ids, empty for the first part."""
-        return Entry(
+        return entry_of(
             self.keys.bulk_list(name), bulk(head) + _bulk_of([b"\x92", *_texts(tails), *_texts(payloads)])
         )
 
     def unstage(self, name: bytes, head: bytes, tails: Sequence[bytes]) -> Entry:
         """Forget what `stage` stored."""
-        return Entry(self.keys.bulk_list(name), bulk(head) + _bulk_of(_texts(tails)))
+        return entry_of(self.keys.bulk_list(name), bulk(head) + _bulk_of(_texts(tails)))
 
     def push_staged(self, name: bytes, head: bytes, tails: Sequence[bytes], options: bytes) -> Entry:
         """Turn the staged parts of a batch into tasks."""
         parts = [b"\x92", *_texts(tails), msgpack.encode(head.decode())]
-        return Entry(self.keys.bulk_list(name), _bulk_of(parts) + bulk(options))
+        return entry_of(self.keys.bulk_list(name), _bulk_of(parts) + bulk(options))
 
     def pop_many(self, names: Sequence[bytes], nonce: bytes, lease_ms: int, options: PopOptions) -> Entry:
         """``lease_ms`` 0 asks for each task's own."""
         encoded = msgpack.encode(
             replace(options, queues=[self.keys.list_key(name).decode() for name in names])
         )
-        entry = WideEntry(self.keys.bulk_list(names[0]), bulk(nonce) + bulk(b"%d" % lease_ms) + bulk(encoded))
-        entry.weight = len(names)
-        return entry
+        wide = entry_of(self.keys.bulk_list(names[0]), bulk(nonce) + bulk(b"%d" % lease_ms) + bulk(encoded))
+        wide.weight = len(names)
+        return wide
 
     def schedule(
         self,
@@ -164,16 +169,16 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
         """
         times = [b"" if tick is None else b"%d" % tick for tick in (before[1], after[1])]
         args = (name, before[0], times[0], after[0], times[1], *push)
-        return Entry(self.keys.bulk_list(queue), b"".join(map(bulk, args)))
+        return entry_of(self.keys.bulk_list(queue), b"".join(map(bulk, args)))
 
     def move(self, name: bytes, to: bytes, state: str, limit: int, skipped: int) -> Entry:
         """Move at most ``limit`` tasks of a state to the tail of another queue; ``skipped``: how many could not be moved before."""
         args = (self.keys.list_key(to), state.encode(), b"%d" % limit, b"%d" % skipped)
-        return Entry(self.keys.bulk_list(name), b"".join(map(bulk, args)))
+        return entry_of(self.keys.bulk_list(name), b"".join(map(bulk, args)))
 
     def purge(self, name: bytes, state: str, limit: int, aside: str) -> Entry:
         """Forget at most ``limit`` ready and delayed tasks, or only those of ``state``. ``aside``: `Progress.place`."""
-        return Entry(self.keys.bulk_list(name), bulk(f"{limit} {state} {aside}".rstrip().encode()))
+        return entry_of(self.keys.bulk_list(name), bulk(f"{limit} {state} {aside}".rstrip().encode()))
 
     def delete(self, name: bytes, ids: Sequence[bytes], letter: str, aside: str) -> Entry:
         """Forget tasks that are in the state of this letter."""
@@ -186,27 +191,28 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
     def audit(self, what: str, serial: int | None, text: bytes = b"") -> Entry:
         """Begin a line of the audit, or change the one with this serial."""
         args = what.encode(), b"" if serial is None else b"%d" % serial, text
-        return Entry(bulk(self.keys.audit), b"".join(map(bulk, args)))
+        return entry_of(bulk(self.keys.audit), b"".join(map(bulk, args)))
 
     def order(self, worker: str, order: str, length_ms: int) -> Entry:
         """Tell a worker to run, be quiet or stop, for so long."""
         args = worker.encode(), order.encode(), b"%d" % length_ms
-        return Entry(bulk(self.keys.orders), b"".join(map(bulk, args)))
+        return entry_of(bulk(self.keys.orders), b"".join(map(bulk, args)))
 
     def restore(self, name: bytes, task_id: bytes, payload: bytes, task: Task) -> Entry:
         """Store a task of an export again; ``task`` is all but its id and its payload."""
         args = (task_id, payload, msgpack.encode(task))
-        return Entry(self.keys.bulk_list(name), b"".join(map(bulk, args)))
+        return entry_of(self.keys.bulk_list(name), b"".join(map(bulk, args)))
 
     def ack(self, name: bytes, lease: bytes, result: bytes) -> Entry:
         """``result`` is JSON, or empty for none."""
+        key = self.keys.bulk_list(name)
         args = b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(lease), lease, len(result), result)
-        return Entry(self.keys.bulk_list(name), args)
+        return Entry(key, args, len(key) + len(args))
 
     def of_lease(self, name: bytes, lease: bytes, *more: bytes) -> Entry:
         """An entry of confirm, put back, or any other verb whose first argument is a lease or a task's id."""
         args = b"$%d\r\n%b\r\n" % (len(lease), lease)
-        return Entry(self.keys.bulk_list(name), args + b"".join(map(bulk, more)) if more else args)
+        return entry_of(self.keys.bulk_list(name), args + b"".join(map(bulk, more)) if more else args)
 
     def call(self, verb: str, entries: Sequence[Entry], *, bounded: bool) -> Deferred[list[Any]]:
         """Send the entries in one call; fires with one reply element per entry, in order.
