@@ -9,8 +9,9 @@ first served, each for the life of the process; all other queues are counted tog
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, Protocol
 
 from registry.histogram import Histogram
@@ -64,8 +65,9 @@ class QueueCounts:
         self.pushed = self.started = self.done = self.dead = self.failed = 0
 
 
-# Stands for the numbers of the key before the first one.
-_NOBODY = QueueCounts(0)
+_KEY = attrgetter("key")
+# Elements of replies.
+_FIRST, _THIRD, _SINCE, _LIST = map(itemgetter, (0, 2, 4, 8))
 
 
 class Tally:
@@ -76,14 +78,13 @@ class Tally:
         self._now_ms = store.now_ms
         self._colons = store.colons
         self.queues: dict[bytes, QueueCounts] = {}  # by label
-        self._by_key: dict[
-            bytes, QueueCounts
-        ] = {}  # by the key of an entry, or its beginning up to the colon
+        # By the key of an entry, or its beginning up to the colon.
+        self._by_family: dict[bytes, QueueCounts] = {}
         self.waits = Histogram(LENGTHS_MS)
         self.runs = Histogram(LENGTHS_MS)
         self.round_trips = Histogram(ROUND_TRIPS)
         self._sizes: dict[int, int] = {}  # the number of groups by their number of entries
-        self._counters: dict[str, Callable[[Sequence[Any], Sequence[Any]], None]] = {
+        self._counters: dict[str, Callable[[Sequence[Any], list[Any]], None]] = {
             "push": self._count_pushes,
             "pop": self._count_pops,
             "popmany": self._count_pops_of_many,
@@ -116,29 +117,37 @@ class Tally:
                 found = self.queues[label] = QueueCounts(self._now_ms())
         return found
 
-    def _of_entry(self, entry: Any) -> QueueCounts:
+    def _count(self, kind: str, entries: Sequence[Any]) -> None:
+        """Add one to a number of the queue of each entry."""
+        keys = list(map(_KEY, entries))
+        # Most groups ask one queue.
+        if keys.count(keys[0]) == len(keys):
+            groups: Iterable[tuple[bytes, int]] = ((self._family(keys[0]), len(keys)),)
+        else:
+            groups = Counter(map(self._family, keys)).items()
+        for family, count in groups:
+            found = self._by_family.get(family) or self._learn(family, entries)
+            setattr(found, kind, getattr(found, kind) + count)
+
+    def _family(self, key: bytes) -> bytes:
         # A queue that was made for one request (its name has a colon) does not come again, but its family does.
-        key: bytes = entry.key
-        at = key.find(b":")
-        if self._colons:
-            # Behind those of the prefix.
-            for _ in range(self._colons):
-                at = key.find(b":", at + 1)
-        if at > 0:
-            key = key[:at]
-        found = self._by_key.get(key)
-        if found is None:
-            found = self.of(self._store.queue_of(entry))
-            if len(self._by_key) >= MAX_REMEMBERED:
-                self._by_key.clear()
-            self._by_key[key] = found
+        if not self._colons:
+            return key.partition(b":")[0]
+        # Behind those of the prefix.
+        return b":".join(key.split(b":", self._colons + 1)[: self._colons + 1])
+
+    def _learn(self, family: bytes, entries: Sequence[Any]) -> QueueCounts:
+        entry = next(entry for entry in entries if self._family(entry.key) == family)
+        found = self.of(self._store.queue_of(entry))
+        if len(self._by_family) >= MAX_REMEMBERED:
+            self._by_family.clear()
+        self._by_family[family] = found
         return found
 
-    def replied(self, verb: str, entries: Sequence[Any], replies: Sequence[Any], seconds: float) -> None:
+    def replied(self, verb: str, entries: Sequence[Any], replies: list[Any], seconds: float) -> None:
         """Redis has answered a group, ``seconds`` after it was sent."""
-        trips, size = self.round_trips, len(entries)
-        trips.counts[bisect_left(ROUND_TRIPS, seconds)] += 1
-        trips.total += seconds
+        size = len(entries)
+        self.round_trips.extend((seconds,))
         self._sizes[size] = self._sizes.get(size, 0) + 1
         count = self._counters.get(verb)
         if count is not None:
@@ -148,90 +157,82 @@ class Tally:
         """So many tasks of this queue have become dead."""
         self.of(name).dead += count
 
-    # Neighbours in a group mostly ask the same queue, and its key is then the same object.
+    # Most of the work on a group is done for all its entries together: a loop would cost more than the rest of a request.
 
-    def _count_pushes(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
-        by_key, last, found = self._by_key, None, _NOBODY
-        for entry, reply in zip(entries, replies, strict=True):
-            if not reply[0] and len(reply) == 2:
-                key = entry.key
-                if key is not last:
-                    found = by_key.get(key) or self._of_entry(entry)
-                    last = key
-                found.pushed += 1
+    def _count_pushes(self, entries: Sequence[Any], replies: list[Any]) -> None:
+        first = replies[0]
+        if first[0] or len(first) != 2 or replies.count(first) < len(replies):
+            entries = [
+                e for e, reply in zip(entries, replies, strict=True) if not reply[0] and len(reply) == 2
+            ]
+        if entries:
+            self._count("pushed", entries)
 
     # A tick that only changes the schedule has a reply of one element.
     _count_ticks = _count_pushes
 
-    def _count_pops(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
-        by_key, now, waits = self._by_key, self._now_ms(), self.waits
-        counts, bounds, total = waits.counts, waits.bounds, waits.total
-        last, found = None, _NOBODY
-        stamp, wait, bucket = b"", 0, 0
-        for entry, reply in zip(entries, replies, strict=True):
-            if reply[0]:
-                continue
-            since = reply[4]
-            if not since:
-                # Ready since its push, which its id tells. Tasks that were pushed together have the same time.
-                pushed = reply[1][:11]
-                if pushed != stamp:
-                    stamp = pushed
-                    wait = max(0, now - (pushed_at_ms(pushed) or now))
-                    bucket = bisect_left(bounds, wait)
-                counts[bucket] += 1
-                total += wait
-            elif since > 0:
-                waited = max(0, now - since)
-                counts[bisect_left(bounds, waited)] += 1
-                total += waited
-            elif len(reply) > 7:
-                # The same lease as before, for a repeated request.
-                continue
-            key = entry.key
-            if key is not last:
-                found = by_key.get(key) or self._of_entry(entry)
-                last = key
-            found.started += 1
-        waits.total = total
+    def _count_pops(self, entries: Sequence[Any], replies: list[Any]) -> None:
+        if any(map(_FIRST, replies)):
+            entries = [entry for entry, reply in zip(entries, replies, strict=True) if not reply[0]]
+            replies = [reply for reply in replies if not reply[0]]
+        if any(map(_SINCE, replies)):
+            starts = [self._is_start(reply) for reply in replies]
+            entries = [entry for entry, is_start in zip(entries, starts, strict=True) if is_start]
+        else:
+            self._add_waits([reply[1][:11] for reply in replies])
+        if entries:
+            self._count("started", entries)
 
-    def _count_pops_of_many(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
+    def _add_waits(self, stamps: list[bytes]) -> None:
+        """Count the waits of tasks that were ready since their push; ``stamps``: the beginnings of their ids, which tell the time."""
         now = self._now_ms()
+        # Tasks that were pushed together have the same.
+        for stamp, count in Counter(stamps).items():
+            self.waits.add(max(0, now - (pushed_at_ms(stamp) or now)), count)
+
+    def _is_start(self, reply: list[Any]) -> bool:
+        """Count the wait of a task that was handed out; whether it was, and not just shown again to a repeated request."""
+        since = reply[4]
+        if not since:
+            self._add_waits([reply[1][:11]])
+        elif since > 0:
+            self.waits.add(max(0, self._now_ms() - since))
+        else:
+            return len(reply) < 8 or not reply[7]
+        return True
+
+    def _count_pops_of_many(self, entries: Sequence[Any], replies: list[Any]) -> None:
         for reply in replies:
-            for one in reply[1:] if not reply[0] else ():
-                since = one[4] or pushed_at_ms(one[1]) or 0
-                if since > 0:
-                    self.waits.add(max(0, now - since))
-                elif one[7]:
-                    continue
-                self.of(self._store.name_of(one[8])).started += 1
+            if not reply[0]:
+                ones = reply[1:]
+                if any(map(_SINCE, ones)):
+                    ones = [one for one in ones if self._is_start(one)]
+                else:
+                    self._add_waits([one[1][:11] for one in ones])
+                for key, count in Counter(map(_LIST, ones)).items():
+                    self.of(self._store.name_of(key)).started += count
 
-    def _count_acks(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
-        by_key, runs = self._by_key, self.runs
-        counts, bounds, total = runs.counts, runs.bounds, runs.total
-        last, found = None, _NOBODY
-        for entry, reply in zip(entries, replies, strict=True):
-            # A repeated ack has no third element.
-            if not reply[0] and len(reply) > 2:
-                run = reply[2]
-                if run >= 0:
-                    counts[bisect_left(bounds, run)] += 1
-                    total += run
-                key = entry.key
-                if key is not last:
-                    found = by_key.get(key) or self._of_entry(entry)
-                    last = key
-                found.done += 1
-        runs.total = total
+    def _count_acks(self, entries: Sequence[Any], replies: list[Any]) -> None:
+        # A repeated ack has no third element.
+        if any(map(_FIRST, replies)) or min(map(len, replies)) < 3:
+            entries = [
+                e for e, reply in zip(entries, replies, strict=True) if not reply[0] and len(reply) > 2
+            ]
+            replies = [reply for reply in replies if not reply[0] and len(reply) > 2]
+        if entries:
+            runs = list(map(_THIRD, replies))
+            self.runs.extend(runs if min(runs) >= 0 else [run for run in runs if run >= 0])
+            self._count("done", entries)
 
-    def _count_confirms(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
+    def _count_confirms(self, entries: Sequence[Any], replies: list[Any]) -> None:
         for entry, reply in zip(entries, replies, strict=True):
             if len(reply) == 1:
                 # An entry names several leases, with spaces between them; the reply says how many of them were gone.
                 ended: int = entry.args.count(b" ") + 1 - reply[0]
-                (self._by_key.get(entry.key) or self._of_entry(entry)).done += ended
+                family = self._family(entry.key)
+                (self._by_family.get(family) or self._learn(family, entries)).done += ended
 
-    def _count_fails(self, entries: Sequence[Any], replies: Sequence[Any]) -> None:
-        for entry, reply in zip(entries, replies, strict=True):
-            if not reply[0]:
-                (self._by_key.get(entry.key) or self._of_entry(entry)).failed += 1
+    def _count_fails(self, entries: Sequence[Any], replies: list[Any]) -> None:
+        failed = [entry for entry, reply in zip(entries, replies, strict=True) if not reply[0]]
+        if failed:
+            self._count("failed", failed)
