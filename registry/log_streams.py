@@ -50,8 +50,11 @@ class StreamDestination:
     def write(self, priority: int, lines: Iterable[str]) -> None:
         """Write lines, or count them as lost. Never raises, and never waits for a reader."""
         before = f"<{priority}>" if self._journal else ""
-        lines = [f"{before}{line}\n" for line in lines]
-        text = self._loss() + "".join(lines) if self._lost else "".join(lines)
+        lines = list(lines)
+        between = "\n" + before
+        text = f"{before}{between.join(lines)}\n" if lines else ""
+        if self._lost:
+            text = self._loss() + text
         try:
             self._write_bytes(text.encode("utf-8", "backslashreplace"))
             self._lost = 0

@@ -8,6 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest_twisted
@@ -18,6 +19,7 @@ from twisted.internet.threads import deferToThread
 from registry.http.codec import Answer
 from registry.http.limits import Limits
 from registry.http.parser import Found, Head, Heads
+from registry.http.request import Request
 from registry.http.server import Server as HttpServer
 
 reactor: Any = _reactor
@@ -48,10 +50,11 @@ class Echo:
 
     def find(self, head: Head) -> Found:
         body = "batch" if head.path.startswith(b"/big") else "task"
-        return Found(self.verb, parks=head.path == b"/park", remembers=head.path == b"/a", body=body)
+        verb = partial(self.verb, head)
+        return Found(verb, parks=head.path == b"/park", remembers=head.path == b"/a", body=body)
 
-    def verb(self, head: Head, body: bytes, address: str) -> Any:
-        asked = Asked(head, body, Deferred(lambda _: None))
+    def verb(self, head: Head, request: Request) -> Any:
+        asked = Asked(head, request.body, Deferred(lambda _: None))
         self.seen.append(asked)
         if head.path in (b"/park", b"/slow"):
             self.parked.append(asked)
@@ -61,7 +64,7 @@ class Echo:
         if head.path == b"/large":
             return taking(b"x" * self.size)
         target = head.path + (b"?" + head.query if head.query else b"")
-        return taking(json.dumps([head.method.decode(), target.decode(), len(body)]).encode())
+        return taking(json.dumps([head.method.decode(), target.decode(), len(request.body)]).encode())
 
     def reply(self, asked: Asked, body: bytes) -> None:
         """Answer what was parked."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -19,6 +20,7 @@ from twisted.python.failure import Failure
 from registry.http.access import Access
 from registry.http.codec import Answer
 from registry.http.parser import Found, Head, Heads
+from registry.http.request import Request
 from registry.http.server import Server
 
 LIMIT = 200
@@ -37,15 +39,16 @@ class Tasks:
 
     def find(self, head: Head) -> Found:
         parks = head.path.startswith(b"/api/popTask")
-        return Found(self.verb, parks=parks, remembers=head.path.endswith(b"/q"))
+        verb = partial(self.verb, head)
+        return Found(verb, parks=parks, remembers=head.path.endswith(b"/q"))
 
-    def verb(self, head: Head, body: bytes, address: str) -> Any:
+    def verb(self, head: Head, request: Request) -> Any:
         word = head.path.split(b"/")[2].decode() if head.path.startswith(b"/api/") else head.path.decode()
         told = {
             n.decode(): v.decode("latin-1") for n in TOLD_HEADERS if (v := head.fields.get(n)) is not None
         }
         self.asked.append({"popTask": "pop", "pushTask": "push"}.get(word, word))
-        parts = [head.method.decode(), head.path.decode(), repr(head.query), repr(body), told]
+        parts = [head.method.decode(), head.path.decode(), repr(head.query), repr(request.body), told]
         answer = Answer(200, json.dumps(parts).encode(), ((b"Task-Id", b"x"),))
         if self.later is None:
             return succeed(answer)

@@ -173,7 +173,7 @@ ODD: dict[str, Any] = {
 def test_an_answer_that_is_none_is_500(
     world: World, logged_errors: LoggedErrors, odd: Any, later: bool
 ) -> None:
-    transport = asking(world, lambda head, body, address: succeed(odd) if later else odd)
+    transport = asking(world, lambda request: succeed(odd) if later else odd)
     [(status, _, body)] = answers(bytes(transport.out))
     assert status == b"HTTP/1.1 500 Internal Server Error"
     assert json.loads(body)["code"] == "internal_error"
@@ -187,7 +187,7 @@ def test_an_answer_that_is_none_is_500(
 
 def test_a_client_told_to_come_back_is_told_once(world: World) -> None:
     waiting: Deferred[Answer] = Deferred()
-    transport = asking(world, lambda head, body, address: waiting)
+    transport = asking(world, lambda request: waiting)
     world.server.drain()
     waiting.callback(Answer(202, b"{}", ((b"Retry-After", b"1"),)))
     [(_, headers, _)] = answers(bytes(transport.out))

@@ -54,7 +54,7 @@ class Trail:
             name,
             name=caller.name,
             address=caller.address,
-            request_id=request.request_id.decode(),
+            request_id=(request.request_id or b"").decode(),
             queue=request.name.decode() if request.name and schedule is None else None,
             task=task,
             schedule=schedule,

@@ -39,6 +39,7 @@ from registry.http.limits import (
     too_many_bodies,
 )
 from registry.http.parser import Head, PartialHead
+from registry.http.request import Request
 from registry.http.validation import Refusal
 from registry.sockets import beneath_tls, send_now, set_tcp_options
 
@@ -78,8 +79,8 @@ class Connection:
         self._unsent = 0  # bytes of the server's budget for answers
         self._paused = self._serving = False
         self._call: Any = None  # what a parked request waits for; cancelled when its client leaves
-        self._head: Head | None = None
-        self._answer: Answer | None = None  # being written to the kernel
+        self._head: Any = None  # the `Head` of the current or last request
+        self._answer: Any = None  # the `Answer` that is being written to the kernel
         self._began = 0.0
 
     # Opening and closing
@@ -93,7 +94,7 @@ class Connection:
         if self.is_plain:
             transport.logstr = transport.repstr = "HTTP"  # instead of two texts for each connection
         server.opened(self)
-        self.due = server.now + server.limits.idle_seconds
+        self.due = server.idle_end
         self._resume_reading()
 
     def _resume_reading(self) -> None:
@@ -323,7 +324,6 @@ class Connection:
 
     def _continue_body(self, data: bytes) -> None:
         server, head, body = self._server, self._head, self._incoming
-        assert head is not None
         assert isinstance(body, Counted | Chunks)
         self._reserved += len(data)
         server.body_bytes += len(data)
@@ -352,12 +352,17 @@ class Connection:
         self.state = BUSY
         self._head = head
         self._began = monotonic()
+        found, access = head.found, head.access
+        access.is_used = True
         try:
             if self._server.unsent_bytes > MAX_UNSENT_BYTES:
                 raise too_many_answers()
-            found = head.found
-            assert found.verb is not None
-            called = found.verb(head, body, self.address)
+            # fmt: off
+            called = found.verb(Request(
+                head.name, head.segments, head.query, head.options, head.fields.get, body, access, self.address,
+                head.request_id, head.is_secure,
+            ))
+            # fmt: on
             if called.__class__ is not Answer:
                 if found.parks:
                     self._call = called
@@ -412,10 +417,8 @@ class Connection:
                 server.lost(answer)
             return
         self._call = None
-        head = self._head
-        assert head is not None
         try:
-            data = server.encode_answer(answer, head)
+            data = server.encode_answer(answer, self._head)
         except Exception:
             # The verb returned something that is not an answer.
             self._fail(Failure())
@@ -430,7 +433,6 @@ class Connection:
     def sent(self, data: bytes, count: int) -> None:
         """The kernel has taken ``count`` bytes of the answer."""
         server, head, answer = self._server, self._head, self._answer
-        assert head is not None and answer is not None
         if server.access is not None:
             size, name = 0 if head.bodiless else len(answer.body), head.access.name
             server.access.served(
@@ -482,16 +484,14 @@ class Connection:
     def _next(self) -> None:
         """The answer has left: go on with the next request."""
         server = self._server
-        head = self._head
-        assert head is not None
         if self._reserved or self._unsent:
             self._release()
-        if head.close or server.draining:
+        if self._head.close or server.draining:
             self.close()
             return
         self.state = IDLE
         self._skipped = 0
-        self.due = server.now + server.limits.idle_seconds
+        self.due = server.idle_end
         if self._serving:
             return
         if self._buffer:

@@ -47,7 +47,7 @@ class Cors:
         return self._lines.get(origin[0], b"") if len(origin) == 1 and self._lines else b""
 
 
-def preflight(head: Any, body: bytes, address: str) -> Answer:
+def preflight(request: Any) -> Answer:
     """The answer to the question whether a page of an allowed origin may send a request; it needs no token."""
     return Answer(
         200,

@@ -65,7 +65,7 @@ class Fields:
         self.chunked = bool(codings)
         tokens = {token.strip() for token in b",".join(values.get(b"connection", ())).lower().split(b",")}
         self.close = b"close" in tokens
-        self.keep_alive = b"keep-alive" in tokens
+        self.keep_alive = b"keep-alive" in tokens and not self.close
         self.expects = last.get(b"expect", b"").lower() == b"100-continue"
         self.request_id = sane_request_id(values.get(b"x-request-id", ()))
         self.logged = logged_agents(last.get(b"referer"), last.get(b"user-agent"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,7 +16,6 @@ from registry.http.validation import ALLOW
 
 # The rights of routes whose requests the audit may record.
 RECORDED = ("operate", "admin")
-SESSION = "/api/session"
 # The longest query that is remembered, bytes.
 MAX_QUERY = 128
 
@@ -29,18 +28,16 @@ class Finder:
 
     def __init__(self, endpoints: Iterable[tuple[Route, Callable[[Request], Any]]]) -> None:
         self.table = Table()
-        self.unknown: dict[int, int] = {}
+        self.unknown: dict[int, int] = defaultdict(int)
         self.found: dict[str, tuple[Found, Found]] = {}
         for row, endpoint in endpoints:
             self.table.add(row)
-            self.found[row.verb] = _found(row, _answering(row, endpoint))
+            self.found[row.verb] = _found(row, endpoint)
         self._leaves: dict[tuple[bytes, bytes, bytes], tuple[Found, bytes, bytes, dict[str, Any]]] = {}
         self._queries: dict[tuple[str, bytes], tuple[bytes, dict[str, Any]]] = {}
 
     def find(self, head: Head) -> Found:
         """Find what answers this head on a connection; if that fails, the error is the answer."""
-        if head.method == b"OPTIONS" and head.path in (b"*", b"/"):
-            return Found(_options, right="open")
         # In the paths of leases and tasks, all but the last segment repeats often.
         above, _, last = head.path.rpartition(b"/")
         leaf = self._leaves.get((head.method, above, head.query))
@@ -48,6 +45,8 @@ class Finder:
             found, head.name, first, head.options = leaf
             head.segments = first, last
             return found
+        if head.method == b"OPTIONS" and head.path in (b"*", b"/"):
+            return Found(_options, right="open")
         # Every admitted caller learns that there is no such path, but only holders of the right learn of wrong options.
         found = Found(None, counts=self.unknown)
         try:
@@ -62,7 +61,7 @@ class Finder:
             head.query, head.options = self._query(match, head.query)
         except Exception:
             answer = failure_answer(Failure())
-            return replace(found, verb=lambda head, body, address: answer, parks=False)
+            return replace(found, verb=lambda request: answer, parks=False)
         if len(segments) == 1 and b":" not in segments[0]:
             # A queue that was made for one request (its name has a colon) does not come again.
             found = often
@@ -82,47 +81,15 @@ class Finder:
         return found
 
 
-def _found(row: Route, verb: Callable[..., Any]) -> tuple[Found, Found]:
+def _found(row: Route, endpoint: Callable[[Request], Any]) -> tuple[Found, Found]:
     """What `Finder.find` returns for a route: for a head that comes once, and for one that comes often."""
-    once = Found(verb, row.parks, False, row.right, row.or_push, "<names>" in row.path, row.body)
-    return once, once if row.right in RECORDED else replace(once, remembers=True)
+    once = Found(endpoint, row.parks, False, row.right, row.or_push, "<names>" in row.path, row.body)
+    if row.right in RECORDED:
+        once = replace(once, is_recorded=True)
+        return once, once
+    return once, replace(once, remembers=True)
 
 
-def _answering(row: Route, endpoint: Callable[[Request], Any]) -> Callable[[Head, bytes, str], Any]:
-    def answer(
-        head: Head, body: bytes, address: str, request_id: bytes = b"", is_secure: bool = False
-    ) -> Any:
-        head.access.is_used = True
-        return endpoint(
-            Request(
-                head.name,
-                head.segments,
-                head.query,
-                head.options,
-                head.fields.get,
-                body,
-                head.access,
-                address,
-                request_id,
-                is_secure,
-            )
-        )
-
-    def answer_recorded(head: Head, body: bytes, address: str) -> Any:
-        # The audit has the id that the answer will have. Such a head is not remembered, so this is no other request's.
-        head.request_id = head.request_id or new_id()
-        return answer(head, body, address, head.request_id)
-
-    if row.path == SESSION:
-        return lambda head, body, address: answer(head, body, address, is_secure=head.is_secure)
-    return answer_recorded if row.right in RECORDED else answer
-
-
-def new_id() -> bytes:
-    """An id for a request whose client gave none."""
-    return secrets.token_hex(8).encode()
-
-
-def _options(head: Head, body: bytes, address: str) -> Answer:
+def _options(request: Request) -> Answer:
     """The methods that the whole server takes; some proxies use this to check that it is up."""
     return Answer(200, b"", ((b"Allow", ALLOW),))

@@ -28,7 +28,7 @@ import msgspec
 from registry.http.json_faults import LOOK_AHEAD, SHORT_VALUE, BadJson, located, not_in_escape, position_of
 from registry.http.turns import Steps, at_once
 
-__all__ = ["MAX_DEPTH", "BadJson", "Places", "check_json", "checking"]
+__all__ = ["MAX_DEPTH", "BadJson", "Places", "check_json", "checking", "is_plain"]
 
 MAX_DEPTH = 500
 # Bytes up to which a body is read in one piece if nothing is wrong with it.
@@ -131,7 +131,7 @@ def _end_of_first(text: bytes | memoryview) -> int | None:
 
 def check_json(body: bytes, max_depth: int = MAX_DEPTH) -> None:
     """Raise `BadJson` unless ``body`` is one JSON value, at most ``max_depth`` deep, with nothing but white space around it."""
-    if not _is_plain(body, max_depth):
+    if not is_plain(body, max_depth):
         at_once(_walking(body, max_depth))
 
 
@@ -140,12 +140,12 @@ def checking(body: bytes, max_depth: int = MAX_DEPTH) -> Steps[Places | None]:
 
     Returns the places at which it was divided, None if msgspec can read it as it is, and it is short.
     """
-    if len(body) <= SHORT and _is_plain(body, max_depth):
+    if len(body) <= SHORT and is_plain(body, max_depth):
         return None
     return (yield from _walking(body, max_depth))
 
 
-def _is_plain(body: bytes, max_depth: int) -> bool:
+def is_plain(body: bytes, max_depth: int = MAX_DEPTH) -> bool:
     """Whether this is certainly JSON. Otherwise it may be, or not."""
     try:
         if body.isascii() or _is_short_utf8(body):

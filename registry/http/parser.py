@@ -7,6 +7,8 @@ same heads and header blocks again and again, so the parsed ones are remembered.
 from __future__ import annotations
 
 import re
+import secrets
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,21 +61,23 @@ _METHODS = {method: method for method in METHODS}
 
 
 class Found(Struct, frozen=True):
-    """What answers a head: ``verb(head, body, address)``, where ``address`` is the caller's.
+    """What answers a head: ``verb(request)``; None where nothing does.
 
     ``parks``: the request may wait for long, and is cancelled when its client leaves. ``remembers``: the head is worth
     remembering, because the same bytes will come again. ``right``, ``or_push``, ``body``: see `registry.http.request.Route`.
-    ``many``: the path names several queues. ``counts``: how often it was answered, by status.
+    ``many``: the path names several queues. ``counts``: how often it was answered, by status. ``is_recorded``: the audit may
+    record it, so it needs an id before it is answered.
     """
 
-    verb: Callable[..., Any] | None
+    verb: Any
     parks: bool = False
     remembers: bool = False
     right: str = "any"
     or_push: bool = False
     many: bool = False
     body: str = "task"
-    counts: dict[int, int] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    is_recorded: bool = False
 
 
 NO_OPTIONS: dict[str, Any] = {}
@@ -83,53 +87,31 @@ _PREFLIGHT = Found(preflight, right="open")
 _WITHOUT_BASE = (b"/healthz", b"/readyz", b"*")
 
 
-class Head:
+class Head(Struct, eq=False):
     """A request without its body; ``found`` says what answers it. An access line shows ``line``.
 
-    ``name``, ``segments``, ``options``: what `registry.http.routes` found in path and query. Ten thousand polls may wait,
+    ``name``, ``segments``, ``options``: what `registry.http.routes` found in path and query. ``access``: what its sender may do.
+    ``is_secure``: its client used TLS; not true of a remembered head. ``limit``: of its body, bytes. Ten thousand polls may wait,
     each with its own head, so a head keeps no copy of what many can share.
     """
 
-    __slots__ = (
-        "access",
-        "bodiless",
-        "close",
-        "expects",
-        "fields",
-        "found",
-        "is_secure",
-        "keep_alive",
-        "limit",
-        "line",
-        "method",
-        "name",
-        "options",
-        "path",
-        "query",
-        "request_id",
-        "segments",
-    )
-
-    def __init__(
-        self, method: bytes, path: bytes, query: bytes, fields: Fields, line: str, is_http_10: bool
-    ) -> None:
-        self.method = _METHODS[method]
-        self.path = path
-        self.query = query
-        self.fields = fields
-        self.line = line
-        self.request_id = fields.request_id
-        self.expects = fields.expects and not is_http_10
-        self.bodiless = method == b"HEAD"
-        self.close = fields.close or (is_http_10 and not fields.keep_alive)
-        self.keep_alive = fields.keep_alive and not self.close
-        self.limit = 0
-        self.name = b""
-        self.segments: tuple[bytes, ...] = ()
-        self.options = NO_OPTIONS
-        self.access = ANYONE  # what its sender may do
-        self.is_secure = False  # its client used TLS; not true of a remembered head
-        self.found = _NOT_YET
+    method: bytes
+    path: bytes
+    query: bytes
+    fields: Fields
+    line: str
+    request_id: bytes | None
+    expects: bool
+    close: bool
+    keep_alive: bool
+    bodiless: bool
+    is_secure: bool
+    options: dict[str, Any]
+    found: Found = _NOT_YET
+    name: bytes = b""
+    segments: tuple[bytes, ...] = ()
+    access: Access = ANYONE
+    limit: int = 0
 
 
 class Collector:
@@ -283,20 +265,32 @@ class Heads:
         if self._base_path:
             path = self._below_base(path)
             target = path + b"?" + query if query else path
-        head = Head(method, path, query or b"", fields, shown, is_http_10)
+        head = Head(
+            _METHODS[method],
+            path,
+            query or b"",
+            fields,
+            shown,
+            fields.request_id,
+            fields.expects and not is_http_10,
+            fields.close or (is_http_10 and not fields.keep_alive),
+            fields.keep_alive,
+            method == b"HEAD",
+            is_tls,
+            NO_OPTIONS,
+        )
         if is_trusted:
             address = fields.client or address
             head.is_secure = is_tls or self.proxies.is_https(
                 fields.values(b"x-forwarded-proto"), fields.values(b"forwarded")
             )
-        else:
-            head.is_secure = is_tls
         if fields.cors and method == b"OPTIONS" and fields.get(b"access-control-request-method"):
             head.found = found = _PREFLIGHT
         else:
             head.found = found = self._find(head)
         try:
-            self._validate(head, target, authority, b"HTTP/1.0" if is_http_10 else b"HTTP/1.1", address)
+            if not fields.accepted or plain is None or self._gate.is_closed:
+                self._validate(head, target, authority, b"HTTP/1.0" if is_http_10 else b"HTTP/1.1", address)
             if fields.length or fields.chunked:
                 head.limit = self._limit_of(found.body)
                 if fields.length > head.limit:
@@ -307,6 +301,8 @@ class Heads:
         lasts = found.remembers and not fields.cookies
         if lasts and authority is None and len(data) <= MAX_REMEMBERED_SIZE:
             remember(self.remembered, data, head)
+        if found.is_recorded and not head.request_id:
+            head.request_id = new_id()
         return head
 
     def _below_base(self, path: bytes) -> bytes:
@@ -433,6 +429,11 @@ def check_right(access: Access, found: Found, name: bytes, segments: Sequence[by
     for queue in names_from(segments[0]) if found.many else (name,):
         if not (access.may(right, queue) or (found.or_push and access.may("push", queue))):
             raise forbidden(access, right, queue if right in ("push", "pop") else b"")
+
+
+def new_id() -> bytes:
+    """An id for a request whose client gave none."""
+    return secrets.token_hex(8).encode()
 
 
 def remember(table: dict[Any, Any], key: Any, value: Any) -> None:

@@ -22,8 +22,8 @@ class Request(Struct, eq=False):
 
     ``segments``: the raw variable segments of the path, the name's first. ``options``: the parsed options of the query; do not change
     them, because other requests may share them. ``header(name)`` takes a name in lower case and returns a value, or None.
-    ``request_id``: only where the route demands "operate" or "admin"; ``is_secure``: whether the client used TLS, only at
-    /api/session.
+    ``request_id``: sure to be there only where the route demands "operate" or "admin". ``is_secure``: whether the client used TLS;
+    sure only of a request without a token.
     """
 
     name: bytes
@@ -34,7 +34,7 @@ class Request(Struct, eq=False):
     body: bytes
     access: Access
     address: str
-    request_id: bytes = b""
+    request_id: bytes | None = b""
     is_secure: bool = False
 
     @property

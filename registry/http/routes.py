@@ -27,10 +27,10 @@ from registry.http.codec import (
     failure_answer,
     json_answer,
 )
-from registry.http.finder import SESSION, Finder, new_id
+from registry.http.finder import Finder
 from registry.http.orders import Orders
 from registry.http.overview import DEAD_OPTIONS, WORKERS_OPTIONS
-from registry.http.parser import Found, check_right
+from registry.http.parser import Found, check_right, new_id
 from registry.http.reference import Reference
 from registry.http.request import Match, Request, Route
 from registry.http.schedules import SCHEDULES_OPTIONS
@@ -42,6 +42,7 @@ from registry.http.validation import Refusal, sane_request_id
 from registry.http.web import AnyPath, WebHead, write_answer
 from registry.queue.promise import Promise, as_deferred
 
+SESSION = "/api/session"
 # The text format of Prometheus.
 METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -113,7 +114,9 @@ class Api:
         self._static = static or Static()
         self._environment = environment
         self._reference = reference
-        self._finder = Finder((row, getattr(self, row.verb)) for row in ROUTES)
+        # The busiest two do without the step through this class.
+        direct = {verb: getattr(verbs, verb, None) for verb in ("push", "pop")}
+        self._finder = Finder((row, direct.get(row.verb) or getattr(self, row.verb)) for row in ROUTES)
         self.find = self._finder.find
 
     # Producers and workers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from http import HTTPStatus
@@ -65,8 +65,11 @@ class Server(Factory):  # type: ignore[misc]
         self.by_address: Counter[str] = Counter()
         self.draining = False
         self.refused: Counter[str] = Counter()  # answers of 400 and above, by the code of the error
-        self.unrouted: dict[int, int] = {}  # answers to requests whose path was not looked at, by status
+        # Answers to requests whose path was not looked at, by status.
+        self.unrouted: dict[int, int] = defaultdict(int)
         self.now = 0.0  # s, counted in ticks: a change of the system clock must not end every connection
+        # The tick after which a connection that is idle from now on is late.
+        self.idle_end = self.limits.idle_seconds
         self.body_bytes = 0  # of the current requests' bodies, over all connections
         self.unsent_bytes = 0  # of the answers not yet in the kernel, over all connections
         self.ready: list[tuple[Connection, bytes]] = []
@@ -172,8 +175,7 @@ class Server(Factory):  # type: ignore[misc]
     def encode_answer(self, answer: Answer, head: Head) -> bytes:
         """The bytes of an answer to the request with this head."""
         body, more, status = answer.body, head.fields.cors, answer.status
-        counts = head.found.counts
-        counts[status] = counts.get(status, 0) + 1
+        head.found.counts[status] += 1
         if status >= 400:
             self.refused[answer.code] += 1
         for pair in answer.headers:
@@ -222,7 +224,7 @@ class Server(Factory):  # type: ignore[misc]
             more += head.fields.cors
             if connection.is_trusted:
                 address = head.fields.client or address
-        counts[refusal.status] = counts.get(refusal.status, 0) + 1
+        counts[refusal.status] += 1
         if self.access is not None:
             shown = head.line if head else mask_tokens(escape(line)) or "-"
             logged = head.fields.logged if head else '"-" "-"'
@@ -281,6 +283,7 @@ class Server(Factory):  # type: ignore[misc]
         self._tick_call = self.later(self.limits.tick_seconds, self._tick)
         self.starts.clear()
         self.now = now = self.now + self.limits.tick_seconds
+        self.idle_end = now + self.limits.idle_seconds
         late = [c for c in self.connections if c.state != BUSY and c.due < now]
         for connection in late:
             connection.late()

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from registry.config import Config
 from registry.errors import BadOption, Conflict, NotFound, Replaced, TooLarge, Unavailable
 from registry.http.codec import Answer, Raw, dumps, failure_answer, json_answer, names_from
-from registry.http.json_check import check_json, checking
+from registry.http.json_check import check_json, checking, is_plain
 from registry.http.json_cut import Part, Payload
 from registry.http.options import (
     Acked,
@@ -51,7 +51,7 @@ from registry.queue.completions import Completions
 from registry.queue.delivery import Delivery, Pushed
 from registry.queue.inspector import Inspector
 from registry.queue.leases import LEASE_LOST, TOO_LARGE, Leases, status
-from registry.queue.pollers import HANDOVER_MS
+from registry.queue.pollers import HANDOVER_MS, LEASED
 from registry.queue.promise import Promise, as_deferred
 from registry.queue.queues import Queues
 from registry.queue.singleflight import Singleflight
@@ -61,10 +61,9 @@ NOTHING_OF_MANY = Answer(202, b'{"tasks":[]}')
 # Further headers for a poll that was ended by a newer one of the same worker.
 REPLACED = ((b"Registry-Worker", b"replaced"), (b"Retry-After", b"1"))
 SUCCESS = b'{"success":true}'
+ACKED = Answer(200, SUCCESS)
 # Options that may differ in a repeated pop: how long it waits, and what it acknowledges.
 ITS_OWN = ("wait", "ack")
-# The options of a pop with a lease and nothing else.
-LEASED = PopOptions(leased=True)
 # Bodies up to this many bytes are parsed in one turn.
 LONG = 256 * 1024
 
@@ -95,19 +94,18 @@ class Tasks:
 
     # Pushing
 
-    def push(self, request: Request) -> Promise | Deferred[Answer]:
-        """Push one task into a queue."""
+    def push(self, request: Request, is_checked: bool = False) -> Promise | Deferred[Answer]:
+        """Push one task into a queue. ``is_checked``: its body is JSON."""
         body = request.body
-        if len(body) > LONG:
-            return self._read(checking(body), body, lambda _: self._push(request))
-        check_json(body)
-        return self._push(request)
-
-    def _push(self, request: Request) -> Promise | Deferred[Answer]:
-        options = push_options(request.options, request.header, request.query, request.body)
+        if not is_checked:
+            if len(body) > LONG:
+                return self._read(checking(body), body, lambda _: self.push(request, True))
+            if not is_plain(body):
+                check_json(body)
+        options = push_options(request.options, request.header, request.query, body)
         if options is None or not options.awaited:
             promise = Promise(_pushed)
-            self._queues.push_for(promise, request.name, request.body, options)
+            self._queues.push_for(promise, request.name, body, options)
             return promise
         wait = min(prefer_wait(request.header) or 0.0, self._max_wait)
         return self._push_and_wait(request, options, wait)
@@ -303,9 +301,11 @@ class Tasks:
         name, lease, body = request.name, lease_id(request.segments[1]), request.body
         if len(body) > self._short_result:
             return self._read(checking(body), body, lambda _: self._ack(name, lease, body))
-        if body:
+        if body and not is_plain(body):
             check_json(body)
-        return self._ack(name, lease, body)
+        promise = Promise(_acked)
+        self._leases.ack_for(promise, name, lease, body)
+        return promise
 
     def _ack(self, name: bytes, lease: bytes, result: bytes) -> Promise:
         if len(result) <= self._max_result:
@@ -462,6 +462,8 @@ def _replaced(failure: Failure, nothing: Answer) -> Answer:
 
 
 def _acked(reply: list[Any]) -> Answer:
+    if not reply[0] and reply[1] == b"done":
+        return ACKED
     return Answer(200, SUCCESS if status(reply) == "done" else b'{"success":true,"late":true}')
 
 
