@@ -75,7 +75,7 @@ class Config:
     redis_url: str | None = setting(
         None,
         values.redis_url,
-        "redis://[user][:password]@host:port/db, rediss:// (TLS) or unix:///path/redis.sock?db=0.",
+        "redis://[user][:password]@host:port/db, rediss:// (TLS), unix:///path/redis.sock?db=0 or redis+sentinel://.",
         "Empty: the daemon runs an embedded Redis with its data in DATA_DIR, so that nothing has to be set up first. TLS "
         "accepts ?cafile=, ?certfile=, ?keyfile= and ?verify=0. In a password, write the characters / @ : # ? % & + as "
         "%2F %40 %3A %23 %3F %25 %26 %2B.",
@@ -85,6 +85,19 @@ class Config:
         values.path,
         "A file that contains the URL, instead of REDIS_URL.",
         "A password in a file shows up neither in the environment nor in the process list.",
+    )
+    replicas_ack: int = setting(
+        0,
+        values.whole(0, 100),
+        "How many replicas must have a change before it is answered 200.",
+        "With 1, nothing that was answered is lost when the master dies and its replica takes over. With too few replicas a "
+        "change is answered 503 with the outcome unknown: it is stored, but only on the master.",
+    )
+    replicas_ack_ms: int = setting(
+        500,
+        values.whole(1, 2000),
+        "How long replicas may take to acknowledge a change, in milliseconds.",
+        "Other changes wait meanwhile, in one group.",
     )
     redis_fsync: str = setting(
         "always",
@@ -258,7 +271,7 @@ class Config:
 
 # Greedy up to the last @, because a password that is not percent-encoded may contain one.
 _USERINFO = re.compile(r"(?<=://)([^:@/?#]*)(:.*)?@", re.DOTALL)
-_QUERY_PASSWORD = re.compile(r"(?i)([?&]password=)[^&#\s]*")
+_QUERY_PASSWORD = re.compile(r"(?i)([?&](?:sentinel_)?password=)[^&#\s]*")
 
 
 def mask_url(url: str) -> str:
@@ -277,7 +290,8 @@ def passwords_of(url: str) -> tuple[str, ...]:
     if match:
         found.add(match[2][1:] if match[2] else match[1])
     try:
-        found.update(parse_qs(urlsplit(url).query).get("password", ()))
+        options = parse_qs(urlsplit(url).query)
+        found.update(options.get("password", ()), options.get("sentinel_password", ()))
     except ValueError:
         pass
     found.update([unquote(text) for text in found])
@@ -357,6 +371,8 @@ def load(
     fields.setdefault("data_dir", default_data_dir(environ))
     fields.setdefault("tokens_file", default_tokens_file(fields["data_dir"]))
     config = Config(**fields)
+    if config.replicas_ack and not config.redis_url:
+        raise ConfigError("REPLICAS_ACK needs REDIS_URL: the embedded Redis has no replicas.")
     return dataclasses.replace(config, max_wait=max(config.max_wait, config.queue_timeout))
 
 

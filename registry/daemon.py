@@ -59,12 +59,14 @@ from registry.queue.operations import Operations
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
 from registry.queue.sweeper import Sweeper
-from registry.redis.address import RedisAddress, parse_redis_url
+from registry.redis.commands import Replicas
 from registry.redis.embedded import Embedded
 from registry.redis.link import Link, Pool
 from registry.redis.persistence import check_durability
+from registry.redis.sentinel import SentinelAddress
 from registry.redis.store import NewerSchema, Store
 from registry.redis.subscriber import Subscriber
+from registry.redis.topology import Address, parse_address
 from registry.stalls import StallWatch
 from registry.stopping import StopsOnce
 from registry.systemd import Notifier
@@ -104,6 +106,7 @@ class Daemon(StopsOnce):
         self._paused_ports: list[Any] = []
         self._handed_over = False
         self._embedded: Embedded | None = None
+        self._sentinels: SentinelAddress | None = None
         self._parent = Parent.of(reactor, environ)
         self._notifier = self._parent or Notifier(reactor, environ)
         self._built = False
@@ -131,7 +134,7 @@ class Daemon(StopsOnce):
         self._gate.is_closed = self._parent is not None and self._parent.has_tokens
         self._tokens.start()
         if config.redis_url:
-            address = parse_redis_url(config.redis_url)
+            address: Address = parse_address(config.redis_url)
             log.info("tasks are stored in the Redis at {url}", url=mask_url(config.redis_url))
         else:
             self._embedded = Embedded(
@@ -150,6 +153,9 @@ class Daemon(StopsOnce):
             config.max_connections_per_address,
             self._proxies.trusts,
         )
+        if isinstance(address, SentinelAddress):
+            self._sentinels = address
+            address.start(self._reactor)
         self._link.start()
         self._pool.start()
         self._subscriber.start()
@@ -165,11 +171,11 @@ class Daemon(StopsOnce):
         gc.set_threshold(20_000, 20, 20)
         self._notifier.ready("serving")
 
-    def _build(self, address: RedisAddress) -> None:
+    def _build(self, address: Address) -> None:
         reactor, config = self._reactor, self.config
         self._link = Link(reactor, address, name="scripts", on_ready=self._on_redis_connected)
         self._pool = Pool(lambda: Link(reactor, address, name="look-ups"), max(1, config.pool_max - 2))
-        self._store = Store(self._link, self._pool, config.key_prefix)
+        self._store = Store(self._link, self._pool, config.key_prefix, replicas=_replicas(config))
         self.queues = Queues(self._store, reactor.callLater, is_json, redis_wait=config.redis_wait)
         self._completions = Completions(self.queues)
         notices = Notices(self.queues, self._completions)
@@ -396,6 +402,8 @@ class Daemon(StopsOnce):
             self._sweeper.stop()
             self._stalls.stop()
             self._tokens.stop()
+            if self._sentinels is not None:
+                self._sentinels.stop()
             if self._store.ready:
                 yield self._last_used.write().addErrback(lambda failure: failure.trap(RegistryError))
             for part in (self._subscriber, self._pool, self._link):
@@ -426,6 +434,10 @@ def host_allowed(allowed: tuple[str, ...]) -> Callable[[bytes], bool]:
         return host in names or b"*" in names or is_loopback(host.decode("ascii", "replace"))
 
     return check
+
+
+def _replicas(config: Config) -> Replicas | None:
+    return Replicas(config.replicas_ack, config.replicas_ack_ms) if config.replicas_ack else None
 
 
 def _fsync(word: str) -> Literal["always", "everysec"]:

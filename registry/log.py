@@ -84,7 +84,7 @@ def one_line(text: str, limit: int = LINE_LIMIT) -> str:
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
-_URL = re.compile(r"\b(?:rediss?|unix)://[^\s'\"]+")
+_URL = re.compile(r"\b(?:rediss?(?:\+sentinel)?|unix)://[^\s'\"]+")
 
 
 def mask(text: str, secrets: Iterable[str] = ()) -> str:

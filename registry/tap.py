@@ -28,7 +28,7 @@ from registry.log import install
 from registry.output import output_of
 from registry.pid_file import remove_left_over
 from registry.processes import Processes
-from registry.redis.address import parse_redis_url
+from registry.redis.topology import parse_address
 
 log = Logger()
 
@@ -118,7 +118,7 @@ def makeService(options: Options) -> IService:
 
 def _check_files(url: str) -> None:
     try:
-        parse_redis_url(url).check_files()
+        parse_address(url).check_files()
     except ValueError as e:
         raise ConfigError(f"REDIS_URL names a file that cannot be used: {e}.") from None
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from registry import machine
 from registry.duration import milliseconds
-from registry.redis.address import parse_redis_url
+from registry.redis.topology import parse_address
 
 # In TRUSTED_PROXIES: whoever connects to a unix socket.
 UNIX = "unix"
@@ -177,6 +177,8 @@ def redis_url(text: str) -> str:
     must = ValueError(
         f"a URL such as redis://:password@host:6379/0, rediss://host:6380 or unix:///run/redis.sock?db=0{hint}"
     )
+    if "+sentinel:" in text and text.isprintable():
+        return _address(text, hint)
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -188,8 +190,12 @@ def redis_url(text: str) -> str:
         raise must
     if parts.scheme not in ("redis", "rediss", "unix") or not text[len(parts.scheme) :].startswith("://"):
         raise must
+    return _address(text, hint)
+
+
+def _address(text: str, hint: str) -> str:
     try:
-        parse_redis_url(text)
+        parse_address(text)
     except ValueError as error:
         raise Unusable(f"{error}{'' if '%2F' in str(error) else hint}") from None
     return text

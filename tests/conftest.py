@@ -51,6 +51,7 @@ LONGEST = (
     "test_log_destinations",
     "test_workers_of_the_docs",
     "test_work_outages",
+    "test_sentinel",
 )
 SETTLE_SECONDS = 1.0  # for the far end of a closed connection to be noticed
 

@@ -34,6 +34,10 @@ class RedisAddress:
     certfile: str | None = None
     keyfile: str | None = None
 
+    # What a `SentinelAddress` has: the server behind it may change.
+    generation = 0
+    is_master_required = False
+
     def __str__(self) -> str:
         if self.kind == "unix":
             return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
@@ -50,6 +54,9 @@ class RedisAddress:
             return UNIXClientEndpoint(reactor, self.path, timeout=timeout)
         plain = HostEndpoint(reactor, self.host, self.port, timeout)
         return wrapClientTLS(self._tls_options(), plain) if self.kind == "tls" else plain
+
+    def pass_over(self) -> None:
+        """There is no other server to prefer."""
 
     def check_files(self) -> None:
         """Raise ValueError, with one sentence, when a file that the URL names cannot be used."""

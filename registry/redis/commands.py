@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.python.failure import Failure
 
+from registry.errors import RedisUnavailable
 from registry.redis.faults import raise_domain_error
 from registry.redis.keys import Keys, bulk
 from registry.redis.link import Link, Pool, first_error
@@ -56,6 +58,43 @@ VERBS = {
 MAX_PAYLOAD_READS = 2
 
 
+# These verbs give a task to a worker, or take it back. If Redis forgets one, the task is delivered once more.
+NOT_REPLICATED = frozenset({"pop", "popmany", "confirm", "putback", "watch"})
+
+
+class Replicas:
+    """Waits until replicas have what was written. ``count``: how many; ``milliseconds``: for how long."""
+
+    def __init__(self, count: int, milliseconds: int) -> None:
+        self._count = count
+        self._wait = pack("WAIT", count, milliseconds)
+
+    def hold(self, link: Link, answer: Deferred[Any]) -> Deferred[Any]:
+        """The answer of a command that was just sent, when enough replicas have acknowledged it.
+
+        WAIT is sent right behind the command, on the same connection. With too few replicas the answer fails as ``unknown``.
+        """
+        acknowledged = link.call(self._wait)
+
+        def check(reply: Any) -> Any:
+            return acknowledged.addCallback(self._enough, reply)
+
+        def failed(failure: Failure) -> Failure:
+            acknowledged.addErrback(lambda _: None)
+            return failure
+
+        return answer.addCallbacks(check, failed)
+
+    def _enough(self, found: int, reply: Any) -> Any:
+        if found < self._count:
+            raise RedisUnavailable(
+                f"Redis has stored the change, but only {found} of {self._count} replicas have acknowledged it; "
+                "repeat the request with its Idempotency-Key.",
+                outcome="unknown",
+            )
+        return reply
+
+
 class Commands:
     """The connections, the scripts and the key names of one store."""
 
@@ -66,7 +105,9 @@ class Commands:
         key_prefix: str = "",
         *,
         monotonic: Callable[[], float] = time.monotonic,
+        replicas: Replicas | None = None,
     ) -> None:
+        self._replicas = replicas
         self._link = link
         self._pool = pool
         self.keys = Keys(key_prefix)

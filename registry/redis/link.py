@@ -36,6 +36,7 @@ from registry.errors import RedisUnavailable
 from registry.redis.address import RedisAddress, parse_redis_url
 from registry.redis.faults import public_text
 from registry.redis.protocol import LinkProtocol, pack
+from registry.redis.topology import Address
 from registry.sockets import set_tcp_options
 
 __all__ = ["Link", "Pool", "RedisAddress", "pack", "parse_redis_url"]
@@ -62,7 +63,7 @@ class Link:
     def __init__(
         self,
         reactor: Any,
-        address: RedisAddress,
+        address: Address,
         *,
         name: str = "redis",
         on_ready: Callable[[Link], Any] | None = None,
@@ -88,6 +89,7 @@ class Link:
         self._stopped: list[Deferred[None]] = []
         self._retry: Any = None
         self._delay = FIRST_RETRY
+        self._generation = address.generation
         self._refused = False
         self._ready_since = 0.0
         self._logged_at: dict[str, float] = {}
@@ -183,6 +185,7 @@ class Link:
             return
         self._protocol = protocol
         self._refused = False
+        self._generation = self.address.generation
         self._marks.clear()
         self._seen, self._quiet_since = 0, self._monotonic()
         set_tcp_options(protocol.transport, idle=5, interval=2, count=3, unread_ms=8000)
@@ -216,6 +219,13 @@ class Link:
                     raise
                 self._failed(str(error))
                 yield deferLater(self._reactor, LOADING_PING)
+        if address.is_master_required:
+            role = (yield protocol.execute_command("ROLE"))[0]
+            if role != b"master":
+                address.pass_over()
+                raise RedisUnavailable(
+                    f"the server is not the master: its role is {role.decode('ascii', 'replace')}"
+                )
         self._handshake_done = True
         self._send = protocol.send  # type: ignore[method-assign]
         if self._on_ready is not None:
@@ -345,6 +355,8 @@ class Link:
         protocol = self._protocol
         if protocol is None:
             return
+        if self._generation != self.address.generation:
+            self.retire("another server is now the master")
         marks = self._marks
         if held_up > 0.5:
             # This process was stopped (SIGSTOP, suspend), and replies may be unread: do not count that time.

@@ -19,7 +19,7 @@ from txredisapi import ResponseError
 from registry.errors import RedisUnavailable
 from registry.model import PopOptions, Task
 from registry.redis.audit_store import AuditStore
-from registry.redis.commands import VERBS
+from registry.redis.commands import NOT_REPLICATED, VERBS
 from registry.redis.faults import STATE_ERRORS, raise_domain_error
 from registry.redis.keys import bulk
 from registry.redis.link import error_word
@@ -225,16 +225,18 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
         count = len(entries)
         parts = 6 + count + count * VERBS[verb]
         run = self.scripts[verb].run
+        replicas = None if verb in NOT_REPLICATED else self._replicas
         common = self._common if verb in ("push", "pushmany", "putback") else self._common_for_all
 
         def send(head: bytes) -> Deferred[Any]:
             not_after = b"%d" % (
                 (self.now_ms() + int((deadline - self._monotonic()) * 1000)) if bounded else 0
             )
-            return self._link.call(
+            answer = self._link.call(
                 b"*%d\r\n%b%b%b%b%b%b"
                 % (parts, head, bulk(b"%d" % count), keys, bulk(not_after), common, args)
             )
+            return answer if replicas is None else replicas.hold(self._link, answer)
 
         def retry_late(reply: list[Any]) -> Any:
             if count and reply and reply[0] == b"LATE":

@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
-from registry.redis.address import RedisAddress
 from registry.redis.link import Link, first_error
 from registry.redis.protocol import LinkProtocol
+from registry.redis.topology import Address
 
 
 class Subscriber:
@@ -25,7 +25,7 @@ class Subscriber:
     def __init__(
         self,
         reactor: Any,
-        address: RedisAddress,
+        address: Address,
         channels: Sequence[bytes],
         on_message: Callable[[bytes, bytes], None],
         on_subscribed: Callable[[], None],
