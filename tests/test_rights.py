@@ -90,6 +90,7 @@ TABLE: dict[str, tuple[set[str], list[tuple[str, str, Any]]]] = {
     "page_file_below": (EVERYBODY, [("GET", "/dashboard/css/base.css", b"")]),
     "healthz": (EVERYBODY, [("GET", "/healthz", b""), ("HEAD", "/healthz", b"")]),
     "readyz": (EVERYBODY, [("GET", "/readyz", b"")]),
+    "openapi": (EVERYBODY, [("GET", "/openapi.json", b""), ("HEAD", "/openapi.json", b"")]),
     "metrics": (VIEW, [("GET", "/metrics", b""), ("HEAD", "/metrics", b"")]),
 }
 
