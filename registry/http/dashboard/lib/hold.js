@@ -5,7 +5,8 @@
 //
 // `rows`: the newest. `held.rows`: those to draw, each {row, leaving}; a row that left stays, `leaving`, with its last numbers.
 // `held.isHeld`: say so in the toolbar with `HeldNote`. `held.fresh`: how many new rows wait; `held.show()` lets them in.
-// `scope`: where the person asked for other rows, they come at once. `lock`: holds as long as it is true: rows are selected, or a
+// `scope`: of which filter, sort and page the rows are (of the rows that are here, not of those that were asked for): where the
+// person asked for others, they come at once. `lock`: holds as long as it is true: rows are selected, or a
 // panel is open. The order is free again 2 s after the hand has left.
 
 import { Icon } from "./icons.js";
@@ -40,6 +41,7 @@ export function useHeld(rows, { key, scope = "", lock = false }) {
     const drawn = new Set(shown.current.rows.map((old) => key(old.row)));
     fresh = rows.filter((row) => !drawn.has(key(row))).length;
   }
+  // This preact takes focusin only as it is written here.
   const handlers = {
     onPointerEnter: (event) => {
       // A finger leaves no pointer behind.
@@ -51,11 +53,11 @@ export function useHeld(rows, { key, scope = "", lock = false }) {
       hand.current.over = false;
       update();
     },
-    onFocusIn: () => {
+    onfocusin: () => {
       hand.current.focus = true;
       update();
     },
-    onFocusOut: (event) => {
+    onfocusout: (event) => {
       hand.current.focus = event.currentTarget.contains(event.relatedTarget);
       update();
     },

@@ -23,7 +23,8 @@ export const live = createStore({
   // By name, as in GET /api/queues; null until the first word.
   queues: null,
   totals: null,
-  findings: null,
+  // The answer of GET /api/findings: {headline, findings, count}; null as long as nobody knows.
+  report: null,
   back: 0,
   // Whether more tasks died than were retried or deleted within the last minute.
   deadGrows: false,
@@ -75,10 +76,16 @@ function sum(queues) {
 async function poll() {
   let pause = TICK;
   try {
-    const { queues } = await api.get("/api/queues", { family: ":", limit: 1000 });
+    const [{ queues }, report] = await Promise.all([
+      api.get("/api/queues", { family: ":", limit: 1000 }),
+      api.get("/api/findings").catch((error) => {
+        if (error.status === 404) return null;
+        throw error;
+      }),
+    ]);
     if (session.get().state !== "in") return;
     const totals = sum(queues);
-    live.set({ totals, deadGrows: grows(totals.dead) });
+    live.set({ totals, report, deadGrows: grows(totals.dead) });
     heard();
   } catch (error) {
     if (error.status === 401) return;

@@ -167,8 +167,8 @@ export function Select({ label, options, value, onChange, boxed = false }) {
 }
 
 export function Pager({ text, note, previous, next }) {
-  return html`<nav class="pager" aria-label="Pages">
-    <span>${text} ${note && html`<span class="faint"> ${note}</span>`}</span>
+  return html`<nav class="pager" aria-label="Pages of the list">
+    <span>${text}${note && html`<span class="faint beside">${note}</span>`}</span>
     ${(previous || next) &&
     html`<span class="row">
       <${Button} data-page="previous" disabled=${previous ? false : "This is the first page."} onClick=${previous}>

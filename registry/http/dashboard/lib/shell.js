@@ -82,11 +82,12 @@ function ThemeButton() {
   </button>`;
 }
 
-function Bar({ page, counts, me }) {
+function Bar({ page, counts, me, skip }) {
   const grows = useStore(live, (value) => value.deadGrows);
   const isBusy = useStore(busy, (value) => value.count > 0);
   const [isOpen, setOpen] = useState(false);
   return html`<header class="bar">
+    <a class="skip" href="#/" onClick=${skip}>Skip to the page</a>
     <div class="bar-inner">
       <a class="brand" href=${href({ page: "overview" })}><${Mark} />registry</a>
       ${me.environment && html`<span class="environment">${me.environment}</span>`}
@@ -187,7 +188,7 @@ function useTitle(name, findings) {
   useEffect(() => {
     const asking = findings?.length ?? 0;
     document.title = `${asking ? `(${asking}) ` : ""}${name ? `${name} · ` : ""}registry`;
-    const worst = asking ? (findings.some((one) => one.code === "deaths_growing") ? "-dead" : "-asks") : "";
+    const worst = asking ? (findings.some((one) => one.code === "deaths" || one.severity === "critical") ? "-dead" : "-asks") : "";
     const icon = document.querySelector('link[rel="icon"]');
     const target = new URL(`../icon${worst}.svg`, import.meta.url).href;
     if (icon.href !== target) icon.href = target;
@@ -200,7 +201,7 @@ export function Shell({ title, children }) {
   const me = useStore(session, (value) => value.me);
   const counts = useCounts();
   const stale = useStore(live, (value) => value.state === "stale");
-  const findings = useStore(live, (value) => value.findings);
+  const findings = useStore(live, (value) => value.report?.findings);
   const main = useRef();
   const first = useRef(true);
   useTitle(title, findings);
@@ -217,11 +218,11 @@ export function Shell({ title, children }) {
     main.current.focus();
   };
   return html`<div class=${classes(stale && "is-stale")}>
-    <a class="skip" href=${href(route)} onClick=${skip}>Skip to the page</a>
-    <${Bar} page=${page} counts=${counts} me=${me} />
-    ${me.warnings.map(
-      (text) => html`<div class="banner" key=${text}><div><${Glyph} state="asks" /><span>${text}</span></div></div>`,
-    )}
+    <${Bar} page=${page} counts=${counts} me=${me} skip=${skip} />
+    ${me.warnings.length > 0 &&
+    html`<section class="banner" aria-label="Warnings">
+      ${me.warnings.map((text) => html`<div key=${text}><${Glyph} state="asks" /><span>${text}</span></div>`)}
+    </section>`}
     <main class="page" tabindex="-1" ref=${main}>${children}</main>
     <${Bottom} page=${page} counts=${counts} me=${me} />
     <${Help} />

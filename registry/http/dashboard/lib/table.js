@@ -50,7 +50,7 @@ export function Table({ label, columns, rows, keyOf, sort, onSort, rowClass, ope
             class=${look}
             data-row
             tabindex=${key === tabStop ? 0 : -1}
-            onFocusIn=${() => setStop(key)}
+            onfocusin=${() => setStop(key)}
             onClick=${open}
           >
             ${columns.map(
