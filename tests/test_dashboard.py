@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -40,7 +40,7 @@ def callers(module_redis_process: RedisServer) -> Iterator[Callers]:
     with guarded(module_redis_process, one, BASE_PATH=BASE, ENVIRONMENT="staging"):
         for queue, many in (("mail", 30), ("thumbnails", 7), ("crawl:a", 2), ("crawl:b", 3)):
             one.ask("root", "PUT", f"{BASE}/api/pushTasks/{queue}", [SECRET] * many).ok()
-        one.ask("root", "PUT", f"{BASE}/api/pushTask/{urllib.request.quote(HOSTILE)}", 1).ok()
+        one.ask("root", "PUT", f"{BASE}/api/pushTask/{quote(HOSTILE)}", 1).ok()
         yield one
 
 
