@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import hiredis
 
@@ -99,6 +100,46 @@ class Sentinels:
             return bool(self.servers[at].command("ROLE")[0] == role)
         except (OSError, hiredis.ReplyError):
             return False
+
+    # For the test of the history: the master, whichever server that is. Taking it away ends when its replica has followed.
+
+    @property
+    def _master(self) -> RedisServer:
+        for at, server in enumerate(self.servers):
+            if server.running and self.has_role(at, b"master"):
+                return server
+        raise ConnectionError("there is no master")
+
+    def _is_followed(self) -> bool:
+        roles = [server.command("ROLE") for server in self.servers]
+        return any(role[0] == b"slave" and role[3] == b"connected" for role in roles)
+
+    def command(self, *words: str) -> Any:
+        """A command to the master."""
+        return self._master.command(*words)
+
+    def pause(self) -> None:
+        """Stop the master, without ending it."""
+        wait_until(self._is_followed, 30, "a replica that follows")
+        self._gone = self._master
+        self._gone.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._gone.resume()
+
+    def kill(self) -> None:
+        """Kill the master."""
+        wait_until(self._is_followed, 30, "a replica that follows")
+        self._gone = self._master
+        self._gone.kill()
+
+    def start(self) -> None:
+        """Start it again when the other one has taken its place: by itself it would believe that it is the master."""
+        other = 1 - self.servers.index(self._gone)
+        wait_until(lambda: self.has_role(other, b"master"), 30, "a new master")
+        self._gone.start()
+        wait_until(self._is_followed, 30, "a replica that follows")
 
     def remove(self) -> None:
         """End all processes."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from registry.config import mask_url, passwords_of
 from registry.redis.sentinel import SentinelAddress
 from registry.redis.topology import parse_address
 from tests.conftest import StartDaemon
+from tests.history.checker import Checker
+from tests.history.run import run
 from tests.live import Daemon, RedisServer, redis_binaries, wait_until
 from tests.sentinels import NAME, Sentinels, sentinel_program
 from tests.talk import ask, counts, leased, on, poll, push, pushed
@@ -164,6 +168,27 @@ def test_a_master_that_dies_or_hangs_is_replaced(
     assert set(before + acknowledged + more) <= ids_of(one, q) | leased_ids
     assert on(one, "ack", q + "l", lease).status == 200
     assert sentinels.servers[1].command("LLEN", q) == counts(one, q)["ready"]
+
+
+@needs_sentinel
+@pytest.mark.timeout(0)  # the run has a bound of its own
+def test_failovers_lose_nothing_that_was_acknowledged(
+    request: pytest.FixtureRequest, sentinels: Sentinels, daemon: StartDaemon
+) -> None:
+    """Two daemons, many clients, and every fault of the test of the history; a master that dies or hangs is replaced."""
+    seconds = request.config.getoption("--history-seconds") / 3
+    seed = request.config.getoption("--history-seed") or random.randrange(1_000_000)
+    print(f"history seed {seed}, {seconds:g} s")
+    env = {"REPLICAS_ACK": "1", "ACCESS_LOG": "no"}
+    daemons = [served_by(daemon, sentinels.url(), **env) for _ in range(2)]
+    made = asyncio.run(
+        asyncio.wait_for(run(daemons, sentinels, seconds, seed, fails_over=True), seconds + 240)
+    )
+    checker = Checker(made)
+    violations = checker.check()
+    print(made.counts(), dict(checker.explained))
+    assert not violations, f"{len(violations)} of seed {seed}:\n" + "\n".join(violations[:20])
+    assert made.faults and len(made.pushes) > 2 * seconds
 
 
 @needs_sentinel

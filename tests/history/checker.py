@@ -240,6 +240,9 @@ class Checker:
             if one is before or (lease and one.given.lease == lease)
         ):
             return "hang-up"
+        if self._felt(("fail over",), before.received, before.received + 1.0):
+            # A pop does not wait for replicas: the new master may never have seen it.
+            return "fail over"
         if not lease:
             lapsed = after.received >= before.begin + HAND_OVER - TOLERANCE
             return "hand-over" if lapsed and self._unconfirmed(before) else None

@@ -7,11 +7,22 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import hiredis
 
 from tests.history.record import Fault, History
-from tests.live import Daemon, RedisServer
+from tests.live import Daemon
+
+
+class Server(Protocol):
+    """A redis-server, or what stands for the master of several."""
+
+    def command(self, *words: str) -> Any: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def kill(self) -> None: ...
+    def start(self) -> Any: ...
 
 
 class Nemesis:
@@ -20,11 +31,14 @@ class Nemesis:
     def __init__(
         self,
         daemons: Sequence[Daemon],
-        redis: RedisServer,
+        redis: Server,
         seed: int,
         history: History,
         rush: Callable[[bool], None],
+        fails_over: bool = False,
     ) -> None:
+        # When Redis dies or hangs, a replica takes its place.
+        self._without_redis = "fail over" if fails_over else ""
         self._rush = rush
         self._daemons = daemons
         self._redis = redis
@@ -95,7 +109,7 @@ class Nemesis:
                 await asyncio.sleep(self._choose.uniform(0, 0.1))
 
     async def _pause_redis(self) -> None:
-        with self._told("pause redis"):
+        with self._told(self._without_redis or "pause redis"):
             self._redis.pause()
             try:
                 # Below and above what a call may take.
@@ -117,7 +131,7 @@ class Nemesis:
                     await asyncio.sleep(self._choose.uniform(0.05, 0.3))
 
     async def _kill_redis(self) -> None:
-        with self._told("kill redis"):
+        with self._told(self._without_redis or "kill redis"):
             async with self._busy():
                 await asyncio.to_thread(self._redis.kill)
             await asyncio.sleep(self._choose.uniform(0, 2))

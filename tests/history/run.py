@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 
 from tests.history.client import POLICY, QUEUES, SHORT_LIVED, Client, Clients
-from tests.history.nemesis import Nemesis
+from tests.history.nemesis import Nemesis, Server
 from tests.history.record import History
-from tests.live import Daemon, RedisServer
+from tests.live import Daemon
 
 # Hand-overs that were not confirmed lapse after 30 s; a second time some more are waited.
 DRAIN_SECONDS = 100.0
@@ -18,14 +18,19 @@ CLEAN_SECONDS = 8.0
 STATES = ("ready", "delayed", "leased", "dead", "done")
 
 
-async def run(daemons: Sequence[Daemon], redis: RedisServer, seconds: float, seed: int) -> History:
-    """The history of a run on these daemons, which run on this redis-server and are up when it ends."""
+async def run(
+    daemons: Sequence[Daemon], redis: Server, seconds: float, seed: int, fails_over: bool = False
+) -> History:
+    """The history of a run on these daemons, which run on this redis-server and are up when it ends.
+
+    ``fails_over``: when the server dies or hangs, a replica takes its place.
+    """
     history = History()
     clients = Clients([daemon.port for daemon in daemons], seed, history)
     looker = Client(clients, random.Random(f"{seed}/looker"))
     for queue in QUEUES:
         await looker.set_policy(queue, POLICY)
-    nemesis = Nemesis(daemons, redis, seed, history, clients.set_rush)
+    nemesis = Nemesis(daemons, redis, seed, history, clients.set_rush, fails_over)
     everyone = [asyncio.ensure_future(one) for one in clients.everyone()]
     try:
         await nemesis.run(time.monotonic() + seconds)
@@ -60,7 +65,7 @@ async def _drain(looker: Client) -> None:
         await asyncio.sleep(0.3)
 
 
-async def _left_behind(redis: RedisServer) -> list[str]:
+async def _left_behind(redis: Server) -> list[str]:
     end = time.monotonic() + CLEAN_SECONDS
     while True:
         keys = redis.command("KEYS", f"*{SHORT_LIVED}*")
