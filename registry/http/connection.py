@@ -7,6 +7,7 @@ HEAD      | the empty line behind headers | BODY or BUSY    | 10 s from its firs
 BODY      | the last byte of the body     | BUSY            | 30 s + size / 64 KiB a second, then 408
 BUSY      | the verb has an answer        | IDLE or WRITING | the verb's own
 WRITING   | the kernel has all of it      | IDLE            | 20 s, then the connection is cut
+STREAMING | it ends: see stream.py        | CLOSING         | 20 s for each piece, then it is cut
 IDLE … BUSY | a refusal                   | LINGERING       | 5 s, or 16 MiB that are read and dropped
 any       | the connection is to end      | CLOSING         | 15 s, then the connection is cut
 any (TLS) | the connection is to end      | GOODBYE         | 1 s for the client's goodbye, then CLOSING
@@ -22,14 +23,13 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IPullProducer
 from twisted.internet.tcp import Server as SocketTransport
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from registry.http.access import CUT_OFF
 from registry.http.body import Chunks, Counted
 from registry.http.codec import Answer, failure_answer
+from registry.http.drain import Drain
 from registry.http.limits import (
     MAX_PIPELINED,
     MAX_REQUESTS_PER_TURN,
@@ -40,18 +40,18 @@ from registry.http.limits import (
 )
 from registry.http.parser import Head, PartialHead
 from registry.http.request import Request
+from registry.http.stream import Stream
 from registry.http.validation import Refusal
 from registry.sockets import beneath_tls, send_now, set_tcp_options
 
 if TYPE_CHECKING:
     from registry.http.server import Server
 
-IDLE, HEAD, BODY, BUSY, WRITING, LINGERING, GOODBYE, CLOSING, LOST = range(9)
+IDLE, HEAD, BODY, BUSY, WRITING, STREAMING, LINGERING, GOODBYE, CLOSING, LOST = range(10)
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-@implementer(IPullProducer)
 class Connection:
     """See the module's docstring. It has few slots, because ten thousand connections may wait for a task."""
 
@@ -195,7 +195,7 @@ class Connection:
             if self._skipped > self._server.limits.linger_bytes:
                 self.close()
         elif state < GOODBYE:
-            # BUSY, WRITING, or IDLE while others have their turn.
+            # BUSY, WRITING, STREAMING, or IDLE while others have their turn.
             self._buffer = self._buffer[self._at :] + data if self._buffer else data
             self._at = 0
             if len(self._buffer) > MAX_PIPELINED and not self._paused:
@@ -366,6 +366,11 @@ class Connection:
             if called.__class__ is not Answer:
                 if found.parks:
                     self._call = called
+                    if found.streams:
+                        self.state = STREAMING
+                        self._call = Stream(self, self._server, head, called)
+                        self._call.begin()
+                        return
                 called.addCallbacks(self._write, self._fail)
                 return
         except Exception:
@@ -376,7 +381,9 @@ class Connection:
     def check_again(self) -> None:
         """Tokens have changed. Refuse the request that arrives or waits, unless it may still come in."""
         head, call = self._head, self._call
-        if head is not None and (self.state == BODY or call is not None):
+        if self.state == STREAMING:
+            call.check_again()
+        elif head is not None and (self.state == BODY or call is not None):
             try:
                 self._server.heads.admit_again(head)
             except Refusal as refusal:
@@ -449,37 +456,16 @@ class Connection:
         self._unsent = len(data) - count
         server.unsent_bytes += self._unsent
         self.transport.write(data[count:])
-        if self.is_plain:
-            self._watch_drain()
-        else:
-            # TLS buffers small writes until the next turn of the reactor, then passes them down.
-            server.later(0, self._watch_drain)
+        Drain(self.transport, self.is_plain, server.later, self._drained)
 
-    def _watch_drain(self) -> None:
-        if self.state != WRITING:
-            return
-        # Registering calls `resumeProducing` at once; it does nothing while there is no answer.
+    def _drained(self) -> None:
+        """The kernel has taken the rest of the answer."""
         answer, self._answer = self._answer, None
-        raw = beneath_tls(self.transport)
-        raw.registerProducer(self, False)
-        self._answer = answer
-        if not self.is_plain:
-            # If the buffer is already empty, this makes the reactor notice.
-            raw.startWriting()
-
-    def resumeProducing(self) -> None:
-        """The transport's buffer is empty."""
-        answer = self._answer
-        if answer is None:
+        if self.state != WRITING or answer is None:
             return
-        self._answer = None
-        beneath_tls(self.transport).unregisterProducer()
         if answer.deliveries:
             self._server.delivered(answer)
         self._next()
-
-    def stopProducing(self) -> None:
-        """The connection is ending: see `connectionLost`."""
 
     def _next(self) -> None:
         """The answer has left: go on with the next request."""

@@ -84,6 +84,8 @@ class Finder:
 def _found(row: Route, endpoint: Callable[[Request], Any]) -> tuple[Found, Found]:
     """What `Finder.find` returns for a route: for a head that comes once, and for one that comes often."""
     once = Found(endpoint, row.parks, False, row.right, row.or_push, "<names>" in row.path, row.body)
+    if row.streams:
+        once = replace(once, parks=True, streams=True)
     if row.right in RECORDED:
         once = replace(once, is_recorded=True)
         return once, once

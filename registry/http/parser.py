@@ -65,8 +65,8 @@ class Found(Struct, frozen=True):
 
     ``parks``: the request may wait for long, and is cancelled when its client leaves. ``remembers``: the head is worth
     remembering, because the same bytes will come again. ``right``, ``or_push``, ``body``: see `registry.http.request.Route`.
-    ``many``: the path names several queues. ``counts``: how often it was answered, by status. ``is_recorded``: the audit may
-    record it, so it needs an id before it is answered.
+    ``streams``: its answer goes on (`registry.http.stream`). ``many``: the path names several queues. ``counts``: how often it was
+    answered, by status. ``is_recorded``: the audit may record it, so it needs an id before it is answered.
     """
 
     verb: Any
@@ -78,6 +78,7 @@ class Found(Struct, frozen=True):
     body: str = "task"
     counts: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     is_recorded: bool = False
+    streams: bool = False
 
 
 NO_OPTIONS: dict[str, Any] = {}

@@ -49,7 +49,8 @@ class Route(NamedTuple):
     ``right``: what its caller needs, one of `registry.http.auth.RIGHTS`; for "push" and "pop" in the queues that the path names.
     ``or_push``: the right to push into the queue that the path names is enough.
     ``options``: the readers of its query. ``takes_task``: a GET takes a task away. ``parks``: the request may wait for long, and is
-    cancelled when its client leaves. ``body``: what bounds the size of its body: "task", "result" or "batch".
+    cancelled when its client leaves. ``streams``: it parks, and its answer goes on (`registry.http.stream`). ``body``: what bounds
+    the size of its body: "task", "result" or "batch".
     """
 
     methods: frozenset[bytes]
@@ -61,6 +62,7 @@ class Route(NamedTuple):
     parks: bool = False
     or_push: bool = False
     body: str = "task"
+    streams: bool = False
 
 
 class Match(NamedTuple):

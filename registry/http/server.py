@@ -65,6 +65,7 @@ class Server(Factory):  # type: ignore[misc]
         self.by_address: Counter[str] = Counter()
         self.draining = False
         self.refused: Counter[str] = Counter()  # answers of 400 and above, by the code of the error
+        self.refused_at: dict[str, float] = {}  # when the last of them was, by code, s
         # Answers to requests whose path was not looked at, by status.
         self.unrouted: dict[int, int] = defaultdict(int)
         self.now = 0.0  # s, counted in ticks: a change of the system clock must not end every connection
@@ -178,6 +179,7 @@ class Server(Factory):  # type: ignore[misc]
         head.found.counts[status] += 1
         if status >= 400:
             self.refused[answer.code] += 1
+            self.refused_at[answer.code] = monotonic()
         for pair in answer.headers:
             more += b"%b: %b\r\n" % pair
         if head.close or self.draining:
@@ -206,6 +208,19 @@ class Server(Factory):  # type: ignore[misc]
             size,
             more,
             b"" if head.bodiless else body,
+        )
+
+    def encode_stream(
+        self, media: bytes, headers: Iterable[tuple[bytes, bytes]], head: Head, chunked: bool
+    ) -> bytes:
+        """The head of an answer that goes on until its connection ends."""
+        head.found.counts[200] += 1
+        more = head.fields.cors + b"".join(b"%b: %b\r\n" % pair for pair in headers)
+        return b"%b%b\r\n%b%bConnection: close\r\n\r\n" % (
+            self._start(200, ((b"Content-Type", media), *COMMON[1:])),
+            head.request_id or next(self.ids),
+            more,
+            b"Transfer-Encoding: chunked\r\n" if chunked else b"",
         )
 
     def encode_refusal(

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
 from twisted.web.server import NOT_DONE_YET
 from werkzeug.routing import PathConverter
+from zope.interface import implementer
 
 from registry.http.auth import ANYONE
 from registry.http.codec import COMMON, Answer, retry_after_seconds
+from registry.http.stream import Source
 
 
 class AnyPath(PathConverter):  # type: ignore[misc]
@@ -35,6 +38,67 @@ class WebHead:
         self.path, _, self.query = target.partition(b"?")
         self.get: Callable[[bytes], bytes | None] = request.getHeader
         self.address: str = getattr(request.getClientAddress(), "host", None) or "-"
+
+
+@implementer(IPushProducer)
+class WebStream:
+    """A `registry.http.stream.Sink` on a request of twisted.web. At most one piece is written before its buffer is empty again."""
+
+    def __init__(self, request: Any, source: Source) -> None:
+        self._request = request
+        self._source = source
+        self._is_full = self._wakes = self._is_over = False
+
+    def begin(self) -> int:
+        """Send the head of the answer, and then what the source has."""
+        request, source = self._request, self._source
+        headers = request.responseHeaders
+        own = (
+            (b"X-Request-Id", request.registry_id),
+            (b"Content-Type", source.media),
+            (b"Connection", b"close"),
+        )
+        for name, value in (*COMMON, *own, *source.headers):
+            headers.setRawHeaders(name, [value])
+        request.notifyFinish().addBoth(lambda _: self._closed())
+        if request.method == b"HEAD":
+            request.finish()
+            return NOT_DONE_YET
+        request.write(b"")
+        request.registerProducer(self, True)
+        source.begin(self)
+        return NOT_DONE_YET
+
+    def _closed(self) -> None:
+        self._is_over = True
+        self._source.closed()
+
+    def wake(self) -> None:
+        """The source may have a piece."""
+        self._wakes = self._is_full
+        if not self._is_full and not self._is_over and (piece := self._source.piece()):
+            self._request.write(piece)
+
+    def check_again(self) -> None:
+        """The site checks tokens when a request begins; our own connections check them while it lasts, too."""
+
+    def end(self, last: bytes) -> None:
+        """End the stream with these bytes."""
+        if not self._is_over:
+            self._request.unregisterProducer()
+            self._request.write(last)
+            self._request.finish()
+
+    def pauseProducing(self) -> None:
+        self._is_full = True
+
+    def resumeProducing(self) -> None:
+        self._is_full = False
+        if self._wakes:
+            self.wake()
+
+    def stopProducing(self) -> None:
+        """The client has gone: see `_closed`."""
 
 
 def write_answer(
