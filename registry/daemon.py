@@ -28,6 +28,8 @@ from registry.http.access import Access
 from registry.http.admin import Admin
 from registry.http.auth import Gate
 from registry.http.cors import Cors
+from registry.http.events import Events
+from registry.http.findings import FindingList
 from registry.http.options import is_json
 from registry.http.parser import Heads
 from registry.http.proxies import Proxies
@@ -52,7 +54,10 @@ from registry.listening import (
 from registry.metrics import Metrics, Sources
 from registry.queue.census import Census
 from registry.queue.completions import Completions
+from registry.queue.dead_tasks import DeadTasks
+from registry.queue.findings import Findings
 from registry.queue.inspector import Inspector
+from registry.queue.inventory import Inventory
 from registry.queue.last_used import LastUsed
 from registry.queue.notices import Notices
 from registry.queue.operations import Operations
@@ -178,7 +183,8 @@ class Daemon(StopsOnce):
         self._store = Store(self._link, self._pool, config.key_prefix, replicas=_replicas(config))
         self.queues = Queues(self._store, reactor.callLater, is_json, redis_wait=config.redis_wait)
         self._completions = Completions(self.queues)
-        notices = Notices(self.queues, self._completions)
+        inventory = Inventory(self.queues)
+        notices = Notices(self.queues, self._completions, inventory.noticed)
         self._subscriber = Subscriber(
             reactor, address, notices.channels, notices.received, notices.look_again
         )
@@ -194,6 +200,14 @@ class Daemon(StopsOnce):
         admin = Admin(
             self.queues, inspector, operations, schedules, self._completions, turns, config.max_wait
         )
+        findings = FindingList(
+            Findings(self.queues, inventory, DeadTasks(self.queues), self._refused_ago),
+            inventory,
+            self._gate,
+            lambda: bool(self._strangers) and not self._gate.is_closed,
+            self._store.now_ms,
+        )
+        self.events = Events(self.queues, inventory, findings, reactor)
         self.api = api = Api(
             self.verbs,
             admin,
@@ -207,6 +221,8 @@ class Daemon(StopsOnce):
             self.verbs.orders,
             environment=config.environment,
             reference=Reference(config),
+            findings=findings,
+            events=self.events,
         )
         access = Access(self._access_log, reactor.callLater) if self._access_log is not None else None
         self._access = access
@@ -345,6 +361,11 @@ class Daemon(StopsOnce):
         strangers = [] if self._gate.is_closed else self._strangers
         return strangers + self._warnings + self._overlaps + self._tokens.warnings + self._layers.warnings
 
+    def _refused_ago(self) -> float | None:
+        """How long ago Redis was full and refused a push, s."""
+        at = self.server.refused_at.get("redis_full")
+        return None if at is None else time.monotonic() - at
+
     def _redis_ready(self) -> bool:
         return self._store.ready and self._pool.ready
 
@@ -386,6 +407,7 @@ class Daemon(StopsOnce):
             self.queues.batching.stop_holding()
             self.queues.polls.end_all()
             self.queues.orders.end_all()
+            self.events.end_all()
             self._completions.end_all()
             deadline = time.monotonic() + DRAIN_SECONDS
             until = time.monotonic() + LAST_SECONDS

@@ -24,12 +24,17 @@ def fresh(stem: str = "q") -> str:
 
 
 class Answer:
-    """An answer that was read whole."""
+    """An answer that was read whole; of a stream of events, which does not end, the first one."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.status = response.status
         self.headers = response.headers
-        self.body = response.read()
+        if self.headers["content-type"] == "text/event-stream":
+            self.body = b"".join(
+                itertools.takewhile(lambda line: line != b"\n", iter(response.readline, b""))
+            )
+        else:
+            self.body = response.read()
 
     def __repr__(self) -> str:
         return f"<{self.status} {self.body[:300]!r}>"

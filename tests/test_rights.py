@@ -71,6 +71,8 @@ TABLE: dict[str, tuple[set[str], list[tuple[str, str, Any]]]] = {
     "run": (OPERATE, [("POST", f"/api/queues/a1/tasks/{ID}/run", b"")]),
     "dead": (VIEW, [("GET", "/api/dead", b""), ("GET", "/api/dead?queue=a1&limit=1", b"")]),
     "workers": (VIEW, [("GET", "/api/workers", b""), ("HEAD", "/api/workers?limit=1", b"")]),
+    "findings": (VIEW, [("GET", "/api/findings", b""), ("HEAD", "/api/findings", b"")]),
+    "events": (VIEW, [("GET", "/api/events?limit=0", b""), ("HEAD", "/api/events", b"")]),
     "order": (OPERATE, [("POST", "/api/workers/w", {"order": "run"})]),
     "schedules": (VIEW, [("GET", "/api/schedules", b"")]),
     "schedule": (VIEW, [("GET", "/api/schedules/a1", b"")]),

@@ -27,7 +27,9 @@ from registry.http.codec import (
     failure_answer,
     json_answer,
 )
+from registry.http.events import EVENTS_OPTIONS, Events
 from registry.http.finder import Finder
+from registry.http.findings import FindingList
 from registry.http.orders import Orders
 from registry.http.overview import DEAD_OPTIONS, WORKERS_OPTIONS
 from registry.http.parser import Found, check_right, new_id
@@ -39,7 +41,7 @@ from registry.http.static import Static
 from registry.http.tasks import Tasks
 from registry.http.token_list import TOKENS_OPTIONS, TokenList
 from registry.http.validation import Refusal, sane_request_id
-from registry.http.web import AnyPath, WebHead, write_answer
+from registry.http.web import AnyPath, WebHead, WebStream, write_answer
 from registry.queue.promise import Promise, as_deferred
 
 SESSION = "/api/session"
@@ -98,6 +100,8 @@ class Api:
         static: Static | None = None,
         environment: str = "",
         reference: Reference | None = None,
+        findings: FindingList | None = None,
+        events: Events | None = None,
     ) -> None:
         self._tasks = verbs
         self._orders: Any = orders
@@ -108,6 +112,8 @@ class Api:
         self._stopping = stopping
         self._warnings = warnings
         self._metrics = metrics
+        self._findings = findings
+        self._events = events
         self._gate = gate or Gate()
         self._token_list = tokens or TokenList(self._gate, lambda: succeed({}))
         self._sessions = sessions or Sessions(self._gate)
@@ -263,6 +269,16 @@ class Api:
     @route("POST", "/api/workers/<worker>", right="operate")
     def order(self, request: Request) -> Any:
         return self._admin.overview.order(request)
+
+    @route("GET", "/api/findings", right="view")
+    def findings(self, request: Request) -> Any:
+        assert self._findings is not None
+        return self._findings.list(request)
+
+    @route("GET", "/api/events", right="view", options=EVENTS_OPTIONS, streams=True)
+    def events(self, request: Request) -> Any:
+        assert self._events is not None
+        return self._events.open(request)
 
     # Schedules
 
@@ -445,7 +461,9 @@ class Api:
         """Werkzeug found no endpoint. The table finds none either, and its error gives the reason."""
         return self.serve(request)
 
-    def _write(self, request: Any, answer: Answer) -> Any:
+    def _write(self, request: Any, answer: Any) -> Any:
+        if not isinstance(answer, Answer):
+            return WebStream(request, answer).begin()
         tasks = self._tasks
         return write_answer(request, answer, self._stopping(), tasks.delivered, tasks.lost)
 

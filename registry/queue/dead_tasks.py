@@ -12,7 +12,7 @@ unclear   | otherwise: the workers have no names, there is only one, or no worke
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from registry.queue.masking import mask
 from registry.queue.names import check_name
 from registry.queue.pages import Walk
 from registry.queue.queues import Queues
-from registry.queue.survey import Cached, survey
+from registry.queue.survey import FRONT, Cached, survey
 from registry.redis.lookups import Record
 
 # An answer is kept for this long, s.
@@ -148,6 +148,28 @@ class DeadTasks:
         if name is not None:
             check_name(name)
         return self._cached.get(name, lambda: self._read_groups(name))
+
+    @inlineCallbacks
+    def recent(self, names: Collection[bytes], since_ms: float, most: int) -> Any:
+        """Fires with the groups of the tasks that have died in these queues since then, the largest first; reads the latest
+        ``most`` of each queue."""
+        grouping = _Grouping(self._store.now_ms())
+        for name in names:
+            place, left = FRONT, most
+            while left > 0:
+                _, found = yield self._store.records([name], "dead", place, left, highest_first=True)
+                for record in found:
+                    if (decode_task(record.meta).ended_at or 0) >= since_ms:
+                        grouping.take(record)
+                if not found:
+                    break
+                left -= len(found)
+                place = (str(found[-1].score), found[-1].member.decode())
+        groups = sorted(grouping.groups.values(), key=lambda one: (-one.count, -one.last))
+        finished: dict[bytes, set[str]] = {}
+        for group in groups[:1]:
+            yield self._blame(group, finished)
+        return groups
 
     @inlineCallbacks
     def _read_groups(self, name: bytes | None) -> Any:

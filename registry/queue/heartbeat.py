@@ -76,6 +76,16 @@ class Heartbeat:
         return total
 
     @inlineCallbacks
+    def last_polls(self) -> Any:
+        """Fires with when each queue was polled last, ms, over all daemons, as far as that is known."""
+        now, now_ms = self._now(), self._store.now_ms()
+        found = {name: now_ms - int((now - at) * 1000) for name, at in self._last.items()}
+        for _, polled in (yield self._other_beats()):
+            for name, at in polled:
+                found[name] = max(at, found.get(name, 0))
+        return found
+
+    @inlineCallbacks
     def silent_ms(self, name: bytes) -> Any:
         """Fires with how long ago, in ms, any daemon polled this queue, as a lower bound; None if no daemon reports a poll."""
         now_ms, polled_here = self._store.now_ms(), self._last.get(name)

@@ -13,16 +13,24 @@ Names contain no control characters, so the separators are unambiguous.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from registry.errors import Unavailable
 from registry.queue.completions import Completions
 from registry.queue.queues import Queues
 
 
 class Notices:
-    """Decodes the notices of one store and passes them on. `received` and `look_again` are for a `Subscriber`."""
+    """Decodes the notices of one store and passes them on. `received` and `look_again` are for a `Subscriber`.
 
-    def __init__(self, queues: Queues, completions: Completions) -> None:
+    ``noticed(name)`` is called for each queue that has got tasks.
+    """
+
+    def __init__(
+        self, queues: Queues, completions: Completions, noticed: Callable[[bytes], None] = lambda name: None
+    ) -> None:
         self._queues = queues
+        self._noticed = noticed
         self._store = queues.store
         self._completions = completions
         keys = self._store.keys
@@ -55,6 +63,7 @@ class Notices:
         wait_lists = self._queues.wait_lists
         for key in keys.split(b"\n"):
             name = self._store.name_of(key)
+            self._noticed(name)
             if name in wait_lists.lists:
                 wait_lists.wake(name, wake_next=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -179,6 +179,18 @@ class Roster:
         polled = list(islice(self._polled_here(), MAX_TOLD))
         if polled:
             yield self._store.beat_workers(msgpack.encode(polled), life_ms)
+
+    @inlineCallbacks
+    def who_polled(self, names: Collection[bytes]) -> Any:
+        """Fires with the worker that polled each of these queues last, and when it polled last, ms, as far as that is known."""
+        wanted, found = set(names), dict[bytes, tuple[int, str]]()
+        told = [list(self._polled_here())]
+        for beat in (yield self._store.other_workers()):
+            told.append(_decode(beat))
+        for polled in (one for rows in told for one in rows):
+            for name in wanted.intersection(polled.queues):
+                found[name] = max(found.get(name, (0, "")), (polled.last, polled.worker))
+        return found
 
     def workers(self) -> Deferred[WorkerList]:
         """All workers, over all daemons. A list is kept for a moment."""

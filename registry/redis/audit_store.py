@@ -31,6 +31,11 @@ class AuditStore(Commands):
         words = (b"ZREVRANGEBYSCORE", self.keys.audit, highest, b"-inf", b"LIMIT", 0, limit)
         return self._ask(*words).addCallback(lambda found: list(map(_line, found)))
 
+    def audit_after(self, serial: int, limit: int) -> Deferred[list[StoredLine]]:
+        """The oldest lines whose serial is above this one, the oldest first."""
+        words = (b"ZRANGEBYSCORE", self.keys.audit, b"(%d" % serial, b"+inf", b"LIMIT", 0, limit)
+        return self._ask(*words).addCallback(lambda found: list(map(_line, found)))
+
     def audit_line(self, serial: int) -> Deferred[StoredLine | None]:
         """One line, None where there is none."""
         found = self._ask(b"ZRANGEBYSCORE", self.keys.audit, serial, serial)

@@ -92,6 +92,7 @@ class Link:
         self._generation = address.generation
         self._refused = False
         self._ready_since = 0.0
+        self.away_since = monotonic()  # when it was ready last
         self._logged_at: dict[str, float] = {}
         self._tick_every = max(0.02, min(0.25, command_seconds / 12))
         self._tick: Any = None
@@ -294,6 +295,7 @@ class Link:
         was_ready, self.ready, self._handshake_done = self.ready, False, False
         self.__dict__.pop("_send", None)
         if was_ready:
+            self.away_since = self._monotonic()
             if self._monotonic() - self._ready_since >= STABLE_SECONDS:
                 self._delay = FIRST_RETRY
             if self._running:

@@ -15,6 +15,7 @@ from registry.redis.faults import error_from_reply
 
 NAMES_PER_SCAN = 1000
 LEASES_PER_SCAN = 1000
+DIED_PER_CALL = 500
 # How many bytes of payloads one call reads.
 BYTES_PER_CALL = 1 << 20
 # The sorted sets of a queue. "done" are the done tasks that the queue keeps, "kept" those that a push asked to keep.
@@ -109,10 +110,27 @@ class Lookups(Commands):
         cursor = b"0"
         while True:
             # A piece at a time; a name that is in the index during the whole scan is in one of the pieces.
-            cursor, flat = yield self._ask(b"ZSCAN", self.keys.index, cursor, b"COUNT", NAMES_PER_SCAN)
-            found.update(name for name in map(self.keys.name_of, flat[::2]) if search in name)
+            cursor, names = yield self.index_piece(cursor, NAMES_PER_SCAN)
+            found.update(name for name in names if search in name)
             if cursor == b"0":
                 return found
+
+    @inlineCallbacks
+    def died(self, names: Sequence[bytes], times_ms: Sequence[int]) -> Any:
+        """Fires with how many dead tasks of each of these queues are deleted at a time or later."""
+        found: list[int] = []
+        for at in range(0, len(names), DIED_PER_CALL):
+            replies = yield self._read(
+                "died", names[at : at + DIED_PER_CALL], *times_ms[at : at + DIED_PER_CALL]
+            )
+            found += [0 if code else count for code, count in replies]
+        return found
+
+    @inlineCallbacks
+    def index_piece(self, cursor: bytes, count: int) -> Any:
+        """Fires with where the next piece begins, ``b"0"`` at the end, and about ``count`` names of the index."""
+        cursor, flat = yield self._ask(b"ZSCAN", self.keys.index, cursor, b"COUNT", count)
+        return cursor, list(dict.fromkeys(map(self.keys.name_of, flat[::2])))
 
     def record(self, name: bytes, task_id: bytes) -> Deferred[bytes | None]:
         """The record of a task, None for no such task, or a plain one."""

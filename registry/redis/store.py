@@ -79,13 +79,22 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
         link = self._link
         return None if link.ready else link.unavailable()
 
+    @property
+    def seconds_away(self) -> float:
+        """For how long no call could be sent."""
+        return 0.0 if self._link.ready else self._monotonic() - self._link.away_since
+
     def name_of(self, key: bytes) -> bytes:
         """The queue whose list has this key."""
         return self.keys.name_of(key)
 
     def queue_of(self, entry: Entry) -> bytes:
         """The queue that this entry asks; of several, the first."""
-        return self.keys.name_of(entry.key.partition(b"\r\n")[2][:-2])
+        return self.name_of_bulk(entry.key)
+
+    def name_of_bulk(self, key: bytes) -> bytes:
+        """The queue whose list has this key, given as a bulk string."""
+        return self.keys.name_of(key.partition(b"\r\n")[2][:-2])
 
     @property
     def colons(self) -> int:

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from registry import __version__
 from registry.config import Config
 from registry.http.codec import ACCEPTED
-from registry.http.openapi import overview, process, producers, queues, tasks, workers
+from registry.http.openapi import live, overview, process, producers, queues, tasks, workers
 from registry.http.openapi.declare import JSON, Example, Operation, Reply, Schema
 from registry.http.openapi.errors import ERRORS, codes_of
 from registry.http.openapi.headers import ALWAYS, ANSWER_HEADERS, BY_STATUS, REQUEST_HEADERS
@@ -23,7 +23,7 @@ from registry.http.request import Route
 
 OPERATIONS: Final[dict[str, Operation]] = {
     name: operation
-    for module in (producers, workers, queues, tasks, overview, process)
+    for module in (producers, workers, queues, tasks, overview, live, process)
     for name, operation in module.OPERATIONS.items()
 }
 # Paths that are not part of the API, and are in no document: the files of the dashboard.

@@ -1,0 +1,278 @@
+"""Findings: what is wrong and does not heal by itself, the worst first.
+
+code                  | when
+----------------------|---------------------------------------------------------------------------------------------
+redis_away            | Redis does not answer
+redis_full            | Redis has reached its maxmemory, or has refused pushes for it since, and has not much room again
+redis_not_persisting  | Redis could not write to its disk
+redis_memory          | Redis uses more than `MEMORY_SHARE` of its maxmemory
+nobody_polls          | a queue has ready tasks, and for `SILENT_SECONDS` no poller, no lease and no poll
+deaths                | more than `FEW_DEATHS` tasks of a queue have died in `DEATHS_SECONDS`, those that were cancelled aside
+paused                | a queue is paused, and tasks are ready in it
+token_expires         | a token expires soon (`registry.http.findings`)
+anonymous             | everyone in the network may do everything (`registry.http.findings`)
+
+Queues with a colon in their name count as their family. monitoring/alerts.yml has a rule for each code, with the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred, inlineCallbacks
+
+from registry.errors import Unavailable
+from registry.queue.audit import Line, seen_of
+from registry.queue.dead_tasks import DeadTasks, Group
+from registry.queue.inventory import Inventory, Row
+from registry.queue.queues import Queues
+from registry.queue.survey import Cached
+from registry.redis.presence import Health
+
+MEMORY_SHARE = 0.9
+# A push that was refused this long ago, s, still counts as long as there is not much room.
+REFUSED_SECONDS = 300.0
+SILENT_SECONDS = 60.0
+FEW_DEATHS, DEATHS_SECONDS = 5, 900.0
+# Who died of what is read from this many queues of a family, and so many deaths of each; for so many families.
+DEATH_QUEUES, DEATHS_READ, DEATH_FAMILIES = 3, 200, 5
+# How long dead tasks are kept unless the policy of the queue says otherwise, s; life.lua has the same number.
+KEEP_DEAD = 2_592_000
+# Findings are kept for this long, s.
+KEPT_SECONDS = 1.5
+DEATHS_KEPT_SECONDS = 4.0
+# Who paused a queue is searched in so many lines of the audit.
+AUDIT_LINES, AUDIT_READS = 500, 4
+NAMED_POLLERS = 20
+CODES = (
+    "redis_away", "redis_full", "redis_not_persisting", "redis_memory", "nobody_polls", "deaths", "paused",
+    "token_expires", "anonymous",
+)  # fmt: skip
+SEVERITIES = {
+    **dict.fromkeys(CODES, "warning"),
+    "redis_away": "critical",
+    "redis_full": "critical",
+    "redis_not_persisting": "critical",
+    "anonymous": "notice",
+}
+
+
+class Finding(Struct):
+    """One of `CODES`. ``queue``: a queue, or a family as ``family:*``. ``since_ms``: when it began, None for unknown.
+
+    ``count``: how many tasks it is about. ``facts``: more about it, by code; see docs/monitoring.md.
+    """
+
+    code: str
+    queue: bytes | None = None
+    since_ms: float | None = None
+    count: int | None = None
+    facts: dict[str, Any] = {}
+
+    @property
+    def severity(self) -> str:
+        return SEVERITIES[self.code]
+
+
+class Findings:
+    """``refused_seconds_ago()``: how long ago a push was refused because Redis was full, None for never."""
+
+    def __init__(
+        self,
+        queues: Queues,
+        inventory: Inventory,
+        dead_tasks: DeadTasks,
+        refused_seconds_ago: Callable[[], float | None],
+    ) -> None:
+        now = queues.polls.now
+        self._queues = queues
+        self._store = queues.store
+        self._inventory = inventory
+        self._dead_tasks = dead_tasks
+        self._refused_seconds_ago = refused_seconds_ago
+        self._cached: Cached[list[Finding]] = Cached(now, KEPT_SECONDS)
+        self._deaths: Cached[list[Finding]] = Cached(now, DEATHS_KEPT_SECONDS)
+
+    def read(self) -> Deferred[list[Finding]]:
+        """The findings about Redis and the queues, in the order of `CODES`, the largest first. Kept for a moment."""
+        return self._cached.get(None, self._read)
+
+    @inlineCallbacks
+    def _read(self) -> Any:
+        if self._store.away() is None:
+            try:
+                found = yield self._read_all()
+            except Unavailable:
+                if self._store.away() is None:
+                    raise
+            else:
+                return sorted(found, key=lambda one: (CODES.index(one.code), -(one.count or 0)))
+        away = self._store.away()
+        now_ms, seconds = self._store.now_ms(), self._store.seconds_away
+        return [Finding("redis_away", None, now_ms - seconds * 1000, None, {"why": str(away)})]
+
+    @inlineCallbacks
+    def _read_all(self) -> Any:
+        health = yield self._store.health()
+        yield self._inventory.fresh()
+        found = self._of_redis(health)
+        found += yield self._nobody_polls()
+        found += yield self._deaths.get(None, self._read_deaths)
+        found += yield self._paused()
+        return found
+
+    def _of_redis(self, health: Health) -> list[Finding]:
+        found = []
+        facts = {"used": health.used, "limit": health.limit}
+        is_high = health.limit and health.used > MEMORY_SHARE * health.limit
+        refused_ago = self._refused_seconds_ago()
+        was_refused = refused_ago is not None and refused_ago < REFUSED_SECONDS
+        if is_high and (was_refused or health.used >= health.limit):
+            found.append(Finding("redis_full", facts=facts))
+        elif is_high:
+            found.append(Finding("redis_memory", facts=facts))
+        if not health.persists:
+            found.append(Finding("redis_not_persisting"))
+        return found
+
+    # Queues
+
+    @inlineCallbacks
+    def _nobody_polls(self) -> Any:
+        now_ms = self._store.now_ms()
+        long_ago = now_ms - SILENT_SECONDS * 1000
+        silent = [
+            row
+            for row in self._inventory.rows.values()
+            if row.view.ready and not row.pollers and not row.view.leased and not is_paused(row, now_ms)
+            if (row.view.oldest_ms or row.ready_ms or now_ms) <= long_ago
+        ]
+        if not silent:
+            return []
+        polled = yield self._queues.heartbeat.last_polls()
+        families = _by_family(row for row in silent if polled.get(row.name, 0) <= long_ago)
+        who = yield self._queues.roster.who_polled(
+            [row.name for rows in list(families.values())[:NAMED_POLLERS] for row in rows[:NAMED_POLLERS]]
+        )
+        found = []
+        for name, rows in families.items():
+            last = max((polled.get(row.name, 0) for row in rows), default=0) or None
+            oldest = min(row.view.oldest_ms or row.ready_ms or now_ms for row in rows)
+            worker = max((who[row.name] for row in rows if row.name in who), default=(0, None))[1]
+            facts = {"queues": len(rows), "oldest_ms": oldest, "last_poll_ms": last, "last_worker": worker}
+            count = sum(row.view.ready for row in rows)
+            found.append(Finding("nobody_polls", name, max(oldest, last or 0), count, facts))
+        return found
+
+    @inlineCallbacks
+    def _read_deaths(self) -> Any:
+        since = self._store.now_ms() - int(DEATHS_SECONDS * 1000)
+        rows = [row for row in self._inventory.rows.values() if row.view.dead]
+        kept = [_dead_seconds(row) for row in rows]
+        times = [since + 1000 * seconds for seconds in kept]
+        counts = yield self._store.died([row.name for row in rows], times)
+        died: defaultdict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
+        for row, count in zip(rows, counts, strict=True):
+            if count:
+                died[row.family].append((count, row.name))
+        sums = sorted(((sum(n for n, _ in of), name) for name, of in died.items()), reverse=True)
+        found = []
+        for at, (count, name) in enumerate(one for one in sums if one[0] > FEW_DEATHS):
+            worst = [queue for _, queue in sorted(died[name], reverse=True)]
+            label = worst[0] if len(worst) == 1 else name
+            if at < DEATH_FAMILIES:
+                groups = yield self._dead_tasks.recent(worst[:DEATH_QUEUES], since, DEATHS_READ)
+                finding = _deaths_of(label, count, groups, since)
+            else:
+                finding = Finding("deaths", label, since, count, {})
+            if finding is not None:
+                finding.facts["queues"] = len(worst)
+                found.append(finding)
+        return found
+
+    @inlineCallbacks
+    def _paused(self) -> Any:
+        now_ms = self._store.now_ms()
+        paused = [row for row in self._inventory.rows.values() if row.view.ready and is_paused(row, now_ms)]
+        if not paused:
+            return []
+        by = yield self._paused_by({row.name for row in paused})
+        found = []
+        for name, rows in _by_family(paused).items():
+            lines = [by[row.name] for row in rows if row.name in by]
+            at, line = max(lines, key=lambda one: one[0]) if lines else (None, Line(""))
+            facts = {
+                "queues": len(rows),
+                "pollers": sum(row.pollers for row in rows),
+                "until_ms": max((row.view.policy.paused_until or 0 for row in rows), default=0) or None,
+                "by": line.name or None,
+                "address": line.address or None,
+            }
+            found.append(Finding("paused", name, at, sum(row.view.ready for row in rows), facts))
+        return found
+
+    @inlineCallbacks
+    def _paused_by(self, names: set[bytes]) -> Any:
+        """When these queues were paused, and the line of the audit, as far as that was not long ago."""
+        left, found, before = set(names), {}, None
+        for _ in range(AUDIT_READS):
+            lines = yield self._store.audit_lines(before, AUDIT_LINES)
+            for stored in lines:
+                seen = seen_of(stored)
+                line, name = seen.line, (seen.line.queue or "").encode()
+                pauses = line.action == "pause" or (line.action == "policy" and line.options.get("paused"))
+                if name in left and pauses:
+                    found[name] = seen.at, line
+                    left.discard(name)
+                before = seen.serial
+            if not left or len(lines) < AUDIT_LINES:
+                break
+        return found
+
+
+def is_paused(row: Row, now_ms: int) -> bool:
+    """Whether the queue hands out nothing now because it is paused."""
+    rules = row.view.policy
+    return bool(rules.paused) and (rules.paused_until is None or rules.paused_until > now_ms)
+
+
+def _dead_seconds(row: Row) -> int:
+    retention = row.view.policy.retention
+    kept = getattr(retention, "dead", None)
+    return KEEP_DEAD if kept is None else int(kept)
+
+
+def _by_family(rows: Iterable[Row]) -> dict[bytes, list[Row]]:
+    """The rows by family; the only one of its family by its own name."""
+    families: defaultdict[bytes, list[Row]] = defaultdict(list)
+    for row in rows:
+        families[row.family].append(row)
+    return {of[0].name if len(of) == 1 else name: of for name, of in families.items()}
+
+
+def _deaths_of(name: bytes, count: int, groups: Sequence[Group], since: int) -> Finding | None:
+    """The finding about the deaths of a family; None where all were cancelled."""
+    cancelled = sum(group.count for group in groups if group.reason == "cancelled")
+    groups = [group for group in groups if group.reason != "cancelled"]
+    if not groups or count - cancelled <= FEW_DEATHS:
+        return None
+    worst = groups[0]
+    suspect = worst.suspect()
+    named = sum(worst.workers.values())
+    facts = {
+        "reason": worst.reason,
+        "type": worst.type,
+        "message": worst.message,
+        "of": worst.count,
+        "read": sum(group.count for group in groups),
+        "workers": [worker for worker, _ in worst.workers.most_common(NAMED_POLLERS)],
+        "worker": suspect,
+        "all": suspect is not None and worst.workers[suspect] == named + worst.nameless,
+        "points_to": worst.points_to,
+        "example": worst.example,
+    }
+    first = min(group.first for group in groups)
+    return Finding("deaths", name, max(first, since), count - cancelled, facts)
