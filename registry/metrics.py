@@ -111,7 +111,7 @@ class Metrics:
         for name, counts in self._queues.tally.queues.items():
             label = name.decode("utf-8", "replace")
             since[label] = min(since.get(label, counts.since_ms), counts.since_ms)
-            for kind in ("pushed", "started", "done", "dead", "failed"):
+            for kind in ("pushed", "started", "done", "dead", "poison", "failed"):
                 numbers["queue", kind, label] += getattr(counts, kind)
         for path, verb, status, count in self._sources.answered():
             numbers["answered", path, verb, status] += count
@@ -266,13 +266,17 @@ def _queue_counters(numbers: Numbers, labels: set[str]) -> Iterator[Metric]:
                 if key[:2] == ("queue", kind):
                     label = _shown(str(key[2]), labels)
                     sums[label] = sums.get(label, 0) + count
+                elif kind == "dead" and key[:2] == ("queue", "poison"):
+                    # They are among the dead, and have an outcome of their own.
+                    label = _shown(str(key[2]), labels)
+                    sums[label] = sums.get(label, 0) - count
             for label, count in sums.items():
                 family.add_metric([label, outcome] if more else [label], count)
         return family
 
     yield counter("tasks_pushed", "Tasks that were pushed.", {"pushed": ""})
     yield counter("tasks_started", "Tasks that were handed out, once for each attempt.", {"started": ""})
-    ends = {"done": "done", "dead": "dead"}
+    ends = {"done": "done", "dead": "dead", "poison": "poison"}
     yield counter("tasks_ended", "Tasks that are done or became dead.", ends, "outcome")
     yield counter("attempts_failed", "Attempts that a worker reported as failed.", {"failed": ""})
 

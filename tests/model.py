@@ -11,7 +11,10 @@ DEAD_FOR, ACK_FOR = 30 * DAY, 600_000
 
 @dataclass(eq=False)
 class Task:
-    """A task as the model knows it; times in ms. ``lease`` is the current one, ``lapsed`` the last that ran out."""
+    """A task as the model knows it; times in ms. ``lease`` is the current one, ``lapsed`` the last that ran out.
+
+    ``worker``: who has it; ``died_on_it``: whose leases ran out since its last retry.
+    """
 
     id: bytes
     payload: bytes
@@ -36,6 +39,8 @@ class Task:
     asked_until: int | None = None
     lapsed: bytes | None = None
     marked: bool = False
+    worker: str = ""
+    died_on_it: set[str] = field(default_factory=set)
     reason: str | None = None
 
     def backoff_ms(self) -> int:
@@ -108,8 +113,13 @@ class Queue:
         task.lapsed = None if task.plain else task.lease
         reason = "handover_expired" if task.hidden else "lease_expired"
         task.plain = False
+        if reason == "lease_expired":
+            task.died_on_it.add(task.worker)
+        poison = self.policy.get("poison", 3)
         if task.marked:
             self.bury(task, "cancelled", now)
+        elif reason == "lease_expired" and poison and len(task.died_on_it) >= poison:
+            self.bury(task, "poison", now)
         elif task.attempt >= task.attempts:
             self.bury(task, reason, now)
         elif task.lapses == 1:
@@ -133,7 +143,7 @@ class Queue:
         else:
             self.make_ready(task, head=False)
 
-    def take(self, now: int, leased: bool, lease_ms: int) -> Task | int:
+    def take(self, now: int, leased: bool, lease_ms: int, worker: str = "") -> Task | int:
         """What the model gives: a task that is now leased, or the code of the refusal."""
         if self.policy.get("paused"):
             return 3
@@ -154,7 +164,7 @@ class Queue:
                         self.bury(task, "expired", now)
                         continue
                     task.expires = None
-                task.state, task.hidden = "l", not leased
+                task.state, task.hidden, task.worker = "l", not leased, worker
                 task.ends = now + (lease_ms or task.own_lease)
                 if leased or not task.plain:
                     task.plain = False

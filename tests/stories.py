@@ -158,13 +158,20 @@ class Clients(RuleBasedStateMachine):
         # An element of another program gets its id from the beginning of the nonce.
         return b"%05x" % next(self.count) + b"0" * 27
 
-    @rule(name=queues, leased=st.booleans(), lease_ms=st.sampled_from([0, 300, 5_000, 50_000]))
-    def pop(self, name: bytes, leased: bool, lease_ms: int) -> None:
+    @rule(
+        name=queues,
+        leased=st.booleans(),
+        lease_ms=st.sampled_from([0, 300, 5_000, 50_000]),
+        worker=st.sampled_from(["", "w1", "w2", "w3"]),
+    )
+    def pop(self, name: bytes, leased: bool, lease_ms: int, worker: str) -> None:
         queue = self.queues[name]
         length = lease_ms if leased else HANDOVER
         nonce = self._nonce()
-        options = {"l": True, "w": "worker"} if leased else {}
-        expected = queue.take(self.now, leased, length)
+        options = {"l": True, "w": worker} if leased else {}
+        if not worker:
+            options.pop("w", None)
+        expected = queue.take(self.now, leased, length, worker)
         while True:
             entry = self.store.pop(name, nonce, length, encode_options(options))
             reply = self.driver.call("pop", entry)[0]

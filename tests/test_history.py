@@ -61,6 +61,12 @@ GOOD = {
         push(1), pop(1, lease="a"), settle("ack", "a", 2, "done"), settle("ack", "a", 3, "done"),
     ],
     "ready at the end is stuck, dead is not": [push(1), Stored("q", "t1", 1, "dead")],
+    "poison": [push(1), Stored("q", "t1", 1, "dead", "poison", ["a", "b", "a", None])],
+    "three died on it, and the last one was late": [
+        push(1), pop(1, lease="a", seconds=1), settle("ack", "a", 3, "late"),
+        Stored("q", "t1", 1, "done", "", ["a", "b", "c"]),
+    ],
+    "one died on it again and again": [push(1), Stored("q", "t1", 1, "dead", "lease_expired", ["a", "a", "a"])],
     "refused and never seen": [push(1, outcome="refused")],
     "unknown and never seen": [push(1, outcome="unknown")],
     "unknown and delivered": [push(1, outcome="unknown"), pop(1)],
@@ -128,6 +134,8 @@ BAD = {
     "stored 2 times": [push(1, outcome="unknown"), push(1, begin=1), pop(1, at=2, id="t9")],
     "at once": [push(1), Stored("q", "t1", 1, "dead"), Stored("q", "t1", 1, "ready")],
     "is done, and nobody": [push(1), Stored("q", "t1", 1, "done")],
+    "is poison, and only": [push(1), Stored("q", "t1", 1, "dead", "poison", ["a", "a", None])],
+    "which is not poison": [push(1), Stored("q", "t1", 1, "dead", "failed", ["a", "b", None])],
     "is stuck": [push(1), Stored("q", "t1", 1, "ready")],
     "delivered after its ack": [
         push(1), pop(1, lease="a", seconds=1), settle("ack", "a", 1.5, "done"),

@@ -210,7 +210,7 @@ async def test_a_full_redis_refuses_nothing_that_leads_to_less(bench: Bench) -> 
 async def test_a_sweep_collects_the_numbers_of_deaths_and_leaves_none(bench: Bench) -> None:
     died: list[tuple[bytes, int]] = []
 
-    def collect(name: bytes, count: int) -> None:
+    def collect(name: bytes, count: int, poisoned: int) -> None:
         died.append((name, count))
 
     # One on its own, two that a sweep finds, and one that a worker gave up.

@@ -191,6 +191,7 @@ class Scripts(Clients):
         task.attempts = task.attempt + task.granted
         task.expires = task.reason = None
         task.marked, task.lapses = False, 0
+        task.died_on_it = set()
         queue.make_ready(task, head=False)
 
     @rule(pick=picks)
@@ -261,10 +262,12 @@ class Scripts(Clients):
 
     @rule(
         name=queues,
-        rules=st.sampled_from([{}, {}, {"paused": True}, {"concurrency": 1}, {"max_length": 3}]),
+        rules=st.sampled_from(
+            [{}, {}, {"paused": True}, {"concurrency": 1}, {"max_length": 3}, {"poison": 2}, {"poison": 1}]
+        ),
     )
     def policy(self, name: bytes, rules: dict[str, Any]) -> None:
-        reset = ["paused", "concurrency", "max_length"]
+        reset = ["paused", "concurrency", "max_length", "poison"]
         packed = msgpack.encode({"set": rules, "reset": [one for one in reset if one not in rules]})
         reply = self.driver.say("policy", name, packed)
         assert (msgpack.decode(reply[1]) or {}) == rules

@@ -103,7 +103,7 @@ def set_rules(context: click.Context, rules: tuple[str, ...]) -> None:
     """Change the policy of the queue.
 
     Such as: rate=5 concurrency=2 paused=true. A VALUE is a number, true, false, or JSON; RULE= resets a rule. The rules are
-    paused, max_length, lease, attempts, backoff, ttl, rate, concurrency, max_run and retention.
+    paused, max_length, lease, attempts, backoff, ttl, rate, concurrency, max_run, poison and retention.
     """
     app: App = context.obj
     body = json_object(rules)

@@ -233,6 +233,13 @@ def schedule_row(name: str, schedule: dict[str, Any], shown: int | None = None) 
     return row
 
 
+def _death(task: Task) -> str:
+    if task.reason != "poison":
+        return f"It is dead: {task.reason or 'failed'}."
+    workers = {one.worker or "one without a name" for one in task.history if one.reason == "lease_expired"}
+    return f"It is dead: poison, because workers died on it: {', '.join(sorted(workers))}."
+
+
 def reasons_of(
     view: TaskView,
     queue: QueueView,
@@ -257,7 +264,7 @@ def reasons_of(
         add("leased", f"It is being worked on{' by ' + holder if holder else ''}.", worker=holder)
         return reasons
     if view.state == "dead":
-        add("dead", f"It is dead: {task.reason or 'failed'}.", reason=task.reason)
+        add("dead", _death(task), reason=task.reason)
         return reasons
     if view.state == "done":
         add("done", "It is done.")

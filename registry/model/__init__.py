@@ -112,6 +112,7 @@ class Policy(Struct, frozen=True, omit_defaults=True, gc=False):
     rate: int | float | None = None
     concurrency: int | None = None
     max_run: int | float | None = None
+    poison: int | None = None
     retention: Retention | Empty | None = None
     paused_until: Ms | None = None
 

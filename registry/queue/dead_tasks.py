@@ -133,6 +133,8 @@ class _Grouping:
 
 def _is_of(attempt: Attempt, reason: str, kind: tuple[str | None, str | None]) -> bool:
     """Whether an attempt ended like the task of this group."""
+    if reason == "poison":
+        return attempt.reason == "lease_expired"
     return attempt.reason == reason and (reason != "failed" or kind_of(attempt.error) == kind)
 
 

@@ -46,6 +46,8 @@ RULES: dict[str, tuple[type | tuple[type, ...], float, float]] = {
     "rate": ((int, float), 0.001, 1e6),
     "concurrency": (int, 1, 1e6),
     "max_run": ((int, float), 0.1, 366 * 86_400),
+    # A history has twenty attempts.
+    "poison": (int, 0, 20),
 }
 # Rules in seconds, stored with a precision of 1 ms.
 DURATIONS = ("lease", "backoff", "ttl", "max_run")

@@ -54,15 +54,15 @@ class Store(Protocol):
 class QueueCounts:
     """The numbers of one label. ``since_ms``: when it was counted first, in Redis's time.
 
-    ``pushed``: tasks pushed here; ``started``: handed out; ``done``, ``dead``: ended; ``failed``: attempts that workers
-    reported as failed.
+    ``pushed``: tasks pushed here; ``started``: handed out; ``done``, ``dead``: ended; ``poison``: of the dead, those on which
+    several workers died; ``failed``: attempts that workers reported as failed.
     """
 
-    __slots__ = ("dead", "done", "failed", "pushed", "since_ms", "started")
+    __slots__ = ("dead", "done", "failed", "poison", "pushed", "since_ms", "started")
 
     def __init__(self, since_ms: int) -> None:
         self.since_ms = since_ms
-        self.pushed = self.started = self.done = self.dead = self.failed = 0
+        self.pushed = self.started = self.done = self.dead = self.poison = self.failed = 0
 
 
 _KEY = attrgetter("key")
@@ -153,9 +153,11 @@ class Tally:
         if count is not None:
             count(entries, replies)
 
-    def died(self, name: bytes, count: int) -> None:
-        """So many tasks of this queue have become dead."""
-        self.of(name).dead += count
+    def died(self, name: bytes, count: int, poisoned: int) -> None:
+        """So many tasks of this queue have become dead, ``poisoned`` of them as poison."""
+        found = self.of(name)
+        found.dead += count
+        found.poison += poisoned
 
     # Most of the work on a group is done for all its entries together: a loop would cost more than the rest of a request.
 

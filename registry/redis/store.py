@@ -357,11 +357,15 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
             self._link.report(str(error))
 
     def sweep(
-        self, queues: int, moves: int, died: Callable[[bytes, int], None] = lambda name, count: None
+        self,
+        queues: int,
+        moves: int,
+        died: Callable[[bytes, int, int], None] = lambda name, count, poisoned: None,
     ) -> Deferred[list[int]]:
         """Sweep at most ``queues`` queues that are due, ``moves`` moves per queue and kind; fires with [queues swept, moves made].
 
-        ``died(name, count)`` is called for each queue some of whose tasks became dead since the last sweep of any daemon.
+        ``died(name, count, poisoned)`` is called for each queue some of whose tasks became dead since the last sweep of any
+        daemon, ``poisoned`` of them as poison.
         """
         sent_at = self._monotonic()
 
@@ -370,8 +374,9 @@ class Store(Lookups, ScheduleStore, AuditStore, Presence):
             # set our clock back.
             if self._monotonic() - sent_at < CLOCK_SECONDS and abs(reply[2] - self.now_ms()) > CLOCK_JUMP_MS:
                 self.set_clock(reply[2])
-            for key, count in zip(reply[3::2], reply[4::2], strict=True):
-                died(self.name_of(key), int(count))
+            poisoned = dict(zip(reply[3][::2], reply[3][1::2], strict=True))
+            for key, count in zip(reply[4::2], reply[5::2], strict=True):
+                died(self.name_of(key), int(count), poisoned.pop(key, 0))
             return reply[:2]
 
         d = self._run_once("sweep", bulk(b"%d" % queues) + bulk(b"%d" % moves), 2)

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from tests.history.record import Given, History, Pop, Push, Settle
+from tests.history.record import Given, History, Pop, Push, Settle, Stored
 
 # Clocks of two processes are compared, s.
 TOLERANCE = 0.05
@@ -18,6 +18,8 @@ ON_ITS_WAY = 0.75
 # How long a fault is felt after it is healed: connections come back, and what was kept meanwhile is sent, s.
 AFTERMATH = 2.0
 HAND_OVER = 30.0
+# A task on which so many workers died is dead.
+POISON = 3
 # Faults that can keep a daemon from confirming that an answer was written.
 BREAKS_CONFIRM = ("kill daemon", "pause redis", "kill redis", "kill connections", "lag")
 SLOWS = ("pause redis", "kill redis", "kill connections", "lag", "kill daemon", "stop daemon")
@@ -83,6 +85,7 @@ class Checker:
         for stored in self.history.stored:
             if stored.state in ("ready", "delayed", "leased"):
                 self._bad(f"task {stored.value} of {stored.queue} is stuck: {stored.state} after the drain")
+            self._poison(stored)
         for key in self.history.left_behind:
             self._bad(f"a drained short-lived queue left the key {key!r} behind")
         return self.violations
@@ -288,6 +291,14 @@ class Checker:
         buried = [fail for fail in life.settled("fail") if fail.answer == "dead"]
         if buried and life.states != ["dead"]:
             self._bad(f"task {life.value} was told dead, and is now {life.states or 'gone'}")
+
+    def _poison(self, stored: Stored) -> None:
+        """Poison is what enough workers died on. A worker that was late may still have ended it; nobody retries here."""
+        workers = set(stored.died)
+        if stored.reason == "poison" and len(workers) < POISON:
+            self._bad(f"task {stored.value} is poison, and only {sorted(map(str, workers))} died on it")
+        if len(workers) >= POISON and stored.reason not in ("poison", "cancelled") and stored.state != "done":
+            self._bad(f"{len(workers)} workers died on task {stored.value}, which is not poison")
 
     # Unique keys
 

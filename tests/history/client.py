@@ -66,7 +66,7 @@ class Clients:
             *[(self._batch_worker, "") for _ in range(3)],
         ]
         return [
-            kind(Client(self, random.Random(f"{self._seed}/{n}")), queue)
+            kind(Client(self, random.Random(f"{self._seed}/{n}"), f"w{n}"), queue)
             for n, (kind, queue) in enumerate(kinds)
         ] + [self._watch_lag(), self._watch_load(Client(self, random.Random(f"{self._seed}/load")))]
 
@@ -240,10 +240,11 @@ class Clients:
 
 
 class Client:
-    """One client: it asks either daemon, and repeats what an Idempotency-Key makes safe to repeat."""
+    """One client: it asks either daemon, and repeats what an Idempotency-Key makes safe to repeat. ``name``: for its leases."""
 
-    def __init__(self, clients: Clients, choose: random.Random) -> None:
+    def __init__(self, clients: Clients, choose: random.Random, name: str = "w") -> None:
         self.choose = choose
+        self._name = name
         self._clients = clients
         self._history = clients.history
         self._connections = [Connection(port) for port in clients.ports]
@@ -328,7 +329,7 @@ class Client:
         """Pop one; with an Idempotency-Key again until an answer comes."""
         query: dict[str, Any] = {"wait": wait}
         if lease is not None:
-            query["lease"] = lease
+            query.update(lease=lease, worker=self._name)
         headers = {"Idempotency-Key": idempotency} if idempotency else {}
         for _ in range(TRIES):
             asked = {**query, "ack": ack} if ack else query
@@ -357,7 +358,7 @@ class Client:
     ) -> list[Given]:
         """Pop several; with an Idempotency-Key again until an answer comes."""
         path = "/api/popTasks/" + ",".join(quote(queue, safe="") for queue in queues)
-        path += query_of({"count": count, "wait": wait, "lease": lease, "order": order})
+        path += query_of({"count": count, "wait": wait, "lease": lease, "order": order, "worker": self._name})
         headers = {"Idempotency-Key": idempotency} if idempotency else {}
         for _ in range(TRIES):
             reply, daemon, begin, end = await self._ask("GET", path, b"", headers, wait + PATIENCE, hang_up)
@@ -470,7 +471,17 @@ class Client:
         while True:
             query = {"state": state, "limit": 200, **({"cursor": cursor} if cursor else {})}
             page = await self.look(f"/api/queues/{quote(queue, safe='')}/tasks" + query_of(query))
-            found += [Stored(queue, row["id"], row["task"]["n"], state) for row in page["tasks"]]
+            found += [
+                Stored(
+                    queue,
+                    row["id"],
+                    row["task"]["n"],
+                    state,
+                    row.get("reason") or "",
+                    [one["worker"] for one in row["history"] if one["reason"] == "lease_expired"],
+                )
+                for row in page["tasks"]
+            ]
             cursor = page["cursor"]
             if cursor is None:
                 return found

@@ -105,12 +105,14 @@ class Silence:
 
 @dataclass(slots=True)
 class Stored:
-    """A task that the API shows at the end."""
+    """A task that the API shows at the end. ``reason``: why it is dead. ``died``: the worker of each lease that ran out."""
 
     queue: str
     id: str
     value: int
     state: str
+    reason: str = ""
+    died: list[str | None] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -19,6 +19,27 @@ local function attempts_left(tag, task)
   return (task.a or 0) < (task.n or policy_of(tag).attempts or ATTEMPTS)
 end
 
+-- Whether as many different workers as the queue allows have died on the task since its push or its last retry, as far
+-- as its history reaches. Workers without a name count as one.
+local POISON = 3
+local function is_poison(tag, task)
+  local allowed = policy_of(tag).poison or POISON
+  if allowed == 0 then return false end
+  -- A retry grants `nn` attempts on top of those made by then.
+  local made = task.nn and task.n and task.n - task.nn or 0
+  local seen, count = {}, 0
+  for _, attempt in ipairs(task.h) do
+    local worker = attempt.w or ''
+    if attempt.r == 'lease_expired' and attempt.a > made and not seen[worker] then
+      seen[worker], count = true, count + 1
+    end
+  end
+  return count >= allowed
+end
+
+-- How many tasks of each queue this call has made dead as poison.
+local poisoned = {}
+
 -- A lease ran out or its holder was lost. The lapse is counted; after the first one the task goes back to the head,
 -- after later ones it waits for the backoff.
 local function lapse(list, tag, id, task, reason)
@@ -28,6 +49,10 @@ local function lapse(list, tag, id, task, reason)
   remember(task, reason)
   task.ll = lease
   if task.c then return bury(list, tag, id, task, 'cancelled') end
+  if reason == 'lease_expired' and is_poison(tag, task) then
+    poisoned[list] = (poisoned[list] or 0) + 1
+    return bury(list, tag, id, task, 'poison')
+  end
   if not attempts_left(tag, task) then return bury(list, tag, id, task, reason) end
   if task.q == 1 then return make_ready(list, tag, id, task, true) end
   return make_delayed(list, tag, id, task, now + backoff_ms(tag, id, task))

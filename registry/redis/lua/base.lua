@@ -70,7 +70,7 @@
 --   pm  message         a text reported by its holder
 --   c   cancelled       true: it dies when its lease ends
 --   h   history         Attempts, the newest last
---   y   reason          why it is dead
+--   y   reason          why it is dead: failed lease_expired handover_expired poison expired cancelled not_json
 --   er  error           the latest Error
 --   z   ended_at        when it became done or dead
 --   v   result          JSON, unchanged
@@ -91,6 +91,7 @@
 --   -   rate            starts per second
 --   -   concurrency     leases at the same time
 --   -   max_run         s after the pop beyond which a lease is not extended
+--   -   poison          a task on which so many workers died is dead; 0: however many
 --   -   retention       a Retention
 --   -   paused_until    end of the pause; nil for a pause without an end
 -- PushOptions: the options of a push.

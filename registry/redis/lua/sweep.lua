@@ -3,7 +3,8 @@
 -- tasks die, traces of acknowledged leases are removed.
 -- KEYS: none. ARGV after the common three: queues at most, moves at most per queue and kind; after this many moves in
 --   all, no further queue.
--- Reply: {queues swept, moves made, the time, Q, how many of its tasks died since the last sweep of any daemon, …}.
+-- Reply: {queues swept, moves made, the time, {Q, how many of its tasks this sweep made dead as poison, …}, Q, how many
+--   of its tasks died since the last sweep of any daemon, those included, …}.
 local moves, per_kind = 0, tonumber(ARGV[5])
 -- Forgetting an acknowledged lease is one command for many.
 local TRACES_PER_MOVE = 10
@@ -142,7 +143,8 @@ for _, list in ipairs(queues) do
     call('ZADD', INDEX, now + 1000, list)
   end
 end
-local reply = {swept, moves, now}
+local reply = {swept, moves, now, {}}
+for list, count in pairs(poisoned) do reply[4][#reply[4] + 1], reply[4][#reply[4] + 2] = list, count end
 for list, count in pairs(deaths) do reply[#reply + 1], reply[#reply + 2] = list, count end
 deaths = {}
 local others = call('HGETALL', SPACE .. 'deaths')
