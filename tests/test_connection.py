@@ -130,6 +130,7 @@ REFUSED = {
     "method in small letters": (ask("get / HTTP/1.1"), 501, "not_implemented"),
     "method unheard of": (ask("BREW / HTTP/1.1"), 501, "not_implemented"),
     "TRACE": (ask("TRACE / HTTP/1.1"), 405, "method_not_allowed"),
+    "QUERY": (ask("QUERY / HTTP/1.1"), 405, "method_not_allowed"),
     "CONNECT": (ask("CONNECT localhost:80 HTTP/1.1"), 405, "method_not_allowed"),
     "star for GET": (ask("GET * HTTP/1.1"), 400, "bad_request"),
     "target without a slash": (ask("GET a HTTP/1.1"), 400, "bad_request"),

@@ -8,21 +8,24 @@ the tokens file alone can make none. Nothing is stored for a session, so signing
 from __future__ import annotations
 
 import hmac
-import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from registry.errors import BadBody, RedisUnavailable
 from registry.http.auth import ANYONE, STRANGER, Access, Gate, describe
 from registry.http.codec import Answer, json_answer
 from registry.http.fields import COOKIE
+from registry.http.options import members
 from registry.http.request import Request
+from registry.http.turns import at_once
 from registry.http.validation import Refusal
 
 SECONDS: Final = 12 * 3600
 # Several registries of one host have cookies of one name, each with its path.
 MAX_COOKIES: Final = 4
+# The body of a sign-in, bytes.
+MAX_BODY: Final = 4096
 
 
 class Session(Access):
@@ -71,11 +74,10 @@ class Sessions:
 
     def sign_in(self, request: Request, is_secure: bool) -> Answer:
         """Give a cookie to the holder of a token, in the header or in the body: ``{"token": "rgy_…"}``."""
-        access = request.access
+        access, given = request.access, _token_in(request.body)
         if access is ANYONE:
             return json_answer(200, describe(access))
         if access is STRANGER or isinstance(access, Session):
-            given = _token_in(request.body)
             found = self._gate.identify(given)
             if found is None:
                 return _refused(self._gate.unknown(given, request.address))
@@ -106,15 +108,17 @@ class Sessions:
 
 
 def _token_in(body: bytes) -> list[bytes]:
-    """The token in the body of a request, as a header would have it; raises `BadBody`."""
+    """The token in the body of a request, as a header would have it; raises `BadBody` and `BadOption`."""
     if not body:
         return []
-    try:
-        read: Any = json.loads(body)
-        token = read["token"]
-        return [b"Bearer " + token.encode("ascii")]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise BadBody('The body must be empty, or {"token": "rgy_…"}.') from None
+    wrong = BadBody('The body must be empty, or {"token": "rgy_…"}.')
+    if len(body) > MAX_BODY:
+        raise wrong
+    part = at_once(members(body, "token")).get("token")
+    token = part.value("token") if part is not None else None
+    if not isinstance(token, str) or not token.isascii():
+        raise wrong
+    return [b"Bearer " + token.encode()]
 
 
 def _refused(refusal: Refusal) -> Answer:

@@ -88,7 +88,7 @@ def check_request_line(line: bytes) -> tuple[bytes, bytes | None]:
             raise Refusal(505, "http_version", "Only HTTP/1.1 and HTTP/1.0 are supported.")
         raise bad_request("The request line does not end in an HTTP version.")
     if method not in METHODS:
-        if method in (b"TRACE", b"CONNECT"):
+        if method in (b"TRACE", b"CONNECT", b"QUERY"):
             sentence = f"The method {method.decode()} is not allowed."
             raise Refusal(405, "method_not_allowed", sentence, [(b"Allow", ALLOW)])
         sentence = "The method is unknown; methods are case-sensitive, in capitals."
