@@ -105,7 +105,10 @@ RETRY_OPTIONS: Options = {
 }
 DELETE_OPTIONS: Options = {"state": one_of("ready", "delayed", "dead", "done"), **_FILTER_OPTIONS, **UNDO}
 PAUSE_OPTIONS: Options = {"seconds": seconds(0, options.YEAR)}
-MOVE_OPTIONS: Options = {"to": text(1, 255), "state": one_of("ready", "delayed", "dead")}
+MOVE_OPTIONS: Options = {
+    "to": accepts(text(1, 255), options.NAME),
+    "state": one_of("ready", "delayed", "dead"),
+}
 EXPORT_OPTIONS: Options = {
     "state": one_of(*COUNTED),
     "cursor": text(1, 400),

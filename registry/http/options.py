@@ -28,6 +28,7 @@ from registry.http.json_check import MAX_DEPTH, PIECE, BadJson, check_json, chec
 from registry.http.json_cut import Part, Payload
 from registry.http.turns import Steps
 from registry.model import Error, ExtendOptions, FailOptions, PushOptions
+from registry.queue.names import MAX_NAME_BYTES
 
 Header = Callable[[bytes], "bytes | None"]
 
@@ -53,6 +54,13 @@ _TRACE = re.compile(rb"[\x20-\x7e]{1,512}")
 _PREFER_WAIT = re.compile(rf"(?:^|[,;\s])wait\s*=\s*\"?({NUMBER})\"?(?=$|[,;\s])", re.IGNORECASE | re.ASCII)
 
 lease_length = seconds(0.1, 43_200)
+# The names of queues and schedules, as JSON Schema; `registry.queue.names` checks them.
+NAME = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_NAME_BYTES,
+    "pattern": r"^(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f/{}]+$",
+}
 
 
 def _lease_or_default(name: str, value: str) -> float:
@@ -73,6 +81,16 @@ def wait_length(name: str, value: str) -> float:
 
 accepts(wait_length, {"type": "number", "minimum": 0})
 
+
+def _lease_in_query(name: str, value: str) -> bytes:
+    return lease_id(value.encode(), f"The option {name!r}")
+
+
+accepts(
+    _lease_in_query,
+    {"type": "string", "minLength": 1, "maxLength": MAX_LEASE_ID, "pattern": "^[A-Za-z0-9_-]+$"},
+)
+
 PUSH_OPTIONS: dict[str, Callable[[str, str], Any]] = {
     "delay": seconds(0, YEAR),
     "at": moment,
@@ -88,7 +106,7 @@ PUSH_MANY_OPTIONS = {name: read for name, read in PUSH_OPTIONS.items() if name !
 POP_OPTIONS: dict[str, Callable[[str, str], Any]] = {
     "wait": wait_length,
     "lease": _lease_or_default,
-    "ack": text(1, 170),
+    "ack": _lease_in_query,
     "worker": text(1, 255),
 }
 POP_MANY_OPTIONS: dict[str, Callable[[str, str], Any]] = {

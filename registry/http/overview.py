@@ -7,8 +7,9 @@ from typing import Any
 from twisted.internet.defer import inlineCallbacks
 
 from registry.errors import BadBody, BadName, BadOption
+from registry.http import options
 from registry.http.audit import Trail
-from registry.http.codec import json_answer, name_from, text, whole
+from registry.http.codec import accepts, json_answer, name_from, text, whole
 from registry.http.json_check import check_json
 from registry.http.json_cut import load
 from registry.http.request import Options, Request
@@ -26,7 +27,7 @@ MAX_NAMES = 100
 MAX_BODY = 1024
 _worker_name = text(1, 255)
 WORKERS_OPTIONS: Options = {"limit": whole(1, MAX_PER_PAGE)}
-DEAD_OPTIONS: Options = {"queue": text(1, 255), "limit": whole(1, MAX_PER_PAGE)}
+DEAD_OPTIONS: Options = {"queue": accepts(text(1, 255), options.NAME), "limit": whole(1, MAX_PER_PAGE)}
 
 
 class Overview:

@@ -206,9 +206,7 @@ class Tasks:
         acked = None
         if "ack" in given:
             # Sent before the pop on the same Redis connection, so it is done before the poll is parked.
-            acked = self._leases.ack(name, lease_id(given["ack"].encode(), "The option 'ack'")).addErrback(
-                _lost
-            )
+            acked = self._leases.ack(name, given["ack"]).addErrback(_lost)
         options = PopOptions(leased=leased, worker=worker, owner=owner)
         if key is None:
             popped = self._pop(name, wait, length, options)

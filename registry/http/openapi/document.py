@@ -18,7 +18,8 @@ from registry.http.openapi import live, overview, process, producers, queues, ta
 from registry.http.openapi.declare import JSON, Example, Operation, Reply, Schema
 from registry.http.openapi.errors import ERRORS, codes_of
 from registry.http.openapi.headers import ALWAYS, ANSWER_HEADERS, BY_STATUS, REQUEST_HEADERS
-from registry.http.openapi.schemas import AUDIT_ID, LEASE_ID, NAME, TASK_ID, WORKER, schemas
+from registry.http.openapi.schemas import AUDIT_ID, LEASE_ID, TASK_ID, WORKER, schemas
+from registry.http.options import NAME
 from registry.http.request import Route
 
 OPERATIONS: Final[dict[str, Operation]] = {

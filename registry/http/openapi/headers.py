@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+# 1 to 255 characters, without blanks around them, or in double quotes.
+_KEY: Final = r'^(?!""$)(?:[!-~](?:[ -~]{0,253}[!-~])?|"[ -~]{254,255}")$'
+
 REQUEST_HEADERS: Final[dict[str, dict[str, Any]]] = {
     "Idempotency-Key": {
         "description": "A repeat with the same key gets the first answer instead of a second effect. "
         "Printable ASCII, with or without double quotes around it.",
-        "schema": {"type": "string", "maxLength": 257, "pattern": r'^(?!""$)[!-~](?:[ -~]*[!-~])?$'},
+        "schema": {"type": "string", "maxLength": 257, "pattern": _KEY},
         "example": "order-4711",
+    },
+    "Idempotency-Key-of-a-pop": {
+        "name": "Idempotency-Key",
+        "description": "With `lease`: a repeat with the same key gets the same lease again while it holds. Without `lease` it is "
+        "ignored. 1 to 255 printable ASCII characters, with or without double quotes around them.",
+        "schema": {"type": "string"},
+        "example": "poll-1",
     },
     "Prefer": {
         "description": "`wait=SECONDS` keeps the request open until the task has ended, at most `MAX_WAIT`. "

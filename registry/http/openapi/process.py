@@ -46,7 +46,9 @@ OPERATIONS: Final = {
         text="For web pages of the registry: the token is in the header Authorization, or in the body. The cookie stands in its "
         "place for 12 hours, but never to push or to pop.",
         body=Body(
-            media={JSON: body_of({"token": TEXT})}, text="The token, if no header has it.", required=False
+            media={JSON: body_of({"token": {"type": "string", "pattern": r"^[\x00-\x7f]*$"}})},
+            text="The token, if no header has it.",
+            required=False,
         ),
         answers={200: Reply(text="Who is signed in.", schema=ref("Rights"), headers=("Set-Cookie",))},
         errors=("bad_json",),

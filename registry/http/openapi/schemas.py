@@ -12,7 +12,7 @@ from registry.http.codec import ACCEPTED
 from registry.http.exports import Record
 from registry.http.openapi.declare import body_of, record, ref
 from registry.http.openapi.errors import ERRORS
-from registry.http.options import MAX_LEASE_ID, PUSH_OPTIONS
+from registry.http.options import MAX_LEASE_ID, NAME, PUSH_OPTIONS
 from registry.http.rows import COUNTED
 from registry.model import STATES
 from registry.queue.audit import ACTIONS
@@ -29,12 +29,6 @@ SECONDS: Final = {"type": "number", "minimum": 0}
 MOMENT: Final = {"type": "string", "format": "date-time"}
 # In answers, a task's state.
 STATE: Final = {"type": "string", "enum": list(STATES.values())}
-NAME: Final = {
-    "type": "string",
-    "minLength": 1,
-    "maxLength": 255,
-    "pattern": r"^(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f/{}]+$",
-}
 WORKER: Final = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\x00-\x1f\x7f]+$"}
 TASK_ID: Final = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[A-Za-z0-9_-]+$"}
 LEASE_ID: Final = {
@@ -153,8 +147,10 @@ _QUEUE: Final = record(
     },
     {"queues": COUNT},
 )
+# A number as text, within the same bounds.
+_NUMERAL: Final = {"type": "string", "pattern": r"^[0-9]+(?:\.[0-9]+)?$"}
 _SCHEDULED: Final = {
-    name: ACCEPTED[reader] if name == "key" else {"anyOf": [ACCEPTED[reader], TEXT]}
+    name: ACCEPTED[reader] if name == "key" else {"anyOf": [ACCEPTED[reader], _NUMERAL]}
     for name, reader in PUSH_OPTIONS.items()
     if name != "at"
 }

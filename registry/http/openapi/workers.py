@@ -69,7 +69,7 @@ OPERATIONS: Final = {
             "ack": "The lease of the previous task of this queue, to acknowledge it with the same request.",
             "worker": _WORKER,
         },
-        headers=("Idempotency-Key",),
+        headers=("Idempotency-Key-of-a-pop",),
         answers={
             200: Reply(
                 text="A task.",
