@@ -204,7 +204,7 @@ class Daemon(StopsOnce):
             Findings(self.queues, inventory, DeadTasks(self.queues), self._refused_ago),
             inventory,
             self._gate,
-            lambda: bool(self._strangers) and not self._gate.is_closed,
+            self._is_anonymous,
             self._store.now_ms,
         )
         self.events = Events(self.queues, inventory, findings, reactor)
@@ -259,7 +259,12 @@ class Daemon(StopsOnce):
                 yield "", "", status, count
 
         sources = Sources(
-            answered, server.refused, lambda: len(server.connections), self._stalls.lags, self._gate.expiries
+            answered,
+            server.refused,
+            lambda: len(server.connections),
+            self._stalls.lags,
+            self._gate.expiries,
+            self._is_anonymous,
         )
         daemon, slot = (parent.daemon, parent.slot) if parent is not None else ("", 0)
         return Metrics(self.queues, Census(self.queues, inspector), sources, daemon, slot)
@@ -360,6 +365,10 @@ class Daemon(StopsOnce):
         """What an operator should know now."""
         strangers = [] if self._gate.is_closed else self._strangers
         return strangers + self._warnings + self._overlaps + self._tokens.warnings + self._layers.warnings
+
+    def _is_anonymous(self) -> bool:
+        """Whether everybody in the network may do everything."""
+        return bool(self._strangers) and not self._gate.is_closed
 
     def _refused_ago(self) -> float | None:
         """How long ago Redis was full and refused a push, s."""

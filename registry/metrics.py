@@ -44,7 +44,7 @@ class Sources(NamedTuple):
     """What the page shows besides the queues. ``answered()``: route, endpoint, status and count of answers.
 
     ``refused``: answers of 400 and above, by the code of the error. ``connections()``: how many are open. ``expiries()``: names of
-    tokens, and when they expire, s since 1970.
+    tokens, and when they expire, s since 1970. ``is_anonymous()``: everybody in the network may do everything.
     """
 
     answered: Callable[[], Iterable[tuple[str, str, int, int]]]
@@ -52,6 +52,7 @@ class Sources(NamedTuple):
     connections: Callable[[], int]
     lags: Histogram
     expiries: Callable[[], list[tuple[str, float]]]
+    is_anonymous: Callable[[], bool]
 
 
 class Metrics:
@@ -211,6 +212,9 @@ class Metrics:
                 "redis_persisting", "0 when Redis could not write to its disk, else 1.", health.persists
             )
         yield self._tokens()
+        yield _gauge(
+            "anonymous", "1 while everybody in the network may do everything.", self._sources.is_anonymous()
+        )
 
     def _held(self, totals: dict[bytes, Totals], labels: set[str]) -> Iterator[Metric]:
         tasks = GaugeMetricFamily("registry_tasks", "Tasks by state.", labels=["queue", "state"])
@@ -220,6 +224,7 @@ class Metrics:
         pollers = GaugeMetricFamily(
             "registry_pollers", "Waiting polls, of all daemons on this Redis.", labels=["queue"]
         )
+        paused = GaugeMetricFamily("registry_paused_tasks", "Ready tasks in paused queues.", labels=["queue"])
         # A label that holds nothing now is shown with zeros, so that an alert sees the difference.
         by_label = {label: Totals() for label in labels}
         for name, one in totals.items():
@@ -231,7 +236,8 @@ class Metrics:
                 tasks.add_metric([label, state], count)
             oldest.add_metric([label], 0 if one.oldest_ms is None else max(0, now_ms - one.oldest_ms) / 1000)
             pollers.add_metric([label], one.pollers)
-        yield from (tasks, oldest, pollers)
+            paused.add_metric([label], one.paused)
+        yield from (tasks, oldest, pollers, paused)
 
     def _histogram(self, numbers: Numbers, kind: str, name: str, text: str, unit: int = 1) -> Metric:
         """``unit``: how many of the counted values are one of the metric."""

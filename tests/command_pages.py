@@ -20,7 +20,7 @@ MAN = ROOT / "man" / "registryctl.1"
 HEADING = "## All commands\n"
 EXIT_CODES = (
     ("0", "done"),
-    ("1", "failed: the task died, nobody confirmed, an answer made no sense"),
+    ("1", "failed: the task died, nobody confirmed, an answer made no sense; `findings`: something is wrong"),
     ("2", "wrong usage or configuration: an option, an argument, a name, a payload that is not JSON"),
     ("3", "not found: no such task, schedule or audit entry; nothing to pop"),
     ("4", "refused: no or the wrong token, a lost lease, a full queue"),

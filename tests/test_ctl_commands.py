@@ -352,9 +352,9 @@ def test_top_draws_once_without_a_terminal(ctl: Ctl, served: Daemon, q: str) -> 
 def test_doctor(ctl: Ctl, q: str) -> None:
     rows = ctl.rows("doctor", "--wait", "0.3")
     assert [row for row in rows if row["state"] == "bad"] == []
-    assert {"address", "dns", "tls", "answer", "versions", "clock", "token", "redis", "wait"} == {
-        row["check"] for row in rows
-    }
+    assert {row["check"] for row in rows} == {
+        "address", "dns", "tls", "answer", "versions", "clock", "token", "redis", "findings", "wait",
+    }  # fmt: skip
     assert "ok    wait      a poll may wait for 0.3 s\n" in ctl.ok("doctor", "--wait", "0.3")
 
 

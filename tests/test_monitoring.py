@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from registry.queue.findings import CODES, SEVERITIES
 from tests.live import ROOT, Daemon
 from tests.talk import ask
 
@@ -48,6 +49,14 @@ def test_each_alert_is_tested_where_it_fires_and_where_it_does_not() -> None:
     for name in named:
         assert re.search(rf"alertname: {name}\n +exp_alerts:", tests), name
         assert f"alertname: {name}}}" in tests, name
+
+
+def test_each_finding_has_a_rule_and_its_line_in_the_docs() -> None:
+    rules = re.findall(r"finding: (\w+)", ALERTS.read_text("utf-8"))
+    assert sorted(rules) == sorted(CODES)
+    page = (ROOT / "docs" / "monitoring.md").read_text("utf-8").partition("\n## Findings\n")[2]
+    listed = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", page.partition("\n## ")[0], re.MULTILINE))
+    assert listed == SEVERITIES
 
 
 def test_every_metric_that_they_name_is_on_the_page(served: Daemon) -> None:

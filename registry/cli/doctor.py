@@ -20,6 +20,7 @@ import click
 from registry import __version__
 from registry.cli.client import is_loopback
 from registry.cli.errors import FAILED, REFUSED, UNREACHABLE, CliError, NotFound, Refused, Unreachable
+from registry.cli.findings import line_of
 from registry.cli.main import App, Command
 from registry.cli.output import has_styles, is_terminal
 from registry.cli.text import clean, duration, moment
@@ -100,6 +101,8 @@ def checks(app: App, wait: float) -> Iterator[Check]:
         let_in = let_in and check.state != BAD
         yield check
     yield from _redis(app)
+    if let_in:
+        yield from _findings(app)
     if wait and let_in:
         yield from _wait(app, wait)
 
@@ -278,6 +281,25 @@ def _redis(app: App) -> Iterator[Check]:
         yield Check(
             "redis", OK, "ready; it keeps what it acknowledges, and there are no warnings about its memory"
         )
+
+
+def _findings(app: App) -> Iterator[Check]:
+    """What the registry itself finds wrong."""
+    try:
+        report: Any = app.client.get("findings", patience=0.0).json
+    except NotFound:
+        yield Check("findings", SKIP, "this daemon looks for none: it is of an older release")
+        return
+    except Refused:
+        yield Check("findings", SKIP, "a token with the right view would show what is wrong in the queues")
+        return
+    except CliError as error:
+        yield Check("findings", WARN, error.format_message())
+        return
+    for row in report["findings"]:
+        yield Check("findings", WARN, line_of(row))
+    if not report["count"]:
+        yield Check("findings", OK, str(report["headline"]))
 
 
 def _wait(app: App, wait: float) -> Iterator[Check]:

@@ -43,6 +43,7 @@ COMMANDS = {
     "schedule": "schedules:schedule",
     "audit": "audit:audit",
     "undo": "audit:undo",
+    "findings": "findings:findings",
     "top": "top:top",
     "export": "transfer:export",
     "import": "transfer:import_",

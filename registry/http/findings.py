@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -197,7 +198,7 @@ def _path(queue: str) -> str:
 def _open_queue(queue: str) -> dict[str, Any]:
     if queue.endswith(":*"):
         return _look("Open queues", f"/api/queues?search={quote(queue[:-1], safe='')}")
-    return _look("Open queue", _path(queue), f"registryctl queue {queue}")
+    return _look("Open queue", _path(queue), f"registryctl queue {shlex.quote(queue)}")
 
 
 def _redis_away(finding: Finding, queue: str, now_ms: int, payloads: bool) -> Words:
@@ -286,12 +287,14 @@ def _deaths(finding: Finding, queue: str, now_ms: int, payloads: bool) -> Words:
             "POST",
             f"/api/workers/{quote(worker, safe='')}",
             {"order": "quiet"},
-            f"registryctl worker {worker} quiet",
+            f"registryctl worker {shlex.quote(worker)} quiet",
         )
     else:
         family = queue.endswith(":*")
         path = "/api/dead" if family else f"/api/dead?queue={quote(queue, safe='')}"
-        action = _look("See the error", path, "registryctl dead" + ("" if family else f" --queue {queue}"))
+        action = _look(
+            "See the error", path, "registryctl dead" + ("" if family else f" --queue {shlex.quote(queue)}")
+        )
     return sentence, f"{detail}{cause}{where}.", action, shown
 
 
@@ -324,7 +327,11 @@ def _paused(finding: Finding, queue: str, now_ms: int, payloads: bool) -> Words:
         _open_queue(queue)
         if queue.endswith(":*")
         else _call(
-            f"Resume {queue}", "POST", f"{_path(queue)}/pause?seconds=0", None, f"registryctl resume {queue}"
+            f"Resume {queue}",
+            "POST",
+            f"{_path(queue)}/pause?seconds=0",
+            None,
+            f"registryctl queue {shlex.quote(queue)} resume",
         )
     )
     return f"{queue} is paused", detail, action, shown

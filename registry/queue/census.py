@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.python.failure import Failure
 
-from registry.queue.inspector import Inspector, QueueView
+from registry.queue.inspector import Inspector, QueueView, is_paused
 from registry.queue.queues import Queues
 from registry.queue.tally import label_of
 
@@ -20,14 +20,17 @@ REST = 20
 
 
 class Totals:
-    """The queues of one label. ``oldest_ms``: since when the oldest task is ready; None for no task, or a raw element."""
+    """The queues of one label. ``oldest_ms``: since when the oldest task is ready; None for no task, or a raw element.
 
-    __slots__ = ("held", "oldest_ms", "pollers")
+    ``paused``: the ready tasks of those that are paused.
+    """
+
+    __slots__ = ("held", "oldest_ms", "paused", "pollers")
 
     def __init__(self) -> None:
         self.held = [0] * len(STATES)
         self.oldest_ms: int | None = None
-        self.pollers = 0
+        self.pollers = self.paused = 0
 
     def add(self, other: Totals) -> None:
         """Add the queues of another label."""
@@ -35,6 +38,7 @@ class Totals:
         known = [at for at in (self.oldest_ms, other.oldest_ms) if at is not None]
         self.oldest_ms = min(known) if known else None
         self.pollers += other.pollers
+        self.paused += other.paused
 
 
 class Census:
@@ -82,8 +86,10 @@ class Census:
             one = Totals()
             one.held = [getattr(view, state) for state in STATES]
             one.oldest_ms = view.oldest_ms
+            one.paused = view.ready if is_paused(view.policy, now_ms) else 0
             of(view.name).add(one)
 
+        now_ms = self._queues.store.now_ms()
         names = yield self._inspector.names(b"")
         yield self._inspector.each_count(list(names), add, names)
         for name, count in (yield self._queues.heartbeat.pollers()).items():

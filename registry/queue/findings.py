@@ -27,6 +27,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from registry.errors import Unavailable
 from registry.queue.audit import Line, seen_of
 from registry.queue.dead_tasks import DeadTasks, Group
+from registry.queue.inspector import is_paused
 from registry.queue.inventory import Inventory, Row
 from registry.queue.queues import Queues
 from registry.queue.survey import Cached
@@ -147,7 +148,10 @@ class Findings:
         silent = [
             row
             for row in self._inventory.rows.values()
-            if row.view.ready and not row.pollers and not row.view.leased and not is_paused(row, now_ms)
+            if row.view.ready
+            and not row.pollers
+            and not row.view.leased
+            and not is_paused(row.view.policy, now_ms)
             if (row.view.oldest_ms or row.ready_ms or now_ms) <= long_ago
         ]
         if not silent:
@@ -196,7 +200,11 @@ class Findings:
     @inlineCallbacks
     def _paused(self) -> Any:
         now_ms = self._store.now_ms()
-        paused = [row for row in self._inventory.rows.values() if row.view.ready and is_paused(row, now_ms)]
+        paused = [
+            row
+            for row in self._inventory.rows.values()
+            if row.view.ready and is_paused(row.view.policy, now_ms)
+        ]
         if not paused:
             return []
         by = yield self._paused_by({row.name for row in paused})
@@ -231,12 +239,6 @@ class Findings:
             if not left or len(lines) < AUDIT_LINES:
                 break
         return found
-
-
-def is_paused(row: Row, now_ms: int) -> bool:
-    """Whether the queue hands out nothing now because it is paused."""
-    rules = row.view.policy
-    return bool(rules.paused) and (rules.paused_until is None or rules.paused_until > now_ms)
 
 
 def _dead_seconds(row: Row) -> int:

@@ -34,6 +34,11 @@ class QueueView:
     policy: Policy = NO_RULES
 
 
+def is_paused(rules: Policy, now_ms: int) -> bool:
+    """Whether a queue with these rules hands out nothing now because it is paused."""
+    return bool(rules.paused) and (rules.paused_until is None or rules.paused_until > now_ms)
+
+
 class Inspector:
     """The reading side of the queues."""
 
