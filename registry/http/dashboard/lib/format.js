@@ -127,6 +127,9 @@ export function visible(text, keepLines = false) {
   });
 }
 
+/** A sentence whose names are not broken at a hyphen. */
+export const unbroken = (text) => text.replace(/(?<=\S)-(?=\S)/g, "\u2011");
+
 /** Text cut in its middle to `limit` characters. */
 export function middle(text, limit = 48) {
   const characters = [...text];

@@ -1,34 +1,53 @@
 // What changes by itself: one event stream for the whole page, and look-ups that are repeated while somebody looks.
 //
 //   const {state, lastAt, retryAt} = useStore(live)     "connecting", "live", "reconnecting" or "stale"; times in ms
-//   const totals = useStore(live, (value) => value.totals)
-//   const {data, error, at, reload} = useFetch(() => api.get("/api/workers"), [dependencies], {every: 2})
+//   const totals = useStore(live, (value) => value.totals)   of all queues: {queues, ready, delayed, leased, dead, done, pollers, …}
+//   const report = useStore(live, (value) => value.report)   the answer of GET /api/findings
+//   const {rows, matching} = useLiveQueues({search: "ma", sort: "oldest", limit: 50, family: ":"})
+//       rows as in GET /api/queues, kept current and in order; null until they are there. `queue`: names with / between them.
+//       One component at a time.
+//   const {data, error, at, key, reload} = useFetch(() => api.get("/api/workers"), [dependencies], {every: 2})
 //
 // `useFetch` keeps the old data until the new are there, repeats every so many seconds while the tab is seen, and again when
 // the stream comes back. `error` is that of the last try; with data from before, the data stay and the bar says how old they are.
 
-import { api, session } from "./api.js";
+import { askMe, session } from "./api.js";
+import { ms } from "./format.js";
 import { useEffect, useRef, useState } from "./preact.js";
 import { createStore, useStore } from "./store.js";
+import { openStream } from "./stream.js";
 
-const TICK = 1000;
 const MAX_PAUSE = 15_000;
 // Without any word for so long, what is shown is called stale.
 const STALE = 5000;
+const NO_ROWS = { limit: 0 };
 
 export const live = createStore({
   state: "connecting",
   lastAt: null,
   retryAt: null,
-  // By name, as in GET /api/queues; null until the first word.
-  queues: null,
   totals: null,
   // The answer of GET /api/findings: {headline, findings, count}; null as long as nobody knows.
   report: null,
+  // What `useLiveQueues` gives: {scope, rows: Map by name, matching}.
+  queues: null,
+  // The line of the audit that came last.
+  audit: null,
+  // How often the stream has come back.
   back: 0,
   // Whether more tasks died than were retried or deleted within the last minute.
   deadGrows: false,
 });
+
+/** How many ms this machine's clock is ahead of the registry's. */
+export let ahead = 0;
+
+/** Look-ups that take longer than 400 ms are shown as a line under the bar. */
+export const busy = createStore({ count: 0 });
+
+/** Whether somebody can see the tab: a hidden one asks nothing and draws nothing. */
+export const seen = createStore({ value: !document.hidden });
+document.addEventListener("visibilitychange", () => seen.set({ value: !document.hidden }));
 
 let deaths = [];
 /** Remember how many dead there are; a count turns red only while it grows. */
@@ -38,15 +57,12 @@ function grows(dead) {
   return dead > deaths[0].dead;
 }
 
-/** Look-ups that take longer than 400 ms are shown as a line under the bar. */
-export const busy = createStore({ count: 0 });
-
-/** Whether somebody can see the tab: a hidden one asks nothing and draws nothing. */
-export const seen = createStore({ value: !document.hidden });
-document.addEventListener("visibilitychange", () => seen.set({ value: !document.hidden }));
-
+let stream = null;
 let timer = null;
 let failures = 0;
+let selection = NO_ROWS;
+// Changes of rows that nobody sees are drawn when somebody looks again.
+let unseen = null;
 
 function heard() {
   const { state, back } = live.get();
@@ -55,68 +71,108 @@ function heard() {
   live.set({ state: "live", lastAt: Date.now(), retryAt: null, back: returned ? back + 1 : back });
 }
 
-function lost() {
+function takeQueues({ at, full, totals, matching, queues, gone }, scope) {
+  ahead = Date.now() - ms(at);
+  const old = full ? null : (unseen?.queues ?? live.get().queues);
+  const rows = new Map(old?.rows);
+  gone.forEach((name) => rows.delete(name));
+  queues.forEach((row) => rows.set(row.name, row));
+  const changes = { totals, deadGrows: grows(totals.dead), queues: { scope, rows, matching } };
+  if (seen.get().value) live.set(changes);
+  else unseen = changes;
+}
+
+function take(name, data, scope) {
+  if (name === "queues") takeQueues(data, scope);
+  else if (name === "findings") live.set({ report: data });
+  else if (name === "audit") live.set({ audit: data });
+  else if (name === "end" && data.code === "unauthorized") askMe();
+}
+
+function lost(error) {
+  stream = null;
+  if (error?.status === 401) {
+    askMe();
+    return;
+  }
   const pause = Math.min(MAX_PAUSE, 1000 * 2 ** failures) * (0.75 + Math.random() / 2);
   failures += 1;
   const { lastAt } = live.get();
-  const stale = lastAt !== null && Date.now() - lastAt > STALE;
-  live.set({ state: stale ? "stale" : "reconnecting", retryAt: Date.now() + pause });
-  return pause;
-}
-
-function sum(queues) {
-  const totals = { ready: 0, delayed: 0, leased: 0, dead: 0, done: 0, pollers: 0, queues: 0 };
-  for (const row of queues) {
-    for (const key of ["ready", "delayed", "leased", "dead", "done", "pollers"]) totals[key] += row[key];
-    totals.queues += row.queues ?? 1;
+  live.set({ state: "reconnecting", retryAt: Date.now() + pause });
+  if (lastAt !== null) {
+    setTimeout(() => {
+      const now = live.get();
+      if (now.state === "reconnecting" && Date.now() - now.lastAt >= STALE) live.set({ state: "stale" });
+    }, Math.max(0, lastAt + STALE - Date.now()));
   }
-  return totals;
+  timer = setTimeout(connect, pause);
 }
 
-async function poll() {
-  let pause = TICK;
-  try {
-    const [{ queues }, report] = await Promise.all([
-      api.get("/api/queues", { family: ":", limit: 1000 }),
-      api.get("/api/findings").catch((error) => {
-        if (error.status === 404) return null;
-        throw error;
-      }),
-    ]);
-    if (session.get().state !== "in") return;
-    const totals = sum(queues);
-    live.set({ totals, report, deadGrows: grows(totals.dead) });
-    heard();
-  } catch (error) {
-    if (error.status === 401) return;
-    pause = lost();
-  }
-  timer = setTimeout(next, pause);
-}
-
-function next() {
+function connect() {
+  clearTimeout(timer);
   timer = null;
-  if (seen.get().value && session.get().state === "in") poll();
+  const after = stream?.lastId ?? undefined;
+  stream?.close();
+  stream = null;
+  if (session.get().state !== "in" || !session.get().me.may.view) return;
+  const scope = JSON.stringify(selection);
+  stream = openStream("/api/events", { ...selection, after }, {
+    event: (name, data) => take(name, data, scope),
+    heard,
+    closed: lost,
+  });
 }
 
 /** Begin, and go on whenever somebody signs in or looks again. */
 export function startLive() {
-  const wake = () => {
-    if (timer === null) next();
-  };
-  session.listen(wake);
-  seen.listen(wake);
-  addEventListener("online", () => {
-    clearTimeout(timer);
-    next();
+  session.listen(({ state }) => {
+    if (state !== "in") {
+      stream?.close();
+      stream = null;
+    } else if (!stream && timer === null) connect();
   });
-  next();
+  seen.listen(({ value }) => {
+    if (value && unseen) {
+      live.set(unseen);
+      unseen = null;
+    }
+    if (value && timer !== null) connect();
+  });
+  addEventListener("online", connect);
 }
 
 /** Try to reach the registry now. */
-export function tryAgain() {
-  clearTimeout(timer);
-  next();
+export const tryAgain = connect;
+
+const ORDERS = {
+  name: (a, b) => (a.name < b.name ? -1 : 1),
+  oldest: (a, b) => (ms(a.oldest_at) ?? Infinity) - (ms(b.oldest_at) ?? Infinity) || ORDERS.name(a, b),
+};
+
+/** How long the oldest ready task of a row has been ready, s; null for none or unknown. */
+export const ageOf = (row, now) => {
+  if (row.oldest_at === undefined) return row.oldest_age;
+  return row.oldest_at === null ? null : Math.max(0, (now - ahead - ms(row.oldest_at)) / 1000);
+};
+
+export function useLiveQueues(wanted) {
+  const scope = JSON.stringify(wanted);
+  const queues = useStore(live, (value) => value.queues);
+  useEffect(() => {
+    selection = JSON.parse(scope);
+    connect();
+  }, [scope]);
+  useEffect(
+    () => () => {
+      selection = NO_ROWS;
+      connect();
+    },
+    [],
+  );
+  if (queues?.scope !== scope) return { rows: null, matching: null };
+  const sort = wanted.sort ?? "name";
+  const order = ORDERS[sort] ?? ((a, b) => b[sort] - a[sort] || ORDERS.name(a, b));
+  return { rows: [...queues.rows.values()].sort(order), matching: queues.matching };
 }
 
 export function useFetch(load, dependencies, { every = 0, enabled = true } = {}) {

@@ -104,7 +104,10 @@ function Bar({ page, counts, me, skip }) {
         <${CommandField} isOpen=${isOpen} close=${() => setOpen(false)} />
         <${LiveState} />
         <span class="account">
-          ${me.name && html`<span class="who">${me.name}</span> `}<span class="rights">${rightOf(me)}</span>
+          ${me.name &&
+          html`${me.may.operate
+            ? html`<a class="who" href=${href({ page: "tokens" })} title="Tokens">${me.name}</a>`
+            : html`<span class="who">${me.name}</span>`} `}<span class="rights">${rightOf(me)}</span>
         </span>
         ${me.needs_token && html`<button class="account link" onClick=${signOut}>Sign out</button>`}
         <${ThemeButton} />

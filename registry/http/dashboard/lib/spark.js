@@ -16,19 +16,24 @@ export function Spark({ values, label, asks = false, floor = FLOOR }) {
   const step = WIDTH / (values.length - 1);
   const place = (value, at) => [(at * step).toFixed(1), (HEIGHT - 1 - (value / top) * (HEIGHT - 3)).toFixed(1)];
   let line = "";
-  let isOn = false;
+  let area = "";
+  let begin = null;
   values.forEach((value, at) => {
     if (value === null || value === undefined) {
-      isOn = false;
+      begin = null;
       return;
     }
-    line += `${isOn ? "L" : "M"}${place(value, at).join(" ")}`;
-    isOn = true;
+    const [x, y] = place(value, at);
+    line += `${begin === null ? "M" : "L"}${x} ${y}`;
+    if (begin === null) begin = x;
+    // The last point of a piece closes the ground below it.
+    area += `${begin === x ? `M${x} ${HEIGHT - 1}L` : "L"}${x} ${y}`;
+    if ((values[at + 1] ?? null) === null) area += `L${x} ${HEIGHT - 1}z`;
   });
   const last = values.length - 1;
-  const [x, y] = values[last] === null ? [null, null] : place(values[last], last);
+  const [x, y] = (values[last] ?? null) === null ? [null, null] : place(values[last], last);
   return html`<svg class=${classes("spark", asks && "asks")} viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label=${label}>
-    ${asks && html`<path class="area" d="${line}L${WIDTH} ${HEIGHT - 1}L0 ${HEIGHT - 1}z" />`}
+    ${asks && html`<path class="area" d=${area} />`}
     <path class="path" d=${line} />
     ${asks && x !== null && html`<circle class="end" cx=${x} cy=${y} r="1.75" />`}
   </svg>`;

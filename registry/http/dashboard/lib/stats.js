@@ -2,13 +2,15 @@
 //
 //   const stats = useStats("1h")            of all queues
 //   const stats = useStats("1h", "mail")    of one queue, or of a family ("crawl:*")
-//   stats.points: [{at, pushed, started, done, failed, dead, wait_p50, …}], stats.step in s, stats.marks: [{at, text}]
+//   stats.points: [{at, pushed, started, done, failed, dead, wait_p50, …}], those that are whole; stats.step in s;
+//   stats.marks: [{at, text}], where a worker's version was first seen; stats.totals: {pushed, …} over the range
 //   series(stats, "wait_p50")                the values of one key, null for a gap
-//   perSecond(stats, "pushed"), lastRate(stats, "pushed"), total(stats, "dead")
+//   perSecond(stats, "pushed"), lastRate(stats, "pushed")
 
 import { api } from "./api.js";
 import { ms } from "./format.js";
 import { useFetch } from "./live.js";
+import { useMemo } from "./preact.js";
 
 export const RANGES = [
   { value: "15m", text: "15 min", seconds: 900 },
@@ -23,11 +25,16 @@ export const rangeText = (range) => {
   return words[range] ?? "last hour";
 };
 
-export function useStats(range, queue) {
+export function useStats(range, queue, enabled = true) {
   const wait = { "15m": 5, "1h": 10, "6h": 30 }[range] ?? 60;
-  const { data, error } = useFetch((signal) => api.get("/api/stats", { range, queue }, { signal }), [range, queue], { every: wait });
-  return { stats: data, error };
+  const { data, error } = useFetch((signal) => api.get("/api/stats", { range, queue }, { signal }), [range, queue], { every: wait, enabled });
+  // The last step is not over: its counts would look like a fall.
+  const stats = useMemo(() => data && { ...data, points: data.points.filter((point) => ms(point.at) + 1000 * data.step <= ms(data.final_until)) }, [data]);
+  return { stats, error };
 }
+
+/** How many points are known. */
+export const known = (stats) => stats.points.filter((point) => point.pushed !== null).length;
 
 export const series = (stats, key) => stats.points.map((point) => point[key] ?? null);
 
@@ -50,10 +57,4 @@ export function last(stats, key) {
     if ((points[at][key] ?? null) !== null) return points[at][key];
   }
   return null;
-}
-
-/** The sum over the range; null if nothing is known. */
-export function total(stats, key) {
-  const known = (stats ? series(stats, key) : []).filter((value) => value !== null);
-  return known.length ? known.reduce((sum, value) => sum + value, 0) : null;
 }

@@ -13,7 +13,7 @@ const MAX_MARKS = 3;
 function draw(stats) {
   const at = times(stats);
   const perMinute = (value) => (value ? `${rate((value * 60) / stats.step)} dead/min` : "");
-  const marks = (stats.marks ?? []).slice(-MAX_MARKS).map((mark) => ({ at: Date.parse(mark.at) / 1000, text: mark.text ?? mark.version }));
+  const marks = (stats.marks ?? []).slice(-MAX_MARKS).map((mark) => ({ at: Date.parse(mark.at) / 1000, text: mark.text.replace("/", " ") }));
   const common = { times: at, marks, sync: "flow" };
   return {
     throughput: {
@@ -55,7 +55,7 @@ export function Flow({ range, stats }) {
   return html`<section class="flow" aria-labelledby="flow-title">
     <div class="row wide">
       <h2 class="section" id="flow-title">Flow</h2>
-      <${Segments} label="Range of the charts" options=${RANGES} value=${range} onChange=${(value) => setQuery({ range: value === "1h" ? null : value })} />
+      <${Segments} label="Range of the charts" options=${RANGES} value=${range} onChange=${(value) => setQuery({ range: value })} />
     </div>
     ${drawn
       ? html`<div class="charts">

@@ -5,15 +5,19 @@ import { glyphOf, reasonOf } from "../lib/findings.js";
 import { UNKNOWN, duration, number, rate } from "../lib/format.js";
 import { HeldNote, useHeld } from "../lib/hold.js";
 import { Glyph, Icon } from "../lib/icons.js";
-import { live, useFetch, useNarrow, useNow } from "../lib/live.js";
+import { ageOf, live, useFetch, useLiveQueues, useNarrow, useNow } from "../lib/live.js";
 import { Button, Chips, Empty, Failure, FilterField, Name, Num, Pager, Select, classes } from "../lib/parts.js";
 import { html, useMemo, useRef } from "../lib/preact.js";
 import { href, setQuery } from "../lib/router.js";
+import { Spark } from "../lib/spark.js";
 import { useStore } from "../lib/store.js";
 import { Table } from "../lib/table.js";
 
 const PER_PAGE = 50;
 const EVERY = 2;
+// Rows that ask, beside those of the page; and rows that a chip shows.
+const MAX_PINNED = 20;
+const MAX_NAMED = 100;
 const SORTS = [
   { value: "asks", text: "Need you first, then oldest" },
   { value: "oldest", text: "Oldest first" },
@@ -37,22 +41,74 @@ function asking(report) {
   return found;
 }
 
+/** One row, with its last hour. */
 async function rowOf(name, signal) {
-  if (!name.endsWith(":*")) return api.get(api.path`/api/queues/${name}`, {}, { signal });
-  const { queues } = await api.get("/api/queues", { family: ":", search: name.slice(0, -1), limit: 100 }, { signal });
-  return queues.find((row) => row.name === name) ?? { ...LOOK, name, queues: 0 };
+  const [family, search] = name.endsWith(":*") ? [":", name.slice(0, -1)] : [undefined, name];
+  const { queues } = await api.get("/api/queues", { family, search, limit: 100, stats: 1 }, { signal });
+  return queues.find((row) => row.name === name) ?? { ...LOOK, name, ...(family && { queues: 0 }) };
 }
 
-/** A page of the list, with the rows that ask in front of the first one. */
-async function load({ names, only, search, sort, cursor, folds }, signal) {
-  const wanted = search ? names.filter((name) => name.includes(search)) : names;
-  const first = cursor || (sort !== "asks" && !only) ? [] : await Promise.all(wanted.map((name) => rowOf(name, signal)));
-  if (only) return { rows: first, cursor: null };
-  const query = { sort: sort === "asks" ? "oldest" : sort, limit: PER_PAGE, cursor, search };
-  if (folds) query.family = ":";
-  const page = await api.get("/api/queues", query, { signal });
-  const pinned = sort === "asks" ? new Set(names) : new Set();
-  return { rows: [...first, ...page.queues.filter((row) => !pinned.has(row.name))], cursor: page.cursor };
+/** The rates and the last hour of the rows of a page, by name: the stream does not have them. */
+function useHours({ sort, search, folds, only, names }, matching) {
+  const { data } = useFetch(
+    async (signal) => {
+      const rows = only
+        ? await Promise.all(names.slice(0, MAX_PINNED).map((name) => rowOf(name, signal)))
+        : (await api.get("/api/queues", { stats: 1, sort: orderOf(sort), limit: PER_PAGE, search, family: folds ? ":" : undefined }, { signal })).queues;
+      return new Map(rows.map((row) => [row.name, row]));
+    },
+    ["hours", sort, search, folds, only && names],
+    // A look at many queues costs Redis more than a look at few.
+    { every: matching > 500 ? 30 : 10 },
+  );
+  return data;
+}
+
+const orderOf = (sort) => (sort === "asks" ? "oldest" : sort);
+
+/**
+ * The rows to show, and where they are from. The first page comes with the event stream; the rows that ask, as far as it does
+ * not show them, and further pages are looked up.
+ */
+function useRows(wanted) {
+  const { names, only, search, sort, cursor, folds } = wanted;
+  const order = orderOf(sort);
+  const family = folds ? ":" : undefined;
+  const selection = cursor
+    ? { limit: 0 }
+    : only
+      ? { queue: names.slice(0, MAX_NAMED).join("/") || undefined, family: ":", limit: names.length ? MAX_NAMED : 0 }
+      : { family, search: search || undefined, sort: order, limit: PER_PAGE };
+  const { rows, matching } = useLiveQueues(selection);
+  const asks = sort === "asks" && !cursor && !only ? names.filter((name) => name.includes(search)) : [];
+  const shown = new Set(rows?.map((row) => row.name));
+  const missing = rows ? asks.filter((name) => !shown.has(name)).slice(0, MAX_PINNED) : [];
+  const pinned = useFetch((signal) => Promise.all(missing.map((name) => rowOf(name, signal))), [missing], {
+    every: EVERY,
+    enabled: missing.length > 0,
+  });
+  const hours = useHours(wanted, matching ?? 0);
+  const page = useFetch((signal) => api.get("/api/queues", { stats: 1, sort: order, limit: PER_PAGE, cursor, search, family }, { signal }), [sort, cursor, search, folds], {
+    every: 5 * EVERY,
+    enabled: Boolean(cursor),
+  });
+  const scope = JSON.stringify([sort, search, cursor, folds, only]);
+  if (cursor) return { rows: page.data?.queues ?? null, next: page.data?.cursor, matching, scope, error: page.error, reload: page.reload };
+  if (!rows) return { rows: null, scope };
+  const known = new Map([...rows, ...(missing.length ? (pinned.data ?? []) : [])].map((row) => [row.name, row]));
+  const withHour = (row) => {
+    const { last_hour: hour, rates } = hours?.get(row.name) ?? row;
+    return { ...row, last_hour: hour, rates: rates ?? {} };
+  };
+  const first = (only ? names : asks).filter((name) => known.has(name) && name.includes(search));
+  const rest = only ? [] : rows.filter((row) => !first.includes(row.name));
+  return { rows: [...first.map((name) => known.get(name)), ...rest].map(withHour), asks: first.length, next: !only && matching > PER_PAGE, matching, scope };
+}
+
+/** The cursor behind the first page, which came with the stream. */
+async function secondPage({ sort, search, folds }) {
+  const { cursor } = await api.get("/api/queues", { sort: orderOf(sort), limit: PER_PAGE, search, family: folds ? ":" : undefined });
+  return cursor;
 }
 
 function Reason({ row, finding, now }) {
@@ -86,13 +142,19 @@ function mark(row, finding) {
   return isFamily(row) ? html`<${Icon} name="right" />` : null;
 }
 
+function spark({ last_hour: hour, ready }, finding) {
+  if (!hour) return null;
+  const asks = finding !== undefined && finding.code !== "deaths";
+  return html`<${Spark} values=${hour.ready} asks=${asks} label=${`Ready, last hour; now ${number(ready)}`} />`;
+}
+
 const count = (value) => html`<${Num} value=${value} kind="live" />`;
 
-function columnsOf({ finds, now, folded, hasRates }) {
+function columnsOf({ finds, now, folded, hasHours }) {
   const finding = (row) => finds.get(row.name);
   const oldest = (row) => {
     const asks = ["nobody_polls", "paused"].includes(finding(row)?.code);
-    return html`<span class=${classes("live", row.oldest_age === null && "zero", asks && "asks strong")}>${duration(row.oldest_age)}</span>`;
+    return html`<span class=${classes("live", row.oldest_age === null && "zero", asks && "asks strong")}>${duration(ageOf(row, now))}</span>`;
   };
   const dead = (row) => {
     const grows = finding(row)?.code === "deaths";
@@ -114,7 +176,10 @@ function columnsOf({ finds, now, folded, hasRates }) {
     head,
     num: true,
     width: "w6",
-    cell: (row) => html`<span class="live">${row.rates[key] === undefined ? UNKNOWN : rate(row.rates[key])}</span>`,
+    cell: (row) => {
+      const asks = key === "done" && row.rates.done === 0 && finding(row);
+      return html`<span class=${classes("live", asks && "asks strong", !row.rates[key] && "zero")}>${rate(row.rates[key])}</span>`;
+    },
   });
   return [
     { key: "mark", label: "State", width: "mark", cell: (row) => mark(row, finding(row)) },
@@ -131,15 +196,17 @@ function columnsOf({ finds, now, folded, hasRates }) {
     state("delayed", "Delayed"),
     state("leased", "Leased"),
     state("dead", "Dead"),
-    state("done", "Done"),
+    hasHours
+      ? { ...state("done", "Done, 1 h"), sort: undefined, cell: (row) => html`<${Num} value=${row.last_hour?.done ?? null} kind="live" />` }
+      : state("done", "Done"),
     { key: "oldest", head: "Oldest", num: true, width: "w8", sort: "oldest", cell: oldest },
-    ...(hasRates ? [speed("pushed", "In /s"), speed("done", "Out /s")] : []),
+    ...(hasHours ? [speed("pushed", "In /s"), speed("done", "Out /s"), { key: "hour", head: "Ready, last hour", width: "w14", class: "hour", cell: (row) => spark(row, finding(row)) }] : []),
     { key: "pollers", head: "Pollers", num: true, width: "w8", cell: pollers },
   ];
 }
 
 /** On a phone a row has two lines: name and reason, ready over oldest. */
-function narrowColumnsOf({ finds, now, folded }) {
+function narrowColumnsOf({ finds, now, folded, hasHours }) {
   const under = (row) => {
     const finding = finds.get(row.name);
     if (finding || isFamily(row) || row.policy.paused) return html`<${Reason} row=${row} finding=${finding} now=${now} />`;
@@ -156,13 +223,14 @@ function narrowColumnsOf({ finds, now, folded }) {
       class: "who stacked",
       cell: (row) => html`<${QueueLink} row=${row} folded=${folded} />${under(row)}`,
     },
+    ...(hasHours ? [{ key: "hour", label: "Ready, last hour", width: "w10", class: "hour", cell: (row) => spark(row, finds.get(row.name)) }] : []),
     {
       key: "ready",
       head: "Ready",
       num: true,
-      width: "w10",
+      width: "w8",
       class: "stacked",
-      cell: (row) => html`${count(row.ready)}<span class=${asks(row) ? "asks strong" : "faint"}>${duration(row.oldest_age)}</span>`,
+      cell: (row) => html`${count(row.ready)}<span class=${asks(row) ? "asks strong" : "faint"}>${duration(ageOf(row, now))}</span>`,
     },
   ];
 }
@@ -176,9 +244,12 @@ export function Queues({ route, report }) {
   const only = show !== "all";
   const code = CHIPS[show];
   const names = [...finds].filter(([, one]) => !code || one.code === code).map(([name]) => name);
-  const scope = JSON.stringify([show, search, sort, cursor, folds]);
   const wanted = { names, only, search, sort, cursor, folds: folds === "yes" };
-  const { data, error, reload } = useFetch(async (signal) => ({ ...(await load(wanted, signal)), scope }), [show, search, sort, cursor, folds, only ? names : names.length], { every: EVERY });
+  const found = useRows(wanted);
+  // Until the rows that were asked for are there, the old ones stay.
+  const latest = useRef(null);
+  if (found.rows) latest.current = found;
+  const data = latest.current;
   const held = useHeld(data?.rows ?? [], { key: (row) => row.name, scope: data?.scope });
   // The way back: the cursor of each page that was seen.
   const cursors = useRef({ scope: "", of: {} });
@@ -196,14 +267,15 @@ export function Queues({ route, report }) {
     ...(report ? [{ value: "dying", text: "Dying", count: counted("deaths") }] : []),
   ];
   const folded = (name) => ({ ...route, query: { ...route.query, q: name, folds: "no", page: null, cursor: null } });
-  const hasRates = held.rows.some(({ row }) => Object.keys(row.rates ?? {}).length);
-  const about = { finds, now, folded, hasRates };
-  const lastAsking = sort === "asks" && !only ? [...names].filter((name) => held.rows.some(({ row }) => row.name === name)).length : 0;
+  const hasHours = held.rows.some(({ row }) => row.last_hour);
+  const about = { finds, now, folded, hasHours };
+  const lastAsking = only ? 0 : (data?.asks ?? 0);
   const rowClass = (row) => lastAsking && held.rows[lastAsking - 1]?.row.name === row.name && "last-asking";
   const from = (Number(page) - 1) * PER_PAGE;
   const older = cursors.current.of[Number(page) - 1];
   const back = Number(page) > 1 ? () => setQuery(older === undefined || Number(page) === 2 ? { page: null, cursor: null } : { page: Number(page) - 1, cursor: older }) : null;
-  const further = data?.cursor ? () => setQuery({ page: Number(page) + 1, cursor: data.cursor }) : null;
+  const go = async () => setQuery({ page: Number(page) + 1, cursor: cursor ? data.next : await secondPage(wanted) });
+  const further = data?.next ? go : null;
   return html`<section class="queues" aria-labelledby="queues-title">
     <h2 class="section" id="queues-title">Queues</h2>
     <div class="toolbar">
@@ -215,7 +287,7 @@ export function Queues({ route, report }) {
         <${Select} label="Order" options=${SORTS} value=${sort} onChange=${(value) => change({ sort: value === "asks" ? null : value })} />
       </div>
     </div>
-    <${Failure} error=${data ? null : error} retry=${reload} />
+    <${Failure} error=${found.rows ? null : found.error} retry=${found.reload} />
     ${data && !held.rows.length
       ? html`<${Empty} title=${search ? `No queue is called “${search}”.` : "No queue is like that."}>
           <${Button} onClick=${() => change({ q: null, show: null })}>Clear<//>
@@ -234,7 +306,7 @@ export function Queues({ route, report }) {
         />`}
     ${held.rows.length > 0 &&
     html`<${Pager}
-      text=${`${number(from + 1)}–${number(from + held.rows.length)}${further || back ? "" : ` of ${number(held.rows.length)}`} rows`}
+      text=${`${number(from + 1)}–${number(from + held.rows.length)}${cursor ? "" : ` of ${number(Math.max(data.matching ?? 0, held.rows.length))}`} rows`}
       note=${totals && !only && !search ? `${number(totals.queues)} queues${folds === "yes" ? ", families folded" : ""}` : null}
       previous=${back}
       next=${further}

@@ -1,24 +1,25 @@
 // Overview: is everything all right, and if not, where? The verdict, the findings, the totals, the charts, the queues.
 
-import { duration, large, number, rate } from "../lib/format.js";
+import { duration, large, number, rate, unbroken, visible } from "../lib/format.js";
 import { FindingText, NextStep, glyphOf } from "../lib/findings.js";
 import { Glyph } from "../lib/icons.js";
-import { live } from "../lib/live.js";
+import { live, useNarrow } from "../lib/live.js";
 import { CopyButton, Empty } from "../lib/parts.js";
 import { html, useState } from "../lib/preact.js";
 import { BASE } from "../lib/api.js";
-import { last, lastRate, rangeText, total, useStats } from "../lib/stats.js";
+import { RANGES, known, last, lastRate, rangeText, useStats } from "../lib/stats.js";
 import { useStore } from "../lib/store.js";
 import { Flow } from "./overview-flow.js";
 import { Queues } from "./overview-queues.js";
 
 export const title = () => "";
 const MAX_FINDINGS = 5;
+const FEW_POINTS = 10;
 
 /** The sentence about everything. Without a word about findings nobody can say that all is well. */
 function headline(report, totals, stats) {
-  if (!totals) return "";
   if (report?.findings.length) return report.headline;
+  if (!totals) return "Asking the registry…";
   if (!report) return totals.ready ? `${number(totals.ready)} tasks are ready.` : "Nothing waits.";
   const moves = totals.leased || totals.ready || lastRate(stats, "pushed") || lastRate(stats, "done");
   return moves ? report.headline : "Nothing waits.";
@@ -52,7 +53,7 @@ function Findings({ report }) {
         (one) => html`<li key=${`${one.code} ${one.queue}`}>
           <${Glyph} state=${glyphOf(one)} label=${one.severity} />
           <p class="what"><${FindingText} finding=${one} /></p>
-          <p class="detail">${one.detail}</p>
+          <p class="detail">${unbroken(visible(one.detail))}</p>
           <span class="next"><${NextStep} finding=${one} /></span>
         </li>`,
       )}
@@ -69,9 +70,9 @@ function Total({ glyph, label, value, note, kind }) {
 }
 
 function Totals({ totals, stats, range }) {
+  const narrow = useNarrow();
   if (!totals) return html`<dl class="totals waiting"></dl>`;
-  const died = total(stats, "dead");
-  const done = total(stats, "done");
+  const { dead: died = null, done = null } = stats?.totals ?? {};
   return html`<dl class="totals">
     <${Total} glyph="ready" label="Ready" value=${large(totals.ready)} />
     <${Total} glyph="delayed" label="Delayed" value=${large(totals.delayed)} />
@@ -79,7 +80,7 @@ function Totals({ totals, stats, range }) {
     <${Total} glyph="dead" label="Dead" value=${large(totals.dead)} note=${died ? `+${number(died)}` : null} kind="dies" />
     ${done === null
       ? html`<${Total} glyph="done" label="Done, kept" value=${large(totals.done)} />`
-      : html`<${Total} glyph="done" label=${`Done, ${rangeText(range)}`} value=${large(done)} />`}
+      : html`<${Total} glyph="done" label=${narrow ? `Done, ${RANGES.find((one) => one.value === range)?.text ?? range}` : `Done, ${rangeText(range)}`} value=${large(done)} />`}
     <${Total} label="Parked polls" value=${large(totals.pollers)} />
   </dl>`;
 }
@@ -92,10 +93,15 @@ function Nothing() {
 }
 
 export default function Overview({ route }) {
-  const range = route.query.range ?? "1h";
+  const chosen = route.query.range;
   const totals = useStore(live, (value) => value.totals);
   const report = useStore(live, (value) => value.report);
-  const { stats, error } = useStats(range);
+  const asked = useStats(chosen ?? "1h");
+  // A registry that has just begun has little to show of an hour.
+  const isNew = !chosen && Boolean(asked.stats) && known(asked.stats) < FEW_POINTS;
+  const begun = useStats("15m", undefined, isNew);
+  const range = chosen ?? (isNew ? "15m" : "1h");
+  const { stats, error } = isNew && begun.stats ? begun : asked;
   const isEmpty = totals && !totals.queues;
   return html`<div class="overview">
     <h1 class="verdict">${headline(report, totals, stats)}</h1>
