@@ -43,6 +43,7 @@ class Scripts(Clients):
         reply = self.driver.say("ack", name, lease, b'{"ok":1}')
         if task is not None:
             assert reply[:2] == [0, b"late" if task.ends <= self.now else b"done"] and reply[2] >= 0
+            assert reply[3:] == ([task.worker.encode()] if task.worker else [])
             queue.finish(task, self.now, False)
             queue.acked[lease] = self.now + ACK_FOR
             return
@@ -76,15 +77,16 @@ class Scripts(Clients):
             assert reply == [1]
             return
         task.lapsed = None
+        worker = [task.worker.encode()] if task.worker else []
         wait = delay if delay is not None else task.backoff_ms()
         if task.marked or not again or task.attempt >= task.attempts:
-            assert reply == [0, b"dead"]
+            assert reply == [0, b"dead", *worker]
             queue.bury(task, "cancelled" if task.marked else "failed", self.now)
         elif wait:
-            assert reply == [0, b"delayed"]
+            assert reply == [0, b"delayed", *worker]
             queue.make_delayed(task, self.now + wait)
         else:
-            assert reply == [0, b"ready"]
+            assert reply == [0, b"ready", *worker]
             queue.make_ready(task, head=False)
 
     @rule(pick=picks, delay=st.sampled_from([0, 0, 900]))

@@ -25,7 +25,10 @@ class Names:
         return self.keys.name_of(key)
 
     def queue_of(self, entry: Entry) -> bytes:
-        return self.keys.name_of(entry.key.partition(b"\r\n")[2][:-2])
+        return self.name_of_bulk(entry.key)
+
+    def name_of_bulk(self, key: bytes) -> bytes:
+        return self.keys.name_of(key.partition(b"\r\n")[2][:-2])
 
 
 def counted(tally: Tally, keys: Keys, *names: bytes) -> dict[bytes, int]:

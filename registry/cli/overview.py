@@ -42,7 +42,7 @@ def _dead_cells(row: dict[str, Any], _: str) -> tuple[Any, ...]:
         row.get("type") or "-",
         row.get("message"),
         ", ".join(_names(row.get("queues"))),
-        _BLAME.get(str(row.get("points_to")), row.get("points_to")),
+        row.get("worker") or _BLAME.get(str(row.get("points_to")), row.get("points_to")),
         moment(row.get("first")),
         moment(row.get("last")),
     )
@@ -51,11 +51,20 @@ def _dead_cells(row: dict[str, Any], _: str) -> tuple[Any, ...]:
 @click.command(cls=Command)
 @click.pass_obj
 def workers(app: App) -> None:
-    """List the workers: where they are, what they wait for, how many tasks they hold."""
+    """List the workers: where they are, what they wait for, how many tasks they hold.
+
+    Done and failed are those of the last five to ten minutes. A worker that fails what others finish is failing.
+    """
     answer = app.client.get("workers")
     rows = zip(answer.json["workers"], answer.rows("workers"), strict=True)
-    columns = ("worker", "address", "queues…", "since", "seen", "state", "#leases", "order", "program…")
+    columns = (
+        *("worker", "address", "queues…", "since", "seen", "state"),
+        *("#leases", "#done", "#failed", "order", "program…"),
+    )
     print_rows(app, rows, columns, _worker_cells, "There are no known workers.")
+    for row in answer.json["workers"]:
+        if row.get("verdict"):
+            app.out.note(f"{row['worker']} is failing: {row['verdict']['sentence']}")
 
 
 def _worker_cells(row: dict[str, Any], _: str) -> tuple[Any, ...]:
@@ -66,8 +75,10 @@ def _worker_cells(row: dict[str, Any], _: str) -> tuple[Any, ...]:
         ", ".join(_names(row.get("queues"))),
         moment(row.get("since")),
         f"{seen} ago" if seen else "",
-        "waits" if row.get("parked") else "",
+        "failing" if row.get("failing") else "waits" if row.get("parked") else "",
         row.get("lease_count", len(row.get("leases") or ())),
+        row.get("done"),
+        row.get("failed"),
         row.get("order"),
         row.get("user_agent"),
     )

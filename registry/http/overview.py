@@ -19,6 +19,7 @@ from registry.queue.dead_tasks import DeadTasks, Deaths, Group
 from registry.queue.orders import ORDERS
 from registry.queue.queues import Queues
 from registry.queue.roster import Held, Worker, WorkerList
+from registry.queue.worker_counts import Verdict
 
 PAGE, MAX_PER_PAGE = 100, 1000
 # How many queues and workers a group names, the most frequent first.
@@ -116,8 +117,32 @@ def worker_row(worker: Worker) -> dict[str, Any]:
         "last_seen": rfc3339(worker.last),
         "parked": worker.parked,
         "shared_name": worker.shared,
+        "version": worker.version,
+        "done": worker.done,
+        "failed": worker.failed,
+        "failing": worker.verdict is not None,
+        "verdict": None if worker.verdict is None else verdict_row(worker.verdict),
         "lease_count": worker.held,
         "leases": [_lease_row(held) for held in worker.leases],
+    }
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """Why a worker is called failing."""
+    queue, ended = verdict.queue.decode("utf-8", "replace"), verdict.done + verdict.failed
+    others, theirs = verdict.others, verdict.others_done + verdict.others_failed
+    sentence = (
+        f"It failed {verdict.failed} of {ended} tasks of {queue} in the last minutes; "
+        f"{'another worker' if others == 1 else f'{others} others'} finished {verdict.others_done} of {theirs}."
+    )
+    return {
+        "code": "fails_what_others_finish",
+        "sentence": sentence,
+        "queue": queue,
+        "done": verdict.done,
+        "failed": verdict.failed,
+        "others_done": verdict.others_done,
+        "others_failed": verdict.others_failed,
     }
 
 
@@ -147,6 +172,7 @@ def group_row(group: Group, payloads: bool) -> dict[str, Any]:
         "hours": group.hours,
         "recent": group.recent,
         "points_to": group.points_to,
+        "worker": group.suspect() if group.points_to == "worker" else None,
         "example": {"queue": queue, "id": task_id},
     }
     if not payloads and group.reason == "failed":

@@ -12,7 +12,7 @@ unclear   | otherwise: the workers have no names, there is only one, or no worke
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +143,7 @@ class DeadTasks:
 
     def __init__(self, queues: Queues) -> None:
         self._store = queues.store
+        self._roster = queues.roster
         self._cached: Cached[Deaths] = Cached(queues.polls.now, KEPT_SECONDS)
 
     def groups(self, name: bytes | None = None) -> Deferred[Deaths]:
@@ -168,9 +169,7 @@ class DeadTasks:
                 left -= len(found)
                 place = (str(found[-1].score), found[-1].member.decode())
         groups = sorted(grouping.groups.values(), key=lambda one: (-one.count, -one.last))
-        finished: dict[bytes, set[str]] = {}
-        for group in groups[:1]:
-            yield self._blame(group, finished)
+        yield self._blame_each(groups[:1])
         return groups
 
     @inlineCallbacks
@@ -180,19 +179,28 @@ class DeadTasks:
         names = [name] if name is not None else (yield self._store.queue_names(b""))
         complete = yield survey(self._store, names, "dead", grouping.take, highest_first=True)
         groups = sorted(grouping.groups.values(), key=lambda one: (-one.count, -one.last))
-        finished: dict[bytes, set[str]] = {}
-        for group in groups:
-            yield self._blame(group, finished)
+        yield self._blame_each(groups)
         return Deaths(groups, grouping.count, complete and not grouping.is_full, at)
 
     @inlineCallbacks
-    def _blame(self, group: Group, finished: dict[bytes, set[str]]) -> Any:
-        """Set whom it points to. ``finished``: who finished tasks, by queue, as far as it was looked up."""
+    def _blame_each(self, groups: Sequence[Group]) -> Any:
+        # Also where no done task is kept, it is known who finished some in the last minutes.
+        lately: dict[bytes, set[str]] = yield self._roster.finishers()
+        finished: dict[bytes, set[str]] = {}
+        for group in groups:
+            yield self._blame(group, finished, lately)
+
+    @inlineCallbacks
+    def _blame(self, group: Group, finished: dict[bytes, set[str]], lately: dict[bytes, set[str]]) -> Any:
+        """Set whom it points to. ``finished``, ``lately``: who finished tasks, by queue, as far as it was looked up or counted."""
         suspect = group.suspect()
         if group.reason in OF_TASKS:
             group.points_to = "tasks"
         elif suspect is not None:
             for queue, _ in group.queues.most_common(DONE_QUEUES):
+                if lately.get(queue, set()) - {suspect}:
+                    group.points_to = "worker"
+                    return
                 if queue not in finished and len(finished) < DONE_QUEUES_IN_ALL:
                     finished[queue] = yield self._finishers(queue)
                 if finished.get(queue, set()) - {suspect}:

@@ -53,10 +53,10 @@ class Heartbeat:
 
     @inlineCallbacks
     def beat(self) -> Any:
-        """Send the beat; a daemon that has not been polled yet sends none."""
+        """Send the beat; a process that knows of no poll and no worker sends none."""
         yield self.share()
         polled = self._last_polls()
-        if not polled:
+        if not polled and not self._roster.has_counts():
             return
         beat = [list(islice(self._parked_here(), MAX_NAMES)), list(polled.items())]
         yield self._store.beat(msgpack.encode(beat), LIFE_MS)

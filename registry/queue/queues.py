@@ -67,7 +67,7 @@ class Queues:
         self.handover = Handover(self)
         self.polls = Polls(self, is_json, now)
         self.orders = Orders(store, self.polls.workers, later, self.ask)
-        self.roster = Roster(store, self.polls.workers, self.orders.standing, now)
+        self.roster = Roster(store, self.polls.workers, self.orders.standing, now, self.tally.workers)
         self.heartbeat = Heartbeat(store, self.wait_lists, self.polls.last_polls, now, self.roster)
 
     def _send(self, verb: str, entries: Any) -> Deferred[list[Any]]:

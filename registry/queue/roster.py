@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.model import decode_task
 from registry.queue.survey import Cached, survey
+from registry.queue.worker_counts import Verdict, WorkerCounts, judge
 from registry.queue.workers import Workers
 from registry.redis.lookups import Record
 from registry.redis.store import Store
@@ -29,7 +30,8 @@ MAX_LEASES, KEPT_SECONDS = 20, 1.0
 
 class Polled(Struct, array_like=True):
     """What a process knows of a worker from its polls. Times in ms. ``parked``: its open polls; ``shared_at``: when several live
-    workers used the name, 0 for never."""
+    workers used the name, 0 for never. ``ended``: by queue or family, how many tasks of it were done lately and how many attempts
+    failed, as far as this process knows. Without an address that is all it knows."""
 
     worker: str
     address: str
@@ -39,6 +41,7 @@ class Polled(Struct, array_like=True):
     last: int
     parked: int
     shared_at: int
+    ended: list[tuple[bytes, int, int]] = []
 
 
 @dataclass(slots=True)
@@ -57,7 +60,8 @@ class Held:
 class Worker:
     """A worker over all daemons; ``name`` None stands for all leases of workers without a name. Times in ms.
 
-    ``leases``: those that end first, of ``held`` in all. ``shared``: several live workers use this name.
+    ``leases``: those that end first, of ``held`` in all. ``shared``: several live workers use this name. ``done``, ``failed``: how
+    many of its tasks ended so in the last minutes, see `WorkerCounts`; ``verdict``: it fails what others finish.
     """
 
     name: str | None
@@ -70,9 +74,29 @@ class Worker:
     shared: bool = False
     held: int = 0
     leases: list[Held] = field(default_factory=list)
+    ended: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    verdict: Verdict | None = None
+
+    @property
+    def done(self) -> int:
+        return sum(done for done, _ in self.ended.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(failed for _, failed in self.ended.values())
+
+    @property
+    def version(self) -> str | None:
+        """The product that its User-Agent names first, such as mailer/2.4.1."""
+        return (self.user_agent or "").partition(" ")[0] or None
 
     def add_polls(self, polled: Polled, shared_since: int) -> None:
         """What one process knows of it."""
+        for queue, done, failed in polled.ended:
+            before = self.ended.get(queue, (0, 0))
+            self.ended[queue] = before[0] + done, before[1] + failed
+        if not polled.address:
+            return
         if self.last is None or polled.last > self.last:
             self.last, self.address, self.user_agent = polled.last, polled.address, polled.user_agent
         self.since = polled.since if self.since is None else min(self.since, polled.since)
@@ -120,8 +144,14 @@ class Roster:
     """The workers that polled this process, and the list of those of all daemons. ``standing``: orders by worker."""
 
     def __init__(
-        self, store: Store, workers: Workers, standing: Mapping[str, str], now: Callable[[], float]
+        self,
+        store: Store,
+        workers: Workers,
+        standing: Mapping[str, str],
+        now: Callable[[], float],
+        counts: WorkerCounts,
     ) -> None:
+        self._counts = counts
         self._standing = standing
         self._store = store
         self._workers = workers
@@ -156,10 +186,11 @@ class Roster:
         def ms(at: float) -> int:
             return now_ms - int((now - at) * 1000)
 
+        ended = self._counts.recent(now)
         for worker, seen in reversed(self._seen.items()):
             parked = open_polls.get(worker, 0)
             if now > seen.last + FORGOTTEN_SECONDS and not parked:
-                return
+                break
             agent = None if seen.agent is None else seen.agent[:200].decode("utf-8", "replace")
             shared = self._workers.shared_at(worker)
             yield Polled(
@@ -171,7 +202,15 @@ class Roster:
                 ms(seen.last),
                 parked,
                 0 if shared is None else ms(shared),
+                ended.pop(worker, [])[:MAX_QUEUES],
             )
+        # They poll another process, and acknowledge here.
+        for worker, queues in ended.items():
+            yield Polled(worker, "", None, [], now_ms, now_ms, 0, 0, queues[:MAX_QUEUES])
+
+    def has_counts(self) -> bool:
+        """Whether a worker's task ended here lately."""
+        return bool(self._counts.recent(self._now()))
 
     @inlineCallbacks
     def beat(self, life_ms: int) -> Any:
@@ -181,13 +220,28 @@ class Roster:
             yield self._store.beat_workers(msgpack.encode(polled), life_ms)
 
     @inlineCallbacks
+    def _heartbeats(self) -> Any:
+        """Fires with what each process knows of its workers."""
+        found = list(self._polled_here())
+        for beat in (yield self._store.other_workers()):
+            found += _decode(beat)
+        return found
+
+    @inlineCallbacks
+    def finishers(self) -> Any:
+        """Fires with the workers that finished tasks in the last minutes, by queue or family."""
+        found: dict[bytes, set[str]] = {}
+        for polled in (yield self._heartbeats()):
+            for queue, done, _ in polled.ended:
+                if done:
+                    found.setdefault(queue, set()).add(polled.worker)
+        return found
+
+    @inlineCallbacks
     def who_polled(self, names: Collection[bytes]) -> Any:
         """Fires with the worker that polled each of these queues last, and when it polled last, ms, as far as that is known."""
         wanted, found = set(names), dict[bytes, tuple[int, str]]()
-        told = [list(self._polled_here())]
-        for beat in (yield self._store.other_workers()):
-            told.append(_decode(beat))
-        for polled in (one for rows in told for one in rows):
+        for polled in (yield self._heartbeats()):
             for name in wanted.intersection(polled.queues):
                 found[name] = max(found.get(name, (0, "")), (polled.last, polled.worker))
         return found
@@ -200,10 +254,7 @@ class Roster:
     def _read_workers(self) -> Any:
         at = self._store.now_ms()
         workers: dict[str | None, Worker] = {}
-        heartbeats = [list(self._polled_here())]
-        for beat in (yield self._store.other_workers()):
-            heartbeats.append(_decode(beat))
-        for polled in (one for rows in heartbeats for one in rows):
+        for polled in (yield self._heartbeats()):
             _of(workers, polled.worker).add_polls(polled, at - int(FORGOTTEN_SECONDS * 1000))
 
         def take(record: Record) -> None:
@@ -222,6 +273,9 @@ class Roster:
             worker.cut()
         for name in self._standing:
             _of(workers, name)
+        verdicts = judge({worker.name: worker.ended for worker in workers.values() if worker.name})
+        for name, verdict in verdicts.items():
+            workers[name].verdict = verdict
         # Those without a name come last.
         rows = sorted(workers.values(), key=lambda one: (one.name is None, one.name or ""))
         return WorkerList(rows, complete, at)

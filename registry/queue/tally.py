@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from registry.histogram import Histogram
 from registry.queue.names import pushed_at_ms
+from registry.queue.worker_counts import WorkerCounts
 
 MAX_QUEUES = 200
 OTHER = b"other"
@@ -50,6 +51,8 @@ class Store(Protocol):
 
     def queue_of(self, entry: Any) -> bytes: ...
 
+    def name_of_bulk(self, key: bytes) -> bytes: ...
+
 
 class QueueCounts:
     """The numbers of one label. ``since_ms``: when it was counted first, in Redis's time.
@@ -78,6 +81,7 @@ class Tally:
         self._now_ms = store.now_ms
         self._colons = store.colons
         self.queues: dict[bytes, QueueCounts] = {}  # by label
+        self.workers = WorkerCounts()
         # By the key of an entry, or its beginning up to the colon.
         self._by_family: dict[bytes, QueueCounts] = {}
         self.waits = Histogram(LENGTHS_MS)
@@ -216,7 +220,8 @@ class Tally:
 
     def _count_acks(self, entries: Sequence[Any], replies: list[Any]) -> None:
         # A repeated ack has no third element.
-        if any(map(_FIRST, replies)) or min(map(len, replies)) < 3:
+        lengths = set(map(len, replies))
+        if any(map(_FIRST, replies)) or min(lengths) < 3:
             entries = [
                 e for e, reply in zip(entries, replies, strict=True) if not reply[0] and len(reply) > 2
             ]
@@ -225,6 +230,19 @@ class Tally:
             runs = list(map(_THIRD, replies))
             self.runs.extend(runs if min(runs) >= 0 else [run for run in runs if run >= 0])
             self._count("done", entries)
+            if max(lengths) > 3:
+                self._count_workers("done", entries, replies, 3)
+
+    def _count_workers(self, kind: str, entries: Sequence[Any], replies: list[Any], at: int) -> None:
+        """Count the entries whose reply names their worker, at index ``at``."""
+        by_key: dict[bytes, list[bytes]] = {}
+        for entry, reply in zip(entries, replies, strict=True):
+            if len(reply) > at:
+                by_key.setdefault(entry.key, []).append(reply[at])
+        for key, workers in by_key.items():
+            label = label_of(self._store.name_of_bulk(key))
+            for worker, count in Counter(workers).items():
+                self.workers.add(worker.decode("utf-8", "replace"), label, **{kind: count})
 
     def _count_confirms(self, entries: Sequence[Any], replies: list[Any]) -> None:
         for entry, reply in zip(entries, replies, strict=True):
@@ -238,3 +256,4 @@ class Tally:
         failed = [entry for entry, reply in zip(entries, replies, strict=True) if not reply[0]]
         if failed:
             self._count("failed", failed)
+            self._count_workers("failed", failed, [reply for reply in replies if not reply[0]], 2)

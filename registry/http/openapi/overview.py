@@ -54,6 +54,7 @@ _GROUP: Final = {
     "hours": [0] * 23 + [1],
     "recent": 1,
     "points_to": "unclear",
+    "worker": None,
     "example": {"queue": QUEUE, "id": ID},
 }
 _WORKING: Final = {
@@ -65,6 +66,11 @@ _WORKING: Final = {
     "last_seen": TIME,
     "parked": 0,
     "shared_name": False,
+    "version": None,
+    "done": 7,
+    "failed": 0,
+    "failing": False,
+    "verdict": None,
     "lease_count": 1,
     "leases": [
         {

@@ -194,6 +194,7 @@ _GROUP: Final = record(
         "hours": array(COUNT),
         "recent": COUNT,
         "points_to": {"type": "string", "enum": ["worker", "tasks", "unclear"]},
+        "worker": or_null(TEXT),
         "example": record({"queue": TEXT, "id": or_null(TEXT)}),
     },
     {"hidden": TRUE},
@@ -209,6 +210,17 @@ _HELD: Final = record(
     }
 )
 _ORDER: Final = {"type": "string", "enum": list(ORDERS)}
+_VERDICT: Final = record(
+    {
+        "code": {"type": "string", "enum": ["fails_what_others_finish"]},
+        "sentence": TEXT,
+        "queue": TEXT,
+        "done": COUNT,
+        "failed": COUNT,
+        "others_done": COUNT,
+        "others_failed": COUNT,
+    }
+)
 _WORKER: Final = record(
     {
         "worker": or_null(TEXT),
@@ -219,6 +231,11 @@ _WORKER: Final = record(
         "last_seen": or_null(MOMENT),
         "parked": COUNT,
         "shared_name": FLAG,
+        "version": or_null(TEXT),
+        "done": COUNT,
+        "failed": COUNT,
+        "failing": FLAG,
+        "verdict": {"anyOf": [ref("Verdict"), {"type": "null"}]},
         "lease_count": COUNT,
         "leases": array(ref("HeldLease")),
         "order": _ORDER,
@@ -301,6 +318,7 @@ def schemas() -> dict[str, Any]:
         "DeadGroup": _GROUP,
         "Worker": _WORKER,
         "HeldLease": _HELD,
+        "Verdict": _VERDICT,
         "AuditEntry": _AUDIT_ENTRY,
         "Token": record(
             {

@@ -2,9 +2,9 @@
 -- Ack: the task is done. A repeat within ten minutes gets the same reply.
 -- KEYS: the list of each entry. ARGV per entry: lease id, result ('' for none, the byte 255 for one that was too
 --   large).
--- Reply per entry: {0, 'done', for how long it ran, ms, -1 for unknown} · {0, 'late', the same} the lease had run out,
---   but nobody else has the task · {0, 'done'} a repeat · {1} the lease is lost · {8, text}; of the first entries only,
---   where the tasks' records are large.
+-- Reply per entry: {0, 'done', for how long it ran, ms, -1 for unknown[, the name of its worker]} · {0, 'late', the
+--   same} the lease had run out, but nobody else has the task · {0, 'done'} a repeat · {1} the lease is lost · {8,
+--   text}; of the first entries only, where the tasks' records are large.
 local TEN_MINUTES = 600000
 local acked, traces, freed = {}, {}, {}
 
@@ -55,6 +55,7 @@ local function ack(i, list, lease, result)
     task.y, status = nil, 'late'
   end
   local run = task.o and task.o.f and now - task.o.f or -1
+  local worker = task.o and task.o.w
   make_done(list, tag, id, task, result, false)
   if holds then
     local leases = freed[list] or {}
@@ -66,7 +67,7 @@ local function ack(i, list, lease, result)
   here[lease] = true
   traces[list], acked[list] = queue_traces, here
   due(list, now + TEN_MINUTES)
-  return {0, status, run}
+  return {0, status, run, worker}
 end
 
 local replies = {}
