@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.browser import browser, needs_browser, violations, watched
+from tests.browser import browser, needs_browser, watched
 from tests.callers import Callers, guarded
 from tests.live import RedisServer, short_folder
+from tests.redis_proxy import ProxyProcess
 
 pytestmark = [needs_browser, pytest.mark.timeout(120)]
 BASE = "/registry"
@@ -263,17 +264,40 @@ def test_an_empty_registry_says_what_to_do(chromium: Any, callers: Callers) -> N
         assert f"curl {url(callers)}/api/pushTask/mail" in page.inner_text("main")
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("phone", [False, True], ids=["1280", "390"])
-def test_axe_finds_nothing_and_nothing_scrolls_sideways(
-    chromium: Any, callers: Callers, dark: bool, phone: bool
-) -> None:
-    with watched(chromium, url(callers), dark=dark, phone=phone) as one:
+def test_a_stream_that_is_cut_comes_back(chromium: Any, callers: Callers) -> None:
+    between = ProxyProcess(callers.daemon.port)
+    try:
+        with watched(chromium, f"http://localhost:{between.port}{BASE}") as one:
+            one.expected += ("Failed to load resource: ",)
+            page = one.open()
+            sign_in(page, callers, "viewer")
+            page.wait_for_selector("tr:has-text('thumbnails')")
+            between.set("refuse")
+            page.wait_for_selector(".state.late")
+            # What was there stays.
+            assert page.locator("tr", has_text="thumbnails").count() == 1
+            callers.ask("root", "PUT", f"{BASE}/api/pushTask/meanwhile", 1).ok()
+            between.set("pass")
+            page.wait_for_selector("text=meanwhile")
+            page.wait_for_selector(".state:has-text('Live')")
+    finally:
+        between.stop()
+
+
+def test_the_events_of_a_stream_come_in_any_pieces(chromium: Any, callers: Callers) -> None:
+    """The bytes of an event may arrive one by one."""
+    stream = ": heartbeat\n\nid: 7\n\nevent: queues\ndata: {}\nid: 8\n\ndata: a\r\ndata: b\r\n\r\n"
+    run = """async (stream) => {
+      const { parser } = await import(`${location.pathname}dashboard/lib/stream.js`);
+      const found = [];
+      for (const size of [1, 3, 1000]) {
+        const one = parser((name, data, id) => found.push([name, data, id ?? null]));
+        for (let at = 0; at < stream.length; at += size) one.feed(stream.slice(at, at + size));
+      }
+      return found;
+    }"""
+    with watched(chromium, url(callers)) as one:
         page = one.open()
         page.wait_for_selector("#token")
-        assert violations(page) == []
-        sign_in(page, callers, "ops-laptop")
-        page.wait_for_selector("text=thumbnails")
-        assert violations(page) == []
-        page.set_viewport_size({"width": 320 if phone else 720, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        events = [["message", "", "7"], ["queues", "{}", "8"], ["message", "a\nb", None]]
+        assert page.evaluate(run, stream) == events * 3

@@ -178,3 +178,41 @@ def test_a_folder_is_read_once(tmp_path: Path) -> None:
     request = Request(b"", (), b"", {}, lambda name: None, b"", None, "-")  # type: ignore[arg-type]
     assert static.page(request).body == b"<p>one"
     assert set(static.files) == {"index.html"}
+
+
+def colours() -> list[dict[str, str]]:
+    """The colours of the two themes, by their names."""
+    text = (FOLDER / "css" / "tokens.css").read_text("utf-8")
+    blocks = re.findall(r"\{([^{}]+)\}", text)
+    found = [dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", block)) for block in blocks]
+    light, by_system, chosen = [one for one in found if "canvas" in one]
+    assert by_system == chosen and light.keys() == chosen.keys()
+    return [light, chosen]
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", colours(), ids=["light", "dark"])
+def test_text_and_signs_can_be_told_from_every_ground(theme: dict[str, str]) -> None:
+    for ground in ("canvas", "surface", "sunken"):
+        for text in ("ink", "ink-2", "ink-3", "move", "ask", "dead"):
+            assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
+        for fill in ("control", "move-fill", "ask-fill", "dead-fill", "focus"):
+            assert contrast(theme[fill], theme[ground]) >= 3, (fill, ground)
+    for text in ("ink", "ink-2", "ask"):
+        assert contrast(theme[text], theme["ask-tint"]) >= 4.5
+    for text in ("ink", "dead"):
+        assert contrast(theme[text], theme["dead-tint"]) >= 4.5
+    for text in ("inverse-text", "inverse-2"):
+        assert contrast(theme[text], theme["inverse"]) >= 4.5
+    assert contrast(theme["canvas"], theme["ink"]) >= 4.5

@@ -12,7 +12,7 @@ export function number(value) {
 export function large(value) {
   if (!known(value)) return UNKNOWN;
   for (const [unit, size] of [["G", 1e9], ["M", 1e6]]) {
-    if (value >= size) return `${(value / size).toPrecision(3)} ${unit}`;
+    if (value >= size) return `${(value / size).toPrecision(3)}\u00a0${unit}`;
   }
   return number(value);
 }
@@ -25,27 +25,22 @@ export function rate(value) {
   return value < 10 ? value.toFixed(1).replace(/\.0$/, "") : number(value);
 }
 
-const UNITS = [
-  ["d", 86400],
-  ["h", 3600],
-  ["min", 60],
-  ["s", 1],
-];
-
-/** Seconds as a duration of two significant digits: "12 ms", "8.7 s", "38 min", "2 d". */
+/** Seconds as a duration of two significant digits, with a space that does not break: "12 ms", "8.7 s", "38 min", "2 d". */
 export function duration(seconds) {
   if (!known(seconds)) return UNKNOWN;
-  if (seconds < 0.0005) return "0 s";
-  if (seconds < 0.9995) return `${Number((seconds * 1000).toPrecision(2))} ms`;
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  if (seconds < 99.5) return `${Math.round(seconds)} s`;
-  for (const [unit, size] of UNITS) {
-    const count = seconds / size;
-    if (count >= (unit === "d" ? 2 : unit === "h" ? 1.95 : 1.65)) {
-      return `${count < 9.95 && unit !== "min" ? count.toFixed(1).replace(/\.0$/, "") : Math.round(count)} ${unit}`;
-    }
-  }
-  return `${Math.round(seconds)} s`;
+  const [value, unit] = inUnits(Math.max(0, seconds));
+  return `${value}\u00a0${unit}`;
+}
+
+function inUnits(seconds) {
+  if (seconds < 0.0005) return [0, "s"];
+  if (seconds < 0.9995) return [Number((seconds * 1000).toPrecision(2)), "ms"];
+  if (seconds < 9.95) return [seconds.toFixed(1), "s"];
+  if (seconds < 99.5) return [Math.round(seconds), "s"];
+  if (seconds < 1.95 * 3600) return [Math.round(seconds / 60), "min"];
+  const [unit, size] = seconds < 2 * 86400 ? ["h", 3600] : ["d", 86400];
+  const many = seconds / size;
+  return [many < 9.95 ? many.toFixed(1).replace(/\.0$/, "") : Math.round(many), unit];
 }
 
 /** Seconds until an end, to the second: "14 min 36 s", "7:48" with `clock`. */
@@ -80,7 +75,9 @@ export function clock(value, seconds = true) {
 /** How long ago: "3 s ago", "38 min ago". */
 export function ago(value, now = Date.now()) {
   const at = ms(value);
-  return at === null ? UNKNOWN : `${duration(Math.max(0, Math.round((now - at) / 1000)) || 0.0001).replace(/^0 s$/, "0 s")} ago`;
+  if (at === null) return UNKNOWN;
+  const seconds = Math.max(0, Math.round((now - at) / 1000));
+  return `${seconds < 10 ? `${seconds}\u00a0s` : duration(seconds)} ago`;
 }
 
 /** The whole time with its zone, for titles: "2026-11-24 05:02:11 UTC+01:00". */

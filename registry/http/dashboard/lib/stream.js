@@ -30,7 +30,8 @@ export function parser(event) {
   };
   return {
     feed(text) {
-      const lines = (rest + text).split(/\r\n|\n|\r/);
+      // A carriage return at the end may be half a line break.
+      const lines = (rest + text).split(/\r\n|\n|\r(?!$)/);
       rest = lines.pop();
       lines.forEach(line);
     },

@@ -1,7 +1,7 @@
 // The three charts: throughput with a lane for deaths, wait and run on one log axis, marks where a worker's version was new.
 
 import { Chart } from "../lib/chart.js";
-import { duration, rate } from "../lib/format.js";
+import { duration, rate, visible } from "../lib/format.js";
 import { useNarrow } from "../lib/live.js";
 import { Segments } from "../lib/parts.js";
 import { html, useMemo } from "../lib/preact.js";
@@ -10,10 +10,26 @@ import { RANGES, perSecond, series, times } from "../lib/stats.js";
 
 const MAX_MARKS = 3;
 
+/** Marks that would lie upon each other are one: "mailer 2.4.1", "4 versions". The latest ones are shown. */
+function gathered(marks, at) {
+  const near = (at[at.length - 1] - at[0]) / 4;
+  const groups = [];
+  for (const { at: time, text } of marks) {
+    const seconds = Date.parse(time) / 1000;
+    const last = groups[groups.length - 1];
+    if (last && seconds - last.at < near) last.texts.push(text);
+    else groups.push({ at: seconds, texts: [text] });
+  }
+  return groups.slice(-MAX_MARKS).map((group) => ({
+    at: group.at,
+    text: group.texts.length > 1 ? `${group.texts.length} versions` : visible(group.texts[0].replace("/", " ")),
+  }));
+}
+
 function draw(stats) {
   const at = times(stats);
   const perMinute = (value) => (value ? `${rate((value * 60) / stats.step)} dead/min` : "");
-  const marks = (stats.marks ?? []).slice(-MAX_MARKS).map((mark) => ({ at: Date.parse(mark.at) / 1000, text: mark.text.replace("/", " ") }));
+  const marks = gathered(stats.marks ?? [], at);
   const common = { times: at, marks, sync: "flow" };
   return {
     throughput: {
