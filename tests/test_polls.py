@@ -122,7 +122,7 @@ class Bench(World):
     def poll(self, *names: bytes, many: bool | None = None) -> tuple[Any, Receiver]:
         receiver, polls = Receiver(), self.queues.polls
         if self.many if many is None else many:
-            poller: Poller = ManyPoller.of(polls, receiver, names or (b"q", b"r"), 0, PopOptions(count=1))
+            poller: Poller = ManyPoller(polls, receiver, names or (b"q", b"r"), 0, PopOptions(count=1))
         else:
             poller = OnePoller(polls, receiver, names[0] if names else b"q", HANDOVER_MS, None)
         poller.begin(polls.now(), 10)
@@ -209,7 +209,7 @@ def test_the_table(bench: Bench, event: str, state: str, expected: str) -> None:
 def test_a_poll_without_a_wait_is_answered_with_its_first_reply(bench: Bench) -> None:
     receiver = Receiver()
     if bench.many:
-        poller: Poller = ManyPoller.of(bench.queues.polls, receiver, [b"q", b"r"], 0, PopOptions(count=1))
+        poller: Poller = ManyPoller(bench.queues.polls, receiver, [b"q", b"r"], 0, PopOptions(count=1))
     else:
         poller = OnePoller(bench.queues.polls, receiver, b"q", HANDOVER_MS, None)
     poller.begin(0.0, 0)

@@ -40,7 +40,8 @@ MAX_REMEMBERED = 10_000
 class OnePoller(Poller):
     """A poller of one queue. Its result is a `Delivery`, or None. The poller itself is the entry in the wait list."""
 
-    wait_list: Any = None
+    __slots__ = ("wait_list",)
+    wait_list: WaitList
     alone = True
 
     def ask(self) -> None:
@@ -74,7 +75,7 @@ class OnePoller(Poller):
         )
 
     def _landed(self) -> int:
-        wait_list: WaitList = self.wait_list
+        wait_list = self.wait_list
         wait_list.in_flight -= 1
         return wait_list.pending_wakes
 
@@ -114,19 +115,16 @@ class ManyPoller(Poller):
     were woken: inserting a hundred places again, each by its ticket, would cost more than the question.
     """
 
-    _names: Sequence[bytes] = ()
-    _places: dict[bytes, _Place] = {}
-    _in_flight: list[WaitList] = []
-    _pending: bool = False
+    __slots__ = ("_in_flight", "_names", "_pending", "_places")
 
-    @classmethod
-    def of(
-        cls, polls: Polls, receiver: Receiver, names: Sequence[bytes], lease_ms: int, options: PopOptions
-    ) -> ManyPoller:
-        """A poller of these queues."""
-        poller = cls(polls, receiver, names[0], lease_ms, options)
-        poller._names = names
-        return poller
+    def __init__(
+        self, polls: Polls, receiver: Receiver, names: Sequence[bytes], lease_ms: int, options: PopOptions
+    ) -> None:
+        super().__init__(polls, receiver, names[0], lease_ms, options)
+        self._names = names
+        self._places: dict[bytes, _Place] = {}
+        self._in_flight: list[WaitList] = []
+        self._pending = False
 
     def place_woken(self, place: _Place, wake_next: bool) -> None:
         """The wait list of one of its queues has removed its place, and wakes it."""
@@ -308,7 +306,7 @@ class Polls:
         if self.queues.draining or (wait > 0 and not self.wait_lists.has_room(len(names))):
             popped.errback(Failure(self._reason_to_refuse()))
             return popped
-        poller = ManyPoller.of(self, popped, names, lease_ms, options)
+        poller = ManyPoller(self, popped, names, lease_ms, options)
         poller.begin(max([self.polled(name) for name in names]), wait)
         return popped
 

@@ -43,12 +43,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
 from twisted.python.failure import Failure
 
 from registry.errors import RedisUnavailable, Replaced
 from registry.model import Code, PopOptions
-from registry.queue.promise import unknown_first
+from registry.queue.promise import Receiver, unknown_first
 from registry.queue.wait_lists import PARKED
 from registry.redis.faults import error_from_reply
 
@@ -63,7 +62,7 @@ REPLACED: Final = 4
 ABANDONED: Final = 5
 
 
-class Poller(Struct, eq=False):
+class Poller:
     """One poll. `pollers.OnePoller` and `pollers.ManyPoller` define how it asks, its wait lists, and which pollers it wakes.
 
     ``on_result`` receives the result. ``name``: its queue, or the first of several. ``questions``: how many it has asked.
@@ -71,34 +70,52 @@ class Poller(Struct, eq=False):
     ``failure``: the error of its last question, or None. ``forget_worker``: called when the poll ends, if it named its worker.
     """
 
-    polls: Polls
-    on_result: Any
-    name: bytes
-    lease_ms: int
-    options: PopOptions | None
-    leased: bool = False
-    state: int = IN_FLIGHT
-    ticket: int = 0
-    questions: int = 0
-    nonce: bytes = b""
-    was_woken: bool = False
-    wake_next: bool = False
-    until: float = 0.0
-    timer: Any = None
-    failure: Failure | None = None
-    forget_worker: Callable[[], None] | None = None
+    __slots__ = (
+        "failure",
+        "forget_worker",
+        "lease_ms",
+        "leased",
+        "name",
+        "nonce",
+        "on_result",
+        "options",
+        "polls",
+        "questions",
+        "state",
+        "ticket",
+        "timer",
+        "until",
+        "wake_next",
+        "was_woken",
+    )
+
+    def __init__(
+        self, polls: Polls, receiver: Receiver, name: bytes, lease_ms: int, options: PopOptions | None
+    ) -> None:
+        self.polls = polls
+        self.on_result: Any = receiver
+        self.name = name
+        self.leased = options is not None and options.leased
+        self.lease_ms = lease_ms
+        self.options = options
+        self.state: int = IN_FLIGHT
+        self.ticket = polls.wait_lists.ticket()
+        self.questions = 0
+        self.nonce = b""
+        self.was_woken = self.wake_next = False
+        self.until = 0.0
+        self.timer: Any = None
+        self.failure: Failure | None = None
+        self.forget_worker: Callable[[], None] | None = None
 
     # Events
 
     def begin(self, now: float, wait: float) -> None:
         """The request has arrived at ``now``, and waits up to ``wait`` seconds."""
-        self.ticket = self.polls.wait_lists.ticket()
         options = self.options
-        if options is not None:
-            self.leased = options.leased
-            if options.worker:
-                begin_poll = self.polls.workers.begin_poll
-                self.forget_worker = begin_poll(options.worker, self.replace, options.owner or "")
+        if options is not None and options.worker:
+            begin_poll = self.polls.workers.begin_poll
+            self.forget_worker = begin_poll(options.worker, self.replace, options.owner or "")
         if wait > 0:
             self.until = now + wait
             if self._waits_behind_others():
