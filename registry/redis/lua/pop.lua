@@ -1,4 +1,5 @@
 -- uses: base, life, take, replay
+-- rarely: pop_group, bury, held_back
 -- Pop: the oldest ready task of the highest priority is handed out under a lease; a pop without lease holds a hidden
 -- one.
 -- KEYS: the list of each entry.

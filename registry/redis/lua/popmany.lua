@@ -1,4 +1,5 @@
 -- uses: base, life, take, replay, each
+-- rarely: pop_one
 -- Pop many: up to a number of tasks from several queues at once, always leased.
 -- KEYS: the first list of each entry.
 -- ARGV per entry: nonce, length of the lease in ms (0: each task's own), PopOptions.

@@ -1,4 +1,5 @@
 -- uses: base, life, enter
+-- rarely: push_one
 -- Push: a new task becomes ready, or delayed.
 -- KEYS: the list of each entry.
 -- ARGV per entry: the tail of its id, payload, options ('' or PushOptions).
