@@ -31,7 +31,14 @@ class Histogram:
         if len(self._pending) >= MAX_PENDING:
             self._sort()
 
+    def merge(self, other: Histogram) -> None:
+        """Count what the other one has counted; both have the same bounds."""
+        self._counts = [a + b for a, b in zip(self._counts, other.counts, strict=True)]
+        self._total += other.total
+
     def _sort(self) -> None:
+        if not self._pending:
+            return
         values, self._pending = sorted(self._pending), []
         self._total += sum(values)
         start = 0
@@ -52,3 +59,27 @@ class Histogram:
         """The sum of all values."""
         self._sort()
         return self._total
+
+
+def sum_of(several: Iterable[Histogram], bounds: Sequence[float]) -> Histogram:
+    """What all of them have counted; they have these bounds."""
+    whole = Histogram(bounds)
+    for one in several:
+        whole.merge(one)
+    return whole
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """The value below which this ``share`` of the values is, as far as their buckets tell; None where nothing was counted.
+
+    Within a bucket the values are taken to be spread evenly; those above all bounds count as the last bound.
+    """
+    rank = share * sum(counts)
+    if not rank:
+        return None
+    low, before = 0.0, 0
+    for bound, count in zip(bounds, counts, strict=False):
+        if count and before + count >= rank:
+            return low + (bound - low) * (rank - before) / count
+        low, before = bound, before + count
+    return low

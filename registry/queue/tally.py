@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Protocol
 
-from registry.histogram import Histogram
+from registry.histogram import Histogram, sum_of
 from registry.queue.names import pushed_at_ms
 from registry.queue.worker_counts import WorkerCounts
 
@@ -58,14 +58,17 @@ class QueueCounts:
     """The numbers of one label. ``since_ms``: when it was counted first, in Redis's time.
 
     ``pushed``: tasks pushed here; ``started``: handed out; ``done``, ``dead``: ended; ``poison``: of the dead, those on which
-    several workers died; ``failed``: attempts that workers reported as failed.
+    several workers died; ``failed``: attempts that workers reported as failed. ``waits``: how long each task was ready before it
+    was handed out, ms; ``runs``: from there to its ack, for leased ones.
     """
 
-    __slots__ = ("dead", "done", "failed", "poison", "pushed", "since_ms", "started")
+    __slots__ = ("dead", "done", "failed", "poison", "pushed", "runs", "since_ms", "started", "waits")
 
     def __init__(self, since_ms: int) -> None:
         self.since_ms = since_ms
         self.pushed = self.started = self.done = self.dead = self.poison = self.failed = 0
+        self.waits = Histogram(LENGTHS_MS)
+        self.runs = Histogram(LENGTHS_MS)
 
 
 _KEY = attrgetter("key")
@@ -74,18 +77,16 @@ _FIRST, _THIRD, _SINCE, _LIST = map(itemgetter, (0, 2, 4, 8))
 
 
 class Tally:
-    """``waits``: how long each task was ready before it was handed out, ms; ``runs``: from there to its ack, for leased ones."""
+    """Counts what Redis answers. ``queues``: by label."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._now_ms = store.now_ms
         self._colons = store.colons
-        self.queues: dict[bytes, QueueCounts] = {}  # by label
+        self.queues: dict[bytes, QueueCounts] = {}
         self.workers = WorkerCounts()
         # By the key of an entry, or its beginning up to the colon.
         self._by_family: dict[bytes, QueueCounts] = {}
-        self.waits = Histogram(LENGTHS_MS)
-        self.runs = Histogram(LENGTHS_MS)
         self.round_trips = Histogram(ROUND_TRIPS)
         self._sizes: dict[int, int] = {}  # the number of groups by their number of entries
         self._counters: dict[str, Callable[[Sequence[Any], list[Any]], None]] = {
@@ -97,6 +98,16 @@ class Tally:
             "fail": self._count_fails,
             "schedule": self._count_ticks,
         }
+
+    @property
+    def waits(self) -> Histogram:
+        """The waits in all queues."""
+        return sum_of([one.waits for one in self.queues.values()], LENGTHS_MS)
+
+    @property
+    def runs(self) -> Histogram:
+        """The runs of all queues."""
+        return sum_of([one.runs for one in self.queues.values()], LENGTHS_MS)
 
     @property
     def group_sizes(self) -> Histogram:
@@ -121,17 +132,23 @@ class Tally:
                 found = self.queues[label] = QueueCounts(self._now_ms())
         return found
 
-    def _count(self, kind: str, entries: Sequence[Any]) -> None:
-        """Add one to a number of the queue of each entry."""
+    def _count(self, kind: str, entries: Sequence[Any]) -> tuple[dict[bytes, QueueCounts], list[bytes]]:
+        """Add one to a number of the queue of each entry. Returns the numbers by family, and the family of each entry."""
         keys = list(map(_KEY, entries))
         # Most groups ask one queue.
         if keys.count(keys[0]) == len(keys):
-            groups: Iterable[tuple[bytes, int]] = ((self._family(keys[0]), len(keys)),)
+            family = self._family(keys[0])
+            families = [family] * len(keys)
+            groups: Iterable[tuple[bytes, int]] = ((family, len(keys)),)
         else:
-            groups = Counter(map(self._family, keys)).items()
+            families = list(map(self._family, keys))
+            groups = Counter(families).items()
+        by_family = {}
         for family, count in groups:
             found = self._by_family.get(family) or self._learn(family, entries)
             setattr(found, kind, getattr(found, kind) + count)
+            by_family[family] = found
+        return by_family, families
 
     def _family(self, key: bytes) -> bytes:
         # A queue that was made for one request (its name has a colon) does not come again, but its family does.
@@ -181,42 +198,44 @@ class Tally:
         if any(map(_FIRST, replies)):
             entries = [entry for entry, reply in zip(entries, replies, strict=True) if not reply[0]]
             replies = [reply for reply in replies if not reply[0]]
-        if any(map(_SINCE, replies)):
-            starts = [self._is_start(reply) for reply in replies]
-            entries = [entry for entry, is_start in zip(entries, starts, strict=True) if is_start]
-        else:
-            self._add_waits([reply[1][:11] for reply in replies])
+        since_push = not any(map(_SINCE, replies))
+        if not since_push:
+            entries = [e for e, reply in zip(entries, replies, strict=True) if _is_start(reply)]
+            replies = list(filter(_is_start, replies))
         if entries:
-            self._count("started", entries)
+            self._add_waits(*self._count("started", entries), replies, since_push)
 
-    def _add_waits(self, stamps: list[bytes]) -> None:
-        """Count the waits of tasks that were ready since their push; ``stamps``: the beginnings of their ids, which tell the time."""
+    def _add_waits(
+        self, found: dict[bytes, QueueCounts], of: Sequence[bytes], replies: list[Any], since_push: bool
+    ) -> None:
+        """Count the wait of each task that was handed out for the numbers ``found[of[…]]``. ``since_push``: all waited since then."""
         now = self._now_ms()
-        # Tasks that were pushed together have the same.
-        for stamp, count in Counter(stamps).items():
-            self.waits.add(max(0, now - (pushed_at_ms(stamp) or now)), count)
-
-    def _is_start(self, reply: list[Any]) -> bool:
-        """Count the wait of a task that was handed out; whether it was, and not just shown again to a repeated request."""
-        since = reply[4]
-        if not since:
-            self._add_waits([reply[1][:11]])
-        elif since > 0:
-            self.waits.add(max(0, self._now_ms() - since))
-        else:
-            return len(reply) < 8 or not reply[7]
-        return True
+        if since_push and len(found) == 1:
+            waits = found[of[0]].waits
+            # Tasks that were pushed together have the same beginning of their ids, which tells the time.
+            for stamp, count in Counter([reply[1][:11] for reply in replies]).items():
+                waits.add(max(0, now - (pushed_at_ms(stamp) or now)), count)
+            return
+        for key, reply in zip(of, replies, strict=True):
+            since = reply[4] or pushed_at_ms(reply[1][:11]) or now
+            # An element of another program does not tell since when it was ready.
+            if since > 0:
+                found[key].waits.add(max(0, now - since))
 
     def _count_pops_of_many(self, entries: Sequence[Any], replies: list[Any]) -> None:
         for reply in replies:
             if not reply[0]:
                 ones = reply[1:]
-                if any(map(_SINCE, ones)):
-                    ones = [one for one in ones if self._is_start(one)]
-                else:
-                    self._add_waits([one[1][:11] for one in ones])
-                for key, count in Counter(map(_LIST, ones)).items():
-                    self.of(self._store.name_of(key)).started += count
+                since_push = not any(map(_SINCE, ones))
+                if not since_push:
+                    ones = list(filter(_is_start, ones))
+                found = {}
+                lists = list(map(_LIST, ones))
+                for key, count in Counter(lists).items():
+                    found[key] = self.of(self._store.name_of(key))
+                    found[key].started += count
+                if found:
+                    self._add_waits(found, lists, ones, since_push)
 
     def _count_acks(self, entries: Sequence[Any], replies: list[Any]) -> None:
         # A repeated ack has no third element.
@@ -228,8 +247,13 @@ class Tally:
             replies = [reply for reply in replies if not reply[0] and len(reply) > 2]
         if entries:
             runs = list(map(_THIRD, replies))
-            self.runs.extend(runs if min(runs) >= 0 else [run for run in runs if run >= 0])
-            self._count("done", entries)
+            found, families = self._count("done", entries)
+            if len(found) == 1 and min(runs) >= 0:
+                found[families[0]].runs.extend(runs)
+            else:
+                for family, run in zip(families, runs, strict=True):
+                    if run >= 0:
+                        found[family].runs.extend((run,))
             if max(lengths) > 3:
                 self._count_workers("done", entries, replies, 3)
 
@@ -257,3 +281,8 @@ class Tally:
         if failed:
             self._count("failed", failed)
             self._count_workers("failed", failed, [reply for reply in replies if not reply[0]], 2)
+
+
+def _is_start(reply: list[Any]) -> bool:
+    """Whether a task was handed out, and not just shown again to a repeated request."""
+    return reply[4] >= 0 or len(reply) < 8 or not reply[7]
