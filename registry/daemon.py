@@ -63,6 +63,8 @@ from registry.queue.notices import Notices
 from registry.queue.operations import Operations
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
+from registry.queue.sights import Sights
+from registry.queue.stats import Stats
 from registry.queue.sweeper import Sweeper
 from registry.redis.commands import Replicas
 from registry.redis.embedded import Embedded
@@ -189,16 +191,31 @@ class Daemon(StopsOnce):
             reactor, address, notices.channels, notices.received, notices.look_again
         )
         schedules = Schedules(self.queues)
+        inspector = Inspector(self.queues)
+        census = Census(self.queues, inspector)
+        self._stats = Stats(self.queues, census, Sights(self._store, self.queues.roster.sights))
         self._last_used = last_used = LastUsed(self._store, self._gate.take_used)
         self._sweeper = Sweeper(
-            self._store, self.queues, schedules, reactor, self._look_for_overlaps, last_used.write
+            self._store,
+            self.queues,
+            schedules,
+            reactor,
+            self._look_for_overlaps,
+            last_used.write,
+            self._stats.write,
         )
-        inspector = Inspector(self.queues)
         operations = Operations(self.queues, inspector)
         turns = Turns(reactor.callLater)
         self.verbs = Tasks(self.queues, inspector, self._completions, turns, config)
         admin = Admin(
-            self.queues, inspector, operations, schedules, self._completions, turns, config.max_wait
+            self.queues,
+            inspector,
+            operations,
+            schedules,
+            self._completions,
+            turns,
+            config.max_wait,
+            self._stats,
         )
         findings = FindingList(
             Findings(self.queues, inventory, DeadTasks(self.queues), self._refused_ago),
@@ -246,11 +263,11 @@ class Daemon(StopsOnce):
         )
         self._stalls = StallWatch(reactor.callLater)
         self.queues.batching.corked = self.server.corked
-        self._metrics = self._make_metrics(inspector)
+        self._metrics = self._make_metrics(census)
         self.queues.heartbeat.share = self._metrics.share
         self._built = True
 
-    def _make_metrics(self, inspector: Inspector) -> Metrics:
+    def _make_metrics(self, census: Census) -> Metrics:
         server, parent = self.server, self._parent
 
         def answered() -> Iterator[tuple[str, str, int, int]]:
@@ -267,7 +284,7 @@ class Daemon(StopsOnce):
             self._is_anonymous,
         )
         daemon, slot = (parent.daemon, parent.slot) if parent is not None else ("", 0)
-        return Metrics(self.queues, Census(self.queues, inspector), sources, daemon, slot)
+        return Metrics(self.queues, census, sources, daemon, slot)
 
     @inlineCallbacks
     def _on_redis_connected(self, link: Link) -> Any:
@@ -436,7 +453,8 @@ class Daemon(StopsOnce):
             if self._sentinels is not None:
                 self._sentinels.stop()
             if self._store.ready:
-                yield self._last_used.write().addErrback(lambda failure: failure.trap(RegistryError))
+                for write in (self._last_used.write, self._stats.write):
+                    yield write().addErrback(lambda failure: failure.trap(RegistryError))
             for part in (self._subscriber, self._pool, self._link):
                 yield part.stop()
         if self._embedded is not None:

@@ -73,6 +73,7 @@ TABLE: dict[str, tuple[set[str], list[tuple[str, str, Any]]]] = {
     "workers": (VIEW, [("GET", "/api/workers", b""), ("HEAD", "/api/workers?limit=1", b"")]),
     "findings": (VIEW, [("GET", "/api/findings", b""), ("HEAD", "/api/findings", b"")]),
     "events": (VIEW, [("GET", "/api/events?limit=0", b""), ("HEAD", "/api/events", b"")]),
+    "stats": (VIEW, [("GET", "/api/stats", b""), ("HEAD", "/api/stats?range=15m&queue=a1", b"")]),
     "order": (OPERATE, [("POST", "/api/workers/w", {"order": "run"})]),
     "schedules": (VIEW, [("GET", "/api/schedules", b"")]),
     "schedule": (VIEW, [("GET", "/api/schedules/a1", b"")]),

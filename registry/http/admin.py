@@ -12,6 +12,7 @@ from twisted.internet.defer import inlineCallbacks
 from registry.errors import BadBody, BadOption, Forbidden, NotFound
 from registry.http import options
 from registry.http.audit import UNDO, Trail
+from registry.http.charts import Charts
 from registry.http.codec import (
     ACCEPTED,
     Answer,
@@ -50,6 +51,7 @@ from registry.queue.progress import Progress
 from registry.queue.promise import after
 from registry.queue.queues import Queues
 from registry.queue.schedules import Schedules
+from registry.queue.stats import Stats
 from registry.queue.transfers import Transfers
 
 PAGE, MAX_PER_PAGE = 100, 1000
@@ -87,6 +89,7 @@ QUEUES_OPTIONS: Options = {
     "search": text(0, 255),
     "sort": one_of("name", "oldest", *COUNTED),
     "family": one_of(":"),
+    "stats": _yes_no,
 }
 TASKS_OPTIONS: Options = {
     "state": one_of(*COUNTED),
@@ -149,6 +152,7 @@ class Admin:
         completions: Completions,
         turns: Turns,
         max_wait: float,
+        stats: Stats,
     ) -> None:
         self._queues = queues
         self._turns = turns
@@ -157,6 +161,7 @@ class Admin:
         self.trail = Trail(Audit(queues))
         self.schedules = ScheduleRequests(schedules, self.trail, turns)
         self.overview = Overview(queues, self.trail)
+        self.stats = Charts(stats)
         self._completions = completions
         self._transfers = Transfers(queues)
         self._max_wait = max_wait
@@ -167,6 +172,8 @@ class Admin:
     def queues(self, request: Request) -> Any:
         """The list of queues, a page at a time; ``family=:`` sums the queues of each family (the name before a colon) in one row."""
         given = request.options
+        if given.get("stats") and given.get("limit", PAGE) > PAGE:
+            raise BadOption(f"With 'stats', a page has at most {PAGE} queues.")
         needle = given.get("search", "").encode()
         held = yield self._inspector.names(needle)
         pollers = yield self._queues.heartbeat.pollers()
@@ -203,7 +210,10 @@ class Admin:
             cursor = (
                 options.encode_cursor(last) if sort == "name" else f"{value}~{options.encode_cursor(last)}"
             )
-        return json_answer(200, {"queues": [row for _, row in rows[:limit]], "cursor": cursor})
+        shown = [row for _, row in rows[:limit]]
+        if given.get("stats"):
+            yield self.stats.add_to(shown)
+        return json_answer(200, {"queues": shown, "cursor": cursor})
 
     @inlineCallbacks
     def queue(self, request: Request) -> Any:

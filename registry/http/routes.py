@@ -21,6 +21,7 @@ from registry.http import admin, options
 from registry.http.admin import Admin
 from registry.http.audit import AUDIT_OPTIONS, UNDO
 from registry.http.auth import ANYONE, STRANGER, Access, Gate, describe, describe_rights
+from registry.http.charts import STATS_OPTIONS
 from registry.http.codec import (
     Answer,
     error_to_answer,
@@ -279,6 +280,10 @@ class Api:
     def events(self, request: Request) -> Any:
         assert self._events is not None
         return self._events.open(request)
+
+    @route("GET", "/api/stats", right="view", options=STATS_OPTIONS)
+    def stats(self, request: Request) -> Any:
+        return self._admin.stats.stats(request)
 
     # Schedules
 

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 
 from registry.model import decode_task
 from registry.queue.survey import Cached, survey
+from registry.queue.tally import label_of
 from registry.queue.worker_counts import Verdict, WorkerCounts, judge
 from registry.queue.workers import Workers
 from registry.redis.lookups import Record
@@ -24,6 +25,8 @@ MAX_WORKERS, MAX_QUEUES = 10_000, 20
 FORGOTTEN_SECONDS = 600.0
 # A process tells the others of at most this many workers, those that polled last.
 MAX_TOLD = 1000
+# So many sights wait at most until they are taken: see `Roster.sights`.
+MAX_SIGHTS = 1000
 # A list names this many leases of a worker, those that end first, and is kept for this long, s.
 MAX_LEASES, KEPT_SECONDS = 20, 1.0
 
@@ -141,7 +144,10 @@ class _Seen:
 
 
 class Roster:
-    """The workers that polled this process, and the list of those of all daemons. ``standing``: orders by worker."""
+    """The workers that polled this process, and the list of those of all daemons. ``standing``: orders by worker.
+
+    ``sights``: which User-Agents polled queues of which labels, since somebody last emptied it.
+    """
 
     def __init__(
         self,
@@ -157,6 +163,7 @@ class Roster:
         self._workers = workers
         self._now = now
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self.sights: dict[tuple[bytes, bytes], None] = {}
         self._cached: Cached[WorkerList] = Cached(now, KEPT_SECONDS)
 
     def polled(self, worker: str, names: Iterable[bytes], address: str, agent: bytes | None) -> None:
@@ -171,13 +178,22 @@ class Roster:
             self._seen.move_to_end(worker)
             if now > seen.last + FORGOTTEN_SECONDS:
                 seen.since = now
-            seen.address, seen.agent, seen.last = address, agent, now
+            seen.address, seen.last = address, now
+            if agent != seen.agent:
+                seen.agent = agent
+                self._saw(seen.queues, agent)
         queues = seen.queues
         for name in names:
             if name not in queues:
                 queues[name] = None
+                self._saw((name,), agent)
                 if len(queues) > MAX_QUEUES:
                     del queues[next(iter(queues))]
+
+    def _saw(self, names: Iterable[bytes], agent: bytes | None) -> None:
+        if agent and len(self.sights) < MAX_SIGHTS:
+            for name in names:
+                self.sights[label_of(name), agent] = None
 
     def _polled_here(self) -> Iterator[Polled]:
         now, now_ms = self._now(), self._store.now_ms()

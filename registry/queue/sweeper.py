@@ -28,6 +28,8 @@ TICK_SECONDS = 1.0
 NEIGHBOUR_SECONDS = 60.0
 # The resolution of the time at which a token was last used, s.
 USED_SECONDS = 3.0
+# How often each process adds what it has counted to what the charts show.
+STATS_SECONDS = 5.0
 # Limits of one sweep: queues, and moves of each kind per queue. Other clients of Redis then wait a few ms at most.
 QUEUES_PER_SWEEP = 100
 MOVES_PER_QUEUE = 200
@@ -49,7 +51,9 @@ class Sweeper:
         clock: IReactorTime,
         neighbours: Callable[[], Deferred[None]] = lambda: succeed(None),
         note_used: Callable[[], Deferred[None]] = lambda: succeed(None),
+        write_stats: Callable[[], Deferred[None]] = lambda: succeed(None),
     ) -> None:
+        self._write_stats = write_stats
         self._neighbours = neighbours
         self._note_used = note_used
         self._schedules = schedules
@@ -71,6 +75,7 @@ class Sweeper:
             (TICK_SECONDS, self._schedules.tick),
             (NEIGHBOUR_SECONDS, self._neighbours),
             (USED_SECONDS, self._note_used),
+            (STATS_SECONDS, self._write_stats),
         )
         for seconds, chore in chores:
             call = LoopingCall(self._guarded, chore)

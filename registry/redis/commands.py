@@ -53,6 +53,7 @@ VERBS = {
     "records": 0,
     "why": 0,
     "sweep": 0,
+    "stats": 0,
     "probe": 0,
 }
 # How many reads of payloads are under way at most. More would not be faster, and pushes would wait behind all of them.

@@ -34,6 +34,9 @@ class Keys:
         # The set of the orders, and the channel that tells of a change.
         self.orders = space + b"orders"
         self.session_secret = space + b"session-secret"
+        # When each version of a worker was first seen; a mark that some daemon looks at all queues for the charts.
+        self.sights = space + b"sights"
+        self.stats_look = space + b"stats:look"
         # Channels.
         self.wake = space + b"wake"
         self.ended = space + b"ended"
@@ -84,6 +87,10 @@ class Keys:
     def metrics(self, daemon: str) -> bytes:
         """The numbers of the processes of a daemon: slot -> numbers."""
         return self.space + b"metrics:" + daemon.encode()
+
+    def stats(self, length: int, at: int) -> bytes:
+        """What the charts show of a step of time: label -> numbers. ``length`` and begin of the step in s."""
+        return self.space + b"stats:%d:%d" % (length, at)
 
     def worker_mark(self, what: str, worker: str) -> bytes:
         """A mark that ``what`` was done about a worker; it exists for as long as that must not be repeated."""

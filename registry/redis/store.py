@@ -26,6 +26,7 @@ from registry.redis.link import error_word
 from registry.redis.lookups import Lookups
 from registry.redis.presence import Presence
 from registry.redis.schedule_store import ScheduleStore
+from registry.redis.stats_store import StatsStore
 
 log = Logger()
 
@@ -61,7 +62,7 @@ def entry_of(key: bytes, args: bytes) -> Entry:
     return Entry(key, args, len(key) + len(args))
 
 
-class Store(Lookups, ScheduleStore, AuditStore, Presence):
+class Store(Lookups, ScheduleStore, AuditStore, StatsStore, Presence):
     """The tasks in one Redis: scripts over one ordered connection, and look-ups over a few others.
 
     ``key_prefix`` precedes the name of every queue's list; registries whose prefixes do not overlap can share a Redis.

@@ -35,6 +35,7 @@ TAGS: Final = {
     "Queues": "Look at queues, and change them.",
     "Tasks": "Look at tasks, and change them.",
     "Dead tasks": "Why tasks died.",
+    "Stats": "What happened in the last minutes, hours and days.",
     "Workers": "Who works, and what workers are told.",
     "Schedules": "Tasks that are pushed at the times of a cron expression.",
     "Audit": "What operators changed, and how to undo it.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from registry.http.charts import DEFAULT_RANGE
 from registry.http.openapi.declare import (
     ID,
     JSON,
@@ -22,6 +23,7 @@ from registry.http.openapi.declare import (
 from registry.http.openapi.queues import CURSOR, LIMIT
 from registry.http.openapi.schemas import COUNT, FLAG, MOMENT, TASK_ID, TEXT, TRUE, array, or_null, page
 from registry.queue.orders import ORDERS
+from registry.queue.stats import COUNTED, RANGES
 
 _ORDER: Final = {"type": "string", "enum": list(ORDERS)}
 _BODY: Final = ("bad_json", "too_deep")
@@ -103,6 +105,34 @@ _ENTRY: Final = {
 }
 
 
+_POINT: Final = {
+    "at": TIME,
+    "pushed": 20,
+    "started": 19,
+    "done": 18,
+    "failed": 1,
+    "dead": 0,
+    "wait_p50": 0.004,
+    "wait_p99": 0.025,
+    "run_p50": 0.5,
+    "run_p99": 2.41,
+    "oldest_age": 0.3,
+    "ready": 1,
+}
+_STATS: Final = record(
+    {
+        "range": {"type": "string", "enum": list(RANGES)},
+        "step": {"type": "integer", "minimum": 1},
+        "queue": or_null(TEXT),
+        "counted_as": or_null(TEXT),
+        "points": array(ref("Point")),
+        "totals": record(dict.fromkeys(COUNTED, or_null(COUNT))),
+        "marks": array(record({"at": MOMENT, "text": TEXT})),
+        "final_until": MOMENT,
+    }
+)
+
+
 def _survey(name: str, rows: Any, **more: Any) -> dict[str, Any]:
     return record({name: array(rows), **more, "left_out": COUNT, "complete": FLAG, "at": MOMENT})
 
@@ -127,6 +157,37 @@ OPERATIONS: Final = {
                 query={"queue": QUEUE},
                 answer={"groups": [_GROUP], "count": 1, "left_out": 0, "complete": True, "at": TIME},
                 after=("push", "cancel"),
+            ),
+        ),
+    ),
+    "stats": Operation(
+        tag="Stats",
+        summary="What happened when",
+        text="Points in time, each of `step` seconds, the last one not over yet. A point of nulls is a gap: no daemon ran. "
+        "Queues whose names have a colon are counted with their family; `counted_as` says so.",
+        options={
+            "range": "How far back the points go.",
+            "queue": "Only this queue, or a family such as `crawl:*`.",
+        },
+        defaults={"range": DEFAULT_RANGE},
+        answers={
+            200: Reply(text="The points, their sums, and when versions of workers came.", schema=_STATS)
+        },
+        errors=("bad_name",),
+        examples=(
+            Example(
+                query={"range": "15m", "queue": QUEUE},
+                answer={
+                    "range": "15m",
+                    "step": 10,
+                    "queue": QUEUE,
+                    "counted_as": QUEUE,
+                    "points": [_POINT],
+                    "totals": {"pushed": 20, "started": 19, "done": 18, "failed": 1, "dead": 0},
+                    "marks": [{"at": TIME, "text": "mailer/2.4.1"}],
+                    "final_until": TIME,
+                },
+                varies=True,
             ),
         ),
     ),

@@ -68,6 +68,7 @@ OPERATIONS: Final = {
             "search": "Part of the name.",
             "sort": "By name, by the age of the oldest task, or by a number.",
             "family": "`:` combines all queues that share the part of their name before a colon into one row.",
+            "stats": "`1`: add the rates and the last hour of each queue; a page then has at most 100 queues.",
         },
         defaults={"limit": 100, "sort": "name"},
         answers={200: Reply(text="A page of queues.", schema=page("queues", ref("Queue")))},

@@ -19,6 +19,7 @@ from registry.queue.audit import ACTIONS
 from registry.queue.operations import DURATIONS, RETENTION, RULES
 from registry.queue.orders import ORDERS
 from registry.queue.schedules import MISSED
+from registry.queue.stats import COUNTED as CHARTED
 
 ANY: Final[dict[str, Any]] = {}
 TEXT: Final = {"type": "string"}
@@ -145,7 +146,23 @@ _QUEUE: Final = record(
         "rates": {"type": "object"},
         "policy": ref("Policy"),
     },
-    {"queues": COUNT},
+    {"queues": COUNT, "last_hour": ref("LastHour")},
+)
+_LAST_HOUR: Final = record(
+    {
+        **dict.fromkeys(CHARTED, or_null(COUNT)),
+        "step": {"type": "integer", "minimum": 1},
+        "ready": array(or_null(COUNT)),
+    }
+)
+_POINT: Final = record(
+    {
+        "at": MOMENT,
+        **dict.fromkeys(CHARTED, or_null(COUNT)),
+        **{f"{kind}_{share}": or_null(SECONDS) for kind in ("wait", "run") for share in ("p50", "p99")},
+        "oldest_age": or_null(SECONDS),
+        "ready": or_null(COUNT),
+    }
 )
 # A number as text, within the same bounds.
 _NUMERAL: Final = {"type": "string", "pattern": r"^[0-9]+(?:\.[0-9]+)?$"}
@@ -305,6 +322,8 @@ def schemas() -> dict[str, Any]:
         "Leased": record(_LEASED),
         "LeasedOfMany": record({"queue": TEXT, **_LEASED}, {"traceparent": TEXT}),
         "Queue": _QUEUE,
+        "LastHour": _LAST_HOUR,
+        "Point": _POINT,
         "Policy": _policy(nullable=False),
         "PolicyChange": _policy(nullable=True),
         "Task": _TASK,

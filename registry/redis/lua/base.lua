@@ -17,6 +17,10 @@
 --   SPACE .. index  zset  Q -> ms when something of it is next due; FAR when nothing is
 --   SPACE .. deaths  hash  Q -> how many of its tasks died since a sweep collected the numbers
 --   SPACE .. audit  zset  line -> serial, what operators did (audit.lua); SPACE .. audit:last the last serial
+--   SPACE .. stats:LENGTH:BEGIN  hash, what the charts show of a step of time (stats.lua)
+--   SPACE .. stats:last:PROCESS  string, the number of its last call of that script
+--   SPACE .. stats:look  string, a mark that some daemon looks at all queues for the charts; not for the scripts
+--   SPACE .. sights  zset  version of a worker, ' ', label -> when it was first seen, ms; not for the scripts
 --   SPACE .. tokens zset  id of a token -> when it was used last, ms; not for the scripts
 --   SPACE .. session-secret  string, what sessions of the dashboard are signed with, and cursors hashed
 --
