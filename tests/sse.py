@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +20,26 @@ class Events:
     """An open stream. ``status``, ``headers``: of the answer; ``last_id``: what a browser would send when it comes back."""
 
     def __init__(
-        self, port: int, query: str = "", headers: Mapping[str, str] | None = None, version: str = "1.1"
+        self,
+        port: int,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        version: str = "1.1",
+        receive_buffer: int = 0,
+        connection: Any = None,
+        host: str = "localhost",
     ) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+        self.socket = connection or socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if connection is None:
+            self.socket.settimeout(10)
+            self.socket.connect(("127.0.0.1", port))
         mark = "?" if query else ""
-        head = f"GET /api/events{mark}{query} HTTP/{version}\r\nHost: localhost:{port}\r\n"
+        head = f"GET /api/events{mark}{query} HTTP/{version}\r\nHost: {host}:{port}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         self.socket.sendall(head.encode() + b"\r\n")
-        self._raw = b""
+        self._raw, self._is_closed = b"", False
         while b"\r\n\r\n" not in self._raw:
             assert self._receive(10), self._raw
         start, _, self._raw = self._raw.partition(b"\r\n\r\n")
@@ -43,12 +54,14 @@ class Events:
 
     def _receive(self, seconds: float) -> bool:
         """Read what has come; False at the end of the connection, or when nothing comes in this time."""
-        if not select.select([self.socket], [], [], seconds)[0]:
-            return False
+        self.socket.settimeout(max(0.01, seconds))
         try:
             data = self.socket.recv(1 << 20)
+        except TimeoutError:
+            return False
         except ConnectionResetError:
             data = b""
+        self._is_closed = not data
         self._raw += data
         return bool(data)
 
@@ -108,7 +121,7 @@ class Events:
         """Whether the connection has ended, in this time; what still came is in ``seen``."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if select.select([self.socket], [], [], 0.1)[0] and not self._receive(1):
+            if not self._receive(0.2) and self._is_closed:
                 self.seen += self._parsed()
                 return True
         return False

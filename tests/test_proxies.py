@@ -21,6 +21,7 @@ import pytest
 
 from tests.callers import Callers
 from tests.live import ROOT, Daemon, RedisServer, bare_environment, free_port, short_folder, wait_until
+from tests.sse import Events
 from tests.talk import Answer as Full
 from tests.talk import running
 
@@ -239,6 +240,19 @@ def test_who_hangs_up_takes_no_task_and_who_waits_gets_it(through: tuple[int, in
     assert ask(port, "POST", f"/api/pushTask/{q}", b'"kept"')[0] == 200
     waits.join(30)
     assert told == [(200, b'{"task":"kept"}')]
+
+
+def test_events_come_as_they_happen_and_end_with_their_client(through: tuple[int, int], q: str) -> None:
+    port, _ = through
+    readers = [
+        Events(port, f"queue={q}", bearer("all"), connection=connect(port), host=NAME) for _ in range(2)
+    ]
+    for reader in readers:
+        reader.next("hello")
+        assert reader.next("queues")["full"]
+        assert ask(port, "POST", f"/api/pushTask/{q}", b"1")[0] == 200
+        assert reader.row(q)
+        reader.close()
 
 
 def test_a_batch_of_16_mib_passes(through: tuple[int, int], q: str) -> None:

@@ -15,7 +15,7 @@ from registry.http.auth import Gate
 from registry.http.codec import json_answer
 from registry.http.request import Request
 from registry.http.rows import rfc3339
-from registry.queue.findings import DEATHS_SECONDS, Finding, Findings
+from registry.queue.findings import DEATHS_SECONDS, Finding, Findings, Found
 from registry.queue.inventory import Inventory
 
 # A token is a finding from so long before it expires, s, until so long after.
@@ -42,10 +42,10 @@ NUMBERS = (
 class Report:
     """The findings of one moment: ``rows`` for those who may see error texts, ``plain_rows`` for the others."""
 
-    def __init__(self, found: list[Finding], queues: int | None, now_ms: int) -> None:
-        self.count = len(found)
+    def __init__(self, found: Found, queues: int | None, now_ms: int) -> None:
+        self.count = found.total
         self.headline = headline(found, queues, now_ms)
-        shown = found[:MAX_FINDINGS]
+        shown = found.findings[:MAX_FINDINGS]
         self.rows = [row_of(one, now_ms, True) for one in shown]
         self.plain_rows = [row_of(one, now_ms, False) for one in shown]
         self.key = self._key(shown)
@@ -91,7 +91,8 @@ class FindingList:
     @inlineCallbacks
     def read(self) -> Any:
         """Fires with the `Report`."""
-        found = list((yield self._findings.read()))
+        base: Found = yield self._findings.read()
+        found = list(base.findings)
         now = self._now()
         for name, at in self._gate.expiries():
             if now - EXPIRED_SECONDS < at < now + SOON_SECONDS:
@@ -100,7 +101,8 @@ class FindingList:
         if self._strangers():
             found.append(Finding("anonymous"))
         away = any(one.code == "redis_away" for one in found)
-        return Report(found, None if away else self._inventory.total.queues, self._now_ms())
+        whole = Found(found, base.total + len(found) - len(base.findings), base.queues)
+        return Report(whole, None if away else self._inventory.total.queues, self._now_ms())
 
     @inlineCallbacks
     def list(self, request: Request) -> Any:
@@ -109,8 +111,9 @@ class FindingList:
         return json_answer(200, report.body(request.caller.access.reads_payloads))
 
 
-def headline(found: list[Finding], queues: int | None, now_ms: int) -> str:
-    """The state of everything in one sentence."""
+def headline(all_found: Found, queues: int | None, now_ms: int) -> str:
+    """The state of everything in one sentence. ``queues``: how many there are."""
+    found, needy = all_found.findings, all_found.queues
     for one in found:
         if one.code == "redis_away":
             seconds = spell((now_ms - (one.since_ms or now_ms)) / 1000)
@@ -121,7 +124,6 @@ def headline(found: list[Finding], queues: int | None, now_ms: int) -> str:
     ):
         if any(one.code == code for one in found):
             return sentence
-    needy = len({one.queue for one in found if one.queue is not None})
     if needy:
         verb = "needs" if needy == 1 else "need"
         of = f" of {queues:,} queues" if queues and queues > 1 else (" queue" if needy == 1 else " queues")

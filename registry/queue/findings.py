@@ -17,9 +17,10 @@ Queues with a colon in their name count as their family. monitoring/alerts.yml h
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -47,7 +48,8 @@ KEPT_SECONDS = 1.5
 DEATHS_KEPT_SECONDS = 4.0
 # Who paused a queue is searched in so many lines of the audit.
 AUDIT_LINES, AUDIT_READS = 500, 4
-NAMED_POLLERS = 20
+# Of each code, there are findings for so many queues or families, those with the most tasks; so many names of each are looked up.
+MAX_DETAILED, MAX_NAMED = 100, 20
 CODES = (
     "redis_away", "redis_full", "redis_not_persisting", "redis_memory", "nobody_polls", "deaths", "paused",
     "token_expires", "anonymous",
@@ -78,6 +80,15 @@ class Finding(Struct):
         return SEVERITIES[self.code]
 
 
+class Found(NamedTuple):
+    """``findings``: in the order of `CODES`, at most `MAX_DETAILED` of each. ``total``: how many there are in all; ``queues``: how
+    many queues and families they are about."""
+
+    findings: list[Finding]
+    total: int
+    queues: int
+
+
 class Findings:
     """``refused_seconds_ago()``: how long ago a push was refused because Redis was full, None for never."""
 
@@ -94,11 +105,12 @@ class Findings:
         self._inventory = inventory
         self._dead_tasks = dead_tasks
         self._refused_seconds_ago = refused_seconds_ago
-        self._cached: Cached[list[Finding]] = Cached(now, KEPT_SECONDS)
+        self._cached: Cached[Found] = Cached(now, KEPT_SECONDS)
+        self._left_out: dict[str, int] = {}  # by code: how many families are not among the findings
         self._deaths: Cached[list[Finding]] = Cached(now, DEATHS_KEPT_SECONDS)
 
-    def read(self) -> Deferred[list[Finding]]:
-        """The findings about Redis and the queues, in the order of `CODES`, the largest first. Kept for a moment."""
+    def read(self) -> Deferred[Found]:
+        """The findings about Redis and the queues. Kept for a moment."""
         return self._cached.get(None, self._read)
 
     @inlineCallbacks
@@ -110,10 +122,14 @@ class Findings:
                 if self._store.away() is None:
                     raise
             else:
-                return sorted(found, key=lambda one: (CODES.index(one.code), -(one.count or 0)))
+                found.sort(key=lambda one: (CODES.index(one.code), -(one.count or 0)))
+                left_out = sum(self._left_out.values())
+                queues = len({one.queue for one in found if one.queue is not None})
+                return Found(found, len(found) + left_out, queues + left_out)
         away = self._store.away()
         now_ms, seconds = self._store.now_ms(), self._store.seconds_away
-        return [Finding("redis_away", None, now_ms - seconds * 1000, None, {"why": str(away)})]
+        finding = Finding("redis_away", None, now_ms - seconds * 1000, None, {"why": str(away)})
+        return Found([finding], 1, 0)
 
     @inlineCallbacks
     def _read_all(self) -> Any:
@@ -154,22 +170,25 @@ class Findings:
             and not is_paused(row.view.policy, now_ms)
             if (row.view.oldest_ms or row.ready_ms or now_ms) <= long_ago
         ]
-        if not silent:
-            return []
         polled = yield self._queues.heartbeat.last_polls()
         families = _by_family(row for row in silent if polled.get(row.name, 0) <= long_ago)
-        who = yield self._queues.roster.who_polled(
-            [row.name for rows in list(families.values())[:NAMED_POLLERS] for row in rows[:NAMED_POLLERS]]
-        )
-        found = []
-        for name, rows in families.items():
+        sums, found = self._largest("nobody_polls", families), list[Finding]()
+        shown = [row.name for name, _ in sums for row in families[name][:MAX_NAMED]]
+        who = (yield self._queues.roster.who_polled(shown)) if shown else {}
+        for name, count in sums:
+            rows = families[name]
             last = max((polled.get(row.name, 0) for row in rows), default=0) or None
             oldest = min(row.view.oldest_ms or row.ready_ms or now_ms for row in rows)
             worker = max((who[row.name] for row in rows if row.name in who), default=(0, None))[1]
             facts = {"queues": len(rows), "oldest_ms": oldest, "last_poll_ms": last, "last_worker": worker}
-            count = sum(row.view.ready for row in rows)
             found.append(Finding("nobody_polls", name, max(oldest, last or 0), count, facts))
         return found
+
+    def _largest(self, code: str, families: dict[bytes, list[Row]]) -> list[tuple[bytes, int]]:
+        """The families with the most ready tasks, and how many these are."""
+        self._left_out[code] = max(0, len(families) - MAX_DETAILED)
+        sums = ((name, sum(row.view.ready for row in rows)) for name, rows in families.items())
+        return heapq.nlargest(MAX_DETAILED, sums, key=lambda one: one[1])
 
     @inlineCallbacks
     def _read_deaths(self) -> Any:
@@ -184,7 +203,9 @@ class Findings:
                 died[row.family].append((count, row.name))
         sums = sorted(((sum(n for n, _ in of), name) for name, of in died.items()), reverse=True)
         found = []
-        for at, (count, name) in enumerate(one for one in sums if one[0] > FEW_DEATHS):
+        sums = [one for one in sums if one[0] > FEW_DEATHS]
+        self._left_out["deaths"] = max(0, len(sums) - MAX_DETAILED)
+        for at, (count, name) in enumerate(sums[:MAX_DETAILED]):
             worst = [queue for _, queue in sorted(died[name], reverse=True)]
             label = worst[0] if len(worst) == 1 else name
             if at < DEATH_FAMILIES:
@@ -205,11 +226,12 @@ class Findings:
             for row in self._inventory.rows.values()
             if row.view.ready and is_paused(row.view.policy, now_ms)
         ]
-        if not paused:
-            return []
-        by = yield self._paused_by({row.name for row in paused})
-        found = []
-        for name, rows in _by_family(paused).items():
+        families = _by_family(paused)
+        sums, found = self._largest("paused", families), list[Finding]()
+        names = {row.name for name, _ in sums for row in families[name][:MAX_NAMED]}
+        by = (yield self._paused_by(names)) if names else {}
+        for name, count in sums:
+            rows = families[name]
             lines = [by[row.name] for row in rows if row.name in by]
             at, line = max(lines, key=lambda one: one[0]) if lines else (None, Line(""))
             facts = {
@@ -219,7 +241,7 @@ class Findings:
                 "by": line.name or None,
                 "address": line.address or None,
             }
-            found.append(Finding("paused", name, at, sum(row.view.ready for row in rows), facts))
+            found.append(Finding("paused", name, at, count, facts))
         return found
 
     @inlineCallbacks
@@ -270,7 +292,7 @@ def _deaths_of(name: bytes, count: int, groups: Sequence[Group], since: int) -> 
         "message": worst.message,
         "of": worst.count,
         "read": sum(group.count for group in groups),
-        "workers": [worker for worker, _ in worst.workers.most_common(NAMED_POLLERS)],
+        "workers": [worker for worker, _ in worst.workers.most_common(MAX_NAMED)],
         "worker": suspect,
         "all": suspect is not None and worst.workers[suspect] == named + worst.nameless,
         "points_to": worst.points_to,

@@ -1,19 +1,19 @@
 """What all queues hold, kept current in this process while somebody watches.
 
-To count a queue takes Redis about 30 µs, so a round, once a second, reads some of many queues only (`READ_PER_ROUND`):
+To count a queue takes Redis about 30 µs, and to see whether it has changed a fifth of that. A round, once a second, looks at
 
-1. those that somebody looks at (`shown`);
-2. those that changed here, or of which a notice of another daemon told;
-3. those that had changed when they were read last;
-4. the next ones of the index, so that each queue is read again after some rounds.
+1. those that somebody sees (`shown`), and those that had changed when they were read last;
+2. those that changed here, or of which a notice of another daemon told, such as a change of their policy: these are counted;
+3. the next `GLANCES_PER_ROUND` of the index, so that each queue is looked at again after some rounds.
 
-While there are no more queues than that, every round reads them all.
+While there are no more queues than that, every round looks at them all.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
@@ -26,10 +26,11 @@ from registry.queue.queues import Queues
 from registry.queue.tally import label_of
 from registry.redis.lookups import Counts
 
-READ_PER_ROUND, SHOWN_PER_ROUND, TOUCHED_PER_ROUND, LIVELY_PER_ROUND = 500, 200, 100, 100
+GLANCES_PER_ROUND, SHOWN_PER_ROUND, TOUCHED_PER_ROUND, LIVELY_PER_ROUND = 1000, 500, 100, 200
+GLANCES_PER_CALL = 200
 # Of more queues than this, some are left out.
 MAX_QUEUES = 100_000
-# A queue that has changed is read in each of so many rounds after that.
+# A queue that has changed is looked at in each of so many rounds after that.
 LIVELY_ROUNDS = 10
 # What was read is used again for so long, s; or for so many times as long as reading all took.
 FRESH_SECONDS, REST = 2.0, 20
@@ -41,10 +42,10 @@ OTHER_VERBS = frozenset({"audit", "order"})
 class Row:
     """A queue. ``version``: grows with each change; ``cycle``: in which reading of the index it was read last.
 
-    ``ready_ms``: when tasks were first seen ready in it, None for none.
+    ``ready_ms``: when tasks were first seen ready in it, None for none. ``glance``: what a look at it before its count has shown.
     """
 
-    __slots__ = ("_counts", "cycle", "family", "pollers", "ready_ms", "version", "view")
+    __slots__ = ("_counts", "cycle", "family", "glance", "pollers", "ready_ms", "version", "view")
     queues = 1
 
     def __init__(self, name: bytes) -> None:
@@ -52,6 +53,7 @@ class Row:
         self.family = label_of(name)
         self.pollers = self.version = self.cycle = 0
         self.ready_ms: int | None = None
+        self.glance: list[Any] | None = None
         self._counts: Counts | Conflict | None = None
 
     @property
@@ -227,37 +229,60 @@ class Inventory:
         self.came_or_went = False
         pollers = yield self._queues.heartbeat.pollers()
         self._take_pollers(pollers)
-        read: set[bytes] = set()
+        seen: set[bytes] = set()
         if everything:
             self._cursor = b"0"
         else:
-            yield self._count(self._first(), read)
-        while everything or len(read) < READ_PER_ROUND:
-            self._cursor, names = yield self._store.index_piece(self._cursor, COUNTS_PER_CALL)
-            yield self._count(names, read)
+            touched = self._take_touched()
+            yield self._look(touched, seen, touched)
+            yield self._look(self._take_shown(), seen)
+        first = len(seen)
+        while everything or len(seen) - first < GLANCES_PER_ROUND:
+            self._cursor, names = yield self._store.index_piece(self._cursor, GLANCES_PER_CALL)
+            yield self._look(names, seen)
             self.leaves_out = len(self.rows) > MAX_QUEUES
             if self._cursor == b"0" or self.leaves_out:
                 self._end_cycle()
                 break
 
-    def _first(self) -> Collection[bytes]:
-        """The queues that this round reads before those of the index."""
+    def _take_touched(self) -> set[bytes]:
+        """The queues that have changed."""
         touched, noticed = self._touched, self._noticed
         self._touched, self._noticed = set(), set()
-        names = dict.fromkeys(list(self.shown())[:SHOWN_PER_ROUND])
-        names.update(dict.fromkeys(map(self._store.name_of_bulk, list(touched)[:TOUCHED_PER_ROUND])))
-        names.update(dict.fromkeys(noticed))
+        return noticed.union(map(self._store.name_of_bulk, list(touched)[:TOUCHED_PER_ROUND]))
+
+    def _take_shown(self) -> Collection[bytes]:
+        """The queues that somebody sees, and those that have changed a short time ago."""
+        names = dict.fromkeys(islice(self.shown(), SHOWN_PER_ROUND))
         lively = [name for name, until in self._lively.items() if until >= self._rounds]
         self._lively = {name: self._lively[name] for name in lively}
-        names.update(dict.fromkeys(lively[:LIVELY_PER_ROUND]))
-        return list(names)
+        names.update(dict.fromkeys(lively[-LIVELY_PER_ROUND:]))
+        return names
 
     @inlineCallbacks
-    def _count(self, names: Collection[bytes], read: set[bytes]) -> Any:
-        left = [name for name in names if name not in read]
-        read.update(left)
-        for at in range(0, len(left), COUNTS_PER_CALL):
-            piece = left[at : at + COUNTS_PER_CALL]
+    def _look(self, names: Collection[bytes], seen: set[bytes], changed: Collection[bytes] = ()) -> Any:
+        """Look at these queues, and count those that have changed."""
+        left = [name for name in names if name not in seen]
+        seen.update(left)
+        for at in range(0, len(left), GLANCES_PER_CALL):
+            piece = left[at : at + GLANCES_PER_CALL]
+            counted, glances = [], {}
+            for name, glance in zip(piece, (yield self._store.glance(piece)), strict=True):
+                row = self.rows.get(name)
+                if row is None or row.glance != glance or name in changed:
+                    counted.append(name)
+                    glances[name] = glance
+                else:
+                    row.cycle = self._cycle
+            yield self._count(counted)
+            for name in counted:
+                if name in self.rows:
+                    self.rows[name].glance = glances[name]
+
+    @inlineCallbacks
+    def _count(self, names: Sequence[bytes]) -> Any:
+        for at in range(0, len(names), COUNTS_PER_CALL):
+            piece = names[at : at + COUNTS_PER_CALL]
             found, now_ms = (yield self._store.counts(piece)), self._store.now_ms()
             for name, counts in zip(piece, found, strict=True):
                 self._take(name, counts, now_ms)

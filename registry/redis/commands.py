@@ -46,6 +46,7 @@ VERBS = {
     "audit": 3,
     "order": 3,
     "counts": 0,
+    "glance": 0,
     "died": 0,
     "fields": 0,
     "ready": 0,

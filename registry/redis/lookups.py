@@ -103,6 +103,10 @@ class Lookups(Commands):
 
         return self._read("counts", names).addCallback(counted)
 
+    def glance(self, names: Sequence[bytes]) -> Deferred[list[list[Any]]]:
+        """Something for each of these queues that is different when its `counts` are, apart from their policy and their ages."""
+        return self._read("glance", names)
+
     @inlineCallbacks
     def queue_names(self, search: bytes) -> Any:
         """The names that contain ``search``, of all queues that hold anything."""
