@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from tests.live import Daemon
+import pytest
+
+from tests.live import Daemon, RedisServer
 from tests.sse import Events, streaming
-from tests.talk import ask, fresh, policy, push, pushed
+from tests.talk import ask, cancel, fresh, leased, on, policy, push, pushed, running
 
 
 def test_it_says_hello_then_all_rows_then_what_changes(served: Daemon, q: str) -> None:
@@ -88,3 +90,29 @@ def test_http_1_0_gets_the_events_without_chunks(served: Daemon) -> None:
     stream.next("hello")
     assert stream.next("queues")["full"]
     stream.close()
+
+
+@pytest.mark.every_redis
+def test_each_change_of_a_queue_is_seen(redis_server: RedisServer) -> None:
+    with running(redis_server) as one, streaming(one.port, "queue=q") as stream:
+        task = pushed(one, "q", 1, "attempts=1")
+        assert stream.row("q", ready=1)
+        lease = leased(one, "q")["lease"]
+        assert stream.row("q", ready=0, leased=1)
+        on(one, "fail", "q", lease).ok()
+        assert stream.row("q", leased=0, dead=1)
+        policy(one, "q", lease=7)
+        assert stream.row("q", policy={"lease": 7})
+        pushed(one, "q", 2, "delay=1")
+        assert stream.row("q", delayed=1)
+        assert stream.row("q", delayed=0, ready=1)
+        # Another program's push, of which nobody tells.
+        redis_server.command("LPUSH", "q", "3")
+        assert stream.row("q", ready=2)
+        cancel(one, "q", task)
+        assert stream.row("q", dead=0)
+        for number in range(6):
+            pushed(one, "bad", number, "attempts=1")
+            on(one, "fail", "bad", leased(one, "bad")["lease"]).ok()
+        told = stream.until(lambda event: event.name == "findings" and event.data["count"]).data
+        assert told["findings"][0]["code"] == "deaths" and told["findings"][0]["count"] == 6
