@@ -91,6 +91,17 @@ def test_a_policy_is_an_object(served: Daemon, q: str) -> None:
         ask(served, "PATCH", f"/api/queues/{q}", b'{"rate": %b}' % rate).refused(400, "bad_option", "'rate'")
 
 
+def test_a_whole_number_may_have_a_fraction_of_zero(served: Daemon, q: str) -> None:
+    row = ask(
+        served, "PATCH", f"/api/queues/{q}", b'{"max_length":2.0,"attempts":3e0,"retention":{"done_max":7.0}}'
+    )
+    assert row.ok()["policy"] == {"max_length": 2, "attempts": 3, "retention": {"done_max": 7}}
+    schedule = {"cron": "0 0 * * *", "queue": q, "task": 1, "options": {"attempts": 3.0, "delay": 0.5}}
+    row = ask(served, "PUT", f"/api/schedules/{q}", schedule)
+    assert row.ok()["options"] == {"attempts": 3, "delay": 0.5}
+    assert type(row.json["options"]["attempts"]) is int
+
+
 def test_a_paused_queue_parks_its_pollers_and_answers_202(served: Daemon, q: str) -> None:
     policy(served, q, paused=True)
     pushed(served, q, 1)

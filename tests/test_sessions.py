@@ -170,6 +170,9 @@ def test_a_page_signs_in_with_the_token_in_the_body(callers: Callers) -> None:
     malformed: Any
     for malformed in ([], {}, {"token": 1}, {"token": "ä"}, b"rgy_no", b"{"):
         callers.ask("", "POST", path, malformed).refused(400, "bad_json")
+    callers.ask("", "POST", path, b"[" * 600).refused(400, "too_deep")
+    callers.ask("", "POST", path, b"[" * 100_000).refused(400, "bad_json")
+    callers.ask("", "POST", path, {**body, "user": "me"}).refused(400, "bad_option", "'user'")
     callers.ask("", "POST", path, body, Host="evil.example").refused(421, "foreign_host")
 
 

@@ -464,6 +464,8 @@ def schedule_options(given: Any) -> tuple[dict[str, str | int | float], PushOpti
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise BadOption(f"The option {name[:80]!r} must be a string or a number.")
+        if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT_INT:
+            value = int(value)
         texts[name] = value.text if isinstance(value, ExactFloat) else str(value)
         # A number that few programs can hold is kept as it was written.
         plain = float(value) if isinstance(value, float) else value

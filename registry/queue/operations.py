@@ -408,6 +408,8 @@ def _rule(rule: str, value: Any) -> Any:
     kind, low, high = RULES[rule]
     if rule in DURATIONS:
         return _duration(rule, value, low, high)
+    if kind is int:
+        value = _whole(value)
     if (
         not isinstance(value, kind)
         or (isinstance(value, bool) and kind is not bool)
@@ -419,6 +421,11 @@ def _rule(rule: str, value: Any) -> Any:
         raise BadOption(f"The field {rule!r} must be {what} from {low:.15g} to {high:.15g}.")
     # The scripts need a plain number, not one that keeps its own notation (`ExactFloat`).
     return float(value) if isinstance(value, float) else value
+
+
+def _whole(value: Any) -> Any:
+    """A whole number that a program printed with a fraction of zero, as an int; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _duration(field: str, value: Any, low: float, high: float) -> float:
@@ -440,6 +447,7 @@ def _retention(value: Any) -> dict[str, Any]:
         if not name.endswith("_max"):
             retention[name] = _duration(f"retention.{name}", number, 0, RETENTION[name])
             continue
+        number = _whole(number)
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= RETENTION[name]:
             raise BadOption(
                 f"The field 'retention.{name}' must be a whole number from 0 to {RETENTION[name]}."
