@@ -94,6 +94,7 @@ TABLE: dict[str, tuple[set[str], list[tuple[str, str, Any]]]] = {
     "healthz": (EVERYBODY, [("GET", "/healthz", b""), ("HEAD", "/healthz", b"")]),
     "readyz": (EVERYBODY, [("GET", "/readyz", b"")]),
     "openapi": (EVERYBODY, [("GET", "/openapi.json", b""), ("HEAD", "/openapi.json", b"")]),
+    "docs": (EVERYBODY, [("GET", "/docs", b""), ("HEAD", "/docs", b"")]),
     "metrics": (VIEW, [("GET", "/metrics", b""), ("HEAD", "/metrics", b"")]),
 }
 

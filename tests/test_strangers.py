@@ -19,7 +19,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # What is told to everybody: that the process runs, that it is ready, and the methods that the server knows.
 OPEN = {"/healthz", "/readyz"}
 # The dashboard's own files and the description of the API hold no data. The third one does not exist.
-PAGE = {"/", "/dashboard/app.js", "/dashboard/css/app.js", "/openapi.json"}
+PAGE = {"/", "/dashboard/app.js", "/dashboard/css/app.js", "/openapi.json", "/docs"}
 # Refusals of what is malformed; of what is well formed there is only one.
 REFUSALS = {400, 405, 408, 414, 421, 431, 501, 505}
 

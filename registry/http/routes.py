@@ -394,7 +394,12 @@ class Api:
     @route("GET", "/openapi.json", right="open")
     def openapi(self, request: Request) -> Answer:
         assert self._reference is not None
-        return self._reference.document(ROUTES)
+        return self._reference.document(ROUTES, request)
+
+    @route("GET", "/docs", right="open")
+    def docs(self, request: Request) -> Answer:
+        assert self._reference is not None
+        return self._reference.page(ROUTES, request)
 
     def answered(self) -> Iterator[tuple[str, str, int, int]]:
         """How many answers there were: path of the route, name of its endpoint, status, count; both empty for unknown paths."""

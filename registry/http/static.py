@@ -62,11 +62,7 @@ class Static:
         for path in sorted(folder.rglob("*")):
             media = MEDIA.get(path.suffix)
             if media is not None and path.is_file():
-                plain = path.read_bytes()
-                etag = hashlib.sha256(plain).hexdigest()[:24].encode()
-                # The time would make the same file another one after each start.
-                zipped = gzip.compress(plain, 9, mtime=0)
-                self.files[path.relative_to(folder).as_posix()] = File(plain, zipped, media, etag)
+                self.files[path.relative_to(folder).as_posix()] = file_of(path.read_bytes(), media)
 
     def page(self, request: Request) -> Answer:
         """The page itself."""
@@ -80,16 +76,26 @@ class Static:
         file = self.files.get(path)
         if file is None:
             raise NotFound("The dashboard has no such file.")
-        zips = _takes_gzip(request.header(b"accept-encoding") or b"") and len(file.zipped) < len(file.plain)
-        etag = b'"%b%b"' % (file.etag, b"-gzip" if zips else b"")
-        headers = [*_HEADERS, (b"ETag", etag), (b"Vary", b"Accept-Encoding")]
-        if _has(request.header(b"if-none-match") or b"", etag):
-            return Answer(304, b"", tuple(headers), media=file.media, cache=_CACHE)
-        if zips:
-            headers.append((b"Content-Encoding", b"gzip"))
-        return Answer(
-            200, file.zipped if zips else file.plain, tuple(headers), media=file.media, cache=_CACHE
-        )
+        return answer_with(file, request)
+
+
+def file_of(plain: bytes, media: bytes) -> File:
+    """A file with this content."""
+    etag = hashlib.sha256(plain).hexdigest()[:24].encode()
+    # The time would make the same file another one after each start.
+    return File(plain, gzip.compress(plain, 9, mtime=0), media, etag)
+
+
+def answer_with(file: File, request: Request) -> Answer:
+    """The answer to a request for this file: 304 if its sender has it already."""
+    zips = _takes_gzip(request.header(b"accept-encoding") or b"") and len(file.zipped) < len(file.plain)
+    etag = b'"%b%b"' % (file.etag, b"-gzip" if zips else b"")
+    headers = [*_HEADERS, (b"ETag", etag), (b"Vary", b"Accept-Encoding")]
+    if _has(request.header(b"if-none-match") or b"", etag):
+        return Answer(304, b"", tuple(headers), media=file.media, cache=_CACHE)
+    if zips:
+        headers.append((b"Content-Encoding", b"gzip"))
+    return Answer(200, file.zipped if zips else file.plain, tuple(headers), media=file.media, cache=_CACHE)
 
 
 def _takes_gzip(accepted: bytes) -> bool:

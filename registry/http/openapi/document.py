@@ -50,7 +50,7 @@ _VARIES: Final = re.compile(r"<(\w+)>")
 _SEGMENTS: Final[dict[str, tuple[Schema, str]]] = {
     "queue": (
         NAME,
-        "The queue: 1 to 255 bytes of UTF-8, no control characters, none of `/ { }`, not `.` or `..`.",
+        "The queue: 1 to 255 bytes of UTF-8, without control characters and `/ { }`; `.` and `..` are no names.",
     ),
     "queues": (
         {"type": "array", "items": NAME, "minItems": 1, "maxItems": 100},

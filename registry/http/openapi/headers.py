@@ -46,7 +46,11 @@ ANSWER_HEADERS: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string", "minLength": 1, "maxLength": 64},
         "required": True,
     },
-    "Cache-Control": {"description": "`no-store`.", "schema": {"type": "string"}, "required": True},
+    "Cache-Control": {
+        "description": "`no-store`; of files `no-cache`: ask whether they have changed.",
+        "schema": {"type": "string"},
+        "required": True,
+    },
     "Retry-After": {
         "description": "Seconds to wait before trying again.",
         "schema": {"type": "integer", "minimum": 0},
@@ -84,6 +88,11 @@ ANSWER_HEADERS: Final[dict[str, dict[str, Any]]] = {
     },
     "Set-Cookie": {
         "description": "The session: `HttpOnly`, `SameSite=Strict`, over TLS also `Secure`.",
+        "schema": {"type": "string"},
+    },
+    "ETag": {"description": "Identifies this version.", "schema": {"type": "string"}},
+    "Content-Encoding": {
+        "description": "`gzip`, for clients that accept it.",
         "schema": {"type": "string"},
     },
     "Allow": {"description": "The methods of this path.", "schema": {"type": "string"}},

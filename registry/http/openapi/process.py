@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from registry import __version__
 from registry.http.openapi.declare import (
+    HTML,
     JSON,
     PROMETHEUS,
     Body,
@@ -19,6 +20,7 @@ from registry.http.openapi.declare import (
 from registry.http.openapi.queues import CURSOR, LIMIT
 from registry.http.openapi.schemas import FLAG, TEXT, array, or_null, page
 
+_UNCHANGED: Final = Reply(text="It is the one that If-None-Match names.", headers=("ETag",))
 _NOBODY: Final[dict[str, Any]] = {"name": None, "rights": ["admin"], "expires": None}
 
 OPERATIONS: Final = {
@@ -146,8 +148,25 @@ OPERATIONS: Final = {
     "openapi": Operation(
         tag="Process",
         summary="This document",
-        answers={200: Reply(text="An OpenAPI 3.1 document.", schema={"type": "object"})},
+        answers={
+            200: Reply(
+                text="An OpenAPI 3.1 document.",
+                schema={"type": "object"},
+                headers=("ETag", "Content-Encoding"),
+            ),
+            304: _UNCHANGED,
+        },
         redis=False,
         examples=(Example(answer={"openapi": "3.1.0"}, varies=True),),
+    ),
+    "docs": Operation(
+        tag="Process",
+        summary="This document as a page",
+        answers={
+            200: Reply(text="The page.", schema=TEXT, media=HTML, headers=("ETag", "Content-Encoding")),
+            304: _UNCHANGED,
+        },
+        redis=False,
+        examples=(Example(answer=b"<!doctype html>", varies=True),),
     ),
 }
