@@ -68,7 +68,15 @@ def fill(daemon: Daemon, name: str) -> None:
     push(daemon, name, b'{"big": 123456789012345678901234567890, "e": 1e5, "s": "\\ud800", "s": 1}')
     push(daemon, name, b'{"lines":\n[1,\r\n2]}')
     push(daemon, name, [1], "priority=7&attempts=3&backoff=2.5&lease=33&ttl=5000&key=one&result=60")
-    push(daemon, name, [2], "priority=7", Idempotency_Key="ik", traceparent="00-aa-bb-01")
+    push(
+        daemon,
+        name,
+        [2],
+        "priority=7",
+        Idempotency_Key="ik",
+        traceparent=f"00-{'a' * 32}-{'b' * 16}-01",
+        tracestate="a=b",
+    )
     push(daemon, name, "x" * 70_000)
     push(daemon, name, "later", "delay=4000&key=two&ttl=5000")
     push(daemon, name, "later too", "at=2031-01-01T00:00:00Z&priority=3")

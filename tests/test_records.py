@@ -70,8 +70,9 @@ def test_the_catalogue_of_the_scripts_has_the_same_codes_and_states() -> None:
     [
         (PushOptions(), {}),
         (
-            PushOptions(1, 2, 3, 4, 5, 6, 0, 8, "k", "t", True, "ik", "ih"),
-            {"d": 1, "at": 2, "p": 3, "x": 4, "l": 5, "r": 6, "b": 0, "n": 8, "k": "k", "tp": "t", "w": True, "ik": "ik", "ih": "ih"},
+            PushOptions(1, 2, 3, 4, 5, 6, 0, 8, "k", "t", "s", True, "ik", "ih"),
+            {"d": 1, "at": 2, "p": 3, "x": 4, "l": 5, "r": 6, "b": 0, "n": 8, "k": "k", "tp": "t", "ts": "s", "w": True,
+             "ik": "ik", "ih": "ih"},
         ),
         (PopOptions(leased=True), {"l": True}),
         (
@@ -183,7 +184,7 @@ async def test_what_the_scripts_keep_of_a_task_in_its_life_has_a_name_each(bench
     tail = bench.ids.tail()
     options = PushOptions(
         priority=3, ttl=60_000, lease_length=5_000, keep_result=9_000, backoff=0, attempts=4, key="key",
-        traceparent="trace", awaited=True, idempotency_key="ik", fingerprint="ih",
+        traceparent="trace", tracestate="state", awaited=True, idempotency_key="ik", fingerprint="ih",
     )  # fmt: skip
     [reply] = await bench.call("push", [bench.store.push(b"q", tail, b"1", encode_options(options))])
     task_id = reply[1] + tail
@@ -195,7 +196,7 @@ async def test_what_the_scripts_keep_of_a_task_in_its_life_has_a_name_each(bench
         0,
         5_000,
     )
-    assert (task.key, task.keep_result, task.traceparent) == ("key", 9_000, "trace")
+    assert (task.key, task.keep_result, task.traceparent, task.tracestate) == ("key", 9_000, "trace", "state")
     assert task.awaited and task.idempotent and task.expires_at is not None
 
     lease = await pop(PopOptions(leased=True, worker="one", idempotency_key="ik", fingerprint="ih"))

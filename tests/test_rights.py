@@ -318,7 +318,7 @@ def test_without_payloads_nothing_that_producers_and_workers_wrote_is_shown(
     error = {"type": f"{written}-type", "message": f"{written}-message", "trace": f"{written}-trace"}
     options = f"attempts=1&result=600&key={written}-key"
     for count in range(3):
-        trace = f"00-{count:032x}-00f067aa0ba902b7-01"
+        trace = f"00-{count + 1:032x}-00f067aa0ba902b7-01"
         ask("admin", "PUT", f"/api/pushTask/{q}?{options}{count}", f"{written}-task", traceparent=trace).ok()
     first, second = (ask("admin", "GET", f"/api/popTask/{q}?lease=60").ok() for _ in range(2))
     message = {"progress": 0.5, "message": f"{written}-progress"}

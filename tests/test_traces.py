@@ -68,7 +68,13 @@ def test_what_is_known_of_a_task_has_64_kib_and_its_oldest_attempts_go_first(
     served: Daemon, module_redis_process: RedisServer, q: str
 ) -> None:
     key = "𝄞" * 63
-    task_id = pushed(served, q, 1, f"attempts=100&key={key}", traceparent="t" * 500)
+    # As long as they may be: the traceparent is one of a later version.
+    trace = f"01-{'a' * 32}-{'b' * 16}-01-{'t' * 456}"
+    task_id = pushed(
+        served, q, 1, f"attempts=100&key={key}", traceparent=trace, tracestate=f"a={'b' * 253},c={'d' * 254}"
+    )
+    row = task(served, q, task_id)
+    assert (len(row["traceparent"]), len(row["tracestate"])) == (512, 512)
     for attempt in range(1, 31):
         held = leased(served, q, f"lease=30&wait=0&worker={key}")
         on(served, "extend", q, held["lease"], {"progress": 0.5, "message": "𝄞" * 1000}).ok()

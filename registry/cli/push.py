@@ -52,6 +52,7 @@ def _option(name: str, metavar: str, text: str) -> Any:
 @_option("result", "SECONDS", "How long to keep the result.")
 @_option("idempotency-key", "KEY", "A repeat with the same key within 24 hours stores nothing.")
 @_option("traceparent", "TRACE", "Trace context that travels with the task.")
+@_option("tracestate", "STATE", "More of the trace context; only with --traceparent.")
 @click.option(
     "--wait", type=click.FloatRange(0, MAX_WAIT), metavar="SECONDS", help="Wait for the end of the task."
 )
@@ -64,6 +65,7 @@ def push(
     text: bool,
     idempotency_key: str | None,
     traceparent: str | None,
+    tracestate: str | None,
     wait: float | None,
     **options: str | None,
 ) -> None:
@@ -77,6 +79,7 @@ def push(
     given = {
         "Idempotency-Key": idempotency_key,
         "traceparent": traceparent,
+        "tracestate": tracestate,
         "Prefer": None if wait is None else f"wait={wait:g}",
     }
     headers = {name: header(name, value) for name, value in given.items() if value is not None}

@@ -52,6 +52,7 @@ class Job:
     expires_in: float
     payload: bytes
     traceparent: str = ""
+    tracestate: str = ""
     began: float = field(default_factory=time.monotonic)
     lost: bool = False
 
@@ -256,6 +257,8 @@ class Worker:
         }
         if job.traceparent:
             more["TRACEPARENT"] = job.traceparent
+        if job.tracestate:
+            more["TRACESTATE"] = job.tracestate
         if self._settings.progress is not None:
             more["REGISTRY_TASK_PROGRESS_FD"] = str(self._settings.progress)
         return {**os.environ, **more}
@@ -441,6 +444,7 @@ def _jobs(answer: Answer) -> list[Job]:
                 float(fields["expires_in"]),
                 row.member("task").encode("utf-8", "surrogatepass"),
                 fields.get("traceparent", ""),
+                fields.get("tracestate", ""),
             )
         )
     return found

@@ -25,7 +25,7 @@ _REQUEST_HEADERS: Final = b", ".join(
 _ANSWER_HEADERS: Final = b", ".join(
     (
         *(b"Idempotency-Replayed", b"Location", b"Preference-Applied", b"Registry-Ack", b"Retry-After"),
-        *(b"WWW-Authenticate", b"X-Request-Id"),
+        *(b"WWW-Authenticate", b"X-Request-Id", b"traceparent", b"tracestate"),
     )
 )
 # How long a browser may remember the answer to a preflight, s.

@@ -71,6 +71,7 @@ class Record(Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     key: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
     keep_result: Length | None = None
     traceparent: Annotated[str, Meta(max_length=512)] | None = None
+    tracestate: Annotated[str, Meta(max_length=512)] | None = None
     awaited: bool = False
     expires_at: Moment | None = None
     idempotent: bool = False

@@ -54,6 +54,9 @@ class Fields:
         self.accepted_with_token = False  # the same together with any valid token
         self.others: Fields | None = None  # the same headers without the token
         last = {name: found[-1] for name, found in values.items()}
+        if b"tracestate" in last:
+            # It may be split over several lines.
+            last[b"tracestate"] = b",".join(values[b"tracestate"])
         self.get = last.get
         length = last.get(b"content-length")
         if length is not None and not _LENGTH.fullmatch(length):

@@ -26,6 +26,7 @@ from registry.http.codec import (
 )
 from registry.http.json_check import MAX_DEPTH, PIECE, BadJson, check_json, checking
 from registry.http.json_cut import Part, Payload
+from registry.http.trace_context import option_traceparent, option_tracestate, trace_of
 from registry.http.turns import Steps
 from registry.model import Error, ExtendOptions, FailOptions, PushOptions
 from registry.queue.names import MAX_NAME_BYTES
@@ -50,7 +51,6 @@ MAX_PLAIN_LEASES = MAX_PER_BATCH * (MAX_LEASE_ID + 4)
 # Bytes of a request's entries that are parsed in one turn.
 BYTES_PER_TURN = 256 * 1024
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
-_TRACE = re.compile(rb"[\x20-\x7e]{1,512}")
 _PREFER_WAIT = re.compile(rf"(?:^|[,;\s])wait\s*=\s*\"?({NUMBER})\"?(?=$|[,;\s])", re.IGNORECASE | re.ASCII)
 
 lease_length = seconds(0.1, 43_200)
@@ -101,6 +101,12 @@ PUSH_OPTIONS: dict[str, Callable[[str, str], Any]] = {
     "lease": lease_length,
     "key": text(1, 255),
     "result": seconds(0, WEEK),
+}
+# What the options of a schedule may name; its tasks go on with one trace.
+SCHEDULED_OPTIONS = {
+    **{name: read for name, read in PUSH_OPTIONS.items() if name != "at"},
+    "traceparent": option_traceparent,
+    "tracestate": option_tracestate,
 }
 PUSH_MANY_OPTIONS = {name: read for name, read in PUSH_OPTIONS.items() if name != "key"}
 POP_OPTIONS: dict[str, Callable[[str, str], Any]] = {
@@ -161,8 +167,12 @@ def prefer_wait(header: Header) -> float | None:
 
 def push_options(given: Mapping[str, Any], header: Header, query: bytes, body: bytes) -> PushOptions | None:
     """The options of a push, None for a plain one. ``given``: the parsed options of the query. Raises `BadOption`."""
-    trace = header(b"traceparent")
-    if not given and trace is None and header(b"prefer") is None and header(b"idempotency-key") is None:
+    if (
+        not given
+        and header(b"traceparent") is None
+        and header(b"prefer") is None
+        and header(b"idempotency-key") is None
+    ):
         return None
     if "delay" in given and "at" in given:
         raise BadOption("The options 'delay' and 'at' cannot be combined.")
@@ -175,6 +185,7 @@ def push_options(given: Mapping[str, Any], header: Header, query: bytes, body: b
     if awaited:
         keep_result = max(keep_result, RESULT_FOR_PREFER * 1000)
     key = idempotency_key(header)
+    traceparent, tracestate = trace_of(header)
     found = PushOptions(
         delay=ms(given.get("delay", 0.0)) or None,
         due_at=ms(given["at"]) if "at" in given else None,
@@ -185,7 +196,8 @@ def push_options(given: Mapping[str, Any], header: Header, query: bytes, body: b
         backoff=ms(given["backoff"]) if "backoff" in given else None,
         attempts=given.get("attempts"),
         key=given.get("key"),
-        traceparent=trace.decode() if trace is not None and _TRACE.fullmatch(trace) else None,
+        traceparent=traceparent,
+        tracestate=tracestate,
         awaited=awaited,
         idempotency_key=key,
         fingerprint=None if key is None else fingerprint(query, body, b"w" if awaited else b""),
@@ -476,5 +488,10 @@ def schedule_options(given: Any) -> tuple[dict[str, str | int | float], PushOpti
             raise BadOption(
                 f"The option {name[:80]!r} contains a lone surrogate (half of a character)."
             ) from None
-    parsed = options(urlencode(texts).encode(), PUSH_OPTIONS)
-    return kept, push_options(parsed, lambda _: None, b"", b"") or PLAIN_PUSH
+    parsed = options(urlencode(texts).encode(), SCHEDULED_OPTIONS)
+    trace = {
+        name.encode(): parsed.pop(name).encode() for name in ("traceparent", "tracestate") if name in parsed
+    }
+    if b"tracestate" in trace and b"traceparent" not in trace:
+        raise BadOption("The option 'tracestate' needs a 'traceparent'.")
+    return kept, push_options(parsed, trace.get, b"", b"") or PLAIN_PUSH

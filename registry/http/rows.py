@@ -178,7 +178,7 @@ def task_row(view: TaskView) -> dict[str, Any]:
     }
     if given := _push_options(task):
         row["options"] = given
-    for name in ("key", "message", "reason", "traceparent"):
+    for name in ("key", "message", "reason", "traceparent", "tracestate"):
         if (value := getattr(task, name)) is not None:
             row[name] = value
     for name in ("due_at", "expires_at", "ended_at"):
@@ -217,7 +217,7 @@ def without_payloads(row: dict[str, Any]) -> dict[str, Any]:
 
 
 # Members of a task or schedule that are missing in a row without payloads.
-_WRITTEN = ("key", "message", "traceparent", "truncated")
+_WRITTEN = ("key", "message", "traceparent", "tracestate", "truncated")
 
 
 def _is_json(view: TaskView) -> bool:

@@ -13,6 +13,7 @@ from registry.http.audit import Trail
 from registry.http.codec import json_answer, text, whole
 from registry.http.request import Options, Request
 from registry.http.rows import Page, schedule_row, without_payloads
+from registry.http.trace_context import trace_of
 from registry.http.turns import Turns, at_once
 from registry.queue.audit import Action
 from registry.queue.pages import SHOWN_BYTES
@@ -114,7 +115,7 @@ class ScheduleRequests:
 
         @inlineCallbacks
         def act(action: Action) -> Any:
-            pushed = yield self._schedules.run(request.name)
+            pushed = yield self._schedules.run(request.name, *trace_of(request.header))
             action.has_changed()
             action.line.task = pushed.id.decode()
             duplicate = {"duplicate": True} if pushed.duplicate else {}

@@ -410,6 +410,11 @@ def _pushed(pushed: Pushed) -> Answer:
     return Answer(200, b'{"success":true,"id":"%b"}' % pushed.id, headers)
 
 
+def _trace(trace: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    parent, _, state = trace.partition(b"\n")
+    return ((b"traceparent", parent), (b"tracestate", state))[: 2 if state else 1]
+
+
 def _popped(delivery: Delivery | None) -> Answer:
     if delivery is None:
         return NOTHING
@@ -417,8 +422,8 @@ def _popped(delivery: Delivery | None) -> Answer:
         (b"Task-Id", delivery.id),
         (b"Task-Attempt", b"%d" % delivery.attempt),
     )
-    if delivery.traceparent:
-        headers += ((b"traceparent", delivery.traceparent),)
+    if delivery.trace:
+        headers += _trace(delivery.trace)
     if not delivery.leased:
         return Answer(200, b'{"task":%b}' % delivery.payload, headers, (delivery,))
     if delivery.replayed:
@@ -446,7 +451,9 @@ def _popped_many(given: list[Delivery]) -> Answer:
             one.attempt,
             one.lease,
             _seconds_text(one.lease_ms),
-            b',"traceparent":%b' % dumps(one.traceparent) if one.traceparent else b"",
+            b"".join(b',"%b":%b' % (name, dumps(value)) for name, value in _trace(one.trace))
+            if one.trace
+            else b"",
         )
         for one in given
     )

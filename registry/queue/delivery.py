@@ -20,7 +20,8 @@ class Delivery(Struct, eq=False):
 
     ``leased``: the client asked for the lease; if False, it is the internal lease of a hand-over. ``replayed``: the same
     request got it before. ``holders``: how many answers contain it. ``answer``: the nonce of its answer. A put-back names it, so that
-    it does not take the task from another answer to the same request.
+    it does not take the task from another answer to the same request. ``trace``: the traceparent of the push, and on another line
+    the tracestate, if there is one; None for none.
     """
 
     name: bytes
@@ -29,7 +30,7 @@ class Delivery(Struct, eq=False):
     payload: bytes
     attempt: int
     lease_ms: int
-    traceparent: bytes
+    trace: bytes | None
     lease: bytes
     answer: bytes
     replayed: bool = False
@@ -38,10 +39,10 @@ class Delivery(Struct, eq=False):
 
 def delivery_of(name: bytes, nonce: bytes, leased: bool, reply: list[Any]) -> Delivery:
     """The task of a pop's reply; ``nonce``: of the question."""
-    _, task_id, payload, attempt, _, lease_ms, traceparent, *more = reply
+    _, task_id, payload, attempt, _, lease_ms, trace, *more = reply
     if more and more[0] == 1:
         # The same request got it before.
         lease = b"%b-%b" % (task_id, more[2])
-        return Delivery(name, leased, task_id, payload, attempt, lease_ms, traceparent, lease, nonce, True)
+        return Delivery(name, leased, task_id, payload, attempt, lease_ms, trace, lease, nonce, True)
     lease = b"%b-%b" % (task_id, nonce)
-    return Delivery(name, leased, task_id, payload, attempt, lease_ms, traceparent, lease, nonce)
+    return Delivery(name, leased, task_id, payload, attempt, lease_ms, trace, lease, nonce)

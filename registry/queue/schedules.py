@@ -196,13 +196,19 @@ class Schedules:
         raise RedisUnavailable("Other requests keep changing this schedule; try again in a moment.")
 
     @inlineCallbacks
-    def run(self, name: bytes) -> Any:
-        """Push the task of a schedule now, independently of its ticks. Fires with `Pushed`, or fails with `NotFound`."""
+    def run(self, name: bytes, traceparent: str | None = None, tracestate: str | None = None) -> Any:
+        """Push the task of a schedule now, independently of its ticks. Fires with `Pushed`, or fails with `NotFound`.
+
+        The trace context, if there is one, replaces that of the schedule's options.
+        """
         encoded, _ = yield self._store.schedule_state(name)
         if not encoded:
             raise NotFound("No schedule has this name.")
         schedule = decode_schedule(encoded)
-        pushed: Pushed = yield self._queues.push(schedule.queue.encode(), schedule.task, schedule.push)
+        push = schedule.push
+        if traceparent is not None:
+            push = replace(push, traceparent=traceparent, tracestate=tracestate)
+        pushed: Pushed = yield self._queues.push(schedule.queue.encode(), schedule.task, push)
         return pushed
 
     @inlineCallbacks

@@ -28,10 +28,15 @@ REQUEST_HEADERS: Final[dict[str, dict[str, Any]]] = {
         "example": "wait=10",
     },
     "traceparent": {
-        "description": "Travels with the task and comes back with its pop. Up to 512 printable ASCII characters; anything else is "
+        "description": "W3C Trace Context. Travels with the task and comes back with its pop. At most 512 bytes; a malformed one is "
         "ignored.",
         "schema": {"type": "string"},
         "example": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    },
+    "tracestate": {
+        "description": "As `traceparent`, and only with it. Of more than 512 bytes the last entries are left out.",
+        "schema": {"type": "string"},
+        "example": "vendor=t61rcWkgMzE",
     },
     "X-Request-Id": {
         "description": "Up to 64 letters, digits, `.`, `_`, `-`: the answer has the same. Anything else is replaced.",
@@ -61,6 +66,7 @@ ANSWER_HEADERS: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "traceparent": {"description": "As the push had it.", "schema": {"type": "string"}},
+    "tracestate": {"description": "As the push had it.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {
         "description": "`true`: this repeats an earlier answer; nothing was done again.",
         "schema": {"type": "string", "enum": ["true"]},

@@ -50,7 +50,7 @@ OPERATIONS: Final = {
         "Options that are left out fall back to the queue's policy, then to the defaults.",
         options=_OPTIONS,
         defaults=_DEFAULTS,
-        headers=("Idempotency-Key", "Prefer", "traceparent"),
+        headers=("Idempotency-Key", "Prefer", "traceparent", "tracestate"),
         body=Body(media={JSON: ANY_TASK}, text="The task."),
         answers={
             200: Reply(
@@ -97,7 +97,7 @@ OPERATIONS: Final = {
         text="All of them, or none. The options apply to each task.",
         options={name: text for name, text in _OPTIONS.items() if name != "key"},
         defaults=_DEFAULTS,
-        headers=("Idempotency-Key", "traceparent"),
+        headers=("Idempotency-Key", "traceparent", "tracestate"),
         body=Body(
             media={
                 JSON: {"type": "array", "items": ANY_TASK, "minItems": 1, "maxItems": MAX_PER_BATCH},

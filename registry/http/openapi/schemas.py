@@ -12,7 +12,7 @@ from registry.http.codec import ACCEPTED
 from registry.http.exports import Record
 from registry.http.openapi.declare import body_of, record, ref
 from registry.http.openapi.errors import ERRORS
-from registry.http.options import MAX_LEASE_ID, NAME, PUSH_OPTIONS
+from registry.http.options import MAX_LEASE_ID, NAME, SCHEDULED_OPTIONS
 from registry.http.rows import COUNTED
 from registry.model import STATES
 from registry.queue.audit import ACTIONS
@@ -110,6 +110,7 @@ _TASK: Final = record(
         "message": TEXT,
         "reason": TEXT,
         "traceparent": TEXT,
+        "tracestate": TEXT,
         "options": record(
             {},
             {
@@ -167,9 +168,10 @@ _POINT: Final = record(
 # A number as text, within the same bounds.
 _NUMERAL: Final = {"type": "string", "pattern": r"^[0-9]+(?:\.[0-9]+)?$"}
 _SCHEDULED: Final = {
-    name: ACCEPTED[reader] if name == "key" else {"anyOf": [ACCEPTED[reader], _NUMERAL]}
-    for name, reader in PUSH_OPTIONS.items()
-    if name != "at"
+    name: ACCEPTED[reader]
+    if name in ("key", "traceparent", "tracestate")
+    else {"anyOf": [ACCEPTED[reader], _NUMERAL]}
+    for name, reader in SCHEDULED_OPTIONS.items()
 }
 _PUSH_OPTIONS: Final = {"type": "object", "properties": _SCHEDULED, "additionalProperties": False}
 _CRON: Final = {"type": "string", "minLength": 9, "maxLength": 255}
@@ -320,7 +322,7 @@ def schemas() -> dict[str, Any]:
         ),
         "Popped": record({"task": ANY}),
         "Leased": record(_LEASED),
-        "LeasedOfMany": record({"queue": TEXT, **_LEASED}, {"traceparent": TEXT}),
+        "LeasedOfMany": record({"queue": TEXT, **_LEASED}, {"traceparent": TEXT, "tracestate": TEXT}),
         "Queue": _QUEUE,
         "LastHour": _LAST_HOUR,
         "Point": _POINT,

@@ -27,6 +27,7 @@ _POP_HEADERS: Final = (
     "Task-Id",
     "Task-Attempt",
     "traceparent",
+    "tracestate",
     "Idempotency-Replayed",
     "Registry-Ack",
     "Registry-Worker",

@@ -58,6 +58,7 @@
 --   k   key             unique key: only one task with it may wait or run
 --   r   keep_result     how long the task is kept after it is done
 --   tp  traceparent     passed on to the worker unchanged
+--   ts  tracestate      the same, with a traceparent only
 --   w   awaited         true: a client waits for its end, so the end is published
 --   x   expires_at      it dies then unless it has been leased
 --   i   idempotent      true: pushed with an Idempotency-Key, so it is kept for a day
@@ -109,6 +110,7 @@
 --   n   attempts        as in Task
 --   k   key             as in Task
 --   tp  traceparent     as in Task
+--   ts  tracestate      as in Task
 --   w   awaited         as in Task
 --   ik  idempotency_key a repeat with the same key and fingerprint gets the answer to the first
 --   ih  fingerprint     of the request's options and body

@@ -9,7 +9,7 @@ local STAMP = string.format('%011x%03x', now, clock[2] % 1000)
 -- `payload` is nil when it is stored already.
 local function enter(list, tag, id, payload, opts, remembered)
   local task = {
-    p = opts.p, n = opts.n, b = opts.b, l = opts.l, k = opts.k, r = opts.r, tp = opts.tp, w = opts.w,
+    p = opts.p, n = opts.n, b = opts.b, l = opts.l, k = opts.k, r = opts.r, tp = opts.tp, ts = opts.ts, w = opts.w,
     x = opts.x and now + opts.x,
   }
   task.i = remembered or nil

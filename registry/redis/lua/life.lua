@@ -32,6 +32,9 @@ local function unpack_task(encoded)
   return cmsgpack.unpack(encoded)
 end
 
+-- The trace context of a task with a traceparent: that, and on a line of its own the tracestate, if there is one.
+local function trace_of(task) return task.ts and task.tp .. '\n' .. task.ts or task.tp end
+
 local function load_task(tag, id) return unpack_task(call('HGET', tag .. 'm', id)) end
 
 local function save_task(tag, id, task)

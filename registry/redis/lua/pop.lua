@@ -5,7 +5,7 @@
 -- KEYS: the list of each entry.
 -- ARGV per entry: nonce (the lease id is id-nonce), length of the lease in ms (0: the task's own), options ('' or
 --   PopOptions).
--- Reply per entry: {0, id, payload, attempt, since, lease ms, traceparent} · {0, …, 1 replayed, list, nonce} · {1}
+-- Reply per entry: {0, id, payload, attempt, since, lease ms, trace} · {0, …, 1 replayed, list, nonce} · {1}
 --   nothing · {2} ask again · {3, code[, ms]} paused or limited, for ms · {4} lease_required · {5} another request's
 --   key · {6|8, text}. `since`: when it became ready, ms; 0 at its push, which its id tells; -1 for a raw element and a
 --   replay.

@@ -3,7 +3,7 @@
 -- Pop many: up to a number of tasks from several queues at once, always leased.
 -- KEYS: the first list of each entry.
 -- ARGV per entry: nonce, length of the lease in ms (0: each task's own), PopOptions.
--- Reply per entry: {0, {0, id, payload, attempt, since, lease ms, traceparent, replayed, list, nonce}, …} · {1} · {2} ·
+-- Reply per entry: {0, {0, id, payload, attempt, since, lease ms, trace, replayed, list, nonce}, …} · {1} · {2} ·
 --   {3, code[, ms, list, …]} each list is limited for ms · {5} · {6|8, text}.
 if too_late() then return {'LATE', now} end
 local MAX_BYTES = 8388608

@@ -32,7 +32,8 @@ local function replay(memory, fingerprint, answer)
       if #task.o.k > MAX_ANSWERS then table.remove(task.o.k, 1) end
       save_task(tag, id, task)
       local payload = call('HGET', tag .. 't', id)
-      held[#held + 1] = {0, id, payload, task.a, -1, tonumber(ends) - now, task.tp or false, 1, list, nonce}
+      local trace = task.tp and trace_of(task) or false
+      held[#held + 1] = {0, id, payload, task.a, -1, tonumber(ends) - now, trace, 1, list, nonce}
     end
   end
   return #held > 0 and held or nil

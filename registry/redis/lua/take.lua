@@ -113,7 +113,7 @@ local function pop_one(list, nonce, lease_ms, opts, room)
         q.metas = true
       end
       due(list, now + length)
-      return {0, id, payload, attempt, since, length, task and task.tp or false}
+      return {0, id, payload, attempt, since, length, task and task.tp and trace_of(task) or false}
     end
   end
   return {2}
@@ -188,7 +188,8 @@ local function pop_together(list, asks, from, room, bound)
       fields[#fields + 1], fields[#fields + 2] = id, cmsgpack.pack(task)
     end
     leases[2 * j - 1], leases[2 * j] = score(now + length), lease
-    given[j] = {0, id, payload, task and task.a or 1, task and task.rs or 0, length, task and task.tp or false}
+    local trace = task and task.tp and trace_of(task) or false
+    given[j] = {0, id, payload, task and task.a or 1, task and task.rs or 0, length, trace}
     first, room, read = math.min(first, now + length), room - #payload, read + #payload
   end
   at_once = read < SMALL_BYTES and math.min(2 * at_once, MAX_AT_ONCE) or AT_ONCE
