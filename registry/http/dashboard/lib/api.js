@@ -52,8 +52,9 @@ export function url(target, query = {}) {
   return BASE + target.replace(/^\//, "") + (text && `?${text}`);
 }
 
-async function request(method, target, { query, body, raw, signal } = {}) {
-  const init = { method, signal, credentials: "same-origin", cache: "no-store", headers: {} };
+async function request(method, target, { query, body, raw, signal, token } = {}) {
+  const init = { method, signal, credentials: token ? "omit" : "same-origin", cache: "no-store", headers: {} };
+  if (token) init.headers.Authorization = `Bearer ${token}`;
   if (raw !== undefined) init.body = raw;
   else if (body !== undefined) init.body = JSON.stringify(body);
   if (init.body !== undefined) init.headers["Content-Type"] = "application/json";
@@ -76,7 +77,7 @@ async function request(method, target, { query, body, raw, signal } = {}) {
   }
   if (!answer.ok) {
     const error = new ApiError(answer.status, value, answer.headers.get("x-request-id"));
-    if (answer.status === 401 && target !== "/api/session") session.set({ state: "out", me: null });
+    if (answer.status === 401 && target !== "/api/session" && !token) session.set({ state: "out", me: null });
     throw error;
   }
   return { value, text, headers: answer.headers };
@@ -93,8 +94,8 @@ export async function getText(target, query, options) {
 }
 
 /**
- * Change something. `raw`: a body that is JSON text already. Answers {value, audit}: `audit` is the id of the entry in the audit,
- * by which it can be undone, or null.
+ * Change something. `raw`: a body that is JSON text already; `token`: used in place of the session, for a push. Answers
+ * {value, audit}: `audit` is the id of the entry in the audit, by which it can be undone, or null.
  */
 export async function send(method, target, options) {
   const { value, headers } = await request(method, target, options);

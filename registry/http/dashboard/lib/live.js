@@ -236,3 +236,9 @@ const phone = matchMedia("(max-width: 719px)");
 const width = createStore({ narrow: phone.matches });
 phone.addEventListener("change", () => width.set({ narrow: phone.matches }));
 export const useNarrow = () => useStore(width, (value) => value.narrow);
+
+/** Whether a table of many columns has no room. */
+const tablet = matchMedia("(max-width: 1023px)");
+const room = createStore({ little: tablet.matches });
+tablet.addEventListener("change", () => room.set({ little: tablet.matches }));
+export const useLittleRoom = () => useStore(room, (value) => value.little);

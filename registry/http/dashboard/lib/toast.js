@@ -1,6 +1,7 @@
 // Short words about a deed, with Undo as long as the API allows it; and the one polite live region of the page.
 //
-//   toast({text: "Deleted 14 dead tasks of mail", audit});     `audit`: the id that api.send answers; Undo then stands in it
+//   toast({text: "Deleted 14 dead tasks of mail", audit});     `audit`: the id that api.send answers, or several in a list;
+//                                                               Undo then stands in it
 //   toast({text: "Copied."});                                   goes after 4 s
 //   announce("A new finding: …");                               for screen readers only: findings, never numbers
 //   await undo(audit)                                           answers {count, skipped}; tells it in a toast
@@ -26,15 +27,18 @@ function remove(id) {
   toasts.set({ list: toasts.get().list.filter((one) => one.id !== id) });
 }
 
-/** Until when the entry of the audit can be undone, ms; null if it cannot. */
-async function undoUntil(audit) {
+const listOf = (audit) => (Array.isArray(audit) ? audit : [audit]);
+
+/** Until when the first of these entries of the audit can be undone, ms; null if it cannot. */
+async function undoUntil([audit]) {
   const { audit: lines } = await api.get("/api/audit", { cursor: Number(audit) + 1, limit: 1 });
   return lines[0]?.id === String(audit) && lines[0].undo ? ms(lines[0].undo.until) : null;
 }
 
 export async function toast({ text, audit = null }) {
   const id = (lastId += 1);
-  const until = audit === null ? null : await undoUntil(audit).catch(() => null);
+  const hasAudit = audit !== null && listOf(audit).length > 0;
+  const until = hasAudit ? await undoUntil(listOf(audit)).catch(() => null) : null;
   const one = { id, text, audit: until === null ? null : audit, since: Date.now(), until };
   toasts.set({ list: [...toasts.get().list, one].slice(-MAX), said: text });
   changed.set({ count: changed.get().count + 1 });
@@ -42,16 +46,22 @@ export async function toast({ text, audit = null }) {
 }
 
 export async function undo(audit) {
+  const sum = { count: 0, skipped: 0, reasons: {} };
   try {
-    const { value } = await api.send("POST", path`/api/audit/${audit}/undo`);
-    const reasons = Object.entries(value.reasons ?? {}).map(([reason, many]) => `${many} ${reason.replace(/_/g, " ")}`);
-    const skipped = value.skipped ? ` ${count(value.skipped, "task")} did not: ${reasons.join(", ")}.` : "";
-    toast({ text: `Undone: ${count(value.count, "task")} came back.${skipped}` });
-    return value;
+    for (const one of listOf(audit)) {
+      const { value } = await api.send("POST", path`/api/audit/${one}/undo`);
+      sum.count += value.count;
+      sum.skipped += value.skipped;
+      for (const [reason, many] of Object.entries(value.reasons ?? {})) sum.reasons[reason] = (sum.reasons[reason] ?? 0) + many;
+    }
   } catch (error) {
-    toast({ text: `Not undone. ${error.message}` });
+    toast({ text: sum.count ? `Undone for ${count(sum.count, "task")} only. ${error.message}` : `Not undone. ${error.message}` });
     return null;
   }
+  const reasons = Object.entries(sum.reasons).map(([reason, many]) => `${many} ${reason.replace(/_/g, " ")}`);
+  const skipped = sum.skipped ? ` ${count(sum.skipped, "task")} did not: ${reasons.join(", ")}.` : "";
+  toast({ text: `Undone: ${count(sum.count, "task")} came back.${skipped}` });
+  return sum;
 }
 
 function Toast({ one }) {
