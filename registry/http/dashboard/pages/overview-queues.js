@@ -5,7 +5,7 @@ import { glyphOf, reasonOf } from "../lib/findings.js";
 import { UNKNOWN, duration, number, rate } from "../lib/format.js";
 import { HeldNote, useHeld } from "../lib/hold.js";
 import { Glyph, Icon } from "../lib/icons.js";
-import { ageOf, live, useFetch, useLiveQueues, useNarrow, useNow } from "../lib/live.js";
+import { ageOf, live, useFetch, useLiveQueues, useLittleRoom, useNow } from "../lib/live.js";
 import { Button, Chips, Empty, Failure, FilterField, Name, Num, Pager, Select, classes } from "../lib/parts.js";
 import { html, useMemo, useRef } from "../lib/preact.js";
 import { href, setQuery } from "../lib/router.js";
@@ -237,7 +237,7 @@ function narrowColumnsOf({ finds, now, folded, hasHours }) {
 
 export function Queues({ route, report }) {
   const { q: search = "", sort = "asks", show = "all", cursor, page = "1", folds = "yes" } = route.query;
-  const narrow = useNarrow();
+  const narrow = useLittleRoom();
   const now = useNow(1);
   const totals = useStore(live, (value) => value.totals);
   const finds = useMemo(() => asking(report), [report]);
