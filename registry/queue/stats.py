@@ -36,7 +36,7 @@ WAITS, RUNS = 8, 32  # the first buckets of the waits and of the runs
 ALL = b""  # the label of all queues together
 
 # A call adds to at most this many labels: Redis is busy for about a ms.
-LABELS_PER_CALL = 25
+LABELS_PER_CALL = 5
 # A request for the charts first adds what this process has counted, unless it did so within this time, s.
 FRESH_SECONDS = 1.0
 # All queues are looked at this often, s, but not again before this many times the time has passed that the last look took.

@@ -132,23 +132,25 @@ class Tally:
                 found = self.queues[label] = QueueCounts(self._now_ms())
         return found
 
-    def _count(self, kind: str, entries: Sequence[Any]) -> tuple[dict[bytes, QueueCounts], list[bytes]]:
-        """Add one to a number of the queue of each entry. Returns the numbers by family, and the family of each entry."""
+    def _count(self, kind: str, entries: Sequence[Any]) -> list[bytes]:
+        """Add one to a number of the queue of each entry. Returns the family of each, or one if it is that of all."""
         keys = list(map(_KEY, entries))
         # Most groups ask one queue.
         if keys.count(keys[0]) == len(keys):
-            family = self._family(keys[0])
-            families = [family] * len(keys)
-            groups: Iterable[tuple[bytes, int]] = ((family, len(keys)),)
+            families = [self._family(keys[0])]
+            groups: Iterable[tuple[bytes, int]] = ((families[0], len(keys)),)
         else:
             families = list(map(self._family, keys))
             groups = Counter(families).items()
-        by_family = {}
+            if len(groups) == 1:
+                families = families[:1]
         for family, count in groups:
             found = self._by_family.get(family) or self._learn(family, entries)
             setattr(found, kind, getattr(found, kind) + count)
-            by_family[family] = found
-        return by_family, families
+        return families
+
+    def _counts_of(self, families: list[bytes], entries: Sequence[Any]) -> list[QueueCounts]:
+        return [self._by_family.get(family) or self._learn(family, entries) for family in families]
 
     def _family(self, key: bytes) -> bytes:
         # A queue that was made for one request (its name has a colon) does not come again, but its family does.
@@ -203,24 +205,28 @@ class Tally:
             entries = [e for e, reply in zip(entries, replies, strict=True) if _is_start(reply)]
             replies = list(filter(_is_start, replies))
         if entries:
-            self._add_waits(*self._count("started", entries), replies, since_push)
+            families = self._count("started", entries)
+            self._add_waits(self._counts_of(families, entries), replies, since_push)
 
-    def _add_waits(
-        self, found: dict[bytes, QueueCounts], of: Sequence[bytes], replies: list[Any], since_push: bool
-    ) -> None:
-        """Count the wait of each task that was handed out for the numbers ``found[of[…]]``. ``since_push``: all waited since then."""
+    def _add_waits(self, of: list[QueueCounts], replies: list[Any], since_push: bool) -> None:
+        """Count the wait of each started task; ``of``: for whom, one for all or each. ``since_push``: all waited since then."""
         now = self._now_ms()
-        if since_push and len(found) == 1:
-            waits = found[of[0]].waits
+        if since_push:
             # Tasks that were pushed together have the same beginning of their ids, which tells the time.
-            for stamp, count in Counter([reply[1][:11] for reply in replies]).items():
-                waits.add(max(0, now - (pushed_at_ms(stamp) or now)), count)
+            stamps = [reply[1][:11] for reply in replies]
+            if len(of) == 1:
+                for stamp, count in Counter(stamps).items():
+                    of[0].waits.add(max(0, now - (pushed_at_ms(stamp) or now)), count)
+                return
+            waits = {stamp: max(0, now - (pushed_at_ms(stamp) or now)) for stamp in set(stamps)}
+            for one, stamp in zip(of, stamps, strict=True):
+                one.waits.extend((waits[stamp],))
             return
-        for key, reply in zip(of, replies, strict=True):
+        for one, reply in zip(of if len(of) > 1 else of * len(replies), replies, strict=True):
             since = reply[4] or pushed_at_ms(reply[1][:11]) or now
             # An element of another program does not tell since when it was ready.
             if since > 0:
-                found[key].waits.add(max(0, now - since))
+                one.waits.add(max(0, now - since))
 
     def _count_pops_of_many(self, entries: Sequence[Any], replies: list[Any]) -> None:
         for reply in replies:
@@ -229,13 +235,12 @@ class Tally:
                 since_push = not any(map(_SINCE, ones))
                 if not since_push:
                     ones = list(filter(_is_start, ones))
-                found = {}
                 lists = list(map(_LIST, ones))
+                counts = {key: self.of(self._store.name_of(key)) for key in set(lists)}
                 for key, count in Counter(lists).items():
-                    found[key] = self.of(self._store.name_of(key))
-                    found[key].started += count
-                if found:
-                    self._add_waits(found, lists, ones, since_push)
+                    counts[key].started += count
+                if ones:
+                    self._add_waits([counts[key] for key in lists], ones, since_push)
 
     def _count_acks(self, entries: Sequence[Any], replies: list[Any]) -> None:
         # A repeated ack has no third element.
@@ -247,13 +252,13 @@ class Tally:
             replies = [reply for reply in replies if not reply[0] and len(reply) > 2]
         if entries:
             runs = list(map(_THIRD, replies))
-            found, families = self._count("done", entries)
-            if len(found) == 1 and min(runs) >= 0:
-                found[families[0]].runs.extend(runs)
+            of = self._counts_of(self._count("done", entries), entries)
+            if len(of) == 1:
+                of[0].runs.extend(runs if min(runs) >= 0 else [run for run in runs if run >= 0])
             else:
-                for family, run in zip(families, runs, strict=True):
+                for one, run in zip(of, runs, strict=True):
                     if run >= 0:
-                        found[family].runs.extend((run,))
+                        one.runs.extend((run,))
             if max(lengths) > 3:
                 self._count_workers("done", entries, replies, 3)
 
