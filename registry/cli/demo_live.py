@@ -20,11 +20,11 @@ POLL_SECONDS, LEASE_SECONDS = 20.0, 30.0
 # How long a worker that is to take nothing waits before it asks again, s.
 QUIET_SECONDS = 2.0
 # How long the tasks of the worker that falls silent stay leased, and when it takes the next ones, s.
-SILENT_LEASE, SILENT_PAUSE = 90.0, 150.0
+SILENT_LEASE, SILENT_PAUSE = 60.0, 120.0
 # A run that is longer than this reports its progress each time so much has passed, s.
 PART_SECONDS = 1.0
 # Giving the tasks back must not keep the command from ending, s.
-GIVE_BACK_SECONDS = 3.0
+GIVE_BACK_SECONDS = 10.0
 # Clients that wait for the result of one request, each in a queue of its own, and how long that takes, s.
 CLIENTS, RESULT_SECONDS = 3, 1.0
 PRODUCER = "shop/5.0.2"
