@@ -90,6 +90,7 @@ setup(
             "playwright>=1.60",  # drives the Chromium of the system; it brings no browser
             "axe-playwright-python>=0.1.8",
             "openapi-spec-validator>=0.9",
+            "schemathesis>=4.32,<5",
             "setuptools>=77",  # builds the wheel under test without a network
         ],
         "dev": [

@@ -18,6 +18,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import registry
 from registry.config import Config
+from registry.errors import BadName, BadOption
 from registry.http.codec import ACCEPTED, STATUS
 from registry.http.openapi.declare import ID, JSON, LEASE, QUEUE, SCHEDULE, Example
 from registry.http.openapi.document import OPERATIONS, Document, documented, operation_ids, path_of
@@ -103,6 +104,58 @@ def test_the_options_of_a_route_are_those_that_its_code_reads(route: Route) -> N
                 default = about.defaults[name]
                 assert conforms(default, schema) == []
                 reader(name, str(default))
+
+
+def beyond(schema: Any) -> list[str]:
+    """Texts that a schema does not allow, just past each of its bounds."""
+    kind, found = schema.get("type"), []
+    if kind in ("number", "integer"):
+        step = 1 if kind == "integer" else 0.001
+        found = ["x", "-1", "nan", ""]
+        if schema.get("minimum"):
+            found.append(str(schema["minimum"] - step))
+        if "exclusiveMinimum" in schema:
+            found.append(str(schema["exclusiveMinimum"]))
+        if "maximum" in schema:
+            found.append(str(schema["maximum"] + step))
+        if kind == "integer":
+            found.append("1.5")
+    elif "enum" in schema:
+        found = ["", "no such word", str(schema["enum"][0]).upper() + " "]
+    elif schema.get("format") == "date-time":
+        found = ["", "2026-01-31", "2026-13-31T12:00:00Z"]
+    elif kind == "string":
+        found = ["x" * (schema["maxLength"] + 1)] if "maxLength" in schema else []
+        found += ["a\x00b", *([""] if schema.get("minLength") else [])]
+    return found
+
+
+def within(schema: Any) -> list[str]:
+    """Texts that a schema allows, on each of its bounds."""
+    if "anyOf" in schema:
+        return [text for one in schema["anyOf"] for text in within(one)]
+    if "enum" in schema:
+        return [str(one) for one in schema["enum"]]
+    if schema.get("format") == "date-time":
+        return ["2026-01-31T12:00:00Z", "2026-01-31t12:00:00.5+01:00"]
+    if schema["type"] == "string":
+        return ["x" * schema.get("minLength", 0), "x" * schema.get("maxLength", 1)]
+    bounds = [schema.get("minimum", 1), schema.get("maximum", 1)]
+    least = schema.get("exclusiveMinimum")
+    return [str(one) for one in [*bounds, *([least + 0.001] if least is not None else [])]]
+
+
+READERS = {(route.verb, name): read for route in ROUTES_SHOWN for name, read in route.options.items()}
+
+
+@pytest.mark.parametrize(("verb", "name"), READERS, ids=["-".join(one) for one in READERS])
+def test_an_option_is_accepted_up_to_its_bounds_and_refused_beyond(verb: str, name: str) -> None:
+    read, schema = READERS[verb, name], ACCEPTED[READERS[verb, name]]
+    for text in within(schema):
+        read(name, text)
+    for text in beyond(schema):
+        with pytest.raises((BadOption, BadName)):
+            read(name, text)
 
 
 def test_the_path_of_an_operation_has_its_parameters() -> None:
