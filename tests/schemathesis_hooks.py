@@ -25,6 +25,7 @@ BEYOND_SCHEMAS = re.compile(
             r"The option 'to' must name a different queue",
             r"The option 'cursor' must be the cursor of the previous page",
             r"the task would expire before it is due",
+            r"The option 'tracestate' needs a 'traceparent'",
             r"With 'stats', a page has at most",
             r"At most 1000 leases can be settled at once",
             r"must be text of \d+ to \d+ bytes",

@@ -38,6 +38,11 @@ REQUEST_HEADERS: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string"},
         "example": "vendor=t61rcWkgMzE",
     },
+    "Last-Event-ID": {
+        "description": "The last `id` that the client has of this stream.",
+        "schema": {"type": "string"},
+        "example": "12",
+    },
     "X-Request-Id": {
         "description": "Up to 64 letters, digits, `.`, `_`, `-`: the answer has the same. Anything else is replaced.",
         "schema": {"type": "string"},

@@ -69,6 +69,7 @@ OPERATIONS: Final = {
             "after": "The last audit entry that the client knows.",
         },
         defaults={"limit": 100, "sort": "name"},
+        headers=("Last-Event-ID",),
         answers={200: Reply(text="The events.", schema=TEXT, media=EVENT_STREAM)},
         errors=("bad_name", "overloaded", "shutting_down"),
         redis=False,

@@ -173,7 +173,12 @@ _SCHEDULED: Final = {
     else {"anyOf": [ACCEPTED[reader], _NUMERAL]}
     for name, reader in SCHEDULED_OPTIONS.items()
 }
-_PUSH_OPTIONS: Final = {"type": "object", "properties": _SCHEDULED, "additionalProperties": False}
+_PUSH_OPTIONS: Final = {
+    "type": "object",
+    "properties": _SCHEDULED,
+    "additionalProperties": False,
+    "dependentRequired": {"tracestate": ["traceparent"]},
+}
 _CRON: Final = {"type": "string", "minLength": 9, "maxLength": 255}
 _MISSED: Final = {"type": "string", "enum": list(MISSED)}
 _SCHEDULE_BODY: Final = body_of(
