@@ -41,12 +41,16 @@ function failuresOf(groups) {
   return found;
 }
 
-function Lead({ silent, failing, now }) {
+function Lead({ silent, named, failing, now }) {
   const parts = [];
   const [one] = silent;
-  const [[worker, groups] = []] = failing;
+  const verdict = named.find((worker) => worker.verdict)?.verdict;
+  const [[worker, groups] = []] = [...failing].filter(([name]) => named.some((found) => found.worker === name));
   if (one) parts.push(html`<b><${Name} text=${one.worker} limit=${30} /></b> was last heard ${duration((now - ms(one.last_seen)) / 1000)} ago and holds ${count(one.lease_count, "task")}. `);
-  if (worker) {
+  if (verdict) {
+    const failed = named.find((found) => found.verdict);
+    parts.push(html`<b><${Name} text=${failed.worker} limit=${30} /></b> fails what others finish. <${Name} text=${verdict.sentence} />`);
+  } else if (worker) {
     const dead = groups.reduce((sum, group) => sum + group.count, 0);
     parts.push(html`<b><${Name} text=${worker} limit=${30} /></b> alone failed ${count(dead, "task")} ${groups[0].type ? html`with <${Name} text=${groups[0].type} limit=${40} />` : ""}; others finish tasks of the same queue.`);
   }
@@ -91,7 +95,8 @@ function Detail({ worker, failures, silent, now }) {
   return html`<div class="worker-detail stack tight">
     <p class="lead">
       ${silent && html`<b>Not heard for ${duration((now - ms(worker.last_seen)) / 1000)}.</b> Its leases end soon, and the tasks go back to their queue. `}
-      ${failures && html`<b>It fails what others finish.</b> ${failures.map((group) => html`${number(group.count)} × ${group.type ? html`<${Name} text=${group.type} limit=${40} />` : "an error"} in ${group.queues.map((name) => html`<a class="link" href=${href({ page: "dead", query: { q: worker.worker } })}><${Name} text=${name} limit=${30} /></a> `)}`)}`}
+      ${worker.verdict && html`<b>It fails what others finish.</b> <${Name} text=${worker.verdict.sentence} /> `}
+      ${failures && html`${worker.verdict ? "" : html`<b>Others finish tasks of the queues where these died on it alone.</b> `}${failures.map((group) => html`${number(group.count)} × ${group.type ? html`<${Name} text=${group.type} limit=${40} />` : "an error"} in ${group.queues.map((name) => html`<a class="link" href=${href({ page: "dead", query: { q: worker.worker } })}><${Name} text=${name} limit=${30} /></a>`)}. `)}`}
       ${worker.shared_name && html`<b>Several live workers share this name</b>, so its numbers are theirs together. `}
       ${draining && html`${count(worker.lease_count, "task")} left. `}
       ${isOrdered(worker) && html`The order stands until <${Time} at=${worker.order_until} />.`}
@@ -117,7 +122,8 @@ function Detail({ worker, failures, silent, now }) {
 }
 
 function columnsFor({ narrow, opened, failing, now, reload }) {
-  const asks = (worker) => isSilent(worker, now) || failing.has(worker.worker) || worker.shared_name;
+  const fails = (worker) => worker.failing || failing.has(worker.worker);
+  const asks = (worker) => isSilent(worker, now) || fails(worker) || worker.shared_name;
   const toggle = (worker) => {
     const isOpen = opened === keyOf(worker);
     const name = visible(worker.worker ?? "workers without a name");
@@ -132,8 +138,10 @@ function columnsFor({ narrow, opened, failing, now, reload }) {
     return html`<span class="row orders">${left}<${OrderControl} worker=${worker.worker} order=${worker.order} folds=${!asks(worker) && !isOrdered(worker)} reload=${reload} /></span>`;
   };
   const failed = (worker) => {
-    const groups = failing.get(worker.worker);
-    return groups ? html`<span class="asks strong">${number(groups.reduce((sum, group) => sum + group.count, 0))}</span>` : html`<span class="faint">–</span>`;
+    const ended = worker.done + worker.failed;
+    if (!worker.worker || !ended) return html`<span class="faint">–</span>`;
+    const share = (100 * worker.failed) / ended;
+    return html`<span class=${fails(worker) ? "asks strong" : worker.failed ? "" : "zero"}>${share > 0 && share < 10 ? share.toFixed(1) : Math.round(share)}%</span>`;
   };
   if (narrow) {
     const lines = (worker) => html`${name(worker)}<div class="note"><${Queues} names=${worker.queues} /></div>`;
@@ -148,11 +156,12 @@ function columnsFor({ narrow, opened, failing, now, reload }) {
     { key: "open", label: "Open", width: "w3", cell: toggle },
     { key: "worker", head: "Worker", width: "w14", cell: name },
     { key: "polls", head: "Polls", width: "grow", cell: (worker) => html`<${Queues} names=${worker.queues} />` },
-    { key: "version", head: "Version", width: "w20", cell: (worker) => html`<span class="cut" title=${visible(worker.user_agent ?? "")}><bdi>${visible(middle(worker.user_agent ?? "–", 28))}</bdi></span>` },
+    { key: "version", head: "Version", width: "w18", cell: (worker) => html`<span class="cut" title=${visible(worker.user_agent ?? "")}><bdi>${visible(middle(worker.version ?? worker.user_agent ?? "–", 28))}</bdi></span>` },
     { key: "address", head: "Address", width: "w12", cell: (worker) => html`<span class="mono cut">${worker.address ?? "–"}</span>` },
     { key: "holds", head: "Holds and lease left", width: "w20", cell: (worker) => html`<${Bars} worker=${worker} now=${now} />` },
     { key: "seen", head: "Silent for", width: "w8", num: true, cell: (worker) => html`<${Seen} worker=${worker} silent=${isSilent(worker, now)} now=${now} />` },
-    { key: "failed", head: "Failed alone", width: "w12", num: true, cell: failed },
+    { key: "done", head: "Done lately", width: "w10", num: true, cell: (worker) => (worker.worker ? html`<${Num} value=${worker.done} />` : "") },
+    { key: "failed", head: "Failed", width: "w6", num: true, cell: failed },
     { key: "order", head: "Order", width: "w20", num: true, cell: order },
   ];
 }
@@ -169,13 +178,13 @@ export default function Workers({ route }) {
   const all = data?.workers ?? [];
   const named = all.filter((worker) => worker.worker !== null);
   const silent = named.filter((worker) => isSilent(worker, now));
-  const needs = new Set([...silent.map(keyOf), ...named.filter((worker) => failing.has(worker.worker) || worker.shared_name).map(keyOf)]);
   const shows = {
     all: () => true,
     silent: (worker) => isSilent(worker, now),
-    failing: (worker) => failing.has(worker.worker),
+    failing: (worker) => worker.failing || failing.has(worker.worker),
     ordered: isOrdered,
   };
+  const needs = new Set([...silent.map(keyOf), ...named.filter((worker) => shows.failing(worker) || worker.shared_name).map(keyOf)]);
   const chips = [
     { value: "all", text: "All", count: all.length },
     { value: "silent", text: "Silent", count: silent.length },
@@ -194,7 +203,7 @@ export default function Workers({ route }) {
   const parked = all.reduce((sum, worker) => sum + worker.parked, 0);
   const goTo = (next) => setQuery({ page: next > 1 ? next : null });
   return html`<h1 class="verdict">${heading}</h1>
-    <p class="lead">${data && (total ? html`<${Lead} silent=${silent} failing=${[...failing].filter(([name]) => named.some((worker) => worker.worker === name))} now=${now} />` : "A worker that gives its name with a poll, worker=NAME, appears here.")}</p>
+    <p class="lead">${data && (total ? html`<${Lead} silent=${silent} named=${named} failing=${failing} now=${now} />` : "A worker that gives its name with a poll, worker=NAME, appears here.")}</p>
     ${error && html`<${Failure} error=${error} retry=${reload} />`}
     ${all.length > 0 &&
     html`<div class="toolbar">
