@@ -184,6 +184,7 @@ def test_a_percentile_is_in_the_bucket_of_the_real_one_also_over_merged_histogra
             else:
                 assert bounds[at] <= found <= bounds[at + 1], (size, share, real)
     assert quantile(LENGTHS_MS, [0] * (len(LENGTHS_MS) + 1), 0.5) is None
+    assert quantile((10, 20), [0, 4, 0], 0.5) == 15 and quantile((10, 20), [0, 0, 1], 0.5) == 20
 
 
 @pytest.mark.parametrize(
