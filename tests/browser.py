@@ -107,10 +107,17 @@ def watched(running: Any, url: str, **more: Any) -> Iterator[Watched]:
         one.close()
 
 
-def violations(page: Any) -> list[str]:
-    """What axe-core finds wrong on a page, one line each: the rule, what it means, and the first element."""
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
-    )
-    found = axe.Axe().run(page).response["violations"]
+def violations(page: Any, colours_only: bool = False) -> list[str]:
+    """What axe-core finds wrong on a page, one line each: the rule, what it means, and the first element.
+
+    ``colours_only``: for another theme of what was checked before, which has the same elements.
+    """
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
+    # Half a megabyte: once for a document, not for each place of it.
+    if not page.evaluate("typeof axe === 'object'"):
+        page.evaluate(axe.AXE_SCRIPT)
+    options: dict[str, Any] = {"resultTypes": ["violations"], "iframes": False}
+    if colours_only:
+        options["runOnly"] = ["color-contrast", "link-in-text-block"]
+    found = page.evaluate("(options) => axe.run(options).then((all) => all.violations)", options)
     return [f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}" for one in found]
