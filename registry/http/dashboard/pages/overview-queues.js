@@ -274,8 +274,8 @@ export function Queues({ route, report }) {
   const from = (Number(page) - 1) * PER_PAGE;
   const older = cursors.current.of[Number(page) - 1];
   const back = Number(page) > 1 ? () => setQuery(older === undefined || Number(page) === 2 ? { page: null, cursor: null } : { page: Number(page) - 1, cursor: older }) : null;
-  const go = async () => setQuery({ page: Number(page) + 1, cursor: cursor ? data.next : await secondPage(wanted) });
-  const further = data?.next ? go : null;
+  const go = async () => setQuery({ page: Number(page) + 1, cursor: cursor ? found.next : await secondPage(wanted) });
+  const further = found.rows && found.next ? go : null;
   return html`<section class="queues" aria-labelledby="queues-title">
     <h2 class="section" id="queues-title">Queues</h2>
     <div class="toolbar">
