@@ -84,8 +84,9 @@ class Watched:
 
     def check(self) -> None:
         """Nothing happened that must never happen."""
-        assert [text for text in self.complaints if not text.startswith(self.expected)] == []
-        assert self.foreign == []
+        wrong = [text for text in self.complaints if not text.startswith(self.expected)]
+        assert not wrong, wrong
+        assert not self.foreign, self.foreign
 
     def close(self) -> None:
         self.context.close()

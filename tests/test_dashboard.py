@@ -161,10 +161,10 @@ def test_the_keyboard_leads_everywhere(chromium: Any, callers: Callers) -> None:
         press("Enter")
         one.until("location.hash === '#/queues/thumbnails'")
         page.go_back()
-        page.wait_for_selector("tbody tr")
+        page.wait_for_selector("tr[data-row]")
         press("f")
         page.keyboard.type("mail")
-        one.until("document.querySelectorAll('tbody tr').length === 1")
+        one.until("document.querySelectorAll('tr[data-row]').length === 1")
         press("Escape")
         press("j")
         assert page.evaluate("document.activeElement.innerText").split()[0] == "mail"
@@ -192,15 +192,17 @@ def test_the_order_is_held_while_somebody_points(chromium: Any, callers: Callers
         for at in range(3):
             push(f"hold-{at}", 10 - at)
         sign_in(page, callers, "viewer")
-        one.until("document.querySelectorAll('tbody tr').length === 3")
-        names = "[...document.querySelectorAll('tbody tr .queue-name')].map((one) => one.innerText).join()"
+        one.until("document.querySelectorAll('tr[data-row]').length === 3")
+        names = (
+            "[...document.querySelectorAll('tr[data-row] .queue-name')].map((one) => one.innerText).join()"
+        )
         assert page.evaluate(names) == "hold-0,hold-1,hold-2"
-        page.hover("tbody tr >> nth=1")
+        page.hover("tr[data-row] >> nth=1")
         page.wait_for_selector("text=Order held while you point")
         push("hold-2", 20)
         push("hold-3", 50)
         # The number changes in its place; the new row waits.
-        one.until("document.querySelectorAll('tbody tr')[2].innerText.includes('28')")
+        one.until("document.querySelectorAll('tr[data-row]')[2].innerText.includes('28')")
         page.wait_for_selector("text=1 new, show")
         assert page.evaluate(names) == "hold-0,hold-1,hold-2"
         page.hover("h1")
@@ -227,8 +229,8 @@ def test_a_daemon_that_goes_away_and_comes_back(chromium: Any, callers: Callers)
         one.expected += ("Failed to load resource: ",)
         page = one.open()
         sign_in(page, callers, "viewer")
+        page.wait_for_selector("tr[data-row]:has-text('thumbnails')")
         page.wait_for_selector(".state:has-text('Live')")
-        page.wait_for_selector("text=thumbnails")
         callers.daemon.terminate()
         page.wait_for_selector(".state.late")
         # What was there stays.
@@ -271,7 +273,7 @@ def test_a_stream_that_is_cut_comes_back(chromium: Any, callers: Callers) -> Non
             one.expected += ("Failed to load resource: ",)
             page = one.open()
             sign_in(page, callers, "viewer")
-            page.wait_for_selector("tr:has-text('thumbnails')")
+            page.wait_for_selector("tr[data-row]:has-text('thumbnails')")
             between.set("refuse")
             page.wait_for_selector(".state.late")
             # What was there stays.

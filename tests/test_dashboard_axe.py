@@ -48,7 +48,7 @@ def places(module_redis_process: RedisServer) -> Iterator[dict[str, Any]]:
         yield {
             "callers": one,
             "places": {
-                "#/": "tbody tr",
+                "#/": "tr[data-row]",
                 **{f"#/queues/mail?tab={tab}": "h1" for tab in ("leased", "dead")},
                 f"#/queues/{quote(LONG)}": "h1",
                 **{f"{task}{found['id']}": "h1" for found in (second, held)},

@@ -29,16 +29,22 @@ const LEFT = 44;
 const RIGHT = 92;
 
 let loading = null;
-/** uPlot is fetched when the first chart is drawn. Its small file is a script that sets a global name, and no module. */
+/**
+ * uPlot is fetched when the first chart is drawn, and again after a while where that failed. Its small file is a script that sets
+ * a global name, and no module.
+ */
 const loadUPlot = () => {
   loading =
     loading ??
-    new Promise((resolve, reject) => {
-      const script = document.createElement("script");
-      script.src = new URL("../vendor/uPlot.iife.min.js", import.meta.url).href;
-      script.onload = () => resolve(window.uPlot);
-      script.onerror = () => reject(new Error("A part of the charts did not arrive."));
-      document.head.append(script);
+    new Promise((resolve) => {
+      const fetchIt = () => {
+        const script = document.createElement("script");
+        script.src = new URL("../vendor/uPlot.iife.min.js", import.meta.url).href;
+        script.onload = () => resolve(window.uPlot);
+        script.onerror = () => setTimeout(fetchIt, 3000);
+        document.head.append(script);
+      };
+      fetchIt();
     });
   return loading;
 };
