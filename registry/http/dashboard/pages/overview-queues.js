@@ -190,7 +190,7 @@ function columnsOf({ finds, now, folded, hasHours }) {
       up: true,
       width: "grow",
       class: "who",
-      cell: (row) => html`<${QueueLink} row=${row} folded=${folded} /><${Reason} row=${row} finding=${finding(row)} now=${now} />`,
+      cell: (row) => html`<${QueueLink} row=${row} folded=${folded} />${" "}<${Reason} row=${row} finding=${finding(row)} now=${now} />`,
     },
     state("ready", "Ready"),
     state("delayed", "Delayed"),
@@ -221,7 +221,7 @@ function narrowColumnsOf({ finds, now, folded, hasHours }) {
       head: "Queue",
       width: "grow",
       class: "who stacked",
-      cell: (row) => html`<${QueueLink} row=${row} folded=${folded} />${under(row)}`,
+      cell: (row) => html`<${QueueLink} row=${row} folded=${folded} />${" "}${under(row)}`,
     },
     ...(hasHours ? [{ key: "hour", label: "Ready, last hour", width: "w10", class: "hour", cell: (row) => spark(row, finds.get(row.name)) }] : []),
     {
