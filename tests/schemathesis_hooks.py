@@ -34,8 +34,6 @@ BEYOND_SCHEMAS = re.compile(
             r"is not a task of an export",
             r"The field 'timezone' must be a name",
             r"The field 'cron' (?:must be an expression|never matches)",
-            # A number as text in the options of a schedule.
-            r"must be a (?:number of seconds|whole number) from [\d.]+ to [\d.]+, not '[\d.]+'",
         )
     )
 )
@@ -63,7 +61,13 @@ def valid_requests_are_accepted(ctx: Any, response: Any, case: Any) -> None:
     sentence = response.json()["error"]
     # A pop without a lease ignores the key, so its schema allows any.
     about_key = case.path.startswith("/api/popTask/") and "Idempotency-Key must be" in sentence
-    assert about_key or BEYOND_SCHEMAS.search(sentence), f"the document allows this request: {sentence}"
+    # The options of a schedule may be numbers as text.
+    as_text = case.path.startswith("/api/schedules/") and re.search(
+        r"must be a .* from .* to .*, not '", sentence
+    )
+    assert about_key or as_text or BEYOND_SCHEMAS.search(sentence), (
+        f"the document allows this request: {sentence}"
+    )
 
 
 @schemathesis.hook

@@ -37,6 +37,8 @@ VOLATILE = (
     (r"\b\d+\.\d+(?=[,}])", "<seconds>"),
     (r'(?<="request_id": )"[0-9a-f]+"|(?<="id": )"\d{1,9}"', "<number>"),
 )
+_undeclared = {route.verb for route in documented(ROUTES)} - set(OPERATIONS)
+assert not _undeclared, f"declare these endpoints in registry/http/openapi/: {_undeclared}"
 DOCUMENT: dict[str, Any] = json.loads(json.dumps(Document(ROUTES, Config(data_dir="/nowhere")).build()))
 ROUTES_SHOWN = list(documented(ROUTES))
 _numbers = itertools.count(1)
