@@ -1,11 +1,12 @@
 """10 viewers of the event stream, and 10,000 queues: what they cost the daemon and its Redis, idle and beside a load.
 
-python benchmarks/events.py [--viewers 10] [--queues 10000] [--seconds 10]
+python benchmarks/events.py [--viewers 10] [--queues 10000] [--rounds 5] [--seconds 8]
 """
 
 from __future__ import annotations
 
 import select
+import statistics
 import threading
 import time
 from contextlib import closing
@@ -15,6 +16,8 @@ from rig.programs import Registry
 from rig.rounds import Row, options, parse, report
 from rig.sockets import Line, connect, request
 
+# How long the daemon goes on when the last viewer has left, s.
+KEPT_SECONDS = 6
 SELECTION = "/api/events?family=:&sort=oldest"
 
 
@@ -51,8 +54,14 @@ class Viewers:
             one.close()
 
 
-def work(line: Line, seconds: float, a_second: int) -> list[float]:
+def work(port: int, seconds: float, a_second: int) -> list[float]:
     """Push and pop in 20 queues, so many times a second; the ms that each pair took."""
+    # A connection of its own: while nothing is pushed, the daemon closes one that is idle.
+    with closing(Line(port)) as line:
+        return _work(line, seconds, a_second)
+
+
+def _work(line: Line, seconds: float, a_second: int) -> list[float]:
     took, number, began = [], 0, time.monotonic()
     while time.monotonic() < began + seconds:
         number += 1
@@ -67,8 +76,19 @@ def work(line: Line, seconds: float, a_second: int) -> list[float]:
     return took
 
 
+def share(daemon: Registry, seconds: float, a_second: int, took: list[float]) -> dict[str, float]:
+    """The CPU of the daemon and its Redis during a round, % of a core."""
+    before = accounting.cpus(daemon.roots)
+    if a_second:
+        took += work(daemon.port, seconds, a_second)
+    else:
+        time.sleep(seconds)
+    after = accounting.cpus(daemon.roots)
+    return {one: (after[one] - before[one]) * 100 / seconds for one in before}
+
+
 def main() -> None:
-    parser = options(str(__doc__), seconds=10)
+    parser = options(str(__doc__), rounds=5, seconds=8)
     parser.add_argument("--viewers", type=int, default=10, help="open streams [10]")
     parser.add_argument("--queues", type=int, default=10_000, help="queues with a task each [10000]")
     given = parse(parser)
@@ -80,48 +100,37 @@ def main() -> None:
         with closing(Line(daemon.port)) as line:
             fill(line, given.queues)
             for name, a_second in (("idle", 0), ("200 pushes and pops a second", 200)):
-                shares: dict[bool, dict[str, float]] = {}
-                slowest: dict[bool, float] = {}
-                for watched in (False, True):
-                    viewers = Viewers(daemon.port, given.viewers) if watched else None
-                    # The first round reads all queues, and has its own row.
-                    time.sleep(1 if given.quick else 5)
-                    read = viewers.events if viewers else 0
-                    before = accounting.cpus(daemon.roots)
-                    took = work(line, given.seconds, a_second) if a_second else []
-                    if not a_second:
-                        time.sleep(given.seconds)
-                    after = accounting.cpus(daemon.roots)
-                    shares[watched] = {
-                        one: (after[one] - before[one]) * 100 / given.seconds for one in before
-                    }
-                    slowest[watched] = load.percentile(took, 99) if took else 0.0
-                    if viewers is not None:
-                        read = viewers.events - read
-                        viewers.close()
-                        # Nobody looks for a while: the next round is without them.
-                        time.sleep(6)
-                cost = {one: shares[True][one] - shares[False][one] for one in shares[True]}
-                detail = ", ".join(f"{one} {share:.1f} %" for one, share in cost.items())
+                costs: list[dict[str, float]] = []
+                took: dict[bool, list[float]] = {False: [], True: []}
+                events = 0
+                for _ in range(given.rounds):
+                    before = share(daemon, given.seconds, a_second, took[False])
+                    viewers = Viewers(daemon.port, given.viewers)
+                    # The first round reads all queues.
+                    time.sleep(1 if given.quick else 4)
+                    events -= viewers.events
+                    after = share(daemon, given.seconds, a_second, took[True])
+                    events += viewers.events
+                    viewers.close()
+                    costs.append({one: after[one] - before[one] for one in after})
+                    # The daemon goes on for a while, in case they come back.
+                    time.sleep(KEPT_SECONDS)
+                cost = statistics.median(sum(one.values()) for one in costs)
+                parts = {one: statistics.median(cost[one] for cost in costs) for one in costs[0]}
+                detail = ", ".join(f"{one} {part:.1f} %" for one, part in parts.items())
                 rows.append(
                     Row(
                         f"{given.viewers} viewers, {given.queues} queues, {name}: CPU",
-                        sum(cost.values()),
+                        cost,
                         2 if not a_second else 4,
                         "% of a core",
-                        detail=f"{detail}; {read} events",
+                        detail=f"{detail}; {events} events in {given.rounds} rounds",
                     )
                 )
                 if a_second:
-                    rows.append(
-                        Row(
-                            "beside them: p99 of a push and a pop",
-                            slowest[True],
-                            20,
-                            "ms",
-                            detail=f"{slowest[False]:.1f} ms without viewers",
-                        )
-                    )
+                    slow = load.percentile(took[True], 99) / load.percentile(took[False], 99)
+                    detail = f"{load.percentile(took[True], 99):.1f} ms, without viewers {load.percentile(took[False], 99):.1f} ms"
+                    rows.append(Row("beside them: p99 of a push and a pop", slow, 1.5, detail=detail))
     finally:
         daemon.close()
     report(rows)

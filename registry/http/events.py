@@ -51,7 +51,7 @@ ROUNDS_PER_FINDINGS = 2
 # For a new viewer a round begins at once, unless the last one began so short a time ago, s.
 SOON_SECONDS = 0.25
 # Findings that differ only in how long they have been so are sent again after this time, s.
-REPORT_SECONDS = 10.0
+REPORT_SECONDS = 30.0
 # Streams of one process.
 MAX_STREAMS = 100
 PAGE, MAX_ROWS = 100, 200
@@ -343,7 +343,7 @@ class Viewer:
         report = self._events.report
         if report is not None and report is not self._told_report:
             self._told_report = report
-            parts.append(event(b"findings", dumps(report.body(self.access.reads_payloads))))
+            parts.append(event(b"findings", report.encoded(self.access.reads_payloads)))
         parts.append(self._audit())
         found = b"".join(parts)
         now = monotonic()

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from twisted.internet.defer import inlineCallbacks
 
 from registry.http.auth import Gate
-from registry.http.codec import json_answer
+from registry.http.codec import Raw, dumps, json_answer
 from registry.http.request import Request
 from registry.http.rows import rfc3339
 from registry.queue.findings import DEATHS_SECONDS, Finding, Findings, Found
@@ -50,6 +50,7 @@ class Report:
         self.plain_rows = [row_of(one, now_ms, False) for one in shown]
         self.key = self._key(shown)
         self.at = now_ms
+        self._encoded: dict[bool, Raw] = {}
 
     @staticmethod
     def _key(found: list[Finding]) -> object:
@@ -59,14 +60,18 @@ class Report:
             for one in found
         ]
 
-    def body(self, payloads: bool) -> dict[str, Any]:
-        """The report as the API shows it."""
-        return {
-            "headline": self.headline,
-            "findings": self.rows if payloads else self.plain_rows,
-            "count": self.count,
-            "at": rfc3339(self.at),
-        }
+    def encoded(self, payloads: bool) -> Raw:
+        """The report as the API shows it; encoded once for all who read it."""
+        found = self._encoded.get(payloads)
+        if found is None:
+            body = {
+                "headline": self.headline,
+                "findings": self.rows if payloads else self.plain_rows,
+                "count": self.count,
+                "at": rfc3339(self.at),
+            }
+            found = self._encoded[payloads] = Raw(dumps(body))
+        return found
 
 
 class FindingList:
@@ -108,7 +113,7 @@ class FindingList:
     def list(self, request: Request) -> Any:
         """What is wrong and does not heal by itself."""
         report = yield self.read()
-        return json_answer(200, report.body(request.caller.access.reads_payloads))
+        return json_answer(200, report.encoded(request.caller.access.reads_payloads))
 
 
 def headline(all_found: Found, queues: int | None, now_ms: int) -> str:

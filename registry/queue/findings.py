@@ -50,6 +50,8 @@ DEATHS_KEPT_SECONDS = 4.0
 AUDIT_LINES, AUDIT_READS = 500, 4
 # Of each code, there are findings for so many queues or families, those with the most tasks; so many names of each are looked up.
 MAX_DETAILED, MAX_NAMED = 100, 20
+# Of many queues, so many are looked at in one turn of the reactor.
+ROWS_PER_TURN = 2000
 CODES = (
     "redis_away", "redis_full", "redis_not_persisting", "redis_memory", "nobody_polls", "deaths", "paused",
     "token_expires", "anonymous",
@@ -157,19 +159,23 @@ class Findings:
 
     # Queues
 
+    @staticmethod
+    def _is_silent(row: Row, now_ms: int, long_ago: float) -> bool:
+        """Whether it has had ready tasks for long, and nobody works on it or waits for them now."""
+        view = row.view
+        if not view.ready or row.pollers or view.leased or is_paused(view.policy, now_ms):
+            return False
+        return (view.oldest_ms or row.ready_ms or now_ms) <= long_ago
+
     @inlineCallbacks
     def _nobody_polls(self) -> Any:
         now_ms = self._store.now_ms()
         long_ago = now_ms - SILENT_SECONDS * 1000
-        silent = [
-            row
-            for row in self._inventory.rows.values()
-            if row.view.ready
-            and not row.pollers
-            and not row.view.leased
-            and not is_paused(row.view.policy, now_ms)
-            if (row.view.oldest_ms or row.ready_ms or now_ms) <= long_ago
-        ]
+        rows = list(self._inventory.rows.values())
+        silent: list[Row] = []
+        for at in range(0, len(rows), ROWS_PER_TURN):
+            silent += (row for row in rows[at : at + ROWS_PER_TURN] if self._is_silent(row, now_ms, long_ago))
+            yield self._queues.turn(None)
         polled = yield self._queues.heartbeat.last_polls()
         families = _by_family(row for row in silent if polled.get(row.name, 0) <= long_ago)
         sums, found = self._largest("nobody_polls", families), list[Finding]()

@@ -26,7 +26,7 @@ from registry.queue.queues import Queues
 from registry.queue.tally import label_of
 from registry.redis.lookups import Counts
 
-GLANCES_PER_ROUND, SHOWN_PER_ROUND, TOUCHED_PER_ROUND, LIVELY_PER_ROUND = 1000, 500, 100, 200
+GLANCES_PER_ROUND, SHOWN_PER_ROUND, TOUCHED_PER_ROUND, LIVELY_PER_ROUND = 500, 500, 100, 200
 GLANCES_PER_CALL = 200
 # Of more queues than this, some are left out.
 MAX_QUEUES = 100_000
