@@ -64,8 +64,7 @@ SUCCESS = b'{"success":true}'
 ACKED = Answer(200, SUCCESS)
 # Options that may differ in a repeated pop: how long it waits, and what it acknowledges.
 ITS_OWN = ("wait", "ack")
-# Bodies up to this many bytes are parsed in one turn.
-LONG = 256 * 1024
+LONG = 256 * 1024  # bodies up to this many bytes are parsed in one turn
 
 T = TypeVar("T")
 

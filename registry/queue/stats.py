@@ -46,7 +46,7 @@ RATE_STEP, RATE_STEPS = 10, 6
 
 
 class Range(NamedTuple):
-    """So many points, each of a step of so many seconds."""
+    """A range: its number of points, and the seconds between them."""
 
     step: int
     points: int

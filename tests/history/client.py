@@ -471,17 +471,9 @@ class Client:
         while True:
             query = {"state": state, "limit": 200, **({"cursor": cursor} if cursor else {})}
             page = await self.look(f"/api/queues/{quote(queue, safe='')}/tasks" + query_of(query))
-            found += [
-                Stored(
-                    queue,
-                    row["id"],
-                    row["task"]["n"],
-                    state,
-                    row.get("reason") or "",
-                    [one["worker"] for one in row["history"] if one["reason"] == "lease_expired"],
-                )
-                for row in page["tasks"]
-            ]
+            for row in page["tasks"]:
+                died = [one["worker"] for one in row["history"] if one["reason"] == "lease_expired"]
+                found.append(Stored(queue, row["id"], row["task"]["n"], state, row.get("reason") or "", died))
             cursor = page["cursor"]
             if cursor is None:
                 return found

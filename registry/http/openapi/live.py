@@ -65,7 +65,7 @@ OPERATIONS: Final = {
             "family": "One row for the queues whose names begin alike before a colon.",
             "search": "Only queues whose name contains this.",
             "sort": "Which queues come first.",
-            "limit": "At most so many rows; 0 for none.",
+            "limit": "The largest number of rows; 0 for none.",
             "after": "The last audit entry that the client knows.",
         },
         defaults={"limit": 100, "sort": "name"},

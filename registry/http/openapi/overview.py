@@ -143,7 +143,7 @@ OPERATIONS: Final = {
         summary="Why tasks are dead",
         text="The dead tasks in groups of one reason, and for failures of one type and message, numbers and quoted parts masked. "
         "`points_to`: whether a group points to one worker or to the tasks. `complete` is false if not all tasks were read.",
-        options={"queue": "Only this queue.", "limit": "At most so many groups."},
+        options={"queue": "Only this queue.", "limit": "The largest number of groups."},
         defaults={"limit": 100},
         answers={
             200: Reply(
@@ -195,7 +195,7 @@ OPERATIONS: Final = {
         tag="Workers",
         summary="List workers",
         text="Over all daemons, by name. A row with null has the leases of all workers without a name.",
-        options={"limit": "At most so many workers."},
+        options={"limit": "The largest number of workers."},
         defaults={"limit": 1000},
         answers={
             200: Reply(

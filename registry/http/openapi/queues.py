@@ -20,7 +20,7 @@ from registry.http.openapi.schemas import TRUE, array, page
 from registry.http.options import MAX_PER_BATCH
 
 TAG: Final = "Queues"
-LIMIT: Final = "At most so many rows."
+LIMIT: Final = "The largest number of rows."
 CURSOR: Final = "The `cursor` of the previous page."
 STATE: Final = "Only tasks in this state."
 UNDO: Final = "`no`: what is deleted is not set aside for an undo."
@@ -34,7 +34,7 @@ SHOWN: Final = {
 FILTER: Final = {
     **SHOWN,
     "before": "Only tasks that ended before this time; tasks that have not ended: that were pushed before it.",
-    "limit": "At most so many tasks.",
+    "limit": "The largest number of tasks.",
     "dry_run": "`1`: change nothing, and say how many tasks are selected.",
     "undo": UNDO,
 }
@@ -114,7 +114,7 @@ OPERATIONS: Final = {
         tag=TAG,
         summary="Pause or resume a queue",
         text="No task is handed out meanwhile; pollers wait.",
-        options={"seconds": "For so many seconds; 0 resumes the queue. Without it: until it is resumed."},
+        options={"seconds": "For this many seconds; 0 resumes the queue. Without it: until it is resumed."},
         answers={200: Reply(text="The queue.", schema=ref("Queue"), headers=("Registry-Audit",))},
         errors=CHANGES,
         examples=(
@@ -130,7 +130,7 @@ OPERATIONS: Final = {
         options={
             "state": "`dead`: the only state from which tasks are retried.",
             "id": "Only this task.",
-            "spread": "Make the tasks ready one after the other over so many seconds.",
+            "spread": "Spread the tasks over this many seconds.",
             **FILTER,
         },
         defaults={"state": "dead", "spread": 0, "dry_run": "0", "undo": "yes"},

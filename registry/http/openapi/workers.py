@@ -33,7 +33,7 @@ _POP_HEADERS: Final = (
     "Registry-Worker",
 )
 _WAIT: Final = "Seconds to wait for a task, at most `MAX_WAIT`; 0 does not wait. Without it: `QUEUE_TIMEOUT`."
-_LEASE: Final = "Lease the task for so many seconds, 0.1 to 43,200; empty: the task's own lease, otherwise the queue's, otherwise 60."
+_LEASE: Final = "Lease the task for this many seconds, 0.1 to 43,200; empty: the task's own lease, otherwise the queue's, otherwise 60."
 _WORKER: Final = (
     "The name of the worker, at most 255 bytes. A newer poll of the same worker ends its older one."
 )
@@ -113,7 +113,7 @@ OPERATIONS: Final = {
         summary="Pop several tasks",
         text=f"From one or several queues, always leased. It answers as soon as there is at least one task. {_KEY}",
         options={
-            "count": "At most so many tasks.",
+            "count": "The largest number of tasks.",
             "wait": _WAIT,
             "lease": _LEASE,
             "order": "`strict` empties the first queue first; `fair` takes turns.",
@@ -212,7 +212,7 @@ OPERATIONS: Final = {
     "extend": Operation(
         tag=TAG,
         summary="Renew a lease",
-        text="The lease then ends so many seconds from now. A policy's `max_run` limits how far extensions reach.",
+        text="The lease then ends that many seconds from now. A policy's `max_run` limits how far extensions reach.",
         options={"lease": "Seconds from now. Without it: for as long as the lease was given for."},
         body=Body(
             media={
