@@ -66,7 +66,9 @@ OPERATIONS: Final = {
         tag=TAG,
         summary="Look at a task",
         text="Complete, with its result if it is done. The right to push into the queue is enough.",
-        options={"wait": "Wait until the task has ended, for this many seconds at most and never longer than `MAX_WAIT`."},
+        options={
+            "wait": "Wait until the task has ended, for this many seconds at most and never longer than `MAX_WAIT`."
+        },
         defaults={"wait": 0},
         answers={200: Reply(text="The task.", schema=ref("Task"))},
         errors=("not_found", "wrong_type"),

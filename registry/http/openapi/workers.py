@@ -33,7 +33,7 @@ _POP_HEADERS: Final = (
     "Registry-Worker",
 )
 _WAIT: Final = "Seconds to wait for a task, at most `MAX_WAIT`; 0 does not wait. Without it: `QUEUE_TIMEOUT`."
-_LEASE: Final = "Lease the task for this many seconds, 0.1 to 43,200; empty: the task's own lease, otherwise the queue's, otherwise 60."
+_LEASE: Final = "Lease the task for these seconds, 0.1 to 43,200; empty: the task's own lease, otherwise the queue's, otherwise 60."
 _WORKER: Final = (
     "The name of the worker, at most 255 bytes. A newer poll of the same worker ends its older one."
 )
