@@ -70,7 +70,6 @@ from registry.redis.commands import Replicas
 from registry.redis.embedded import Embedded
 from registry.redis.link import Link, Pool
 from registry.redis.persistence import check_durability
-from registry.redis.sentinel import SentinelAddress
 from registry.redis.store import NewerSchema, Store
 from registry.redis.subscriber import Subscriber
 from registry.redis.topology import Address, parse_address
@@ -113,7 +112,6 @@ class Daemon(StopsOnce):
         self._paused_ports: list[Any] = []
         self._handed_over = False
         self._embedded: Embedded | None = None
-        self._sentinels: SentinelAddress | None = None
         self._parent = Parent.of(reactor, environ)
         self._notifier = self._parent or Notifier(reactor, environ)
         self._built = False
@@ -160,9 +158,7 @@ class Daemon(StopsOnce):
             config.max_connections_per_address,
             self._proxies.trusts,
         )
-        if isinstance(address, SentinelAddress):
-            self._sentinels = address
-            address.start(self._reactor)
+        address.start(self._reactor)
         self._link.start()
         self._pool.start()
         self._subscriber.start()
@@ -180,6 +176,7 @@ class Daemon(StopsOnce):
 
     def _build(self, address: Address) -> None:
         reactor, config = self._reactor, self.config
+        self._address = address
         self._link = Link(reactor, address, name="scripts", on_ready=self._on_redis_connected)
         self._pool = Pool(lambda: Link(reactor, address, name="look-ups"), max(1, config.pool_max - 2))
         self._store = Store(self._link, self._pool, config.key_prefix, replicas=_replicas(config))
@@ -450,8 +447,7 @@ class Daemon(StopsOnce):
             self._sweeper.stop()
             self._stalls.stop()
             self._tokens.stop()
-            if self._sentinels is not None:
-                self._sentinels.stop()
+            self._address.stop()
             if self._store.ready:
                 for write in (self._last_used.write, self._stats.write):
                     yield write().addErrback(lambda failure: failure.trap(RegistryError))

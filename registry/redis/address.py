@@ -41,8 +41,13 @@ class RedisAddress:
     def __str__(self) -> str:
         if self.kind == "unix":
             return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
+        return f"{'rediss' if self.kind == 'tls' else 'redis'}://{self.place}/{self.db}"
+
+    @property
+    def place(self) -> str:
+        """``host:port``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.kind == 'tls' else 'redis'}://{host}:{self.port}/{self.db}"
+        return f"{host}:{self.port}"
 
     def endpoint(self, reactor: Any, timeout: float = 3.0) -> IStreamClientEndpoint:
         """A client endpoint that gives up on connecting after ``timeout`` seconds.
@@ -54,6 +59,12 @@ class RedisAddress:
             return UNIXClientEndpoint(reactor, self.path, timeout=timeout)
         plain = HostEndpoint(reactor, self.host, self.port, timeout)
         return wrapClientTLS(self._tls_options(), plain) if self.kind == "tls" else plain
+
+    def start(self, reactor: Any) -> None:
+        """Nothing is to be watched."""
+
+    def stop(self) -> None:
+        """Nothing is watched."""
 
     def pass_over(self) -> None:
         """There is no other server to prefer."""

@@ -81,8 +81,8 @@ class SentinelAddress:
 
     def __str__(self) -> str:
         scheme = "rediss+sentinel" if self.server.kind == "tls" else "redis+sentinel"
-        text = f"{scheme}://{','.join(map(_place_text, self.sentinels))}/{self.master}"
-        return f"{text} (master {_place_text(self.current)})" if self.current is not None else text
+        text = f"{scheme}://{','.join(sentinel.place for sentinel in self.sentinels)}/{self.master}"
+        return f"{text} (master {self.current.place})" if self.current is not None else text
 
     def check_files(self) -> None:
         """Raise ValueError, with one sentence, when a file that the URL names cannot be used."""
@@ -121,7 +121,7 @@ class SentinelAddress:
                 self._log.info(
                     "the master {master} is now the Redis at {place}",
                     master=self.master,
-                    place=_place_text(self.current),
+                    place=self.current.place,
                 )
         assert self.current is not None
         return self.current
@@ -190,7 +190,7 @@ class _Survey:
         text = failure.getErrorMessage() or type(failure.value).__name__
         if sentinel.password:
             text = text.replace(sentinel.password, "***")
-        self._errors.append(f"the Sentinel at {_place_text(sentinel)}: {text}")
+        self._errors.append(f"the Sentinel at {sentinel.place}: {text}")
         self._count(False)
 
     def _count(self, is_decided: bool) -> None:
@@ -294,8 +294,3 @@ def _ask(reactor: Any, sentinel: RedisAddress, master: str) -> Deferred[Place]:
 
 def _place(address: RedisAddress) -> Place:
     return address.host, address.port
-
-
-def _place_text(address: RedisAddress) -> str:
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"{host}:{address.port}"
