@@ -188,14 +188,15 @@ class RedisServer:
             def command(*words: str | bytes | int) -> Any:
                 # hiredis' own stub types the tuple as one word long.
                 connection.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]
-                return self._reply(connection, reader)
+                return self.read_reply(connection, reader)
 
             if self.password:
                 command("AUTH", self.password)
             yield command
 
     @staticmethod
-    def _reply(connection: socket.socket, reader: hiredis.Reader) -> Any:
+    def read_reply(connection: socket.socket, reader: hiredis.Reader) -> Any:
+        """The next reply on this connection; an error is raised."""
         while (reply := reader.gets()) is False:
             data = connection.recv(65536)
             if not data:

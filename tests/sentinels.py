@@ -66,14 +66,7 @@ class Sentinels:
             replies = []
             for command in ([("AUTH", self.password)] if self.password else []) + [words]:
                 connection.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
-                while (reply := reader.gets()) is False:
-                    data = connection.recv(65536)
-                    if not data:
-                        raise ConnectionError("the Sentinel closed the connection")
-                    reader.feed(data)
-                if isinstance(reply, hiredis.ReplyError):
-                    raise reply
-                replies.append(reply)
+                replies.append(RedisServer.read_reply(connection, reader))
         found: list[bytes] = replies[-1]
         return found
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from tests.live import Daemon, wait_until
 from tests.talk import ask, counts, fresh, running
 from tests.test_schedules import get, next_tick, put
-from tests.wrong_clock import ShiftedRedis
+from tests.wrong_clock import ShiftedRedis, shifted_redis
 
 pytestmark = pytest.mark.every_redis
 HOUR, DAY = 3600, 86_400
@@ -21,14 +20,8 @@ NOON = int(datetime(2026, 6, 10, 12, 30, tzinfo=UTC).timestamp())
 
 @pytest.fixture(scope="module")
 def redis(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShiftedRedis]:
-    folder: Path = tmp_path_factory.mktemp("clock")
-    server = ShiftedRedis(redis_binary, folder)
-    try:
-        server.start()
-        server.shift_to(NOON)
+    with shifted_redis(redis_binary, tmp_path_factory.mktemp("clock"), NOON) as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="module")

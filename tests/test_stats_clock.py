@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.live import Daemon, wait_until
 from tests.talk import ask, fresh, pushed, running
-from tests.wrong_clock import ShiftedRedis
+from tests.wrong_clock import ShiftedRedis, shifted_redis
 
 # The middle of a step of each length but the shortest.
 NOON = int(datetime(2026, 6, 10, 12, 7, 30, tzinfo=UTC).timestamp())
@@ -20,14 +19,8 @@ HOUR = 3600
 
 @pytest.fixture(scope="module")
 def redis(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShiftedRedis]:
-    folder: Path = tmp_path_factory.mktemp("clock")
-    server = ShiftedRedis(redis_binary, folder)
-    try:
-        server.start()
-        server.shift_to(NOON)
+    with shifted_redis(redis_binary, tmp_path_factory.mktemp("clock"), NOON) as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="module")

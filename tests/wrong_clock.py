@@ -6,6 +6,8 @@ import shutil
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,15 @@ class ShiftedRedis(RedisServer):
         self.shift(round(second - time.time()))
         # Newer servers read the clock once for a turn of their loop.
         wait_until(lambda: abs(self.now() - second) < 2, 2, f"a clock of {second}")
+
+
+@contextmanager
+def shifted_redis(binary: str, folder: Path, second: float) -> Iterator[ShiftedRedis]:
+    """A redis-server that runs at this time, s since 1970."""
+    server = ShiftedRedis(binary, folder)
+    try:
+        server.start()
+        server.shift_to(second)
+        yield server
+    finally:
+        server.remove()
