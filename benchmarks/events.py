@@ -55,7 +55,7 @@ class Viewers:
 
 
 def work(port: int, seconds: float, a_second: int) -> list[float]:
-    """Push and pop in 20 queues, so many times a second; the ms that each pair took."""
+    """Push and pop in 20 queues at this rate, pairs a second; returns the ms that each pair took."""
     # A connection of its own: while nothing is pushed, the daemon closes one that is idle.
     with closing(Line(port)) as line:
         return _work(line, seconds, a_second)

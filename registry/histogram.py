@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
-# Values are sorted into buckets when so many have come: sorting a thousand costs less than finding a bucket for each.
+# Values are sorted into buckets when this many have been added: sorting a thousand costs less than finding a bucket for each.
 MAX_PENDING = 1024
 
 

@@ -168,7 +168,7 @@ class Still:
             client.request("PATCH", "queues", name, body=json.dumps(rules), again=True)
 
     def _push(self, queue: str, number: int, **options: Any) -> list[str]:
-        """Push so many tasks of this queue, as a batch."""
+        """Push a number of tasks of this queue, as a batch."""
         texts = []
         for _ in range(number):
             self._number += 1
@@ -184,7 +184,7 @@ class Still:
         return list(answer.json["ids"])
 
     def _settle(self, worker: SampleWorker, queue: str, number: int, fails: int = 0, **fail: Any) -> None:
-        """Let a worker take so many tasks and finish them, but let the last ``fails`` of them fail."""
+        """Let a worker take a number of tasks and finish them; the last ``fails`` of them fail."""
         tasks = _pop(self._client, worker, queue, number)
         if not tasks:
             return
@@ -296,7 +296,7 @@ def _put_schedules(client: Client, schedules: dict[str, dict[str, Any]]) -> None
 def _pop(
     client: Client, worker: SampleWorker, queue: str, number: int, **options: Any
 ) -> list[dict[str, Any]]:
-    """Up to so many tasks of a queue for this worker, leased."""
+    """Take up to that number of tasks of a queue for this worker, with leases."""
     query = {"count": number, "lease": 60, "wait": 0, "worker": worker.name, **options.pop("query", {})}
     headers = {"User-Agent": worker.agent, **options}
     answer = client.post("popTasks", queue, query=query, headers=headers)

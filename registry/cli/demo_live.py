@@ -48,7 +48,7 @@ class Crowd:
         self._stop.set()
 
     async def run(self, seconds: float) -> None:
-        """Work for so many seconds, or until `stop`. Raises the `CliError` that ended it early."""
+        """Work for that number of seconds, or until `stop`. Raises the `CliError` that ended it early."""
         work: asyncio.Future[Any] = asyncio.gather(*self._all())
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         try:

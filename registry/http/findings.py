@@ -20,7 +20,7 @@ from registry.queue.inventory import Inventory
 
 # A token is a finding from so long before it expires, s, until so long after.
 SOON_SECONDS, EXPIRED_SECONDS = 14 * 86_400.0, 7 * 86_400.0
-# So many are listed.
+# At most this many are listed.
 MAX_FINDINGS = 100
 NUMBERS = (
     "no",

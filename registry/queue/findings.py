@@ -46,11 +46,11 @@ KEEP_DEAD = 2_592_000
 # Findings are kept for this long, s.
 KEPT_SECONDS = 1.5
 DEATHS_KEPT_SECONDS = 4.0
-# Who paused a queue is searched in so many lines of the audit.
+# Who paused a queue is searched in this many lines of the audit.
 AUDIT_LINES, AUDIT_READS = 500, 4
 # Of each code, there are findings for so many queues or families, those with the most tasks; so many names of each are looked up.
 MAX_DETAILED, MAX_NAMED = 100, 20
-# Of many queues, so many are looked at in one turn of the reactor.
+# Of many queues, this many are looked at in one turn of the reactor.
 ROWS_PER_TURN = 2000
 CODES = (
     "redis_away", "redis_full", "redis_not_persisting", "redis_memory", "nobody_polls", "deaths", "paused",

@@ -30,9 +30,9 @@ GLANCES_PER_ROUND, SHOWN_PER_ROUND, TOUCHED_PER_ROUND, LIVELY_PER_ROUND = 500, 5
 GLANCES_PER_CALL = 200
 # Of more queues than this, some are left out.
 MAX_QUEUES = 100_000
-# A queue that has changed is looked at in each of so many rounds after that.
+# A queue that has changed is looked at in each of this many rounds after that.
 LIVELY_ROUNDS = 10
-# What was read is used again for so long, s; or for so many times as long as reading all took.
+# What was read is used again for this long, s; or for this many times as long as reading all took.
 FRESH_SECONDS, REST = 2.0, 20
 STATES = ("ready", "delayed", "leased", "dead", "done")
 # Their entries are about no queue.

@@ -177,7 +177,7 @@ class Tally:
             count(entries, replies)
 
     def died(self, name: bytes, count: int, poisoned: int) -> None:
-        """So many tasks of this queue have become dead, ``poisoned`` of them as poison."""
+        """``count`` tasks of this queue have become dead, ``poisoned`` of them as poison."""
         found = self.of(name)
         found.dead += count
         found.poison += poisoned
