@@ -13,7 +13,7 @@ from dataclasses import dataclass
 PERIOD = 300.0
 # One period has at most this many pairs of a worker and a queue; more are not counted.
 MAX_PAIRS = 10_000
-# A worker fails if it failed at least this many, and more than this share of what ended there; the others finished at least this many, and
+# A worker fails if it failed this many, and more than this share of what ended there; the others finished at least this many, and
 # this share of theirs.
 FEWEST_FAILS, FAILS_ABOVE = 5, 0.5
 FEWEST_OTHERS, OTHERS_FINISH = 5, 0.9
